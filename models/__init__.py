@@ -1,0 +1,1 @@
+"""What is computed, learned, kept and measured."""

@@ -1,0 +1,1 @@
+"""What only measures: one evaluator, one file."""

@@ -1,0 +1,1 @@
+"""One paper, one file: the objective on top, its recipes underneath."""

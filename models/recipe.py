@@ -1,0 +1,156 @@
+"""A recipe: everything that a run depends on, in one frozen object, and how a command line names and changes it."""
+
+import difflib
+import importlib
+import inspect
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+from pipeline.errors import InputError
+from pipeline.spec import Data
+
+Settings = TypeVar("Settings")
+METHODS = Path(__file__).parent / "methods"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A plain timm VisionTransformer."""
+
+    name: str = "vit_small_patch16_224"
+    """Any plain ViT that timm knows."""
+    width: int | None = None
+    """With `depth` and `heads`: a size that timm has no name for."""
+    depth: int | None = None
+    heads: int | None = None
+    patch: int = 16
+    """Side of a patch, in pixels."""
+    position: Literal["learned", "sincos"] = "learned"
+    """Position embedding: learned, or MAE's fixed 2-D sine and cosine."""
+    pool: Literal["token", "avg"] = "token"
+    """What the classifier reads: the class token, or the mean over patches."""
+    drop_path: float = 0.0
+    """Stochastic depth of the last block; linear in depth."""
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW and its rate over the run."""
+
+    lr: float = 1e-3
+    """Peak rate, for a batch of `lr_batch` images, scaled linearly; absolute when that is absent."""
+    lr_batch: int | None = None
+    final_lr: float = 0.0
+    """Rate at the end of the cosine; scaled like `lr`."""
+    epochs: float = 100
+    """Length of the run, labels-only phase included."""
+    rise_epochs: float = 5
+    """Linear warm-up of the rate."""
+    labels_only_epochs: float = 0
+    """Supervised warm-up at the start: full batches of labelled images (their passes, when epochs are passes)."""
+    epoch_unit: Literal["labelled", "unlabelled", "step"] = "unlabelled"
+    """Whose pass an epoch is; small recipes count in steps."""
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float | None = None
+    """Largest gradient norm."""
+    layer_decay: float | None = None
+    """Rate of each layer relative to the next one."""
+    average: float | None = None
+    """Decay of the weights' exponential moving average, evaluated in their place (and teaching, where asked)."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run lives, what it runs on and how often it reports."""
+
+    folder: str | None = None
+    """Run folder; runs/<recipe> when absent. The same command again carries on."""
+    seed: int = 0
+    fresh: bool = False
+    """Refuse a folder that already holds a run."""
+    start: str | None = None
+    """Checkpoint (a run's last.pt) whose encoder this run starts from."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int | None = None
+    """GPUs to use; checked against those visible and those started by torchrun."""
+    device_images: int | None = None
+    """Most images that fit on one device at once; smaller than its share of the batch means accumulation."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 autocast on CUDA, float32 on CPU."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile per block; auto is on for CUDA only."""
+    log_steps: int = 50
+    save_steps: int = 500
+    evaluate_steps: int | None = None
+    """Evaluate every so many steps; only at the end when absent."""
+    stop_step: int | None = None
+    """Stop (and save) after this step, as if asked to; the rate's schedule does not change."""
+    oracle: bool = False
+    """Read hidden labels for the report's pseudo-label accuracy; training never sees them."""
+
+
+@dataclass(frozen=True)
+class Recipe(Generic[Settings]):
+    """One run: what it reads, what it trains, how and where."""
+
+    method: Settings
+    data: Data = field(default_factory=Data)
+    encoder: Encoder = field(default_factory=Encoder)
+    optim: Optim = field(default_factory=Optim)
+    run: Run = field(default_factory=Run)
+    name: str = ""
+    """method:recipe, as on the command line."""
+
+
+def catalogue() -> Iterator[tuple[str, str]]:
+    """Every recipe's name on the command line and the first line of its docstring."""
+    for path in sorted(METHODS.glob("*.py")):
+        if path.stem == "__init__":
+            continue
+        module = importlib.import_module(f"models.methods.{path.stem}")
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            returns = inspect.signature(function).return_annotation
+            if function.__module__ == module.__name__ and getattr(returns, "__origin__", None) is Recipe:
+                yield f"{path.stem}:{name}", inspect.getdoc(function).splitlines()[0]
+
+
+def resolve(name: str, flags: list[str]) -> Recipe:
+    """The recipe called `name` ("semi_mae:digits") with typed flags over it ("--optim.lr", "1e-3").
+
+    Raises InputError, with the nearest name, for an unknown recipe or flag; a value of the wrong type ends in
+    tyro's own message.
+    """
+    import tyro
+
+    names = [known for known, _ in catalogue()]
+    if name not in names:
+        raise InputError(f"no recipe is called {name!r}{_nearest(name, names)}; `python train.py` lists them")
+    method, _, function = name.partition(":")
+    recipe = replace(getattr(importlib.import_module(f"models.methods.{method}"), function)(), name=name)
+    known = list(_flags(recipe))
+    for flag in flags:
+        spelt = flag.split("=")[0].replace("_", "-")
+        if flag.startswith("--") and spelt not in known and spelt != "--help":
+            raise InputError(f"{name} has no field {spelt}{_nearest(spelt, known)}; add --help to see them all")
+    return tyro.cli(Recipe[type(recipe.method)], default=recipe, args=flags, prog=f"train.py {name}")
+
+
+def _flags(part: object, prefix: str = "--") -> Iterator[str]:
+    for item in fields(part):
+        name, value = item.name.replace("_", "-"), getattr(part, item.name)
+        if is_dataclass(value):
+            yield from _flags(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+            yield f"{prefix}no-{name}"
+            head, _, last = f"{prefix}{name}".rpartition(".")
+            yield f"{head}.no-{last}"
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, 1, 0.4)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -1,0 +1,1 @@
+"""What surrounds the loop: rates, averages, checkpoints, the journal and its report."""

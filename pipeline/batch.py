@@ -1,0 +1,58 @@
+"""What travels from the data path to a method."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images whose labels may be seen: ids i64 [N], images u8 [N, 3, S, S], labels i64 [N], visible i64 [N, K]."""
+
+    ids: Tensor
+    images: Tensor
+    labels: Tensor
+    visible: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Images without labels: ids i64 [N], weak and strong u8 [N, 3, S, S], visible i64 [N, K] patches of weak."""
+
+    ids: Tensor
+    weak: Tensor
+    strong: Tensor | None = None
+    visible: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's (or micro-step's) images on the device; a part that the method does not need is None."""
+
+    step: int
+    labelled: Labelled | None
+    unlabelled: Unlabelled | None
+
+    def check(self) -> "Batch":
+        """Return self if every tensor has its dtype and shape; raise TypeError naming the first that has not."""
+        for name, part in (("labelled", self.labelled), ("unlabelled", self.unlabelled)):
+            if part is not None:
+                _check(name, part)
+        return self
+
+
+def _check(name: str, part: Labelled | Unlabelled) -> None:
+    n = part.ids.shape[0]
+    for field in fields(part):
+        tensor = getattr(part, field.name)
+        if tensor is None:
+            continue
+        image = field.name in ("images", "weak", "strong")
+        dtype, shape = (torch.uint8, (n, 3)) if image else (torch.int64, (n,))
+        dimensions = 4 if image else 2 if field.name == "visible" else 1
+        if tensor.dtype != dtype or tuple(tensor.shape[: len(shape)]) != shape or tensor.ndim != dimensions:
+            raise TypeError(
+                f"batch.{name}.{field.name}: expected {dtype} {list(shape)} with {dimensions} dimensions, "
+                f"got {tensor.dtype} {list(tensor.shape)}"
+            )

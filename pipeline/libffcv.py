@@ -1,0 +1,53 @@
+"""libffcv's JPEG decoder and area resize, without importing ffcv (whose import takes seconds and pulls in its loader).
+
+`imdecode` and `resize` are callable from numba kernels; as named external symbols they keep those kernels cacheable
+on disk, which ctypes pointers would not.
+"""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import llvmlite.binding
+import numpy as np
+from numba import njit, types
+
+from pipeline.errors import InputError
+
+_u64, _u32, _i64, _flag = types.uint64, types.uint32, types.int64, types.boolean
+
+imdecode = types.ExternalFunction(
+    "imdecode", types.int32(types.intp, _u64, _u32, _u32, types.intp, *[_u32] * 6, _flag, _flag)
+)
+resize = types.ExternalFunction("resize", types.void(*[_i64] * 11))
+
+
+@cache
+def load() -> None:
+    """Make libffcv's symbols known to numba; call before the first kernel that uses them.
+
+    Raises InputError if ffcv is not installed or its system library (libturbojpeg) is missing.
+    """
+    spec = importlib.util.find_spec("ffcv")
+    found = sorted(Path(spec.submodule_search_locations[0]).glob("_libffcv*.so")) if spec else []
+    if not found:
+        raise InputError("ffcv is not installed; run `make setup`")
+    try:
+        llvmlite.binding.load_library_permanently(str(found[0]))
+    except RuntimeError as error:
+        raise InputError(f"libffcv cannot be loaded ({error}); install libturbojpeg, then run `make setup`") from error
+
+
+@njit(nogil=True, cache=True)
+def _decode(jpeg, out):
+    height, width = out.shape[0], out.shape[1]
+    return imdecode(
+        jpeg.ctypes.data, jpeg.size, height, width, out.ctypes.data, height, width, 0, 0, 1, 1, False, False
+    )
+
+
+def decode(jpeg: np.ndarray, height: int, width: int) -> np.ndarray | None:
+    """Decode one JPEG: u8 [bytes] -> u8 [height, width, 3] RGB, or None where libffcv reports an error or warning."""
+    load()
+    out = np.empty((height, width, 3), np.uint8)
+    return out if _decode(np.ascontiguousarray(jpeg), out) == 0 else None

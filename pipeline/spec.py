@@ -1,0 +1,83 @@
+"""What can be asked of the data path: views, masks and the data of a run, as frozen dataclasses."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class View:
+    """How one view of an image is cut, then changed; colours before erasing, as in every peer."""
+
+    crop: Literal["random_resized", "resize_then_crop", "centre"] = "random_resized"
+    """random_resized: torchvision's RandomResizedCrop. resize_then_crop: short side to `short_side`, then a random
+    crop with reflected `padding` (Semiformer's weak view). centre: the same without chance, for evaluation."""
+    scale: tuple[float, float] = (0.08, 1.0)
+    """random_resized: share of the image's area."""
+    short_side: float = 256 / 224
+    """resize_then_crop, centre: the short side after resizing, in units of the view's size."""
+    padding: int = 4
+    """resize_then_crop: reflected pixels on each side before cropping."""
+    flip: bool = True
+    """Mirror left and right half of the time."""
+    augment: Literal["none", "usb", "timm", "torchvision"] = "none"
+    """RandAugment, which means a different thing in each library."""
+    jitter: tuple[float, float, float, float] | None = None
+    """ColorJitter's brightness, contrast, saturation and hue, in random order."""
+    jitter_probability: float = 0.8
+    """Share of images that are jittered at all (MoCo v3, BYOL)."""
+    erase: Literal["none", "cutout", "random"] = "none"
+    """cutout: USB's grey square, always. random: timm's RandomErasing with per-pixel noise, a quarter of the time."""
+
+
+EVALUATE = View(crop="centre", flip=False)
+"""Resize to 256, centre crop 224: what every peer evaluates on."""
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which patches stay visible."""
+
+    kind: Literal["random", "block", "grid"] = "random"
+    """How visible patches are drawn (MAE Table 1f)."""
+    ratio: float = 0.75
+    """Share of patches that are hidden."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the images are, how they are batched and what is made of them."""
+
+    root: str = "data/digits"
+    """Folder of the .beton files."""
+    train: str = "train.beton"
+    """File in `root` that is learned from."""
+    val: str = "val.beton"
+    """File in `root` that is evaluated on."""
+    split: str | None = None
+    """Name of the split whose labels may be seen; every label when absent."""
+    unlabelled: Literal["all", "rest"] = "all"
+    """The pool of unlabelled images: all of them, or only those without a known label."""
+    batch: int = 256
+    """Images in a step, over all devices."""
+    ratio: float = 7
+    """Unlabelled images for each labelled one, where a method uses both."""
+    size: int = 224
+    """Side of the square that the network sees, in pixels."""
+    labelled_view: Literal["weak", "strong"] = "strong"
+    """Which view the labelled loss sees."""
+    weak: View = field(default_factory=View)
+    """The view that pseudo-labels and masked patches come from."""
+    strong: View = field(default_factory=lambda: View(augment="timm", erase="random"))
+    """The view that must agree with the pseudo-label."""
+    mask: Mask = field(default_factory=Mask)
+    """Which patches of the weak view the encoder sees in the masked branch."""
+    backend: Literal["auto", "ffcv", "memory"] = "auto"
+    """Who reads and decodes: auto keeps sets of up to `memory_mb` decoded in memory and streams larger ones."""
+    memory_mb: int = 1024
+    """backend auto: decoded size up to which a set is kept in memory."""
+    views_on: Literal["auto", "cpu", "device"] = "auto"
+    """Where views are made: auto is the GPU where there is one."""
+    threads: int | None = None
+    """Decoding threads; as many as this process may use cores when absent."""
+    ahead: int = 3
+    """Batches prepared in advance."""

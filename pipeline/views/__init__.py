@@ -1,0 +1,1 @@
+"""One view or mask, one file."""
