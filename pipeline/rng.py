@@ -1,0 +1,56 @@
+"""Counter-based random numbers: a pure function of (seed, pass, image id, stream, counter), with no state to restore.
+
+Everything random about a view is drawn here, on the host: no worker, batch, rank or back-end can change it.
+The generator is splitmix64 (Steele, Lea and Flood 2014, fig. 17): output i of key k is finalise(k + (i + 1) · GOLDEN).
+"""
+
+import numpy as np
+
+GOLDEN = 0x9E3779B97F4A7C15
+MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+SHIFTS = (30, 27, 31)
+
+# Streams: one per use of an image. A number, once given, keeps its meaning: it decides what every old run saw.
+WEAK, STRONG, MASK, LABELLED, ORDER, MIX = range(1, 7)
+
+
+def mix(states: np.ndarray) -> np.ndarray:
+    """One splitmix64 step: u64 [...] -> u64 [...], a bijection that scrambles every bit."""
+    z = np.asarray(states, np.uint64) + np.asarray([GOLDEN], np.uint64)
+    for shift, multiplier in zip(SHIFTS, MULTIPLIERS, strict=False):
+        z = (z ^ (z >> np.uint64(shift))) * np.asarray([multiplier], np.uint64)
+    return z ^ (z >> np.uint64(SHIFTS[-1]))
+
+
+def keys(seed: int, passes: np.ndarray | int, ids: np.ndarray, stream: int) -> np.ndarray:
+    """One key per image: u64 [N].
+
+    passes  i64 [N] or one number   how often the image's stream has been through before (its own pass, not the epoch)
+    ids     i64 [N]                 image id, the same on every rank and in every batch
+    """
+    key = mix(np.asarray([seed & 0xFFFFFFFFFFFFFFFF], np.uint64))
+    for part in (passes, ids, stream):
+        key = mix(key ^ np.atleast_1d(part).astype(np.uint64))
+    return key
+
+
+def derive(parents: np.ndarray, tag: int) -> np.ndarray:
+    """Keys of an independent sequence: u64 [N], one per parent; each consumer has its tag, so none shifts another's."""
+    return mix(mix(parents) ^ np.asarray([tag], np.uint64))
+
+
+def uniforms(keys: np.ndarray, n: int, first: int = 0) -> np.ndarray:
+    """Numbers first..first+n-1 of each key: f64 [N, n] in [0, 1), multiples of 2^-53."""
+    counters = np.arange(first, first + n, dtype=np.uint64) * np.asarray([GOLDEN], np.uint64)
+    return (mix(keys[:, None] + counters) >> np.uint64(11)) * 2.0**-53
+
+
+def normals(keys: np.ndarray, n: int, first: int = 0) -> np.ndarray:
+    """Standard normals f64 [N, n] (Box-Muller); number i uses the counters 2i and 2i + 1."""
+    pairs = uniforms(keys, 2 * n, 2 * first)
+    return np.sqrt(-2 * np.log1p(-pairs[:, 0::2])) * np.cos(2 * np.pi * pairs[:, 1::2])
+
+
+def permutations(keys: np.ndarray, n: int, first: int = 0) -> np.ndarray:
+    """One random order of 0..n-1 per key: i64 [N, n]."""
+    return np.argsort(uniforms(keys, n, first), axis=1, kind="stable")
