@@ -1,0 +1,58 @@
+# make demo    set up, then train on the embedded digits
+# make test    set up, then run the tests
+#
+# Set-up fills .venv from requirements.lock, every file checked against its hash. It happens once; remove .venv to
+# start afresh. Variables, for `make setup`:
+#   PYTHON=python3.12     3.11, 3.12 or 3.13
+#   EXTRA=cuda12 TORCH_BACKEND=cu126
+#                         for NVIDIA drivers before 580 or GPUs before Turing: newest versions that pyproject.toml
+#                         allows, without hashes, since the lock holds CUDA 13
+.DELETE_ON_ERROR:
+.PHONY: demo test setup lint lock
+SHELL  := /bin/bash
+STAMP  := .venv/.ready
+READY  := $(shell cat $(STAMP) 2>/dev/null)
+EXTRA  ?= $(or $(READY),cuda13)
+PYTHON ?= python3
+RUN    := .venv/bin/python
+UV     := .venv/bin/uv
+SHIM   := pipeline/opencv_shim
+
+# FFCV comes as source. The shim spares it OpenCV; without fused multiply-add its resize equals OpenCV's to the bit.
+# --reinstall-package: a copy in uv's cache may have been compiled against something else.
+COMPILE := PKG_CONFIG_PATH="$(CURDIR)/$(SHIM)/pkgconfig:$$PKG_CONFIG_PATH" CFLAGS="$$CFLAGS -O3 -ffp-contract=off"
+INSTALL := $(COMPILE) $(UV) pip install -q -p $(RUN) -b build-constraints.txt --reinstall-package ffcv
+
+ifneq ($(filter-out $(EXTRA),$(READY)),)
+$(error .venv was made with EXTRA=$(READY); remove it, then run make again)
+endif
+
+demo: $(STAMP)
+	$(RUN) train.py semi_mae:digits
+
+test: $(STAMP)
+	$(RUN) -m pytest -q
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock build-constraints.txt $(SHIM)/include/opencv2/opencv.hpp
+	@.ci/system_packages $(PYTHON)
+	test -x $(RUN) || $(PYTHON) -m venv .venv
+	$(RUN) -m pip install -q --require-hashes --no-deps -r build-constraints.txt
+ifeq ($(EXTRA),cuda13)
+	$(INSTALL) --require-hashes --no-deps -r requirements.lock
+else
+	$(INSTALL) -r pyproject.toml --extra $(EXTRA) --extra test $(TORCH_BACKEND:%=--torch-backend=%)
+endif
+	@echo $(EXTRA) >$@
+
+lint: $(STAMP)
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+
+# The locks name no host: every installation takes the index its own configuration says.
+LOCK := $(COMPILE) $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-annotate --custom-compile-command "make lock"
+lock:
+	$(LOCK) pyproject.toml --extra cuda13 --extra test -c constraints.txt -o requirements.lock
+	printf '%s\n' packaging setuptools uv wheel | $(LOCK) - -c constraints.txt -o build-constraints.txt
