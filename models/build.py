@@ -1,0 +1,100 @@
+"""Encoders by name or by size; always a plain timm VisionTransformer, so its checkpoints are timm's."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from models.packed import as_packed
+from models.patches import IMAGENET, Normalisation, nearest_sizes
+from models.positions import mae_init, sincos_2d
+from pipeline.errors import InputError
+
+
+@dataclass(frozen=True)
+class Size:
+    """A ViT that has no name in timm."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+def build_encoder(
+    model: str | Size,
+    *,
+    image_size: int,
+    patch: int,
+    classes: int,
+    pool: Literal["token", "avg"] = "token",
+    position: Literal["learned", "sincos"] = "learned",
+    weights: Literal["timm", "mae"] = "timm",
+    drop_path: float = 0.0,
+    attention: Literal["sdpa", "varlen"] = "sdpa",
+    normalisation: Normalisation = IMAGENET,
+    checkpointing: bool = False,
+    pretrained: bool = False,
+) -> VisionTransformer:
+    """A packed encoder with a linear classifier.
+
+    model       any plain ViT that timm knows by name, such as "vit_small_patch16_224", or a Size
+    patch       patch side in pixels; overrides the name's
+    pool        what the classifier reads: the class token, or the mean of the patch tokens after the final norm
+    position    "sincos" is MAE's fixed table, zero for class token and registers, never trained
+    weights     initial ones: timm's truncated normal, or MAE's Xavier-uniform
+    drop_path   stochastic depth of the last block; rises linearly from 0
+    attention   see PackedBlock
+
+    Raises InputError for models that are not plain ViTs and patches that do not divide the image.
+    """
+    if image_size % patch:
+        raise InputError(
+            f"patches of {patch} pixels do not divide images of {image_size}; "
+            f"set the image size to {nearest_sizes(image_size, patch)}"
+        )
+    # fc_norm=False: else timm moves the final norm behind average pooling, and a decoder would get un-normed tokens
+    options = {"img_size": image_size, "patch_size": patch, "num_classes": classes, "global_pool": pool,
+               "fc_norm": False, "drop_path_rate": drop_path}  # fmt: skip
+    if isinstance(model, Size) and model.width % model.heads:
+        raise InputError(f"heads divide the width, got width {model.width} and {model.heads} heads")
+    vit = as_packed(_create(model, options, pretrained), attention)
+    vit.normalisation = normalisation
+    vit.set_grad_checkpointing(checkpointing)
+    if weights == "mae":
+        vit.apply(mae_init)
+        for token in (vit.cls_token, vit.reg_token):
+            if token is not None:
+                nn.init.normal_(token, std=0.02)
+    if position == "sincos":
+        fix_positions(vit)
+    return vit
+
+
+def _create(model: str | Size, options: dict, pretrained: bool) -> nn.Module:
+    if isinstance(model, Size):
+        size = {"embed_dim": model.width, "depth": model.depth, "num_heads": model.heads}
+        name, options = "vit_tiny_patch16_224", options | size
+    else:
+        name = model
+    if not timm.is_model(name):
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models("*vit*"), 3)) or "vit_small_patch16_224"
+        raise InputError(f"timm {timm.__version__} knows no model {name!r}; choose another, such as {near}")
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except (TypeError, AssertionError) as error:  # timm's ways to say that the model takes no such option
+        raise InputError(f"a plain ViT with these options is expected, {name} refused: {error}") from error
+
+
+def fix_positions(vit: VisionTransformer) -> None:
+    """Replace learned positions by MAE's sine-cosine table, in place and not to be trained (MAE Appendix A.1)."""
+    if vit.pos_embed is None:
+        raise InputError("this model has no absolute positions to replace; choose position learned")
+    before = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    with torch.no_grad():
+        vit.pos_embed.zero_()
+        vit.pos_embed[0, before:] = sincos_2d(vit.embed_dim, tuple(vit.patch_embed.grid_size)).to(vit.pos_embed)
+    vit.pos_embed.requires_grad_(False)

@@ -1,0 +1,95 @@
+"""MAE's decoder: from what was seen, predict the pixels of what was not."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from models.layout import Layout
+from models.packed import PackedBlock
+from models.patches import hidden_from_visible
+from models.positions import mae_init, sincos_2d
+from pipeline.errors import InputError
+
+
+class Decoder(nn.Module):
+    """Embed, append mask tokens, `depth` blocks, norm, linear to patch² · 3 (MAE section 3, "MAE decoder").
+
+    Tokens stay in the order [predicted, prefix, the rest] instead of MAE's un-shuffled raster order. Positions are
+    added by id and attention does not care about order: the result is the same, the predicted rows are one slice.
+
+    encoder_width  width of the tokens that come in
+    grid           patches down and across
+    prefix         tokens before the patches: class token and registers
+    """
+
+    def __init__(
+        self,
+        encoder_width: int,
+        grid: tuple[int, int],
+        patch: int,
+        *,
+        width: int = 512,  # MAE Tab. 1b
+        depth: int = 8,  # MAE Tab. 1a
+        heads: int = 16,
+        prefix: int = 1,
+    ) -> None:
+        super().__init__()
+        if depth < 1 or width % heads:
+            raise InputError(f"a decoder has a block or more and heads that divide its width, got {depth} blocks, "
+                             f"width {width}, {heads} heads")  # fmt: skip
+        norm = partial(nn.LayerNorm, eps=1e-6)
+        self.prefix = prefix
+        self.embed = nn.Linear(encoder_width, width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        self.register_buffer("positions", sincos_2d(width, grid).float(), persistent=False)
+        self.blocks = nn.ModuleList(PackedBlock(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+        self.norm = norm(width)
+        self.predict = nn.Linear(width, patch * patch * 3)
+        self.apply(mae_init)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, tokens: Tensor, visible: Tensor, predict_ids: Tensor) -> Tensor:
+        """Pixels of the patches asked for, [N, M, patch² · 3], in the order of `predict_ids`.
+
+        tokens       float [N, prefix + K, encoder_width]   the encoder's, final-normed
+        visible      i64 [N, K]   the patches it saw
+        predict_ids  i64 [N, M]   all hidden ones (M = L - K), or all there are (M = L; MAE Tab. 1c, "all pixels"):
+                                  a visible patch is then predicted from its own token
+
+        Raises InputError for any other M.
+        """
+        patches, (samples, seen) = self.positions.shape[0], visible.shape
+        x = self.embed(tokens)
+        prefix, shown = x[:, : self.prefix], x[:, self.prefix :]
+        hidden = self.mask_token + self.positions[predict_ids]
+        if predict_ids.shape[1] == patches - seen:
+            x = torch.cat([hidden, prefix, shown + self.positions[visible]], 1)
+        elif predict_ids.shape[1] == patches:
+            slots = self.mask_token.to(shown.dtype).expand(samples, patches, -1)
+            slots = slots.scatter(1, _over(visible, shown), shown)
+            x = torch.cat([slots.gather(1, _over(predict_ids, slots)) + self.positions[predict_ids], prefix], 1)
+        else:
+            raise InputError(
+                f"{seen} of {patches} patches are visible: predict the other {patches - seen} or all, "
+                f"not {predict_ids.shape[1]}"
+            )
+        return self.predict(self.norm(self._through_blocks(x, predict_ids.shape[1])))
+
+    def _through_blocks(self, x: Tensor, wanted: int) -> Tensor:
+        samples, tokens, _ = x.shape
+        layout, x = Layout(((samples, tokens),)), x.flatten(0, 1)
+        for block in self.blocks[:-1]:
+            x = block(x, layout=layout)
+        return self.blocks[-1](x, layout=layout, heads=(wanted,)).unflatten(0, (samples, wanted))
+
+
+def _over(ids: Tensor, like: Tensor) -> Tensor:
+    return ids[..., None].expand(-1, -1, like.shape[-1])
+
+
+def predicted_ids(visible: Tensor, patches: int, *, everything: bool = False) -> Tensor:
+    """The ids to predict: the hidden ones (i64 [N, L - K]), or every patch (i64 [N, L])."""
+    if everything:
+        return torch.arange(patches, device=visible.device).expand(visible.shape[0], -1)
+    return hidden_from_visible(visible, patches)

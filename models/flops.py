@@ -1,0 +1,71 @@
+"""What a step costs: closed form and counted. A multiply-add is 2 FLOPs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from timm.models.vision_transformer import VisionTransformer
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.decoder import Decoder
+
+
+@dataclass(frozen=True)
+class GroupCost:
+    """One group of images: `samples` of them, `patches` patches each; the last block keeps `heads` tokens (None: all).
+
+    learns  a backward pass follows; False for what a teacher only looks at
+    """
+
+    samples: int
+    patches: int
+    heads: int | None = None
+    learns: bool = True
+
+
+def encoder_flops(vit: VisionTransformer, groups: Sequence[GroupCost]) -> int:
+    """2·P·D·n + L(24nD² + 4n²D) an image, less what the trim of the last block saves; thrice that where it learns.
+
+    The projection of pixels costs twice, not thrice: nobody asks for the gradient of an image.
+    """
+    width, depth, mlp = vit.embed_dim, len(vit.blocks), vit.blocks[0].mlp.fc1.out_features
+    total = 0
+    for group in groups:
+        tokens = vit.num_prefix_tokens + group.patches
+        heads = tokens if group.heads is None else group.heads
+        pixels = 2 * group.patches * vit.patch_embed.proj.weight[0].numel() * width
+        blocks = (depth - 1) * block_flops(tokens, tokens, width, mlp) + block_flops(tokens, heads, width, mlp)
+        total += group.samples * (pixels * (2 if group.learns else 1) + blocks * (3 if group.learns else 1))
+    return total
+
+
+def classifier_flops(vit: VisionTransformer, samples: int, *, learns: bool = True) -> int:
+    """The linear classifier on `samples` pooled tokens."""
+    return samples * 2 * vit.head.in_features * vit.head.out_features * (3 if learns else 1)
+
+
+def decoder_flops(decoder: Decoder, samples: int, visible: int, predicted: int) -> int:
+    """Forward and backward of the decoder; the last block and the prediction run on the predicted rows only."""
+    width, mlp = decoder.embed.out_features, decoder.blocks[0].mlp.fc1.out_features
+    patches = decoder.positions.shape[0]
+    tokens = decoder.prefix + patches
+    embed = 2 * (decoder.prefix + visible) * decoder.embed.in_features * width
+    blocks = (len(decoder.blocks) - 1) * block_flops(tokens, tokens, width, mlp)
+    blocks += block_flops(tokens, predicted, width, mlp)
+    return 3 * samples * (embed + blocks + 2 * predicted * width * decoder.predict.out_features)
+
+
+def block_flops(tokens: int, heads: int, width: int, mlp: int) -> int:
+    """One block forward: keys and values of all tokens; queries, projection and MLP of the first `heads`."""
+    keys_values = 4 * tokens * width * width
+    queries_projection = 4 * heads * width * width
+    attention = 4 * heads * tokens * width
+    return keys_values + queries_projection + attention + 4 * heads * width * mlp
+
+
+def count(step: Callable[[], object]) -> int:
+    """FLOPs that `step` really executes. Use meta tensors: nothing is computed, and no memory is needed."""
+    # the fused CPU attention has no entry in torch's table and would count as free; the plain one is matmuls
+    with sdpa_kernel([SDPBackend.MATH]), FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()

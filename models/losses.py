@@ -1,0 +1,54 @@
+"""The losses that more than one method shares, in f32 whatever the network ran in."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.patches import IMAGENET, Normalisation, gather_patches, normalised
+from pipeline.errors import InputError
+
+
+def pixel_loss(
+    predicted: Tensor,
+    images: Tensor,
+    ids: Tensor,
+    patch: int,
+    *,
+    normalise: bool,
+    normalisation: Normalisation = IMAGENET,
+) -> Tensor:
+    """Mean squared error over the predicted patches (MAE section 3, "Reconstruction target").
+
+    predicted  float [N, M, P]      decoder output; P = patch² · 3 in (y, x, channel) order
+    images     u8    [N, 3, H, W]   0..255; or float, normalised as the encoder saw it
+    ids        i64   [N, M]         the patches that were predicted; MAE predicts the hidden ones (Tab. 1c, "masked")
+    normalise  compare with each patch's own mean and spread, unbiased variance + 1e-6 (MAE Tab. 1d)
+
+    Raises InputError if M = 0: nothing is hidden and the mean would be 0/0.
+    """
+    if ids.shape[1] == 0:
+        raise InputError("no patch is hidden, so there is nothing to predict; choose a mask ratio above 0")
+    predicted = _at_least_f32(predicted)
+    target = normalised(gather_patches(images, None, ids, patch), predicted.dtype, normalisation).to(predicted.dtype)
+    if normalise:
+        variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
+        target = (target - mean) / (variance + 1e-6).sqrt()
+    return F.mse_loss(predicted, target)
+
+
+def pseudo_label_loss(logits: Tensor, targets: Tensor, n_all: int) -> Tensor:
+    """Cross-entropy of the samples that passed, over all N_u that might have (Semi-MAE eq. 2, indicator in the mean).
+
+    logits   float [n, classes]   only the samples whose confidence reached the threshold; n may be 0
+    targets  i64 [n]              their pseudo-labels; or float [n, classes], distributions
+    n_all    N_u of this rank. Not n: a mean over n would weigh samples more, the fewer pass
+
+    Raises InputError if n_all < 1.
+    """
+    if n_all < 1:
+        raise InputError(f"the mean runs over all unlabelled images, and there are {n_all}")
+    return F.cross_entropy(_at_least_f32(logits), targets, reduction="sum") / n_all
+
+
+def _at_least_f32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

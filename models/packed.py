@@ -1,0 +1,173 @@
+"""timm's ViT block on a packed token matrix; the only file that knows timm's insides.
+
+One matrix (rows, C) holds the tokens of every image group. LayerNorm, qkv, projection and MLP run once over all of it;
+only attention and drop-path look at the `Layout`. No parameter is added, renamed or reshaped: checkpoints stay timm's.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Attention, DropPath, PatchEmbed
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from models.layout import Layout, paired_runs
+from pipeline.errors import InputError
+
+ATTENTIONS = ("sdpa", "varlen")
+
+
+class PackedBlock(Block):
+    """timm's Block, with a packed path beside its own.
+
+    attention  "sdpa": one call a run of equal lengths, anywhere; "varlen": one call in all, CUDA in half precision
+    """
+
+    attention: str = "sdpa"
+
+    def forward(
+        self,
+        x: Tensor,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        layout: Layout | None = None,
+        heads: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """Without `layout` timm's forward on [N, tokens, C]; with it, [rows, C] -> [rows, C].
+
+        heads  keep only the first heads[g] tokens of each sample of group g: the rows that a loss reads. Keys and
+               values still come from every token, so the kept rows are exact. For the last block.
+        """
+        if layout is None:
+            return super().forward(x, attn_mask=attn_mask, is_causal=is_causal)
+        kept = layout if heads is None else layout.trimmed(heads)
+        normed = self.norm1(x)
+        if kept.shapes == layout.shapes:
+            y = _attend_all(self.attn, normed, layout, self.attention)
+        else:
+            y = _attend_some(self.attn, normed, kept, layout, self.attention)
+            x = first_tokens(x, kept, layout)
+        x = x + packed_drop_path(self.drop_path1, self.ls1(y), kept)
+        return x + packed_drop_path(self.drop_path2, self.ls2(self.mlp(self.norm2(x))), kept)
+
+
+def as_packed(vit: VisionTransformer, attention: str = "sdpa") -> VisionTransformer:
+    """Give the blocks of any plain timm ViT, pretrained or not, their packed path; in place, the weights untouched.
+
+    Raises InputError for what packing does not reproduce exactly: other block, attention or patch-embedding classes,
+    subclasses of VisionTransformer, patch dropout.
+    """
+    if attention not in ATTENTIONS:
+        raise InputError(f"attention is one of {', '.join(ATTENTIONS)}, got {attention!r}")
+    for module, classes in _plain_parts(vit):
+        if type(module) not in classes:
+            raise InputError(
+                f"a plain timm ViT has {classes[0].__name__} here, got {type(module).__name__}; choose another model"
+            )
+    height, width = vit.patch_embed.patch_size
+    if height != width or vit.patch_embed.proj.in_channels != 3:
+        raise InputError(f"square patches of 3 channels are expected, got {tuple(vit.patch_embed.proj.weight.shape)}")
+    for block in vit.blocks:
+        block.__class__ = PackedBlock
+        block.attention = attention
+    return vit
+
+
+def _plain_parts(vit: VisionTransformer) -> Iterator[tuple[nn.Module, tuple[type, ...]]]:
+    yield vit, (VisionTransformer,)  # first: the rest relies on it
+    yield vit.patch_embed, (PatchEmbed,)
+    yield vit.patch_drop, (nn.Identity,)
+    for block in vit.blocks:
+        yield block, (Block, PackedBlock)
+        yield block.attn, (Attention,)
+
+
+def compile_blocks(module: nn.Module) -> None:
+    """Compile each packed block by itself: two graphs serve every group size, a third a group that is empty."""
+    for block in module.modules():
+        if isinstance(block, PackedBlock):
+            block.compile(fullgraph=True)
+
+
+def first_tokens(x: Tensor, kept: Layout, layout: Layout) -> Tensor:
+    """[layout.rows, C] -> [kept.rows, C], the first tokens of each sample."""
+    groups = zip(layout.split(x), kept.shapes, strict=True)
+    return torch.cat([group[:, :tokens].flatten(0, 1) for group, (_, tokens) in groups])
+
+
+def packed_drop_path(drop_path: nn.Module, y: Tensor, layout: Layout) -> Tensor:
+    """Stochastic depth on [rows, C]: one draw a sample, the law of timm's DropPath; 1 in groups that go without."""
+    if not isinstance(drop_path, DropPath) or drop_path.drop_prob == 0.0 or not drop_path.training:
+        return y
+    wanted = layout.drop_path or (True,) * len(layout.shapes)
+    if not any(wanted):
+        return y
+    factors = [
+        sample_factors(drop_path, y, samples) if drop else y.new_ones(samples, 1)
+        for (samples, _), drop in zip(layout.shapes, wanted, strict=True)
+        if samples
+    ]
+    return y * layout.per_token(torch.cat(factors)) if factors else y
+
+
+def sample_factors(drop_path: DropPath, like: Tensor, samples: int) -> Tensor:
+    """[samples, 1]: 0 for a sample whose branch is dropped, else 1 over the keep-probability."""
+    keep = 1.0 - drop_path.drop_prob
+    factors = like.new_empty(samples, 1).bernoulli_(keep)
+    return factors.div_(keep) if keep > 0.0 and drop_path.scale_by_keep else factors
+
+
+def _attend_all(attn: Attention, x: Tensor, layout: Layout, attention: str) -> Tensor:
+    q, k, v = attn.qkv(x).unflatten(1, (3, attn.num_heads, attn.head_dim)).unbind(1)
+    return _finish(attn, x, _attend(attn, q, k, v, layout, layout, attention))
+
+
+def _attend_some(attn: Attention, x: Tensor, kept: Layout, layout: Layout, attention: str) -> Tensor:
+    """Queries for the kept rows only: the query third of qkv runs on them, the key and value thirds on all rows."""
+    weight, bias, dim = attn.qkv.weight, attn.qkv.bias, attn.attn_dim
+    wanted = first_tokens(x, kept, layout)
+    q = F.linear(wanted, weight[:dim], None if bias is None else bias[:dim])
+    kv = F.linear(x, weight[dim:], None if bias is None else bias[dim:])
+    k, v = kv.unflatten(1, (2, attn.num_heads, attn.head_dim)).unbind(1)
+    q = q.unflatten(1, (attn.num_heads, attn.head_dim))
+    return _finish(attn, wanted, _attend(attn, q, k, v, kept, layout, attention))
+
+
+def _attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor, queries: Layout, keys: Layout, attention: str) -> Tensor:
+    """[rows, heads, head_dim] each -> [query rows, heads · head_dim]; no sample sees another."""
+    q, k = attn.q_norm(q), attn.k_norm(k)
+    dropout = attn.attn_drop.p if attn.training else 0.0
+    if attention == "varlen":
+        return _attend_varlen(q, k, v, queries, keys, dropout).flatten(1)
+    outs, query_start, key_start = [], 0, 0
+    for samples, wanted, tokens in paired_runs(queries, keys):
+        query_end, key_end = query_start + samples * wanted, key_start + samples * tokens
+        q_run = q[query_start:query_end].unflatten(0, (samples, wanted)).transpose(1, 2)
+        k_run, v_run = (z[key_start:key_end].unflatten(0, (samples, tokens)).transpose(1, 2) for z in (k, v))
+        out = F.scaled_dot_product_attention(q_run, k_run, v_run, dropout_p=dropout)
+        outs.append(out.transpose(1, 2).flatten(0, 1).flatten(1))
+        query_start, key_start = query_end, key_end
+    if len(outs) == 1:
+        return outs[0]
+    return torch.cat(outs) if outs else q.flatten(1)
+
+
+def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, queries: Layout, keys: Layout, dropout: float) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn  # lazily: only CUDA machines have use for it
+
+    if dropout or q.device.type not in ("cuda", "meta") or v.dtype not in (torch.bfloat16, torch.float16):
+        raise InputError(
+            f"varlen attention runs on CUDA in half precision without attention dropout, got {q.device.type}, "
+            f"{v.dtype}, dropout {dropout}; choose attention sdpa"
+        )
+    q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast a q_norm hands back f32
+    starts = queries.cu_seqlens(q.device), keys.cu_seqlens(k.device)
+    return varlen_attn(q, k, v, *starts, queries.longest, keys.longest)
+
+
+def _finish(attn: Attention, x: Tensor, out: Tensor) -> Tensor:
+    out = attn.norm(out)
+    if getattr(attn, "gate", None) is not None:
+        out = out * attn.gate(x).sigmoid()
+    return attn.proj_drop(attn.proj(out))
