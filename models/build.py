@@ -86,7 +86,10 @@ def _create(model: str | Size, options: dict, pretrained: bool) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
     except (TypeError, AssertionError) as error:  # timm's ways to say that the model takes no such option
-        raise InputError(f"a plain ViT with these options is expected, {name} refused: {error}") from error
+        why = str(error) or "it is built otherwise"
+        raise InputError(
+            f"a plain ViT with {options['global_pool']} pooling is expected, {name} is none: {why}"
+        ) from error
 
 
 def fix_positions(vit: VisionTransformer) -> None:

@@ -168,9 +168,12 @@ def _run(vit: VisionTransformer, block: nn.Module, x: Tensor, layout: Layout, he
 
 def _project(vit: VisionTransformer, pixels: list[Tensor]) -> list[Tensor]:
     weight = vit.patch_embed.proj.weight
-    flat = [normalised(part.flatten(0, 1), weight.dtype, normalisation_of(vit)) for part in pixels]
+    flat, normalisation = [part.flatten(0, 1) for part in pixels], normalisation_of(vit)
+    if len({part.dtype for part in flat}) > 1:
+        flat = [normalised(part, weight.dtype, normalisation) for part in flat]
+    x = normalised(torch.cat(flat), weight.dtype, normalisation)
     # the convolution is a linear layer on (y, x, channel) pixels: the order of MAE's target and of NHWC storage
-    x = F.linear(torch.cat(flat), weight.permute(0, 2, 3, 1).flatten(1), vit.patch_embed.proj.bias)
+    x = F.linear(x, weight.permute(0, 2, 3, 1).flatten(1), vit.patch_embed.proj.bias)
     x = vit.patch_embed.norm(x)
     parts = x.split([len(part) for part in flat])
     return [part.unflatten(0, whole.shape[:2]) for part, whole in zip(parts, pixels, strict=True)]
