@@ -1,0 +1,197 @@
+"""Images -> .beton, manifest, names and splits.  `python -m pipeline.convert SRC OUT.beton`
+
+A conversion writes `OUT.beton.partial`, reads every sample back, and gives the file its name last: whatever stops it
+before that leaves nothing that `open_beton` accepts. `python -m pipeline.beton OUT.beton` checks a file again later.
+"""
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.beton import open_beton
+from pipeline.commit import commit, read_back, writing
+from pipeline.encode import Prepared, prepare
+from pipeline.errors import InputError, command
+from pipeline.manifest import Manifest
+from pipeline.measure import Tally, describe, measured
+from pipeline.names import encode_names
+from pipeline.sources import Source, find
+from pipeline.split import make_split, save_split, split_name, splits
+from pipeline.writer import Sample, write
+
+
+@dataclass(frozen=True)
+class Options:
+    """How images are stored, and which labels may be seen."""
+
+    side: int | None = 500
+    """Longest side kept, in pixels; larger images are resized. None keeps every size."""
+    quality: int = 90
+    """JPEG quality of what is encoded here."""
+    split: tuple[float, ...] = ()
+    """Splits to write: the share of every class whose labels may be seen."""
+    per_class: tuple[int, ...] = ()
+    """Splits to write: the number of labels of every class that may be seen."""
+    seed: int = 0
+    """Of the order in the file and of the splits."""
+    reencode: bool = False
+    """Encode again even the JPEGs that could be kept as they are."""
+    max_bad: float = 0.001
+    """Share of the source's files that may be rejected."""
+    workers: int | None = None
+    """Threads that encode; as many as this process has cores when absent."""
+    overwrite: bool = False
+    """Replace an existing output."""
+
+    def check(self) -> None:
+        """Raise InputError on a value out of range."""
+        for name, low, high in (("side", 1, 65_500), ("quality", 1, 100), ("max_bad", 0, 1), ("workers", 1, 4096)):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise InputError(f"--{name.replace('_', '-')}: expected {low} to {high}, got {value}")
+        for fraction, k in self.draws():
+            split_name(fraction, k, self.seed)
+
+    def draws(self) -> Iterator[tuple[float | None, int | None]]:
+        """(fraction, None) or (None, k) of every split asked for."""
+        yield from ((fraction, None) for fraction in self.split)
+        yield from ((None, k) for k in self.per_class)
+
+
+def convert(
+    source: Any,
+    out: str | Path,
+    options: Options = Options(),
+    *,
+    unlabelled: str | Path | None = None,
+    progress: bool = False,
+) -> Manifest:
+    """Write a folder, CSV, data set object or Source as `out`, in an order shuffled by the seed, then its splits.
+
+    `unlabelled` is a folder whose images follow without labels. Nothing is left behind where the source, the options
+    or too many files are wrong; a split that cannot be drawn does not undo the file. Raises InputError for all these.
+    """
+    started, out = time.perf_counter(), Path(out)
+    options.check()
+    if out.suffix != ".beton":
+        raise InputError(f"{out}: expected an output name that ends in .beton")
+    if out.exists() and not options.overwrite:
+        raise InputError(f"{out} exists; choose another name, or replace it with --overwrite")
+    found = find(source, unlabelled)
+    if found.classes is None and any(options.draws()):
+        raise InputError("splits need labels: expected class folders, a CSV with labels or a data set with classes")
+    arguments = {**asdict(options), "source": _named(source), "unlabelled": unlabelled and str(unlabelled)}
+    manifest = _write(found, out, options, arguments, started, progress)
+    beton = open_beton(out)
+    for fraction, k in options.draws():
+        save_split(beton, make_split(beton, fraction=fraction, per_class=k, seed=options.seed))
+    return manifest
+
+
+def _write(
+    source: Source, out: Path, options: Options, arguments: dict[str, Any], started: float, progress: bool
+) -> Manifest:
+    tally = Tally(len(source) + len(source.rejected), options.max_bad)
+    for name, reason in source.rejected:
+        tally.reject(name, reason)
+    order = np.random.default_rng(options.seed).permutation(len(source)).tolist()
+    workers = options.workers or len(os.sched_getaffinity(0))
+    with writing(out) as partial, ThreadPoolExecutor(workers) as pool:
+        with closing(_prepared(source, order, options, pool, 4 * workers)) as prepared:
+            bar = tqdm(prepared, total=len(order), unit=" images", disable=not progress)
+            written = write(partial, _samples(bar, source, tally), len(order))
+        if not tally.names:
+            raise InputError(f"no image is left of {len(order)}: {tally.rejected[0][0]}: {tally.rejected[0][1]}, ...")
+        read_back(partial, written, pool)
+        names = encode_names(tally.names)
+        manifest = measured(partial, written, source.classes, tally, names, arguments, started)
+        commit(out, manifest, names)
+    return manifest
+
+
+def _prepared(
+    source: Source, order: list[int], options: Options, pool: ThreadPoolExecutor, ahead: int
+) -> Iterator[tuple[int, Prepared | str, int]]:
+    """(source id, what to store or why not, label) in order, `ahead` images being worked on."""
+    work: deque[tuple[int, Future]] = deque()
+    try:
+        for i in order:
+            work.append((i, pool.submit(_one, source, i, options)))
+            if len(work) > ahead:
+                i, future = work.popleft()
+                yield i, *future.result()
+        while work:
+            i, future = work.popleft()
+            yield i, *future.result()
+    finally:
+        for _, future in work:
+            future.cancel()
+
+
+def _one(source: Source, i: int, options: Options) -> tuple[Prepared | str, int]:
+    try:
+        image, label = source.read(i)
+        return prepare(image, options.side, options.quality, options.reencode), label
+    except InputError as error:
+        return str(error), -1
+    except OSError as error:
+        return error.strerror or str(error), -1
+
+
+def _samples(prepared: Iterable[tuple[int, Prepared | str, int]], source: Source, tally: Tally) -> Iterator[Sample]:
+    top = len(source.classes or ())
+    for i, image, label in prepared:
+        name = source.name(i)
+        if isinstance(image, str):
+            tally.reject(name, image)
+            continue
+        if not -1 <= label < top:
+            raise InputError(f"{name}: expected a label from 0 to {top - 1}, or -1 for none, got {label}")
+        tally.names.append(name)
+        tally.how[image.how] += 1
+        yield Sample(image.jpeg, image.height, image.width, label)
+
+
+def _named(source: Any) -> str:
+    return str(source) if isinstance(source, str | Path) else type(source).__name__
+
+
+def main() -> None:
+    """The command line of this module."""
+    import tyro  # here, because the digits use `convert` and need no flags
+    from tyro.conf import OmitArgPrefixes, arg
+
+    def door(
+        source: Annotated[Path, arg(metavar="SRC")],
+        out: Annotated[Path, arg(metavar="OUT.beton")],
+        /,
+        options: Options = Options(),
+        unlabelled: Path | None = None,
+    ) -> None:
+        """Write images as one .beton file, with the splits that say which labels may be seen.
+
+        Args:
+            source: folder of class folders, folder of images without labels, or CSV with path,label
+            out: file to write
+            options: how images are stored
+            unlabelled: folder of images to add without labels
+        """
+        convert(source, out, options, unlabelled=unlabelled, progress=sys.stderr.isatty())
+        beton = open_beton(out)
+        print(describe(beton, splits(beton)))
+
+    tyro.cli(door, config=(OmitArgPrefixes,), prog="python -m pipeline.convert")
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,239 @@
+"""Where images come from: folders, a CSV, or a data set object. `find` turns what the user names into a `Source`."""
+
+import csv
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from PIL import Image
+
+from pipeline.errors import InputError
+
+Pixels = bytes | Image.Image | np.ndarray
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"}
+SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+HEADER_WORDS = {"path", "file", "filename", "file_name", "image", "img", "name"}
+
+
+class Source(ABC):
+    """Images in a fixed order.
+
+    classes   names in label order, or None where nothing has a label
+    rejected  (name, reason) of files that were found but are no images
+    """
+
+    classes: tuple[str, ...] | None = None
+    rejected: tuple[tuple[str, str], ...] = ()
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def name(self, i: int) -> str:
+        """A path or number that identifies image i."""
+
+    @abstractmethod
+    def read(self, i: int) -> tuple[Pixels, int]:
+        """Image i and its label, -1 where it has none; called from several threads."""
+
+
+@final
+class Files(Source):
+    """Files under one root: `names` are relative paths, `labels` i64 [N]; images of `more` follow, without labels."""
+
+    def __init__(
+        self,
+        root: Path,
+        names: list[str],
+        labels: np.ndarray,
+        classes: tuple[str, ...] | None,
+        rejected: list[tuple[str, str]],
+        more: "Files | None" = None,
+    ) -> None:
+        if not names:
+            raise InputError(f"{root}: expected images ({' '.join(sorted(SUFFIXES))}), found none")
+        self.root, self.names, self.labels, self.classes, self.more = root, names, labels, classes, more
+        self.rejected = (*rejected, *(more.rejected if more else ()))
+
+    def __len__(self) -> int:
+        return len(self.names) + (len(self.more) if self.more else 0)
+
+    def name(self, i: int) -> str:
+        if self.more and i >= len(self.names):
+            return f"unlabelled/{self.more.name(i - len(self.names))}"
+        return self.names[i]
+
+    def read(self, i: int) -> tuple[Pixels, int]:
+        if self.more and i >= len(self.names):
+            return self.more.read(i - len(self.names))[0], -1
+        return (self.root / self.names[i]).read_bytes(), int(self.labels[i])
+
+
+@final
+class Dataset(Source):
+    """A Python data set: `item(i)` gives (image, label or None)."""
+
+    def __init__(self, n: int, item: Any, classes: tuple[str, ...] | None) -> None:
+        self.n, self.item, self.classes = n, item, classes
+
+    def __len__(self) -> int:
+        return self.n
+
+    def name(self, i: int) -> str:
+        return str(i)
+
+    def read(self, i: int) -> tuple[Pixels, int]:
+        image, label = self.item(i)
+        if not isinstance(image, bytes | Image.Image | np.ndarray):
+            came = type(image).__name__
+            raise TypeError(
+                f"expected a Pillow image, an array or bytes, got {came}; leave out the data set's transform"
+            )
+        return image, -1 if label is None or self.classes is None else int(label)
+
+
+def find(source: Any, unlabelled: str | Path | None = None) -> Source:
+    """The source that a path (folder, .csv) or a data set object means; `unlabelled` adds a folder without labels.
+
+    Raises InputError if the path does not exist, holds no images, or could mean two things.
+    """
+    if not isinstance(source, str | Path):
+        if unlabelled is not None:
+            raise InputError("--unlabelled: expected together with a folder or CSV, got a data set object")
+        return source if isinstance(source, Source) else from_dataset(source)
+    path = Path(source)
+    if not path.exists():
+        raise InputError(f"{path}: expected a folder of images or a CSV, found nothing")
+    more = None if unlabelled is None else flat_folder(Path(unlabelled))
+    if path.is_file():
+        return from_csv(path, more)
+    folders = [entry.name for entry in _visible(path) if entry.is_dir()]
+    return class_folders(path, more) if folders else flat_folder(path)
+
+
+def class_folders(root: Path, more: Files | None = None) -> Files:
+    """One sub-folder a class, in alphabetical order as in torchvision's ImageFolder; deeper folders belong to it."""
+    entries = list(_visible(root))
+    classes = tuple(entry.name for entry in entries if entry.is_dir())
+    if {name.lower() for name in classes} <= SPLIT_FOLDERS:
+        raise InputError(f"{root} holds {', '.join(classes)}, not classes; convert {root / classes[0]} and so on")
+    loose = [entry.name for entry in entries if not entry.is_dir()]
+    images = [name for name in loose if _is_image(name)]
+    if images:
+        raise InputError(f"{root} has images ({images[0]}, ...) beside class folders; move them, or use --unlabelled")
+    names, labels, rejected = [], [], [(name, "not an image file") for name in loose]
+    for label, folder in enumerate(classes):
+        found, wrong = _images(root, folder)
+        if not found:
+            raise InputError(f"{root / folder}: expected the images of class {folder}, found none; remove the folder")
+        names += found
+        labels += [label] * len(found)
+        rejected += wrong
+    return Files(root, names, np.array(labels, np.int64), classes, rejected, more)
+
+
+def flat_folder(root: Path) -> Files:
+    """All images below a folder, without labels."""
+    if not root.is_dir():
+        raise InputError(f"{root}: expected a folder of images, found none")
+    names, rejected = _images(root, "")
+    return Files(root, names, np.full(len(names), -1, np.int64), None, rejected)
+
+
+def from_csv(path: Path, more: Files | None = None) -> Files:
+    """Rows `path[,label,...]`, paths relative to the CSV; an empty or missing label, or -1, means unlabelled.
+
+    Labels are class numbers if all of them are whole numbers, else class names. A first row whose first cell is one of
+    path, file, filename, image, name is a header.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [[cell.strip() for cell in row[:2]] for row in csv.reader(file) if row and row[0].strip()]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: expected a folder or a CSV in UTF-8 ({error})") from None
+    if rows and rows[0][0].lower() in HEADER_WORDS:
+        rows = rows[1:]
+    names = [row[0] for row in rows]
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise InputError(f"{path}: {twice} is listed twice")
+    labels, classes = _csv_labels(path, [row[1] if len(row) > 1 else "" for row in rows])
+    return Files(path.parent, names, labels, classes, [], more)
+
+
+def _csv_labels(path: Path, cells: list[str]) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    known = {cell for cell in cells if cell not in ("", "-1")}
+    if all(cell.isdecimal() for cell in known):
+        number = {cell: int(cell) for cell in known}
+        highest = max(number.values(), default=-1)
+        if highest > 10 * len(cells) + 1000:
+            raise InputError(f"{path}: expected class numbers from 0, got {highest} for {len(cells)} rows")
+        classes = tuple(str(i) for i in range(highest + 1))
+    else:
+        classes = tuple(sorted(known))
+        number = {name: i for i, name in enumerate(classes)}
+    return np.array([number.get(cell, -1) for cell in cells], np.int64), classes or None
+
+
+def from_dataset(dataset: Any) -> Source:
+    """A torchvision-style data set (image, label) with `.classes`, or a Hugging Face data set (known by `.features`).
+
+    Files behind `.samples` or an undecoded Hugging Face image are taken as bytes, so that their JPEGs can be kept.
+    Raises InputError if the image column or the class names cannot be told.
+    """
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise InputError(f"expected a data set with a length and items, got {type(dataset).__name__}")
+    if hasattr(dataset, "features"):
+        return _hugging_face(dataset)
+    classes = getattr(dataset, "classes", None) or getattr(getattr(dataset, "dataset", None), "classes", None)
+    if classes is None:
+        raise InputError(f"{type(dataset).__name__} has no .classes; set it to the class names in label order")
+    item = dataset.__getitem__
+    if hasattr(dataset, "samples"):
+        item = lambda i: (Path(dataset.samples[i][0]).read_bytes(), dataset.samples[i][1])  # noqa: E731
+    return Dataset(len(dataset), item, tuple(map(str, classes)))
+
+
+def _hugging_face(dataset: Any) -> Dataset:
+    kinds = {column: type(feature).__name__ for column, feature in dataset.features.items()}
+    images = [column for column, kind in kinds.items() if kind == "Image"]
+    labels = [column for column, kind in kinds.items() if kind == "ClassLabel"]
+    if len(images) != 1 or len(labels) > 1:
+        raise InputError(f"expected one Image and at most one ClassLabel column, got {kinds}; use remove_columns")
+    undecoded = dataset.with_format(None).cast_column(images[0], type(dataset.features[images[0]])(decode=False))
+
+    def item(i: int) -> tuple[bytes, int | None]:
+        row = undecoded[i]
+        stored = row[images[0]]
+        return stored["bytes"] or Path(stored["path"]).read_bytes(), row[labels[0]] if labels else None
+
+    return Dataset(len(dataset), item, tuple(dataset.features[labels[0]].names) if labels else None)
+
+
+def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Entries in alphabetical order, without hidden ones."""
+    with os.scandir(folder) as entries:
+        yield from sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def _images(root: Path, folder: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Relative names of all images below a folder, and of what else lies there with the reason."""
+    names, rejected = [], []
+    for entry in _visible(root / folder):
+        name = f"{folder}/{entry.name}" if folder else entry.name
+        if entry.is_dir():
+            found, wrong = _images(root, name)
+            names += found
+            rejected += wrong
+        elif _is_image(name):
+            names.append(name)
+        else:
+            rejected.append((name, "not an image file"))
+    return names, rejected
