@@ -1,0 +1,156 @@
+"""One process or many: who am I, on which device, and what do all of us agree on."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from models.recipe import Run
+from pipeline.errors import InputError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: `control` is a gloo group for decisions on the host, absent in a single process."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+    control: dist.ProcessGroup | None = None
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes the run folder."""
+        return self.rank == 0
+
+
+def start(run: Run, timeout_s: float = 600) -> World:
+    """Join the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), or be alone; bind the device.
+
+    NCCL between GPUs, gloo between CPUs. Raises InputError if `run.devices` is not what was started or is more than
+    is visible, if a single process would leave visible GPUs idle unasked, or if two processes share a GPU.
+    """
+    rank, size, local = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
+    cuda = torch.cuda.is_available() if run.device == "auto" else run.device == "cuda"
+    visible = torch.cuda.device_count() if cuda else 0
+    _check_devices(run, size, visible, cuda)
+    device = torch.device("cuda", _gpu(local, visible)) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if size == 1:
+        return World(rank, size, local, device)
+    limit = timedelta(seconds=timeout_s)
+    dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None, timeout=limit)
+    world = World(rank, size, local, device, dist.new_group(backend="gloo", timeout=limit))
+    if cuda:
+        _check_shared(world)
+    return world
+
+
+def finish(world: World) -> None:
+    """Leave the group, so that the processes end without a warning."""
+    if world.size > 1:
+        dist.destroy_process_group()
+
+
+def wrap(method: nn.Module, world: World) -> nn.Module:
+    """The method under DDP, which averages gradients over ranks as backward goes; itself in a single process.
+
+    Not static_graph: the labels-only phase runs another graph than the steps after it. Every parameter must get a
+    gradient on every rank in every step (models.method.idle).
+    """
+    if world.size == 1:
+        return method
+    return DistributedDataParallel(
+        method,
+        device_ids=[world.device.index] if world.device.type == "cuda" else None,
+        broadcast_buffers=False,
+        find_unused_parameters=False,
+        gradient_as_bucket_view=True,
+    )
+
+
+def agree(flag: bool, world: World) -> bool:
+    """Whether any rank says yes; collective, about 0.1 ms on one node, so every few steps."""
+    if world.size == 1:
+        return flag
+    votes = torch.tensor(int(flag))
+    dist.all_reduce(votes, dist.ReduceOp.MAX, group=world.control)
+    return bool(votes)
+
+
+def add(tensor: Tensor, world: World) -> Tensor:
+    """The sum of a host tensor over the ranks; collective, in place."""
+    if world.size > 1:
+        dist.all_reduce(tensor, group=world.control)
+    return tensor
+
+
+def accumulation(batches: Sequence[int], world_size: int, device_images: int | None) -> int:
+    """The fewest micro-batches per step that fit: each of `batches` (images per step and kind) divides evenly.
+
+    batches        global sizes of the parts of a step, such as labelled and unlabelled; zeros are left out
+    device_images  most images on a device at once; no limit when absent
+
+    Even parts keep the mean over ranks and micro-batches the mean over the step. Raises InputError if none fits.
+    """
+    parts = [images for images in batches if images]
+    names = " + ".join(str(images) for images in parts)
+    if any(images % world_size for images in parts):
+        raise InputError(
+            f"a step of {names} images does not divide over {world_size} devices; choose data.batch and data.ratio so "
+            "that each part does"
+        )
+    shares = [images // world_size for images in parts]
+    for count in range(1, min(shares) + 1):
+        fits = device_images is None or sum(shares) // count <= device_images
+        if fits and all(share % count == 0 for share in shares):
+            return count
+    least = sum(shares) // max(n for n in range(1, min(shares) + 1) if all(share % n == 0 for share in shares))
+    raise InputError(
+        f"a step of {names} images over {world_size} device(s) divides evenly only down to {least} images at once, "
+        f"run.device_images is {device_images}; raise it, or choose data.batch and data.ratio with more divisors"
+    )
+
+
+_ENVIRONMENT = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+
+
+def _check_devices(run: Run, size: int, visible: int, cuda: bool) -> None:
+    if cuda and visible == 0:
+        raise InputError(
+            "run.device is cuda, but no GPU is visible; check CUDA_VISIBLE_DEVICES or use --run.device cpu"
+        )
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    if cuda and local_size > visible > 1:
+        raise InputError(f"{local_size} processes were started here, {visible} GPUs are visible; start {visible}")
+    if run.devices is not None and run.devices != size:
+        if cuda and size == 1 and run.devices > visible:
+            raise InputError(f"run.devices is {run.devices}, {visible} GPU(s) are visible; lower it")
+        raise InputError(
+            f"run.devices is {run.devices}, {size} process(es) were started; "
+            f"use `torchrun --nproc-per-node {run.devices} train.py ...`, or drop --run.devices"
+        )
+    if run.devices is None and size == 1 and visible > 1:
+        raise InputError(
+            f"{visible} GPUs are visible, one process was started; use `torchrun --nproc-per-node {visible} train.py "
+            "...` for all of them or --run.devices 1 for one"
+        )
+
+
+def _gpu(local_rank: int, visible: int) -> int:
+    return local_rank if visible > 1 else 0  # Slurm may show each task its own GPU only, under the number 0
+
+
+def _check_shared(world: World) -> None:
+    mine = str(torch.cuda.get_device_properties(world.device).uuid)
+    everyone = [mine] * world.size
+    dist.all_gather_object(everyone, mine, group=world.control)
+    if len(set(everyone)) < world.size:
+        raise InputError(f"{world.size} processes share {len(set(everyone))} GPU(s); start one process per GPU")
