@@ -1,0 +1,79 @@
+"""Masks: exact counts, the right law, and what BEiT's and MAE's papers say of their shapes."""
+
+import numpy as np
+import pytest
+
+from pipeline import rng
+from pipeline.errors import InputError
+from pipeline.plan import visible_patches
+from pipeline.spec import Mask
+from pipeline.views import mask_block, mask_grid, mask_random
+
+N, GRID = 3000, 14
+
+
+def keys(n: int = N) -> np.ndarray:
+    return rng.keys(0, 0, np.arange(n), rng.MASK)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "visible"), [(0.1, 176), (0.25, 147), (0.5, 98), (0.6, 78), (0.75, 49), (0.8, 39), (0.9, 19)]
+)
+def test_visible_counts_are_maes(ratio, visible):
+    assert visible_patches(Mask(ratio=ratio), GRID) == visible  # int(196 (1 - r)): 39 for 0.8
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.999, 1.0])
+def test_a_ratio_that_hides_everything_or_nothing_is_refused(ratio):
+    with pytest.raises(InputError, match="choose between 0 and 1"):
+        visible_patches(Mask(ratio=ratio), GRID)
+
+
+@pytest.mark.parametrize("draw", [mask_random.draw, mask_block.draw, mask_grid.draw])
+def test_ids_are_distinct_ascending_and_as_many_as_asked_for(draw):
+    ids = draw(keys(200), GRID, 49)
+    assert ids.shape == (200, 49) and ids.dtype == np.int64
+    assert (np.diff(ids, axis=1) > 0).all() and ids.min() >= 0 and ids.max() < GRID * GRID
+
+
+def test_random_masks_show_each_patch_equally_often_and_pairs_independently():
+    shown = np.zeros((N, GRID * GRID), bool)
+    np.put_along_axis(shown, mask_random.draw(keys(), GRID, 49), True, 1)
+    rate = shown.mean(0)
+    assert abs(rate - 0.25).max() < 5 * np.sqrt(0.25 * 0.75 / N)
+    expected = 49 / 196 * 48 / 195  # without replacement
+    both = (shown[:, :-1] & shown[:, 1:]).mean()
+    assert abs(both - expected) < 0.002
+
+
+def test_a_mask_depends_on_its_key_alone():
+    some = mask_random.draw(keys(50), GRID, 49)
+    assert np.array_equal(mask_random.draw(keys(50)[::-1], GRID, 49)[::-1], some)
+    assert np.array_equal(mask_block.draw(keys(50)[7:9], GRID, 98), mask_block.draw(keys(50), GRID, 98)[7:9])
+
+
+def test_grid_masks_keep_one_corner_of_each_cell():
+    picture = np.zeros((GRID, GRID), int)
+    picture.ravel()[mask_grid.draw(keys(1), GRID, 49)[0]] = 1
+    assert (picture.reshape(7, 2, 7, 2).sum((1, 3)) == 1).all()
+    with pytest.raises(InputError, match=r"ratio 0\.75"):
+        mask_grid.draw(keys(1), GRID, 98)
+
+
+@pytest.mark.parametrize("visible", [98, 49])
+def test_block_masks_hide_neighbours_together(visible):
+    def neighbours(ids: np.ndarray) -> float:
+        hidden = np.ones((len(ids), GRID * GRID), bool)
+        np.put_along_axis(hidden, ids, False, 1)
+        hidden = hidden.reshape(-1, GRID, GRID)
+        return (hidden[:, :, :-1] & hidden[:, :, 1:]).sum() / hidden[:, :, :-1].sum()
+
+    blocks = neighbours(mask_block.draw(keys(500), GRID, visible))
+    scattered = neighbours(mask_random.draw(keys(500), GRID, visible))
+    assert blocks > scattered + 0.1
+    assert len(np.unique(mask_block.draw(keys(500), GRID, visible), axis=0)) == 500
+
+
+def test_small_grids_work():
+    assert mask_block.draw(keys(20), 4, 8).shape == (20, 8)
+    assert mask_grid.draw(keys(2), 4, 4).tolist() == [[0, 2, 8, 10]] * 2
