@@ -183,7 +183,7 @@ def main() -> None:
         Args:
             source: folder of class folders, folder of images without labels, or CSV with path,label
             out: file to write
-            options: how images are stored
+            options: how images are stored, and which labels may be seen
             unlabelled: folder of images to add without labels
         """
         convert(source, out, options, unlabelled=unlabelled, progress=sys.stderr.isatty())

@@ -58,10 +58,13 @@ def prepare(source: bytes | Image.Image | np.ndarray, side: int | None, quality:
     if isinstance(source, Image.Image):
         return _encode(_upright(_rgb(source), _orientation(source)), side, quality)
     image, orientation = _open(source)
-    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
+    is_jpeg = image.format in ("JPEG", "MPO")
+    if is_jpeg and source.rfind(b"\xff\xd9") < 0:
+        raise InputError("truncated JPEG: no end marker")
+    if not is_jpeg or image.mode not in ("RGB", "L"):
         return _encode(_upright(_rgb(image), orientation), side, quality)
     pixels = decode(np.frombuffer(source, np.uint8), image.height, image.width)
-    if pixels is None or source.rfind(b"\xff\xd9") < 0:
+    if pixels is None:
         raise InputError("corrupt or truncated JPEG: libjpeg reports an error or a warning")
     fits = side is None or max(image.size) <= side
     if fits and not reencode and (image.format, image.mode, orientation) == ("JPEG", "RGB", 1):
