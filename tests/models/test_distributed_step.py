@@ -1,0 +1,78 @@
+"""DDP: one rank where three pseudo-labels pass and one where none does give the gradients of a single process.
+
+Run as a script this file is one rank: `python test_distributed_step.py <rank> <folder>`.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from models import peers
+from models.decoder import Decoder
+from models.vit import Size, build_encoder
+
+DOUBLE, PASSED = torch.float64, (3, 0)
+
+
+class Method(nn.Module):
+    """Every parameter is used inside one forward: that is what DDP waits for."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = build_encoder(Size(32, 2, 4), image_size=32, patch=8, classes=5).to(DOUBLE)
+        self.decoder = Decoder(32, (4, 4), 8, width=24, depth=1, heads=3).to(DOUBLE)
+
+    def forward(self, step, way=peers.packed):
+        return way(self.encoder, self.decoder, step)
+
+
+def draw(rank):
+    generator = torch.Generator().manual_seed(100 + rank)
+    images = [torch.randn(n, 3, 32, 32, dtype=DOUBLE, generator=generator) for n in (1, 7, 7)]
+    visible = torch.rand(7, 16, generator=generator).argsort(1)[:, :4].sort(1).values
+    return peers.Step(images[0], torch.tensor([rank]), *images[1:], visible, torch.arange(7) < PASSED[rank])
+
+
+def one_rank(rank, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    method = nn.parallel.DistributedDataParallel(Method())  # find_unused_parameters stays False
+    for _ in range(2):  # a second step: DDP complains about the first one's unused parameters only then
+        method.zero_grad()
+        method(draw(rank)).backward()
+    gradients = {name: parameter.grad for name, parameter in method.module.named_parameters()}
+    torch.save(gradients, Path(folder) / f"gradients-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_unequal_pass_counts_give_the_gradients_of_one_process(tmp_path):
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ranks = [
+        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], env=environment) for rank in range(2)
+    ]
+    try:
+        assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+
+    alone = Method()
+    sum(alone(draw(rank), peers.separate) / 2 for rank in range(2)).backward()
+    expected = {name: parameter.grad for name, parameter in alone.named_parameters()}
+    largest = max(gradient.abs().max() for gradient in expected.values())
+    for rank in range(2):
+        found = torch.load(tmp_path / f"gradients-{rank}.pt", weights_only=True)
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            assert (found[name] - gradient).abs().max() / gradient.abs().max().clamp_min(1e-6 * largest) < 1e-9, name
+
+
+if __name__ == "__main__":
+    one_rank(int(sys.argv[1]), sys.argv[2])
