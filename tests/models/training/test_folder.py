@@ -1,0 +1,71 @@
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.recipe import Optim, Recipe, Run
+from models.training.distributed import World
+from models.training.folder import FREE, check_same_recipe, claim, environment
+from pipeline.errors import InputError
+from pipeline.spec import Data
+
+
+@dataclass(frozen=True)
+class Settings:
+    threshold: float = 0.7
+
+
+RECIPE = Recipe(Settings(), name="semi_mae:digits")
+
+
+def test_the_same_recipe_carries_on(tmp_path: Path) -> None:
+    for _ in range(2):
+        claim(tmp_path / "run", RECIPE)
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["method"] == {"threshold": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (replace(RECIPE, optim=Optim(lr=3e-4)), "optim.lr 0.001, now it is 0.0003"),
+        (replace(RECIPE, method=Settings(0.95)), "method.threshold 0.7, now it is 0.95"),
+        (replace(RECIPE, data=Data(batch=512)), "data.batch 256, now it is 512"),
+        (replace(RECIPE, run=Run(seed=1)), "run.seed 0, now it is 1"),
+        (replace(RECIPE, name="mae:digits"), "name semi_mae:digits, now it is mae:digits"),
+    ],
+)
+def test_another_recipe_is_refused_naming_the_first_field(tmp_path: Path, other: Recipe, message: str) -> None:
+    claim(tmp_path, RECIPE)
+    with pytest.raises(InputError, match=message) as caught:
+        claim(tmp_path, other)
+    assert "\n" not in str(caught.value)
+    check_same_recipe(tmp_path, RECIPE)  # nothing was overwritten
+
+
+def test_where_and_how_may_change(tmp_path: Path) -> None:
+    claim(tmp_path, RECIPE)
+    moved = Run(folder="elsewhere", device_images=8, log_steps=1, stop_step=7, devices=2, oracle=True)
+    claim(tmp_path, replace(RECIPE, run=moved, data=Data(root="/scratch", threads=3)))
+
+
+def test_every_free_field_exists() -> None:
+    fields = {f"run.{name}" for name in Run.__dataclass_fields__} | {
+        f"data.{name}" for name in Data.__dataclass_fields__
+    }
+    assert fields >= FREE
+
+
+def test_fresh_refuses_a_folder_with_a_run(tmp_path: Path) -> None:
+    fresh = replace(RECIPE, run=Run(fresh=True))
+    claim(tmp_path, fresh)
+    with pytest.raises(InputError, match="holds a run already"):
+        claim(tmp_path, fresh)
+
+
+def test_the_environment_names_versions_and_machine(tmp_path: Path) -> None:
+    found = environment(tmp_path, World(0, 1, 0, torch.device("cpu")))
+    assert found["torch"] == torch.__version__
+    assert found["cores"] >= 1
+    assert json.loads((tmp_path / "environment.json").read_text()) == found

@@ -1,0 +1,191 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from models.method import Guesses
+from models.training import checkpoint
+from models.training.distributed import World
+from models.training.journal import Journal, read
+from models.training.progress import duration
+from models.training.pseudo import Tally
+from models.training.schedule import Length
+from tests.models.training.ranks import run_ranks
+
+ALONE = World(0, 1, 0, torch.device("cpu"))
+LENGTH = Length(total_steps=10, rise_steps=0, labels_only_steps=0, labels_only_epoch_steps=1.0, epoch_steps=5.0)
+
+
+def journal(folder: Path, resumed: int = 0) -> Journal:
+    return Journal(folder, LENGTH, ALONE, log_steps=4, tally=Tally(3), resumed=resumed)
+
+
+def losses(step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+    torch.manual_seed(step)
+    label, pseudo, norm = torch.randn(3)
+    return label + pseudo, {"label": label, "pseudo": pseudo}, norm
+
+
+def record(to: Journal, step: int) -> bool:
+    torch.manual_seed(100 + step)
+    classes = torch.randint(0, 3, (5,))
+    to.tally.add(Guesses(torch.arange(5), classes, torch.rand(5) > 0.5))
+    loss, parts, norm = losses(step)
+    return to.record(step, loss, parts, norm, lr=step / 10, images=8, wait_s=0.0)
+
+
+def untimed(folder: Path) -> list[dict]:
+    return [{key: value for key, value in row.items() if key != "timing"} for row in read(folder)]
+
+
+def test_rows_hold_the_means_since_the_row_before(tmp_path: Path) -> None:
+    made = journal(tmp_path)
+    assert [step for step in range(1, 11) if record(made, step)] == [4, 8, 10]
+    rows = read(tmp_path)
+    assert [(row["step"], row["epoch"], row["lr"]) for row in rows] == [(4, 0.8, 0.4), (8, 1.6, 0.8), (10, 2.0, 1.0)]
+    for row, steps in zip(rows, ([1, 2, 3, 4], [5, 6, 7, 8], [9, 10]), strict=True):
+        for name in ("label", "pseudo"):
+            slow = sum(float(losses(step)[1][name]) for step in steps) / len(steps)
+            assert row["parts"][name] == pytest.approx(slow, rel=1e-12)
+        assert row["loss"] == pytest.approx(sum(float(losses(step)[0]) for step in steps) / len(steps), rel=1e-12)
+        assert 0 <= row["pseudo"]["passed"] <= 1
+        assert row["timing"]["images_per_s"] > 0
+    made.close()
+
+
+@pytest.mark.parametrize("stop", range(11))
+def test_stopping_after_any_step_changes_no_row(tmp_path: Path, stop: int) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        folder.mkdir()
+    made = journal(whole)
+    for step in range(1, 11):
+        record(made, step)
+    first = journal(parts)
+    for step in range(1, stop + 1):
+        record(first, step)
+    checkpoint.save(parts, first.state_dict())
+    for step in range(stop + 1, min(stop + 6, 11)):  # work after the checkpoint, lost in a kill
+        record(first, step)
+    with open(parts / "metrics.jsonl", "a") as file:
+        file.write('{"step": 9, "lo')
+    second = journal(parts, resumed=stop)
+    second.load_state_dict(checkpoint.load(parts / "last.pt"))
+    for step in range(stop + 1, 11):
+        record(second, step)
+    assert untimed(parts) == untimed(whole)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(made.tally.state_dict().values(), second.tally.state_dict().values())
+        if a is not None
+    )
+    seconds = [row["timing"]["elapsed_s"] for row in read(parts)]
+    assert seconds == sorted(seconds)
+    for each in (made, first, second):
+        each.close()
+
+
+def test_events_of_steps_run_again_are_not_doubled(tmp_path: Path) -> None:
+    first = journal(tmp_path)
+    for step in range(1, 9):
+        record(first, step)
+    first.close()
+    second = journal(tmp_path, resumed=4)
+    for step in range(5, 11):
+        record(second, step)
+    second.close()
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [4, 8, 10]
+    assert "parts/label" in events.Tags()["scalars"]
+
+
+def test_an_evaluation_is_noted_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = journal(tmp_path)
+    first.evaluation(8, "accuracy", {"top1": 0.5})
+    first.close()
+    second = journal(tmp_path, resumed=8)
+    second.evaluation(8, "accuracy", {"top1": 0.5})
+    second.evaluation(10, "accuracy", {"top1": 0.75})
+    second.close()
+    assert [(row["step"], row["values"]["top1"]) for row in read(tmp_path)] == [(8, 0.5), (10, 0.75)]
+    assert capsys.readouterr().out.count("accuracy") == 2
+
+
+def test_a_loss_that_is_not_a_number_is_still_json(tmp_path: Path) -> None:
+    made = journal(tmp_path)
+    nan = torch.tensor(math.nan)
+    made.record(4, nan, {"label": nan}, nan, lr=0.1, images=8, wait_s=0.0)
+    made.close()
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["parts"] == {"label": None}
+
+
+def test_pauses_and_the_first_step_do_not_count_in_the_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    made = journal(tmp_path)
+    for step in range(1, 9):
+        clock[0] += 60.0 if step == 1 else 2.0  # compilation
+        loss, parts, norm = losses(step)
+        made.record(step, loss, parts, norm, lr=0.1, images=8, wait_s=0.5)
+        with made.paused():
+            clock[0] += 30.0
+    first, second = (row["timing"] for row in read(tmp_path))
+    assert (first["images_per_s"], first["wait_share"]) == (4.0, 0.25)
+    assert (second["images_per_s"], second["wait_share"]) == (4.0, 0.25)
+    assert second["elapsed_s"] == 60 + 7 * 2 + 7 * 30
+    made.close()
+
+
+TOGETHER = """
+import json, sys
+from pathlib import Path
+import torch
+from models.method import Guesses
+from models.recipe import Run
+from models.training import checkpoint
+from models.training.distributed import finish, start
+from models.training.journal import Journal
+from models.training.pseudo import Tally
+from models.training.schedule import Length
+
+world = start(Run(device="cpu"))
+folder = Path(sys.argv[1])
+made = Journal(folder, Length(4, 0, 0, 1.0, 1.0), world, log_steps=2, tally=Tally(3))
+for step in range(1, 4):
+    loss = torch.tensor(float(step + 10 * world.rank))
+    made.tally.add(Guesses(torch.tensor([0]), torch.tensor([world.rank]), torch.tensor([world.rank == 1])))
+    made.record(step, loss, {"label": loss}, loss, lr=0.1, images=8, wait_s=0.0)
+state = made.state_dict()
+if world.main:
+    checkpoint.save(folder, state)
+finish(world)
+"""
+
+
+def test_two_ranks_write_one_row_of_means_and_resume_on_one(tmp_path: Path) -> None:
+    run_ranks(TOGETHER, 2, str(tmp_path))
+    (row,) = read(tmp_path)
+    assert row["loss"] == row["parts"]["label"] == ((1 + 2) / 2 + (11 + 12) / 2) / 2
+    assert row["pseudo"] == {"passed": 0.5}
+    state = checkpoint.load(tmp_path / "last.pt")
+    assert state["tally"]["guessed"].tolist() == [3, 3, 0]
+    assert state["tally"]["passed"].tolist() == [0, 3, 0]
+    made = Journal(tmp_path, Length(4, 0, 0, 1.0, 1.0), ALONE, log_steps=2, tally=Tally(3), resumed=3)
+    made.load_state_dict(state)
+    loss = torch.tensor(9.0)
+    made.record(4, loss, {"label": loss}, loss, lr=0.1, images=8, wait_s=0.0)
+    made.close()
+    assert read(tmp_path)[1]["loss"] == ((3 + 13) / 2 + 9) / 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (42, "42 s"), (69, "1 min 09 s"), (7500, "2 h 05 min"), (3 * 86400 + 4 * 3600, "3 d 04 h")],
+)
+def test_durations_are_said_in_two_units(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
