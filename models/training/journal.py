@@ -24,9 +24,9 @@ METRICS, EVENTS = "metrics.jsonl", "events"
 def read(folder: Path) -> list[dict]:
     """The rows of `folder`/metrics.jsonl; a line torn by a kill is left out."""
     path, rows = folder / METRICS, []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for written in path.read_text().splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
+            rows.append(json.loads(written))
     return rows
 
 
