@@ -5,6 +5,7 @@ more (tests/pipeline/test_encode.py), so Pillow decodes nothing that libffcv can
 """
 
 import io
+import struct
 import threading
 import warnings
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def _open(blob: bytes) -> tuple[Image.Image, int]:
 
 
 # Pillow's readers let these out on corrupt files.
-_BROKEN = (SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError, AttributeError)
+_BROKEN = (ArithmeticError, AttributeError, EOFError, LookupError, SyntaxError, TypeError, ValueError, struct.error)
 
 
 def _orientation(image: Image.Image) -> int:

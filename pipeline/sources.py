@@ -89,7 +89,7 @@ class Dataset(Source):
         image, label = self.item(i)
         if not isinstance(image, bytes | Image.Image | np.ndarray):
             came = type(image).__name__
-            raise TypeError(
+            raise InputError(
                 f"expected a Pillow image, an array or bytes, got {came}; leave out the data set's transform"
             )
         return image, -1 if label is None or self.classes is None else int(label)
