@@ -91,16 +91,16 @@ def convert(
     if found.classes is None and any(options.draws()):
         raise InputError("splits need labels: expected class folders, a CSV with labels or a data set with classes")
     arguments = {**asdict(options), "source": _named(source), "unlabelled": unlabelled and str(unlabelled)}
-    manifest = _write(found, out, options, arguments, started, progress)
+    _write(found, out, options, arguments, started, progress)
     beton = open_beton(out)
     for fraction, k in options.draws():
         save_split(beton, make_split(beton, fraction=fraction, per_class=k, seed=options.seed))
-    return manifest
+    return beton.manifest
 
 
 def _write(
     source: Source, out: Path, options: Options, arguments: dict[str, Any], started: float, progress: bool
-) -> Manifest:
+) -> None:
     tally = Tally(len(source) + len(source.rejected), options.max_bad)
     for name, reason in source.rejected:
         tally.reject(name, reason)
@@ -114,9 +114,7 @@ def _write(
             raise InputError(f"no image is left of {len(order)}: {tally.rejected[0][0]}: {tally.rejected[0][1]}, ...")
         read_back(partial, written, pool)
         names = encode_names(tally.names)
-        manifest = measured(partial, written, source.classes, tally, names, arguments, started)
-        commit(out, manifest, names)
-    return manifest
+        commit(out, measured(partial, written, source.classes, tally, names, arguments, started), names)
 
 
 def _prepared(
