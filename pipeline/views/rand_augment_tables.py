@@ -1,0 +1,76 @@
+"""What both executors of RandAugment share: look-up tables and affine maps, in Pillow's integers and floats."""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from pipeline.views import rand_augment as ra
+
+ONE = 65536  # 16.16 fixed point, as in Pillow's Geometry.c
+
+
+@njit(nogil=True, cache=True, inline="always")
+def blend(low, high, factor):
+    """Pillow's Image.blend of two levels in f32: low + factor · (high - low), clipped, truncated; u8."""
+    value = np.float32(low) + factor * (np.float32(high) - np.float32(low))
+    return np.uint8(min(max(value, np.float32(0)), np.float32(255)))
+
+
+@njit(nogil=True, cache=True)
+def fixed_tables(ops, args):
+    """Tables u8 [M, 256] of M operations that need no statistics of the image (invert .. brightness)."""
+    tables = np.empty((len(ops), 256), np.uint8)
+    for i in range(len(ops)):
+        op, arg = ops[i], args[i]
+        for v in range(256):
+            if op == ra.INVERT:
+                tables[i, v] = 255 - v
+            elif op == ra.POSTERIZE:
+                tables[i, v] = v & (256 - (1 << (8 - int(arg))))
+            elif op == ra.SOLARIZE:
+                tables[i, v] = v if v < arg else 255 - v
+            elif op == ra.SOLARIZE_ADD:
+                tables[i, v] = min(v + int(arg), 255) if v < 128 else v
+            else:
+                tables[i, v] = blend(0, v, arg)
+    return tables
+
+
+@njit(nogil=True, cache=True)
+def affine(op, arg, size):
+    """Destination to source in 16.16: a .. f with source x = a·x + b·y + c and source y = d·x + e·y + f."""
+    arg = np.float64(arg)
+    a, b, c, d, e, f = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0
+    if op == ra.ROTATE:
+        angle = -math.radians(arg)
+        a, b = math.cos(angle), math.sin(angle)
+        d, e = -b, a
+        half = size / 2
+        c, f = half - a * half - b * half, half - d * half - e * half
+    elif op == ra.SHEAR_X:
+        b = arg
+    elif op == ra.SHEAR_Y:
+        d = arg
+    elif op == ra.TRANSLATE_X:
+        c = arg * size
+    elif op == ra.TRANSLATE_Y:
+        f = arg * size
+    c += (a + b) / 2
+    f += (d + e) / 2
+    return _fixed(a), _fixed(b), _fixed(c), _fixed(d), _fixed(e), _fixed(f)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _fixed(value):
+    return math.floor(value * ONE + 0.5)
+
+
+@njit(nogil=True, cache=True)
+def affines(ops, args, size):
+    """Affine maps i64 [M, 6] of M operations."""
+    maps = np.empty((len(ops), 6), np.int64)
+    for i in range(len(ops)):
+        a, b, c, d, e, f = affine(ops[i], args[i], size)
+        maps[i, 0], maps[i, 1], maps[i, 2], maps[i, 3], maps[i, 4], maps[i, 5] = a, b, c, d, e, f
+    return maps
