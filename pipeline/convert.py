@@ -26,7 +26,7 @@ from pipeline.manifest import Manifest
 from pipeline.measure import Tally, describe, measured
 from pipeline.names import encode_names
 from pipeline.sources import Source, find
-from pipeline.split import make_split, save_split, split_name, splits
+from pipeline.split import make_split, save_split, split_name
 from pipeline.writer import Sample, write
 
 
@@ -186,7 +186,7 @@ def main() -> None:
         """
         convert(source, out, options, unlabelled=unlabelled, progress=sys.stderr.isatty())
         beton = open_beton(out)
-        print(describe(beton, splits(beton)))
+        print(describe(beton, [split_name(fraction, k, options.seed) for fraction, k in options.draws()]))
 
     tyro.cli(door, config=(OmitArgPrefixes,), prog="python -m pipeline.convert")
 
