@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,9 @@ from models.training.distributed import World, add
 from models.training.progress import Clock, line
 from models.training.pseudo import Tally
 from models.training.schedule import Length
+
+if TYPE_CHECKING:
+    pass
 
 METRICS, EVENTS = "metrics.jsonl", "events"
 
@@ -133,9 +136,7 @@ class Journal:
 
     def _write_means(self, step: int, lr: float) -> None:
         names = list(self.sums)
-        means = torch.stack(
-            [self.sums[name] / self.counts[name] for name in names]
-        ).cpu()  # the one wait of an interval
+        means = torch.stack([self.sums[name] / self.counts[name] for name in names]).cpu()  # waits for the device
         timing = self.clock.read()
         numbers = add(torch.cat([means, torch.tensor([timing.pop("wait_share")])]), self.world) / self.world.size
         *values, wait_share = numbers.tolist()

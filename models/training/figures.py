@@ -1,0 +1,158 @@
+"""The report's figures, as PNG; None where there is nothing to draw."""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, SOFT, LINE = "#1d2733", "#5b6875", "#dfe4e9"
+COLOURS = "#2f6690", "#d1603d", "#3a9679", "#8d5a97", "#c9a227", "#5b6875", "#9c3848"
+RIGHT, WRONG, UNKNOWN = COLOURS[2], COLOURS[1], "#aab4be"
+Row = dict
+Series = dict[str, tuple[list[float], list[float]]]
+
+
+def series(rows: Sequence[Row], value: Callable[[Row], dict[str, float | None] | None]) -> Series:
+    """Steps and values by name, over the rows where `value` has them."""
+    found: Series = {}
+    for row in rows:
+        for name, number in (value(row) or {}).items():
+            if number is not None:
+                steps, numbers = found.setdefault(name, ([], []))
+                steps.append(row["step"])
+                numbers.append(number)
+    return found
+
+
+def evaluations(rows: Sequence[Row]) -> Series:
+    """Every evaluation that is a share, 0 to 1, as "name value"."""
+
+    def shares(row: Row) -> dict[str, float]:
+        values = row.get("values", {}).items()
+        return {f"{row['evaluation']} {key}": value for key, value in values if value is not None and 0 <= value <= 1}
+
+    return series([row for row in rows if "evaluation" in row], shares)
+
+
+def curves(lines: Series, *, percent: bool = False, log: bool = False, points: bool = False) -> bytes | None:
+    """Lines over the step. log: a logarithmic axis where values span more than a factor of 20."""
+    if not lines:
+        return None
+    figure, axes = _axes()
+    for (name, (steps, values)), colour in zip(lines.items(), _colours(len(lines)), strict=True):
+        numbers = np.asarray(values) * (100 if percent else 1)
+        dots = "o" if points or len(steps) < 12 else None
+        axes.plot(steps, numbers, color=colour, lw=1.8, marker=dots, ms=4, label=name)
+    flat = np.concatenate([values for _, values in lines.values()])
+    if log and flat.min() > 0 and flat.max() > 20 * flat.min():
+        axes.set_yscale("log")
+    elif flat.min() >= 0:
+        axes.set_ylim(bottom=0)
+    if percent:
+        axes.set_ylim(top=max(1.0, 105 * min(1.0, 1.1 * float(flat.max()))))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+    if len(lines) > 1:
+        _legend(axes)
+    _steps(axes)
+    return _png(figure)
+
+
+def classes(passed: np.ndarray, confusion: np.ndarray | None, names: Sequence[str]) -> bytes | None:
+    """Passed pseudo-labels of each class, i64 [C]: right, wrong or unknown; most frequent first where C > 40."""
+    if passed.sum() == 0:
+        return None
+    right = np.zeros_like(passed) if confusion is None else confusion.diagonal()
+    judged = np.zeros_like(passed) if confusion is None else confusion.sum(0)
+    many = len(passed) > 40
+    order = np.argsort(-passed, kind="stable") if many else np.arange(len(passed))
+    figure, axes = _axes(wide=True)
+    base, place = np.zeros(len(passed)), np.arange(len(passed))
+    for name, part, colour in (
+        ("right", right, RIGHT),
+        ("wrong", judged - right, WRONG),
+        ("truth unknown", passed - judged, UNKNOWN),
+    ):
+        if part.any():
+            axes.bar(place, part[order], bottom=base, color=colour, width=1.0 if many else 0.72, label=name)
+            base = base + part[order]
+    mean = passed.mean()
+    axes.axhline(mean, color=INK, lw=1, ls=(0, (4, 3)), label="mean over classes")
+    axes.set_xlim(-0.6, len(passed) - 0.4)
+    if many:
+        axes.set_xlabel("classes, most often guessed first", color=SOFT)
+    else:
+        turned = max(map(len, names)) > 4
+        axes.set_xticks(place, names, rotation=45 if turned else 0, ha="right" if turned else "center")
+    axes.yaxis.set_major_formatter(lambda value, _: _short(value))
+    _legend(axes)
+    return _png(figure)
+
+
+def confusions(confusion: np.ndarray, names: Sequence[str]) -> bytes | None:
+    """Share of each true class (rows) that passed as each guessed class (columns), for up to 20 classes."""
+    if confusion.sum() == 0 or len(names) > 20:
+        return None
+    shares = confusion / np.maximum(1, confusion.sum(1, keepdims=True))
+    figure, axes = _axes(square=True)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), share in np.ndenumerate(shares):
+        if share >= 0.005:
+            text = f"{100 * share:.0f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if share > 0.55 else INK)
+    axes.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) <= 4 else 45)
+    axes.set_yticks(range(len(names)), names)
+    axes.grid(False)
+    axes.tick_params(length=0)
+    axes.set_xlabel("guessed", color=SOFT)
+    axes.set_ylabel("true", color=SOFT)
+    return _png(figure)
+
+
+def _axes(*, wide: bool = False, square: bool = False) -> "tuple[Figure, Axes]":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # a second's import, for reports only
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.4, 3.2) if wide else (5.0, 4.4) if square else (5.0, 3.0), dpi=180, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(LINE)
+    axes.tick_params(colors=SOFT, labelsize=9)
+    axes.grid(axis="y", color=LINE, lw=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _legend(axes: "Axes") -> None:
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, frameon=False, fontsize=9, labelcolor=INK, handlelength=1.2,
+        borderaxespad=0.2, columnspacing=1.2,
+    )  # fmt: skip
+
+
+def _steps(axes: "Axes") -> None:
+    axes.set_xlabel("step", color=SOFT, fontsize=9)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+
+
+def _short(number: float) -> str:
+    for size, name in ((1e6, "M"), (1e3, "k")):
+        if number >= 10 * size or number == size:
+            return f"{number / size:g}{name}"
+    return f"{number:g}"
+
+
+def _colours(count: int) -> list[str]:
+    return [COLOURS[index % len(COLOURS)] for index in range(count)]
+
+
+def _png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,199 @@
+"""The report of a run: report.html, one page with everything in it, and report.md beside its pictures."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from models.training import figures
+from models.training.folder import ENVIRONMENT, RECIPE
+from models.training.progress import duration
+from models.training.pseudo import Tally
+from models.training.render import Facts, Folded, Picture, Section, Table, Text, html, markdown
+
+HTML, MARKDOWN, PICTURES = "report.html", "report.md", "report"
+
+
+def write_report(
+    folder: Path,
+    *,
+    recipe_name: str,
+    rows: Sequence[dict],
+    final: Sequence[tuple[str, str | float]],
+    pictures: Sequence[Picture],
+    verdict: str,
+    pseudo: Tally | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Path:
+    """Write both reports from the journal's rows; recipe.json and environment.json are read from `folder`.
+
+    final     what the finished model was measured to do, a row each; numbers are shown with four digits
+    pictures  reconstructions, views and the like, in this order
+    verdict   `verdict`'s sentence about the throughput
+    """
+    recipe, environment = (_json(folder / name) for name in (RECIPE, ENVIRONMENT))
+    steps = [row for row in rows if "timing" in row]
+    scores = figures.evaluations(rows)
+    sections = [
+        Section("", _summary(steps, scores, recipe, environment)),
+        Section(
+            "Results", [Table(("measured", "value"), [(name, _number(value)) for name, value in final])] * bool(final)
+        ),
+        Section("Curves", _curves(steps, scores)),
+        Section("Pseudo-labels", _pseudo(steps, pseudo, class_names)),
+        Section("What the network saw and made", list(pictures)),
+        Section("Throughput", _throughput(steps, verdict)),
+        Section("To run it again", _again(recipe_name, recipe, environment)),
+    ]
+    sections = [section for section in sections if section.blocks]
+    (folder / HTML).write_text(html(recipe_name, sections))
+    (folder / MARKDOWN).write_text(markdown(recipe_name, sections, folder / PICTURES))
+    return folder / HTML
+
+
+def verdict(images_per_s: float, wait_share: float, device: str = "device") -> str:
+    """One sentence on who waited for whom; below 3 % of waiting the data path counts as fast enough."""
+    said = f"{images_per_s:,.0f} images/s; the {device} waited for data {wait_share:.1%} of the time"
+    if wait_share < 0.03:
+        return f"{said}: it is never short of images, and only a faster {device} or a smaller model would be quicker."
+    possible = images_per_s / max(0.01, 1 - wait_share)
+    if wait_share < 0.15:
+        return f"{said}: data and {device} are nearly in balance, {possible:,.0f} images/s if data were free."
+    return f"{said}: limited by the data path, up to {possible:,.0f} images/s with more cores or cheaper views."
+
+
+def speed(rows: Sequence[dict]) -> tuple[float, float]:
+    """Median images per second and median share of waiting over the rows that timed a step; zeros without any."""
+    timed = [row["timing"] for row in rows if row.get("timing", {}).get("images_per_s") is not None]
+    if not timed:
+        return 0.0, 0.0
+    return float(np.median([t["images_per_s"] for t in timed])), float(np.median([t["wait_share"] for t in timed]))
+
+
+def _summary(steps: Sequence[dict], scores: figures.Series, recipe: dict, environment: dict) -> list:
+    if not steps:
+        return [Text("No step has been logged yet.", lead=True)]
+    last = steps[-1]
+    images_per_s, wait_share = speed(steps)
+    took = duration(last["timing"]["elapsed_s"])
+    where = f"{environment.get('devices', 1)} × {environment.get('device', 'unknown device')}"
+    encoder, data = recipe.get("encoder", {}), recipe.get("data", {})
+    what = f"{encoder.get('name', 'An encoder')} on {data.get('root', 'its data')}"
+    what += f", labels of split {data['split']}" if data.get("split") else ""
+    said = f"{what}: {last['step']:,} steps, {last['epoch']:.3g} epochs, in {took} on {where}."
+    facts = [("Time", took), ("Images per second", f"{images_per_s:,.0f}"), ("Waiting for data", f"{wait_share:.1%}")]
+    name = _headline(scores)
+    if name:
+        values = scores[name][1]
+        said += f" Final {name} {values[-1]:.1%}" + (f", best {max(values):.1%}." if max(values) > values[-1] else ".")
+        facts.insert(0, (f"Final {name}", f"{values[-1]:.1%}"))
+    facts.insert(1 if name else 0, ("Final loss", _number(last["loss"])))
+    if "memory_gb" in last["timing"]:
+        facts.append(("GPU memory", f"{last['timing']['memory_gb']:.1f} GB"))
+    return [Text(said, lead=True), Facts(facts)]
+
+
+def _headline(scores: figures.Series) -> str | None:
+    """The evaluation that the page leads with: a top-1 accuracy where there is one."""
+    wanted = [name for name in scores if "top1" in name or "accuracy" in name]
+    return next(iter(wanted or scores), None)
+
+
+def _curves(steps: Sequence[dict], scores: figures.Series) -> list[Picture]:
+    parts = figures.series(steps, lambda row: {"loss": row["loss"], **row["parts"]})
+    if len(parts) == 2:  # one part is the loss itself
+        del parts["loss"]
+    rates = figures.series(steps, lambda row: {"learning rate": row["lr"]})
+    norms = figures.series(steps, lambda row: {"gradient norm": row["gradient_norm"]})
+    return _pictures(
+        (
+            "Loss",
+            "The total and its parts before weighting; means over each logging interval.",
+            figures.curves(parts, log=True),
+        ),
+        ("Evaluation", "On images that were not learned from.", figures.curves(scores, percent=True, points=True)),
+        ("Learning rate", "Linear rise, then one cosine.", figures.curves(rates)),
+        ("Gradient norm", "Before clipping.", figures.curves(norms, log=True)),
+    )
+
+
+def _pseudo(steps: Sequence[dict], tally: Tally | None, class_names: Sequence[str] | None) -> list:
+    shares = figures.series(steps, lambda row: row.get("pseudo"))
+    if not shares or tally is None:
+        return []
+    guessed, passed = tally.guessed.numpy(), tally.passed.numpy()
+    confusion = None if tally.confusion is None else tally.confusion.numpy()
+    names = class_names or [str(index) for index in range(tally.classes)]
+    said = f"Of {guessed.sum():,} guesses, {passed.sum() / max(1, guessed.sum()):.1%} passed the threshold"
+    if confusion is not None and confusion.sum():
+        said += f"; of those with a known label, {confusion.trace() / confusion.sum():.1%} were right"
+    caption = (
+        "Share of guesses that passed, and of those, where hidden labels were read for this report, the right ones."
+    )
+    per_class = "Passed guesses by guessed class: a few tall bars mean that the model feeds on its favourites."
+    return [
+        Text(said + "."),
+        *_pictures(
+            ("Over time", caption, figures.curves(shares, percent=True)),
+            (
+                "Confusion",
+                "Per cent of each true class.",
+                None if confusion is None else figures.confusions(confusion, names),
+            ),
+        ),
+        *_pictures(("Per class", per_class, figures.classes(passed, confusion, names)), wide=True),
+        *_weakest(guessed, passed, confusion, names),
+    ]
+
+
+def _weakest(
+    guessed: np.ndarray, passed: np.ndarray, confusion: np.ndarray | None, names: Sequence[str]
+) -> list[Table]:
+    """The ten classes of which the smallest share of passed guesses is right, or else passes at all."""
+    share = passed / np.maximum(1, guessed)
+    head, right = ["class", "guessed", "passed"], None
+    if confusion is not None and confusion.sum():
+        right = confusion.diagonal() / np.maximum(1, confusion.sum(0))
+        head.append("right, of passed")
+    worst = np.argsort(share if right is None else np.where(passed > 0, right, 2.0), kind="stable")[:10]
+    table = [
+        [names[index], f"{guessed[index]:,}", f"{share[index]:.1%}"]
+        + ([] if right is None else [f"{right[index]:.1%}" if passed[index] else "–"])
+        for index in worst
+    ]
+    return [Table(head, table)]
+
+
+def _throughput(steps: Sequence[dict], verdict: str) -> list:
+    images = figures.series(steps, lambda row: {"images per second": row["timing"]["images_per_s"]})
+    waits = figures.series(steps, lambda row: {"waiting": row["timing"]["wait_share"]})
+    return [
+        Text(verdict),
+        *_pictures(
+            ("Images per second", "All devices together; evaluations and saves are left out.", figures.curves(images)),
+            (
+                "Waiting for data",
+                "Share of the time in which the loop had no batch.",
+                figures.curves(waits, percent=True),
+            ),
+        ),
+    ]
+
+
+def _again(name: str, recipe: dict, environment: dict) -> list[Folded]:
+    versions = "\n".join(f"{key:<12}{value}" for key, value in environment.items() if value is not None)
+    found = (("Environment", versions), (f"Recipe {name}", json.dumps(recipe, indent=2) if recipe else ""))
+    return [Folded(title, text) for title, text in found if text]
+
+
+def _pictures(*made: tuple[str, str, bytes | None], wide: bool = False) -> list[Picture]:
+    return [Picture(title, caption, png, wide) for title, caption, png in made if png is not None]
+
+
+def _number(value: str | float | None) -> str:
+    return "–" if value is None else value if isinstance(value, str) else f"{value:.4g}"
+
+
+def _json(path: Path) -> dict:
+    return json.loads(path.read_text()) if path.exists() else {}
