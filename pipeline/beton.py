@@ -59,7 +59,7 @@ class Beton:
         return self.data[start : start + self.sizes[i]]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_beton, (self.path,)
+        return open_beton, (self.path.absolute(),)
 
 
 def open_beton(path: str | Path, *, verify: bool = False) -> Beton:
