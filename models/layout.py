@@ -43,7 +43,7 @@ class Layout:
         runs = self.runs()
         parts = per_sample.split([samples for samples, _ in runs])
         repeated = [part.repeat_interleave(tokens, 0) for part, (_, tokens) in zip(parts, runs, strict=True)]
-        return torch.cat(repeated) if len(repeated) != 1 else repeated[0]
+        return repeated[0] if len(repeated) == 1 else torch.cat(repeated)
 
     def trimmed(self, heads: tuple[int, ...]) -> "Layout":
         """The layout once only the first heads[g] tokens of each sample of group g are left."""

@@ -1,23 +1,18 @@
 """What a method is: one module whose forward is the whole objective of one step."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
+import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from models.recipe import Recipe
+from models.training.average import Average
+from models.vit import Size, build_encoder, look
 from pipeline.batch import Batch
-
-
-@dataclass(frozen=True)
-class Needs:
-    """The parts of a batch that a method reads; nothing else is decoded, cut or drawn."""
-
-    labelled: bool = False
-    labelled_visible: bool = False
-    unlabelled: bool = False
-    strong: bool = False
-    unlabelled_visible: bool = False
+from pipeline.errors import InputError
+from pipeline.spec import Needs
 
 
 class Moment(NamedTuple):
@@ -44,23 +39,61 @@ class Loss(NamedTuple):
 
 
 class Method(nn.Module, ABC):
-    """An objective and everything that it trains; `encoder` is a timm VisionTransformer."""
+    """An objective and everything that it trains.
+
+    encoder  a timm VisionTransformer, classifier included
+    average  the moving average of the encoder, where the recipe keeps one
+    """
 
     needs: ClassVar[Needs]
-    encoder: nn.Module
+
+    def __init__(self, recipe: Recipe, classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder(recipe, classes)
+        decay = recipe.optim.average
+        self.average = None if decay is None else Average(self.encoder, decay)
 
     @abstractmethod
     def forward(self, batch: Batch, now: Moment) -> Loss:
         """The objective of one (micro-)batch."""
 
     def logits(self, images: Tensor) -> Tensor | None:
-        """Class scores f32 [N, C] of u8 images [N, 3, S, S], or None where the method has no classifier."""
-        return None
+        """Class scores [N, C] of u8 images [N, 3, S, S] by the weights to be judged; None without a classifier."""
+        return look(self.judged, images)
 
-    def after_step(self, step: int) -> None:  # noqa: B027 -- most methods keep no average
-        """Called once after each optimiser update: averages move here."""
+    def teacher(self, name: Literal["self", "average"]) -> VisionTransformer:
+        """Who gives pseudo-labels; raises InputError for an average that the recipe does not keep."""
+        if name == "average" and self.average is None:
+            raise InputError("teacher average needs a moving average; set optim.average, such as 0.999")
+        return self.encoder if name == "self" else self.average.module
+
+    @property
+    def judged(self) -> VisionTransformer:
+        """The weights that are evaluated and exported: the average where there is one."""
+        return self.encoder if self.average is None else self.average.module
+
+    def after_step(self, step: int) -> None:
+        """Called after the update of each step: the average moves here."""
+        if self.average is not None:
+            self.average.update(self.encoder, step)
+
+
+def encoder(recipe: Recipe, classes: int) -> VisionTransformer:
+    """The encoder that a recipe describes, with MAE's initial weights where its positions are MAE's too."""
+    e = recipe.encoder
+    return build_encoder(
+        Size(e.width, e.depth, e.heads) if e.width else e.name,
+        image_size=recipe.data.size,
+        patch=e.patch,
+        classes=classes,
+        pool=e.pool,
+        position=e.position,
+        weights="mae" if e.position == "sincos" else "timm",
+        drop_path=e.drop_path,
+    )
 
 
 def idle(module: nn.Module) -> Tensor:
     """A zero that touches each parameter of a module, so that DDP sees a gradient where a step did not need it."""
-    return sum((0.0 * parameter.flatten()[0] for parameter in module.parameters() if parameter.requires_grad), 0.0)
+    touched = [parameter.flatten()[0] for parameter in module.parameters() if parameter.requires_grad]
+    return 0.0 * torch.stack(touched).sum()

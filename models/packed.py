@@ -4,7 +4,8 @@ One matrix (rows, C) holds the tokens of every image group. LayerNorm, qkv, proj
 only attention and drop-path look at the `Layout`. No parameter is added, renamed or reshaped: checkpoints stay timm's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from models.layout import Layout, paired_runs
 from pipeline.errors import InputError
 
 ATTENTIONS = ("sdpa", "varlen")
+Factors = Tensor | None
 
 
 class PackedBlock(Block):
@@ -25,6 +27,7 @@ class PackedBlock(Block):
     """
 
     attention: str = "sdpa"
+    compiler: str | Callable | None = None  # see compile_blocks
 
     def forward(
         self,
@@ -42,14 +45,24 @@ class PackedBlock(Block):
         if layout is None:
             return super().forward(x, attn_mask=attn_mask, is_causal=is_causal)
         kept = layout if heads is None else layout.trimmed(heads)
-        normed = self.norm1(x)
-        if kept.shapes == layout.shapes:
-            y = _attend_all(self.attn, normed, layout, self.attention)
-        else:
-            y = _attend_some(self.attn, normed, kept, layout, self.attention)
-            x = first_tokens(x, kept, layout)
-        x = x + packed_drop_path(self.drop_path1, self.ls1(y), kept)
-        return x + packed_drop_path(self.drop_path2, self.ls2(self.mlp(self.norm2(x))), kept)
+        run = _rows if self.compiler is None else _compiled_rows(self.compiler)
+        drops = (drop_factors(drop_path, x, kept) for drop_path in (self.drop_path1, self.drop_path2))
+        return run(self, x, kept, layout, *drops)
+
+
+def _rows(block: PackedBlock, x: Tensor, kept: Layout, layout: Layout, drop1: Factors, drop2: Factors) -> Tensor:
+    normed = block.norm1(x)
+    if kept.shapes == layout.shapes:
+        y = _attend_all(block.attn, normed, layout, block.attention)
+    else:
+        y = _attend_some(block.attn, normed, kept, layout, block.attention)
+        x = first_tokens(x, kept, layout)
+    x = x + _dropped(block.ls1(y), kept, drop1)
+    return x + _dropped(block.ls2(block.mlp(block.norm2(x))), kept, drop2)
+
+
+def _dropped(y: Tensor, layout: Layout, factors: Factors) -> Tensor:
+    return y if factors is None else y * layout.per_token(factors)
 
 
 def as_packed(vit: VisionTransformer, attention: str = "sdpa") -> VisionTransformer:
@@ -83,11 +96,23 @@ def _plain_parts(vit: VisionTransformer) -> Iterator[tuple[nn.Module, tuple[type
         yield block.attn, (Attention,)
 
 
-def compile_blocks(module: nn.Module) -> None:
-    """Compile each packed block by itself: two graphs serve every group size, a third a group that is empty."""
+def compile_blocks(module: nn.Module, compiler: str | Callable = "inductor") -> None:
+    """Compile the packed path of every block in `module`. All blocks share the graphs, whatever their number and rates.
+
+    A graph is made for each situation: a backward follows or not, all rows or the first, with drop-path or without, and
+    for a group 0 samples, 1, or any other number. The first steps are slow; give them the situations of the run.
+    """
+    # every block counts against one limit, and the situations of a real run are more than torch's default of 8
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     for block in module.modules():
         if isinstance(block, PackedBlock):
-            block.compile(fullgraph=True)
+            block.compiler = compiler
+
+
+@cache
+def _compiled_rows(compiler: str | Callable) -> Callable:
+    # a function of the block, not a method of it: a copied block (a teacher) would go on running the original's weights
+    return torch.compile(_rows, backend=compiler, fullgraph=True)
 
 
 def first_tokens(x: Tensor, kept: Layout, layout: Layout) -> Tensor:
@@ -96,19 +121,20 @@ def first_tokens(x: Tensor, kept: Layout, layout: Layout) -> Tensor:
     return torch.cat([group[:, :tokens].flatten(0, 1) for group, (_, tokens) in groups])
 
 
-def packed_drop_path(drop_path: nn.Module, y: Tensor, layout: Layout) -> Tensor:
-    """Stochastic depth on [rows, C]: one draw a sample, the law of timm's DropPath; 1 in groups that go without."""
+def drop_factors(drop_path: nn.Module, x: Tensor, layout: Layout) -> Factors:
+    """What stochastic depth multiplies a branch with, [samples, 1]: one draw a sample, the law of timm's DropPath; 1 in
+    groups that go without, None where nothing is dropped. Drawn outside the compiled part, which no rate enters."""
     if not isinstance(drop_path, DropPath) or drop_path.drop_prob == 0.0 or not drop_path.training:
-        return y
+        return None
     wanted = layout.drop_path or (True,) * len(layout.shapes)
-    if not any(wanted):
-        return y
-    factors = [
-        sample_factors(drop_path, y, samples) if drop else y.new_ones(samples, 1)
-        for (samples, _), drop in zip(layout.shapes, wanted, strict=True)
-        if samples
-    ]
-    return y * layout.per_token(torch.cat(factors)) if factors else y
+    if layout.samples == 0 or not any(wanted):
+        return None
+    return torch.cat(
+        [
+            sample_factors(drop_path, x, samples) if drop else x.new_ones(samples, 1)
+            for (samples, _), drop in zip(layout.shapes, wanted, strict=True)
+        ]
+    )
 
 
 def sample_factors(drop_path: DropPath, like: Tensor, samples: int) -> Tensor:

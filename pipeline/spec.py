@@ -81,3 +81,14 @@ class Data:
     """Decoding threads; as many as this process may use cores when absent."""
     ahead: int = 3
     """Batches prepared in advance."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The parts of a batch that a method reads; nothing else is decoded, cut or drawn."""
+
+    labelled: bool = False
+    labelled_visible: bool = False
+    unlabelled: bool = False
+    strong: bool = False
+    unlabelled_visible: bool = False

@@ -1,7 +1,7 @@
 """Where a view is cut out of its image: boxes and flips drawn on the host, and the cut itself in torch.
 
-The numba executor's cut is libffcv's area resize (pipeline/kernels.py); the torch one samples each output pixel at
-2 x 2 points, the cheap limit of an area filter. They show the same crop and differ by the filter only.
+The numba executor's cut is libffcv's area resize (pipeline/kernels.py), the torch one the same
+area filter over packed images. They show the same crop, to a grey level, wherever both axes shrink or both grow.
 """
 
 from typing import NamedTuple
@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pipeline import rng
 from pipeline.errors import InputError
@@ -85,50 +84,58 @@ def _resize_then_crop(keys: np.ndarray, heights: np.ndarray, widths: np.ndarray,
     return boxes, np.concatenate([before, after], -1).astype(np.int32)
 
 
-def cut(pixels: Tensor, offsets: Tensor, widths: Tensor, crop: "CutOnDevice", size: int) -> Tensor:
-    """Cut one view of each image out of a packed buffer, without a host sync.
-
-    pixels   u8 [bytes]   images one after another, each [height, width, 3]
-    offsets  i64 [N]      where each begins
-    widths   i64 [N]      pixels in its rows
-    Returns u8 [N, 3, size, size], channels last.
-    """
-    y0, y1, wy = _taps(crop.boxes[:, 0], crop.boxes[:, 2], crop.insets[:, 0], crop.insets[:, 2], size, None)
-    x0, x1, wx = _taps(crop.boxes[:, 1], crop.boxes[:, 3], crop.insets[:, 1], crop.insets[:, 3], size, crop.flips)
-    row, base = 3 * widths[:, None], offsets[:, None]
-    channel = torch.arange(3, device=pixels.device)
-
-    def at(y: Tensor, x: Tensor) -> Tensor:
-        return pixels[((base + y * row)[:, :, None] + 3 * x[:, None, :])[..., None] + channel].float()
-
-    wy, wx = wy[:, :, None, None], wx[:, None, :, None]
-    top = torch.lerp(at(y0, x0), at(y0, x1), wx)
-    bottom = torch.lerp(at(y1, x0), at(y1, x1), wx)
-    sampled = torch.lerp(top, bottom, wy).permute(0, 3, 1, 2)
-    view = F.avg_pool2d(sampled, 2).add_(0.5).to(torch.uint8)
-    return view.contiguous(memory_format=torch.channels_last)
-
-
 class CutOnDevice(NamedTuple):
-    """A Cut as tensors: boxes and insets i64 [N, 4], flips bool [N]."""
+    """A Cut as tensors: boxes and insets i64 [N, 4], flips bool [N]; taps: most pixels under one, down and across."""
 
     boxes: Tensor
     insets: Tensor
     flips: Tensor
+    taps: tuple[int, int]
 
 
-def _taps(start: Tensor, extent: Tensor, before: Tensor, after: Tensor, size: int, flips: Tensor | None):
-    """Two neighbours and their blend for each of 2 * size sampling points along one axis: i64, i64, f32 [N, 2 size]."""
+def taps(cut: Cut, size: int) -> tuple[int, int]:
+    """Most source pixels that one pixel of a view of `size` touches, down and across; known on the host."""
+    inner = size - cut.insets[:, :2] - cut.insets[:, 2:]
+    down, across = np.ceil(cut.boxes[:, 2:] / inner).max(0).astype(int) + 1
+    return int(down), int(across)
+
+
+def cut(pixels: Tensor, offsets: Tensor, widths: Tensor, crop: CutOnDevice, size: int) -> Tensor:
+    """Cut one view of each image out of a packed buffer, without a host sync: each pixel the mean of what it covers.
+
+    pixels   u8 [pixels, 3]   images one after another, each [height, width, 3]
+    offsets  i64 [N]          the pixel at which each begins
+    widths   i64 [N]          pixels in its rows
+    Returns u8 [N, 3, size, size], channels last.
+    """
+    boxes, insets = crop.boxes, crop.insets
+    y, wy = _covered(boxes[:, 0], boxes[:, 2], insets[:, 0], insets[:, 2], size, None, crop.taps[0])
+    x, wx = _covered(boxes[:, 1], boxes[:, 3], insets[:, 1], insets[:, 3], size, crop.flips, crop.taps[1])
+    rows = offsets[:, None, None] + y * widths[:, None, None]
+    view = torch.zeros(len(offsets), size, size, 3, device=pixels.device)
+    for down in range(crop.taps[0]):
+        for across in range(crop.taps[1]):
+            weight = wy[:, :, None, down] * wx[:, None, :, across]
+            view.addcmul_(pixels[rows[:, :, None, down] + x[:, None, :, across]], weight[..., None])
+    return view.add_(0.5).to(torch.uint8).permute(0, 3, 1, 2)
+
+
+def _covered(
+    start: Tensor, extent: Tensor, before: Tensor, after: Tensor, size: int, flips: Tensor | None, taps: int
+) -> tuple[Tensor, Tensor]:
+    """The pixels under each pixel of a view along one axis, and how much of it each covers: i64, f32 [N, size, taps]."""
     out = torch.arange(size, device=start.device)[None]
     if flips is not None:
         out = torch.where(flips[:, None], size - 1 - out, out)
     before, inner = before[:, None], (size - before - after)[:, None]
     inside = (out - before).abs()  # reflection about the first pixel ...
     inside = (inner - 1) - ((inner - 1) - inside).abs()  # ... and about the last
-    quarter = torch.arange(0.25, 1, 0.5, device=start.device)  # two points to a pixel
-    point = (inside[:, :, None] + quarter).flatten(1) * (extent[:, None] / inner) - 0.5
-    last = (extent - 1)[:, None]
-    point = torch.minimum(point.clamp_(min=0), last.float())
-    low = point.long()
-    start = start[:, None]
-    return start + low, start + torch.minimum(low + 1, last), point - low
+    # in units of 1 / inner pixels everything is whole, so no rounding decides which pixel is the first
+    low = inside * extent[:, None]
+    first = low // inner
+    pixel = first[..., None] + torch.arange(taps, device=start.device)
+    low, high = low[..., None], (low + extent[:, None])[..., None]
+    wide = inner[..., None]
+    covered = torch.minimum(high, (pixel + 1) * wide) - torch.maximum(low, pixel * wide)
+    pixel = torch.minimum(pixel, extent[:, None, None] - 1) + start[:, None, None]
+    return pixel, covered.clamp_(min=0) / extent[:, None, None]

@@ -1,0 +1,77 @@
+"""FixMatch on a plain ViT (Sohn et al. 2020; on ViT: Semi-MAE's baseline, Semiformer's objective)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+from torch.nn.functional import cross_entropy
+
+from models.losses import pseudo_label_loss
+from models.method import Guesses, Loss, Method, Moment
+from models.presets import digits_data, digits_encoder, digits_optim, in1k_10pct_data, semiformer_optim
+from models.pseudo_label import pseudo_labels
+from models.recipe import Encoder, Recipe
+from models.vit import Chosen, Whole, classify, encode
+from pipeline.batch import Batch
+from pipeline.spec import Needs
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A label where there is one, a confident guess where there is none."""
+
+    threshold: float = 0.7
+    """Confidence from which a pseudo-label is believed (tau)."""
+    lambda_u: float = 10.0
+    """Weight of the pseudo-labelled loss."""
+    smoothing: float = 0.1
+    """Label smoothing of the labelled loss."""
+    teacher: Literal["self", "average"] = "self"
+    """Who labels: the network itself in eval mode, or its moving average (optim.average)."""
+
+
+@final
+class FixMatch(Method):
+    """L = L_s + lambda_u L_u (Sohn et al. 2020, eq. 3, 4)."""
+
+    needs: ClassVar[Needs] = Needs(labelled=True, unlabelled=True, strong=True)
+
+    def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
+        super().__init__(recipe, classes)
+        self.settings = recipe.method
+        self.teacher(self.settings.teacher)  # refuse at once what would fail at the first pseudo-label
+
+    def forward(self, batch: Batch, now: Moment) -> Loss:
+        known, unknown, s = batch.labelled, batch.unlabelled, self.settings
+        if now.labels_only:
+            (logits,) = classify(self.encoder, encode(self.encoder, [Whole(known.images)]))
+            label = cross_entropy(logits.float(), known.labels, label_smoothing=s.smoothing)
+            return Loss(label, {"label": label.detach()})
+
+        guess = pseudo_labels(self.teacher(s.teacher), unknown.weak, s.threshold)
+        # images whose guess did not pass have exactly zero gradient: they never enter the encoder
+        groups = encode(self.encoder, [Whole(known.images), Chosen(unknown.strong, guess.rows)])
+        logits, strong = classify(self.encoder, groups)
+        label = cross_entropy(logits.float(), known.labels, label_smoothing=s.smoothing)  # eq. 3
+        pseudo = pseudo_label_loss(strong, guess.classes[guess.rows], len(guess.classes))  # eq. 4
+        parts = {"label": label.detach(), "pseudo": pseudo.detach(), "passed": guess.passed.float().mean()}
+        return Loss(label + s.lambda_u * pseudo, parts, Guesses(unknown.ids, guess.classes, guess.passed))
+
+
+def digits() -> Recipe[Settings]:
+    """Embedded digits, 5 labels a class, ViT of 4 x 128: the middle of the ladder, minutes on 2 cores."""
+    return Recipe(
+        Settings(threshold=0.8, lambda_u=1.0, smoothing=0.0, teacher="average"),  # ours, chosen on val
+        digits_data(),
+        digits_encoder(),
+        digits_optim(),
+    )
+
+
+def in1k_10pct() -> Recipe[Settings]:
+    """ImageNet, 10 % of the labels, ViT-S from scratch with Semiformer's settings.  Here: not yet run."""
+    return Recipe(
+        Settings(threshold=0.7, lambda_u=10.0, smoothing=0.1),  # Semiformer code; lambda: Semi-MAE section 4
+        in1k_10pct_data(),
+        Encoder(drop_path=0.1),  # Semiformer code
+        semiformer_optim(),
+    )

@@ -1,0 +1,91 @@
+"""SupMAE: MAE on labelled images, with a classifier on the visible tokens (Liang et al. 2022)."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from models.heads import mlp_head
+from models.method import Loss, Method, Moment
+from models.presets import digits_data, digits_encoder, digits_optim, mae_data, mae_optim
+from models.recipe import Encoder, Recipe
+from models.reconstruction import Reconstruct, Reconstruction
+from models.vit import Part, Whole, encode, evaluating
+from pipeline.batch import Batch
+from pipeline.spec import Needs
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Pixels and classes from the same visible tokens."""
+
+    class_weight: float = 0.01
+    """Weight of the classification loss (Table 2d)."""
+    temperature: float = 10.0
+    """What logits are divided by before the cross-entropy: in the authors' code, not in the paper, and the weight
+    above only makes sense with it."""
+    pool: Literal["avg", "token"] = "avg"
+    """What the head reads: the mean of the visible patches, or the class token (Table 2b)."""
+    layers: int = 2
+    """Layers of the head (Table 2f)."""
+    hidden: int | None = None
+    """Width between them; four times the encoder's when absent (3072 for ViT-B)."""
+    reconstruct: Reconstruct = field(default_factory=lambda: Reconstruct(depth=1, target="norm_pix"))
+    """The decoder: one block (Table 2e), normalised pixels."""
+
+
+@final
+class SupMAE(Method):
+    """L = L_rec + class_weight CE(logits / temperature, y) (section 3)."""
+
+    needs: ClassVar[Needs] = Needs(labelled=True, labelled_visible=True)
+
+    def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
+        super().__init__(recipe, classes=0)  # the timm head stays empty: the classifier is thrown away with the decoder
+        self.settings = recipe.method
+        self.reconstruction = Reconstruction(self.encoder, self.settings.reconstruct)
+        self.head = mlp_head(
+            self.encoder.embed_dim, classes, layers=self.settings.layers, hidden=self.settings.hidden
+        )
+
+    def forward(self, batch: Batch, now: Moment) -> Loss:
+        known, s = batch.labelled, self.settings
+        (partly,) = encode(self.encoder, [Part(known.images, known.visible)])
+        pixels = self.reconstruction(partly, known.images, known.visible)
+        label = cross_entropy(self.head(self.pooled(partly)).float() / s.temperature, known.labels)
+        return Loss(pixels + s.class_weight * label, {"pixels": pixels.detach(), "label": label.detach()})
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """Tokens [N, P + K, C] -> what the head reads, [N, C]."""
+        if self.settings.pool == "token":
+            return tokens[:, 0]
+        return tokens[:, self.encoder.num_prefix_tokens :].mean(1)
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Class scores from every patch, though the head was trained on the visible ones."""
+        with evaluating(self):
+            (tokens,) = encode(self.judged, [Whole(images, pooled=False)])
+            return self.head(self.pooled(tokens))
+
+
+def digits() -> Recipe[Settings]:
+    """Embedded digits, 5 labels a class, ViT of 4 x 128: pre-training on the labelled images alone, a minute."""
+    return Recipe(
+        Settings(reconstruct=Reconstruct(depth=1, width=64, heads=4), class_weight=1.0, temperature=1.0),  # ours
+        digits_data(labelled_view="weak"),
+        digits_encoder(),
+        digits_optim(average=None),
+    )
+
+
+def in1k_b16() -> Recipe[Settings]:
+    """ImageNet, ViT-B/16, 400 epochs, 1-block decoder.  Paper: 83.6 % fine-tuned (Table 1).  Here: not yet run."""
+    return Recipe(
+        Settings(),  # Tables 2b, 2d, 2e, 2f; temperature: the authors' code
+        mae_data(labelled_view="weak"),
+        Encoder("vit_base_patch16_224", position="sincos"),  # as MAE
+        mae_optim(epochs=400, rise_epochs=20, epoch_unit="labelled"),  # authors' code
+    )

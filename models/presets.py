@@ -1,0 +1,87 @@
+"""What recipes of several methods share, each number with its origin."""
+
+from typing import Literal
+
+from models.recipe import Encoder, Optim
+from pipeline.spec import Data, Mask, View
+
+
+def digits_data(labelled_view: Literal["weak", "strong"] = "weak") -> Data:
+    """scikit-learn's digits: 1,197 train, 300 val, 300 test; 5 labels a class. Ours."""
+    return Data(
+        root="data/digits",
+        split="5-per-class",
+        batch=128,
+        ratio=7,  # Semi-MAE section 4
+        size=16,
+        labelled_view=labelled_view,
+        weak=View(crop="resize_then_crop", short_side=1.0, padding=1, flip=False),  # a mirrored digit is another one
+        strong=View(crop="resize_then_crop", short_side=1.0, padding=2, flip=False, augment="usb", erase="cutout"),
+        mask=Mask(ratio=0.5),
+    )
+
+
+def digits_encoder() -> Encoder:
+    """A ViT of 0.8 M parameters on 4 x 4 patches. Ours."""
+    return Encoder(width=128, depth=4, heads=4, patch=4)
+
+
+def digits_optim(average: float | None = 0.99) -> Optim:
+    """2,000 steps. Ours."""
+    return Optim(
+        lr=1e-3, final_lr=1e-5, epochs=2000, rise_epochs=100, epoch_unit="step", weight_decay=0.05, average=average
+    )
+
+
+def in1k_10pct_data() -> Data:
+    """ImageNet with a tenth of its labels, as Semiformer's code feeds it (Semi-MAE: "same data augmentation")."""
+    return Data(
+        root="data/in1k",
+        split="0.10",
+        unlabelled="all",  # Semiformer and FixMatch code; the paper's text: the rest
+        batch=832,  # 8 x (13 + 91), Semiformer code; Semi-MAE gives none
+        ratio=7,  # Semi-MAE section 4
+        labelled_view="strong",  # Semiformer code; Semi-MAE eq. 1 writes the weak view
+        weak=View(crop="resize_then_crop", short_side=256 / 224, padding=4),  # Semiformer code
+        strong=View(scale=(0.08, 1.0), augment="timm", erase="random"),  # Semiformer code
+        mask=Mask(ratio=0.75),  # MAE section 3
+    )
+
+
+def semiformer_optim(epochs: float = 700, labels_only_epochs: float = 100) -> Optim:
+    """100 epochs on labels, 600 semi-supervised, one cosine over both; epochs are passes of the labelled images."""
+    return Optim(
+        lr=1e-3,  # Semi-MAE section 4
+        final_lr=1e-5,  # Semi-MAE section 4
+        epochs=epochs,  # Semi-MAE section 4: 100 + 600
+        labels_only_epochs=labels_only_epochs,
+        rise_epochs=5,  # Semiformer code
+        epoch_unit="labelled",  # Semiformer code
+        weight_decay=0.05,  # Semiformer code
+        betas=(0.9, 0.999),  # Semiformer code
+    )
+
+
+def mae_data(labelled_view: Literal["weak", "strong"] = "weak") -> Data:
+    """ImageNet as MAE pre-trains on it (Table 8)."""
+    return Data(
+        root="data/in1k",
+        batch=4096,  # Table 8
+        labelled_view=labelled_view,
+        weak=View(scale=(0.2, 1.0)),  # MAE code
+        mask=Mask(ratio=0.75),  # Table 8
+    )
+
+
+def mae_optim(epochs: float, rise_epochs: float, epoch_unit: Literal["labelled", "unlabelled"] = "unlabelled") -> Optim:
+    """AdamW as in MAE's Table 8."""
+    return Optim(
+        lr=1.5e-4,
+        lr_batch=256,
+        final_lr=0.0,
+        epochs=epochs,
+        rise_epochs=rise_epochs,
+        epoch_unit=epoch_unit,
+        weight_decay=0.05,
+        betas=(0.9, 0.95),
+    )

@@ -1,0 +1,53 @@
+"""Small sets, decoded once and kept: in main memory for views on the CPU, on the device for views there."""
+
+from typing import final
+
+import numpy as np
+import torch
+
+from pipeline import kernels, libffcv
+from pipeline.backends.base import Backend, Views, check_decoded
+from pipeline.beton import Beton
+from pipeline.on_cpu import start_views
+from pipeline.on_device import Packed, make_views
+from pipeline.plan import Plan
+from pipeline.pool import Pool
+
+
+@final
+class Memory(Backend):
+    """Holds every image of a .beton as pixels; the same views as FFCV, without the decoding."""
+
+    def __init__(self, beton: Beton, size: int, device: torch.device, views_on: str, threads: int | None = None):
+        libffcv.load()
+        self._size, self._device, self._on_cpu = size, device, views_on == "cpu"
+        self.heights, self.widths = beton.heights, beton.widths
+        self._pool = Pool(threads, lambda: kernels.scratch(1, size))
+        ends = np.cumsum(self.heights * self.widths)
+        self._places = np.concatenate([[0], ends[:-1]])
+        pixels = _decode_all(beton, self._pool, self._places, int(ends[-1]))
+        self._flat, self._pixels = pixels.reshape(-1), torch.from_numpy(pixels)
+        if not self._on_cpu:
+            self._pixels = self._pixels.to(device)
+
+    def start(self, plan: Plan) -> Views:
+        ids, places = plan.ids, self._places[plan.ids]
+        if not self._on_cpu:
+            packed = Packed(self._pixels, places, self.widths[ids])
+            return lambda: make_views(packed, plan.stacked, self._size)
+        unused = np.zeros(len(ids), np.int64)
+        source = kernels.Source(self._flat.ctypes.data, 3 * places, unused, self.heights[ids], self.widths[ids], True)
+        wait = start_views(self._pool, source, plan.stacked, self._size, self._device)
+        return lambda: wait()[0]
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+def _decode_all(beton: Beton, pool: Pool, places: np.ndarray, pixels: int) -> np.ndarray:
+    decoded, errors = np.empty((pixels, 3), np.uint8), np.zeros(beton.n, np.int32)
+    flat = decoded.reshape(-1)
+    source = kernels.Source(beton.data.ctypes.data, beton.offsets, beton.sizes, beton.heights, beton.widths, False)
+    pool.start(lambda first, last, _: kernels.decode_packed(first, last, source, flat, places, errors), beton.n)()
+    check_decoded(beton, np.arange(beton.n), errors)
+    return decoded

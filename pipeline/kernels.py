@@ -1,0 +1,110 @@
+"""T0: one image decoded once, and every view of it made, in one compiled call without the GIL."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from pipeline.libffcv import imdecode, resize
+from pipeline.views.erase import CUTOUT_FILL, erase_fill, erase_noise
+from pipeline.views.rand_augment_cpu import apply_ops
+
+
+class Source(NamedTuple):
+    """Where N images' bytes lie: offsets, sizes, heights, widths i64 [N]; `decoded`: they are pixels, not JPEG.
+
+    `address` is where offset 0 is in memory, and the caller keeps that memory: as an array, a read-only map and an
+    ordinary one would be two types, and every kernel compiled twice.
+    """
+
+    address: int
+    offsets: np.ndarray
+    sizes: np.ndarray
+    heights: np.ndarray
+    widths: np.ndarray
+    decoded: bool
+
+
+class Scratch(NamedTuple):
+    """One thread's memory: pixels u8 [bytes of the largest image], inner u8 [S · S · 3], spare u8 [S, S, 3]."""
+
+    pixels: np.ndarray
+    inner: np.ndarray
+    spare: np.ndarray
+
+
+def scratch(largest: int, size: int) -> Scratch:
+    """Scratch for images of up to `largest` pixels and views of `size`."""
+    return Scratch(
+        np.empty(3 * largest + 64, np.uint8), np.empty(3 * size * size, np.uint8), np.empty((size, size, 3), np.uint8)
+    )
+
+
+@njit(nogil=True, cache=True)
+def decode_into(source, i, target):
+    """Decode image i to the address `target`; returns libffcv's error code, 0 where all is well."""
+    jpeg, height, width = source.address + source.offsets[i], source.heights[i], source.widths[i]
+    return imdecode(jpeg, source.sizes[i], height, width, target, height, width, 0, 0, 1, 1, False, False)
+
+
+@njit(nogil=True, cache=True)
+def decode_packed(first, last, source, packed, places, errors):
+    """T2's share: images first..last-1 decoded into `packed` u8 [bytes], each at its pixel `places` (i64 [N])."""
+    for i in range(first, last):
+        errors[i] = decode_into(source, i, packed.ctypes.data + 3 * places[i])
+
+
+@njit(nogil=True, cache=True)
+def make_views(first, last, source, plan, out, errors, scratch):
+    """Views of images first..last-1 as `plan` (pipeline.plan.Stacked) says: out u8 [V, N, S, S, 3], errors i32 [N]."""
+    size = out.shape[2]
+    for i in range(first, last):
+        pixels = scratch.pixels.ctypes.data
+        if source.decoded:
+            pixels = source.address + source.offsets[i]
+        else:
+            errors[i] = decode_into(source, i, pixels)
+        for v in range(out.shape[0]):
+            view = out[v, i]
+            _cut(pixels, source.heights[i], source.widths[i], plan.boxes[v, i], plan.insets[v, i], size, view, scratch)
+            if plan.flips[v, i]:
+                _flip(view)
+            apply_ops(view, plan.ops[v, i], plan.args[v, i], plan.nearest[v], plan.fill[v], scratch.spare)
+            if plan.noisy[v]:
+                erase_noise(view, plan.erased[v, i], plan.noise[v, i])
+            else:
+                erase_fill(view, plan.erased[v, i], CUTOUT_FILL)
+
+
+@njit(nogil=True, cache=True)
+def _cut(pixels, height, width, box, insets, size, out, scratch):
+    top, left = box[0], box[1]
+    before_y, before_x, after_y, after_x = insets[0], insets[1], insets[2], insets[3]
+    if before_y + before_x + after_y + after_x == 0:
+        resize(0, pixels, height, width, top, top + box[2], left, left + box[3], out.ctypes.data, size, size)
+        return
+    inner_y, inner_x = size - before_y - after_y, size - before_x - after_x
+    inner = scratch.inner
+    resize(0, pixels, height, width, top, top + box[2], left, left + box[3], inner.ctypes.data, inner_y, inner_x)
+    for y in range(size):
+        row = _reflect(y - before_y, inner_y) * inner_x
+        for x in range(size):
+            at = 3 * (row + _reflect(x - before_x, inner_x))
+            for c in range(3):
+                out[y, x, c] = inner[at + c]
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _reflect(at, n):
+    at = abs(at)
+    return (n - 1) - abs((n - 1) - at)
+
+
+@njit(nogil=True, cache=True)
+def _flip(view):
+    size = view.shape[1]
+    for y in range(view.shape[0]):
+        row = view[y]
+        for x in range(size // 2):
+            for c in range(3):
+                row[x, c], row[size - 1 - x, c] = row[size - 1 - x, c], row[x, c]

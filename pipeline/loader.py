@@ -1,0 +1,129 @@
+"""Batches, prepared ahead: order -> plan -> back-end -> Batch.
+
+The loader's whole state is the number of the next batch. What was prepared and not yet handed out is drawn again,
+identically, by whoever resumes.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+
+from pipeline.backends.base import Backend
+from pipeline.batch import Batch, Labelled, Unlabelled
+from pipeline.order import Order, Picks
+from pipeline.plan import Plan, Wanted, draw
+from pipeline.views.rand_augment_torch import send
+
+PLANNERS = 2  # one batch's plan is drawn while another's images decode
+
+
+@dataclass(frozen=True, eq=False)
+class Feed:
+    """What a loader hands out.
+
+    order                which images
+    labels               i64 [n], -1 where a label is hidden (pipeline.split.known_labels)
+    labelled, unlabelled the views of each stream; None where a method has no use for it
+    chunks, first_chunk  slices of a step over all ranks (ranks x micro-batches), and this rank's first
+    micro                micro-batches of this rank in a step
+    """
+
+    order: Order
+    labels: np.ndarray
+    labelled: Wanted | None
+    unlabelled: Wanted | None
+    seed: int = 0
+    chunks: int = 1
+    first_chunk: int = 0
+    micro: int = 1
+
+
+@final
+class Loader:
+    """Endless micro-batches from `step` on; `wait_s` counts the seconds its caller has waited for them."""
+
+    def __init__(self, feed: Feed, backend: Backend, device: torch.device, step: int = 0, ahead: int = 3):
+        self._feed, self._backend, self._device, self._ahead = feed, backend, device, ahead
+        self._next = step * feed.micro
+        self._pending: deque[Future[tuple[Batch, torch.cuda.Event | None]]] = deque()
+        self._planners = ThreadPoolExecutor(PLANNERS, thread_name_prefix="plan")
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.wait_s = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        while len(self._pending) < self._ahead:
+            self._pending.append(self._planners.submit(self._prepare, self._next))
+            self._next += 1
+        began = time.perf_counter()
+        batch, ready = self._pending.popleft().result()
+        self.wait_s += time.perf_counter() - began
+        if ready is not None:
+            _hand_over(batch, ready, self._device)
+        return batch
+
+    def close(self) -> None:
+        """Drop what was prepared and join every thread."""
+        for future in self._pending:
+            future.cancel()
+        self._planners.shutdown(wait=True, cancel_futures=True)
+        self._backend.close()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _prepare(self, number: int) -> tuple[Batch, torch.cuda.Event | None]:
+        feed = self._feed
+        step, micro = divmod(number, feed.micro)
+        labelled, unlabelled = feed.order.at(step, feed.first_chunk + micro, feed.chunks)
+        plans = [self._plan(feed.labelled, labelled), self._plan(feed.unlabelled, unlabelled)]
+        views = [None if plan is None else self._backend.start(plan) for plan in plans]
+        with torch.cuda.stream(self._copies):  # no effect where there is no GPU
+            made = [None if view is None else view() for view in views]
+            batch = Batch(step, self._labelled(plans[0], made[0]), self._unlabelled(plans[1], made[1])).check()
+            return batch, None if self._copies is None else self._copies.record_event()
+
+    def _plan(self, wanted: Wanted | None, picks: Picks | None) -> Plan | None:
+        if wanted is None or picks is None:
+            return None
+        b = self._backend
+        return draw(wanted, picks, b.heights[picks.ids], b.widths[picks.ids], self._feed.seed)
+
+    def _labelled(self, plan: Plan | None, views: list[torch.Tensor] | None) -> Labelled | None:
+        if plan is None:
+            return None
+        labels = self._feed.labels[plan.ids]
+        assert (labels >= 0).all(), "an image without a known label is in the labelled pool"
+        return Labelled(self._send(plan.ids), views[0], self._send(labels), self._visible(plan))
+
+    def _unlabelled(self, plan: Plan | None, views: list[torch.Tensor] | None) -> Unlabelled | None:
+        if plan is None:
+            return None
+        return Unlabelled(self._send(plan.ids), visible=self._visible(plan), **dict(zip(plan.names, views, strict=True)))
+
+    def _visible(self, plan: Plan) -> torch.Tensor | None:
+        return None if plan.visible is None else self._send(plan.visible)
+
+    def _send(self, array: np.ndarray) -> torch.Tensor:
+        return send(array, self._device)
+
+
+def _hand_over(batch: Batch, ready: torch.cuda.Event, device: torch.device) -> None:
+    """Make the caller's stream wait for the copies (the host does not), and keep their memory until it is done."""
+    stream = torch.cuda.current_stream(device)
+    stream.wait_event(ready)
+    for part in (batch.labelled, batch.unlabelled):
+        for tensor in vars(part).values() if part is not None else ():
+            if tensor is not None:
+                tensor.record_stream(stream)

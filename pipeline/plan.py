@@ -1,0 +1,126 @@
+"""What happens to each image: every random choice of a batch, drawn on the host before anything is decoded.
+
+A plan depends on (seed, pass, image id, view) and on nothing else: not on rank, worker, back-end or place in the batch.
+Executors (numba on the CPU, torch on a GPU) only carry it out, so all of them show the same views.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline import rng
+from pipeline.errors import InputError
+from pipeline.order import Picks
+from pipeline.spec import Mask, View
+from pipeline.views import colour_jitter, crop_flip, erase, mask_block, mask_grid, mask_random, rand_augment
+
+MASKS = {"random": mask_random.draw, "block": mask_block.draw, "grid": mask_grid.draw}
+
+
+class Stacked(NamedTuple):
+    """V views of N images, one array each, as the kernels take them.
+
+    boxes, insets i32 [V, N, 4], flips bool [V, N]      where to cut (pipeline.views.crop_flip)
+    ops i8 [V, N, L], args f32 [V, N, L]                what to change (pipeline.views.rand_augment)
+    nearest bool [V], fill u8 [V, 3]                    how geometry reads between and beyond pixels
+    erased i32 [V, N, 4], noise u64 [V, N]              what to erase, and its noise (pipeline.views.erase)
+    noisy bool [V]                                      erase with noise instead of grey
+    """
+
+    boxes: np.ndarray
+    insets: np.ndarray
+    flips: np.ndarray
+    ops: np.ndarray
+    args: np.ndarray
+    nearest: np.ndarray
+    fill: np.ndarray
+    erased: np.ndarray
+    noise: np.ndarray
+    noisy: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """ids i64 [N]; names of the V views; their choices; visible i64 [N, K] where a mask was asked for."""
+
+    ids: np.ndarray
+    names: tuple[str, ...]
+    stacked: Stacked
+    visible: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The views of one stream: by name, with the RNG stream that keeps their numbers apart; all of one size."""
+
+    views: Mapping[str, tuple[View, int]]
+    size: int
+    mask: Mask | None = None
+    patch: int = 16
+
+    @property
+    def visible(self) -> int:
+        """Patches that stay visible in each image."""
+        return visible_patches(self.mask, self.size // self.patch) if self.mask else 0
+
+
+def visible_patches(mask: Mask, grid: int) -> int:
+    """MAE's count, floor(L (1 - ratio)) of the L = grid² patches; InputError where nothing would be left, or hidden."""
+    total = grid * grid
+    visible = int(total * (1 - mask.ratio) + 1e-9)  # 0.8 of 10 is 8, not 7.999...
+    if not 0 < visible < total:
+        raise InputError(f"mask ratio {mask.ratio:g} leaves {visible} of {total} patches visible; choose between 0 and 1")
+    return visible
+
+
+def draw(wanted: Wanted, picks: Picks, heights: np.ndarray, widths: np.ndarray, seed: int) -> Plan:
+    """Draw everything random about the picked images, whose sizes are heights and widths (i64 [N])."""
+    views = [
+        _draw_view(view, rng.keys(seed, picks.passes, picks.ids, stream), heights, widths, wanted.size)
+        for view, stream in wanted.views.values()
+    ]
+    visible = None
+    if wanted.mask:
+        stream = next(iter(wanted.views.values()))[1]
+        keys = rng.derive(rng.keys(seed, picks.passes, picks.ids, rng.MASK), stream)
+        visible = MASKS[wanted.mask.kind](keys, wanted.size // wanted.patch, wanted.visible)
+    return Plan(picks.ids, tuple(wanted.views), _stack(views), visible)
+
+
+def _draw_view(view: View, keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, size: int) -> Stacked:
+    cut = crop_flip.draw(view, rng.derive(keys, 1), heights, widths, size)
+    ops = [rand_augment.Ops(np.zeros((len(keys), 0), np.int8), np.zeros((len(keys), 0), np.float32))]
+    sampling = rand_augment.SAMPLING["timm" if view.augment == "none" else view.augment]
+    if view.jitter:
+        ops.append(colour_jitter.draw(rng.derive(keys, 2), *view.jitter, probability=view.jitter_probability))
+    if view.augment != "none":
+        ops.append(rand_augment.draw(view.augment, rng.derive(keys, 3), size))
+    erased = _draw_erased(view, rng.derive(keys, 4), size)
+    return Stacked(
+        *cut,
+        np.concatenate([each.ops for each in ops], 1),
+        np.concatenate([each.args for each in ops], 1),
+        np.array(sampling.nearest),
+        np.array(sampling.fill, np.uint8),
+        erased,
+        erase.noise_keys(keys),
+        np.array(view.erase == "random"),
+    )
+
+
+def _draw_erased(view: View, keys: np.ndarray, size: int) -> np.ndarray:
+    if view.erase == "none":
+        return np.zeros((len(keys), 4), np.int32)
+    return (erase.draw_cutout if view.erase == "cutout" else erase.draw_erasing)(keys, size)
+
+
+def _stack(views: list[Stacked]) -> Stacked:
+    layers = max(view.ops.shape[1] for view in views)
+
+    def padded(a: np.ndarray) -> np.ndarray:
+        return np.pad(a, ((0, 0), (0, layers - a.shape[1])))
+
+    even = [view._replace(ops=padded(view.ops), args=padded(view.args)) for view in views]
+    return Stacked(*(np.stack(arrays) for arrays in zip(*even, strict=True)))

@@ -1,0 +1,98 @@
+"""The data of one run: a file, the labels that may be seen, the pools, and the feed that a loader is built on."""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from pipeline import rng
+from pipeline.beton import Beton
+from pipeline.errors import InputError
+from pipeline.loader import Feed
+from pipeline.open import open_data
+from pipeline.order import Order, shares
+from pipeline.plan import Wanted
+from pipeline.spec import Data, Needs, View
+from pipeline.split import known_labels, load_split
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What a method may learn from.
+
+    labels      i64 [n]   -1 wherever the split hides the label: nothing else in the process holds it
+    labelled    i64 [L]   ids of the labelled pool, or None where the method reads no labels
+    unlabelled  i64 [U]   ids of the unlabelled pool, or None
+    batches     images of a step from each pool, over all devices
+    """
+
+    beton: Beton
+    split: str | None
+    labels: np.ndarray
+    labelled: np.ndarray | None
+    unlabelled: np.ndarray | None
+    batches: tuple[int, int]
+    fingerprint: dict[str, str | None]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order; empty for a file without labels."""
+        return self.beton.manifest.classes or ()
+
+
+def open_task(data: Data, needs: Needs) -> Task:
+    """Open the training file of a recipe and hide the labels that its split does not show.
+
+    Raises InputError if file, split or labels are missing or do not fit each other, or a pool is empty.
+    """
+    beton = open_data(data, data.train)
+    split = load_split(beton, data.split) if data.split and needs.labelled else None
+    labels = known_labels(beton, split) if needs.labelled else np.full(beton.n, -1)
+    labelled, unlabelled = np.flatnonzero(labels >= 0), np.arange(beton.n)
+    if data.unlabelled == "rest":
+        unlabelled = np.flatnonzero(labels < 0)
+    if needs.labelled and not len(labelled):
+        raise InputError(f"{beton.path} has no labelled image and the method needs some; see data.split")
+    if needs.unlabelled and not len(unlabelled):
+        raise InputError(f"data.unlabelled is rest, but every image of {beton.path} has a known label; set data.split")
+    return Task(
+        beton,
+        data.split if split else None,
+        labels,
+        labelled if needs.labelled else None,
+        unlabelled if needs.unlabelled else None,
+        shares(data.batch, data.ratio, needs.labelled, needs.unlabelled),
+        {"train": beton.digest, "split": split.digest if split else None, "unlabelled": data.unlabelled},
+    )
+
+
+def feed(
+    task: Task, data: Data, needs: Needs, patch: int, seed: int, labels_only_steps: int, rank: int, ranks: int, micro: int
+) -> Feed:
+    """The feed of one of `ranks` processes that cuts its share of each step into `micro` micro-batches."""
+    order = Order(seed, task.labelled, task.unlabelled, *task.batches, labels_only_steps)
+    return Feed(
+        order,
+        task.labels,
+        wanted_labelled(data, patch, needs.labelled_visible) if needs.labelled else None,
+        wanted_unlabelled(data, patch, needs.strong, needs.unlabelled_visible) if needs.unlabelled else None,
+        seed,
+        chunks=ranks * micro,
+        first_chunk=rank * micro,
+        micro=micro,
+    )
+
+
+def wanted_labelled(data: Data, patch: int, visible: bool) -> Wanted:
+    """The labelled stream's one view."""
+    view = data.weak if data.labelled_view == "weak" else data.strong
+    return Wanted({"images": (view, rng.LABELLED)}, data.size, data.mask if visible else None, patch)
+
+
+def wanted_unlabelled(data: Data, patch: int, strong: bool, visible: bool) -> Wanted:
+    """The unlabelled stream's weak view, its strong one where asked for, and the weak view's visible patches."""
+    views: dict[str, tuple[View, int]] = {"weak": (data.weak, rng.WEAK)}
+    if strong:
+        views["strong"] = (data.strong, rng.STRONG)
+    return Wanted(views, data.size, data.mask if visible else None, patch)
