@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 INK, SOFT, LINE = "#1d2733", "#5b6875", "#dfe4e9"
 COLOURS = "#2f6690", "#d1603d", "#3a9679", "#8d5a97", "#c9a227", "#5b6875", "#9c3848"
 RIGHT, WRONG, UNKNOWN = COLOURS[2], COLOURS[1], "#aab4be"
+FLAT, TALL, WIDE = (5.0, 3.0), (5.0, 4.3), (7.2, 3.0)
+"""Inches; at 180 dots each, the first two stand side by side on a wide page."""
 Row = dict
 Series = dict[str, tuple[list[float], list[float]]]
 
@@ -39,11 +41,13 @@ def evaluations(rows: Sequence[Row]) -> Series:
     return series([row for row in rows if "evaluation" in row], shares)
 
 
-def curves(lines: Series, *, percent: bool = False, log: bool = False, points: bool = False) -> bytes | None:
+def curves(
+    lines: Series, *, percent: bool = False, log: bool = False, points: bool = False, tall: bool = False
+) -> bytes | None:
     """Lines over the step. log: a logarithmic axis where values span more than a factor of 20."""
     if not lines:
         return None
-    figure, axes = _axes()
+    figure, axes = _axes(TALL if tall else FLAT)
     for (name, (steps, values)), colour in zip(lines.items(), _colours(len(lines)), strict=True):
         numbers = np.asarray(values) * (100 if percent else 1)
         dots = "o" if points or len(steps) < 12 else None
@@ -51,6 +55,8 @@ def curves(lines: Series, *, percent: bool = False, log: bool = False, points: b
     flat = np.concatenate([values for _, values in lines.values()])
     if log and flat.min() > 0 and flat.max() > 20 * flat.min():
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.tick_params(axis="y", which="minor", left=False, labelleft=False)
     elif flat.min() >= 0:
         axes.set_ylim(bottom=0)
     if percent:
@@ -70,7 +76,7 @@ def classes(passed: np.ndarray, confusion: np.ndarray | None, names: Sequence[st
     judged = np.zeros_like(passed) if confusion is None else confusion.sum(0)
     many = len(passed) > 40
     order = np.argsort(-passed, kind="stable") if many else np.arange(len(passed))
-    figure, axes = _axes(wide=True)
+    figure, axes = _axes(WIDE)
     base, place = np.zeros(len(passed)), np.arange(len(passed))
     for name, part, colour in (
         ("right", right, RIGHT),
@@ -98,7 +104,7 @@ def confusions(confusion: np.ndarray, names: Sequence[str]) -> bytes | None:
     if confusion.sum() == 0 or len(names) > 20:
         return None
     shares = confusion / np.maximum(1, confusion.sum(1, keepdims=True))
-    figure, axes = _axes(square=True)
+    figure, axes = _axes(TALL)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
         if share >= 0.005:
@@ -113,16 +119,16 @@ def confusions(confusion: np.ndarray, names: Sequence[str]) -> bytes | None:
     return _png(figure)
 
 
-def _axes(*, wide: bool = False, square: bool = False) -> "tuple[Figure, Axes]":
+def _axes(inches: tuple[float, float]) -> "tuple[Figure, Axes]":
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # a second's import, for reports only
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.4, 3.2) if wide else (5.0, 4.4) if square else (5.0, 3.0), dpi=180, layout="constrained")
+    figure = Figure(figsize=inches, dpi=180, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(LINE)
-    axes.tick_params(colors=SOFT, labelsize=9)
+    axes.tick_params(colors=SOFT, labelsize=9, length=3)
     axes.grid(axis="y", color=LINE, lw=0.8)
     axes.set_axisbelow(True)
     return figure, axes

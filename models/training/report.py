@@ -109,7 +109,7 @@ def _curves(steps: Sequence[dict], scores: figures.Series) -> list[Picture]:
     return _pictures(
         (
             "Loss",
-            "The total and its parts before weighting; means over each logging interval.",
+            "The total and its parts; means over each logging interval.",
             figures.curves(parts, log=True),
         ),
         ("Evaluation", "On images that were not learned from.", figures.curves(scores, percent=True, points=True)),
@@ -135,7 +135,7 @@ def _pseudo(steps: Sequence[dict], tally: Tally | None, class_names: Sequence[st
     return [
         Text(said + "."),
         *_pictures(
-            ("Over time", caption, figures.curves(shares, percent=True)),
+            ("Over time", caption, figures.curves(shares, percent=True, tall=True)),
             (
                 "Confusion",
                 "Per cent of each true class.",

@@ -1,0 +1,145 @@
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.training import figures
+from models.training.render import Folded, Picture, Section, Table, Text, html, markdown
+from models.training.report import speed, verdict, write_report
+from tests.models.training.synthetic import picture, report, rows
+
+
+class Reader(HTMLParser):
+    """Collects text, sources and tags that stay open, as a browser would meet them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.sources, self.tags, self.text = [], [], set(), ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.sources += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("run")
+    report(made)
+    return made
+
+
+def test_the_page_needs_nothing_else(folder: Path) -> None:
+    text = (folder / "report.html").read_text()
+    page = Reader(text)
+    assert page.open == []
+    assert "://" not in text
+    assert len(page.sources) == 10
+    for source in page.sources:
+        head, _, content = source.partition(",")
+        assert head == "data:image/png;base64"
+        Image.open(io.BytesIO(base64.b64decode(content))).verify()
+
+
+def test_the_page_says_what_was_trained_and_measured(folder: Path) -> None:
+    text = Reader((folder / "report.html").read_text()).text
+    for said in (
+        "semi_mae:digits",
+        "300 steps",
+        "2 min 03 s",
+        "Final accuracy top1 92.7%",
+        "k nearest neighbours",
+        "0.9001",
+    ):
+        assert said in text
+    for section in ("Results", "Curves", "Pseudo-labels", "Throughput", "Environment", "Reconstructions"):
+        assert section in text
+    assert '"threshold": 0.7' in text  # the recipe
+
+
+def test_the_markdown_shows_the_same_pictures(folder: Path) -> None:
+    text = (folder / "report.md").read_text()
+    links = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)
+    assert len(links) == 10
+    for link in links:
+        Image.open(folder / link).verify()
+    inside = [source.partition(",")[2] for source in Reader((folder / "report.html").read_text()).sources]
+    assert [base64.b64encode((folder / link).read_bytes()).decode() for link in links] == inside
+    assert "| k nearest neighbours | 0.9001 |" in text
+
+
+def test_names_cannot_become_markup(tmp_path: Path) -> None:
+    bad = "<script>alert('&')</script>"
+    blocks = [Text(bad), Table((bad,), ((bad,),)), Folded(bad, bad), Picture(bad, bad, picture().png)]
+    page = Reader(html(bad, [Section(bad, blocks)]))
+    assert "script" not in page.tags
+    assert page.text.count(bad) >= 8
+    markdown(bad, [Section(bad, blocks)], tmp_path / "pictures")
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["01-script-alert-script.png"]
+
+
+def test_a_run_without_a_row_still_has_a_report(tmp_path: Path) -> None:
+    path = write_report(tmp_path, recipe_name="mae:digits", rows=[], final=[], pictures=[], verdict="")
+    assert "No step has been logged" in path.read_text()
+
+
+def test_a_method_without_pseudo_labels_has_no_such_section(tmp_path: Path) -> None:
+    plain = [{key: value for key, value in row.items() if key != "pseudo"} for row in rows()]
+    path = write_report(tmp_path, recipe_name="mae:digits", rows=plain, final=[], pictures=[], verdict="Fast.")
+    assert "Pseudo-labels" not in path.read_text()
+    assert "Fast." in path.read_text()
+
+
+def test_many_classes_are_shown_without_a_confusion(tmp_path: Path) -> None:
+    text = Reader(report(tmp_path, classes=100).read_text()).text
+    assert "Per class" in text
+    assert "Confusion" not in text
+
+
+@pytest.mark.parametrize(
+    ("wait", "said"),
+    [(0.0, "never short"), (0.029, "never short"), (0.1, "1,111"), (0.5, "limited by the data path, up to 2,000")],
+)
+def test_the_verdict_says_who_waited(wait: float, said: str) -> None:
+    sentence = verdict(1000.0, wait)
+    assert said in sentence
+    assert sentence.count(".") - sentence.count(f"{wait:.1%}") == 1
+    assert f"{wait:.1%}" in sentence
+
+
+def test_speed_is_the_median_of_timed_rows() -> None:
+    timings = [(10.0, 0.1), (None, 0.0), (1000.0, 0.5), (20.0, 0.2)]
+    made = [{"step": 1, "timing": {"images_per_s": i, "wait_share": w}} for i, w in timings]
+    assert speed([*made, {"step": 1, "evaluation": "accuracy", "values": {}}]) == (20.0, 0.2)
+    assert speed([]) == (0.0, 0.0)
+
+
+def test_series_leave_out_what_a_row_does_not_have() -> None:
+    made = [{"step": 1, "parts": {"a": 1.0}}, {"step": 2, "parts": {"a": None, "b": 2.0}}, {"step": 3}]
+    assert figures.series(made, lambda row: row.get("parts")) == {"a": ([1], [1.0]), "b": ([2], [2.0])}
+
+
+def test_only_shares_are_drawn_as_evaluations() -> None:
+    drawn = figures.evaluations(rows())
+    assert drawn.keys() >= {"accuracy top1", "accuracy top5"}
+    assert all(0 <= value <= 1 for _, values in drawn.values() for value in values)
+
+
+def test_there_is_no_figure_of_nothing() -> None:
+    none = np.zeros(3, dtype=np.int64)
+    assert figures.curves({}) is None
+    assert figures.classes(none, None, "abc") is None
+    assert figures.confusions(np.zeros((3, 3)), "abc") is None
