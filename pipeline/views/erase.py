@@ -16,6 +16,8 @@ from pipeline.views.rand_augment_torch import CHUNK, send
 
 CUTOUT_FILL = (125, 123, 114)  # USB's randaugment.py, CutoutAbs
 MEAN = (124, 116, 104)  # timm's mode "const": 0 after normalisation
+u64 = np.uint64
+_GOLDEN, _SHIFTS, _MULTIPLIERS = rng.GOLDEN, rng.SHIFTS, rng.MULTIPLIERS
 _CUTOUT, _ERASING, _NOISE = 0xC07, 0xE7A5E, 0x4015E  # tags
 
 # Noise: N(0, 1) after normalisation is mean + std · z in levels. Here z is the sum of three 7-bit uniforms (spread 64
@@ -73,30 +75,39 @@ def noise_keys(keys: np.ndarray) -> np.ndarray:
 def erase_fill(image, box, fill):
     """Fill one box of u8 [S, S, 3] with a colour u8 [3], in place."""
     top, left, height, width = box
+    red, green, blue = fill[0], fill[1], fill[2]
     for y in range(top, top + height):
-        for x in range(left, left + width):
-            image[y, x, 0], image[y, x, 1], image[y, x, 2] = fill[0], fill[1], fill[2]
+        row = image[y].reshape(image.shape[1] * 3)[left * 3 :]
+        for x in range(width):
+            i = u64(x) * u64(3)
+            row[i], row[i + u64(1)], row[i + u64(2)] = red, green, blue
 
 
 @njit(nogil=True, cache=True)
 def erase_noise(image, box, key):
     """Fill one box of u8 [S, S, 3] with normal noise, in place; key u64 from noise_keys."""
     top, left, height, width = box
+    size = image.shape[1]
     for y in range(top, top + height):
-        for x in range(left, left + width):
-            z = np.uint64(key) + np.uint64(y * image.shape[1] + x + 1) * np.uint64(rng.GOLDEN)
-            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            z = z ^ (z >> np.uint64(31))
-            for channel in range(3):
-                seven = (
-                    (z & np.uint64(127))
-                    + ((z >> np.uint64(7)) & np.uint64(127))
-                    + ((z >> np.uint64(14)) & np.uint64(127))
-                )
-                level = (_BASE[channel] + _STEP[channel] * np.int64(seven)) >> 16
-                image[y, x, channel] = min(max(level, 0), 255)
-                z = z >> np.uint64(21)
+        row = image[y].reshape(size * 3)[left * 3 :]
+        first = u64(key) + u64(y * size + left + 1) * u64(_GOLDEN)
+        for x in range(width):
+            z = first + u64(x) * u64(_GOLDEN)
+            z = (z ^ (z >> u64(_SHIFTS[0]))) * u64(_MULTIPLIERS[0])
+            z = (z ^ (z >> u64(_SHIFTS[1]))) * u64(_MULTIPLIERS[1])
+            z = z ^ (z >> u64(_SHIFTS[2]))
+            i = u64(x) * u64(3)
+            row[i] = _noise_level(z, _BASE[0], _STEP[0])
+            row[i + u64(1)] = _noise_level(z >> u64(21), _BASE[1], _STEP[1])
+            row[i + u64(2)] = _noise_level(z >> u64(42), _BASE[2], _STEP[2])
+
+
+@njit(nogil=True, cache=True)
+def _noise_level(bits, base, step):
+    low = np.uint32(bits & u64(0x1FFFFF))
+    total = np.int32((low & np.uint32(127)) + ((low >> np.uint32(7)) & np.uint32(127)) + (low >> np.uint32(14)))
+    level = np.int32(np.int32(np.int32(base) + np.int32(np.int32(step) * total)) >> np.int32(16))
+    return np.uint8(min(max(level, np.int32(0)), np.int32(255)))
 
 
 def erase(images: Tensor, boxes: np.ndarray, fill: tuple[int, int, int] | np.ndarray) -> Tensor:

@@ -32,7 +32,8 @@ def map_levels(flat, op, arg):
     else:
         added = np.int16(arg)
         for i in range(flat.size):
-            flat[i] = min(np.int16(flat[i]) + added, 255) if flat[i] < 128 else flat[i]
+            level = min(np.int16(np.int16(flat[i]) + added), np.int16(255))
+            flat[i] = np.uint8(level) if flat[i] < 128 else flat[i]
 
 
 @njit(nogil=True, cache=True)

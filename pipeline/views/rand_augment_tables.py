@@ -10,7 +10,7 @@ from pipeline.views import rand_augment as ra
 ONE = 65536  # 16.16 fixed point, as in Pillow's Geometry.c
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True)
 def blend(low, high, factor):
     """Pillow's Image.blend of two levels in f32: low + factor · (high - low), clipped, truncated; u8."""
     value = np.float32(low) + factor * (np.float32(high) - np.float32(low))
@@ -61,7 +61,7 @@ def affine(op, arg, size):
     return _fixed(a), _fixed(b), _fixed(c), _fixed(d), _fixed(e), _fixed(f)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True)
 def _fixed(value):
     return math.floor(value * ONE + 0.5)
 

@@ -55,15 +55,8 @@ def apply_ops(images: Tensor, plan: ra.Ops, *, nearest: bool, fill: tuple[int, i
 
 
 _FAMILIES = (
-    ra.GEOMETRY,
-    _FIXED,
-    (ra.CONTRAST,),
-    (ra.AUTOCONTRAST,),
-    (ra.EQUALIZE,),
-    (ra.COLOUR,),
-    (ra.SHARPNESS,),
-    (ra.HUE,),
-)
+    ra.GEOMETRY, _FIXED, (ra.CONTRAST,), (ra.AUTOCONTRAST,), (ra.EQUALIZE,), (ra.COLOUR,), (ra.SHARPNESS,), (ra.HUE,),
+)  # fmt: skip
 
 
 def _families(ops: np.ndarray) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:

@@ -84,6 +84,13 @@ def test_noise_is_the_same_in_numba_and_torch_and_depends_on_key_and_pixel_alone
     np.testing.assert_array_equal(batch[0][part], whole[part])
 
 
+@pytest.mark.gpu
+def test_a_gpu_draws_the_same_noise():
+    boxes, noise = erase.draw_erasing(keys(40), SIZE, probability=1), erase.noise_keys(keys(40))
+    on_gpu = erase.erase(torch.from_numpy(grey(40)).cuda().permute(0, 3, 1, 2), boxes, noise)
+    np.testing.assert_array_equal(on_gpu.permute(0, 2, 3, 1).cpu().numpy(), by_torch(grey(40), boxes, noise))
+
+
 def test_noise_looks_like_the_clipped_normal_that_timm_draws():
     n = 40
     box = np.tile(np.array([[0, 0, SIZE, SIZE]], np.int32), (n, 1))

@@ -2,7 +2,7 @@ import random
 
 import numpy as np
 import pytest
-from timm.data import auto_augment
+from timm.data import auto_augment, create_transform
 from torchvision.transforms import RandAugment
 
 from pipeline import rng
@@ -71,7 +71,8 @@ def test_timm_draws_what_timm_draws():
         )
         for name in auto_augment._RAND_INCREASING_TRANSFORMS
     ]
-    transform = auto_augment.rand_augment_transform("rand-m9-mstd0.5-inc1", {"img_mean": (124, 116, 104)})
+    whole = create_transform(224, is_training=True, auto_augment="rand-m9-mstd0.5-inc1")
+    (transform,) = (step for step in whole.transforms if isinstance(step, auto_augment.RandAugment))
     assert transform.num_layers == plan.ops.shape[1] == 2
     assert {op.prob for op in transform.ops} == {0.5}
     assert_frequent(plan, {ra.IDENTITY: 0.5, **{ra.NAMES.index(name): 1 / 30 for name in names}})

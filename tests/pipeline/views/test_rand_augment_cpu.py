@@ -134,6 +134,18 @@ def test_the_torch_executor_takes_any_storage_and_leaves_its_input_alone(monkeyp
     assert torch.equal(rand_augment_torch.apply_ops(first, plan, nearest=False, fill=FILL), expected)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("nearest", [True, False])
+def test_a_gpu_gives_the_same_bits_as_the_cpu(nearest: bool):
+    n = 40 * len(ra.NAMES)
+    ops = np.repeat(np.arange(len(ra.NAMES)), 40)
+    args = np.concatenate([drawn_args(op, 40) for op in range(len(ra.NAMES))])
+    plan = ra.Ops(ops[:, None].astype(np.int8), args[:, None])
+    images = torch.from_numpy(pictures()[np.arange(n) % 4]).permute(0, 3, 1, 2)
+    on_gpu = rand_augment_torch.apply_ops(images.cuda(), plan, nearest=nearest, fill=FILL).cpu()
+    assert torch.equal(on_gpu, rand_augment_torch.apply_ops(images, plan, nearest=nearest, fill=FILL))
+
+
 def test_zero_bits_are_black():
     plan = ra.Ops(np.full((4, 1), ra.POSTERIZE, np.int8), np.zeros((4, 1), np.float32))
     assert not on_cpu(pictures(), plan, True).any()
