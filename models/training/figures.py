@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 INK, SOFT, LINE = "#1d2733", "#5b6875", "#dfe4e9"
 COLOURS = "#2f6690", "#d1603d", "#3a9679", "#8d5a97", "#c9a227", "#5b6875", "#9c3848"
-RIGHT, WRONG, UNKNOWN = COLOURS[2], COLOURS[1], "#aab4be"
+CORRECT, WRONG, UNKNOWN = COLOURS[2], COLOURS[1], "#aab4be"
 FLAT, TALL, WIDE = (5.0, 3.0), (5.0, 4.3), (7.2, 3.0)
 """Inches; at 180 dots each, the first two stand side by side on a wide page."""
 Row = dict
@@ -69,18 +69,18 @@ def curves(
 
 
 def classes(passed: np.ndarray, confusion: np.ndarray | None, names: Sequence[str]) -> bytes | None:
-    """Passed pseudo-labels of each class, i64 [C]: right, wrong or unknown; most frequent first where C > 40."""
+    """Passed pseudo-labels of each class, i64 [C]: correct, wrong or unknown; most frequent first where C > 40."""
     if passed.sum() == 0:
         return None
-    right = np.zeros_like(passed) if confusion is None else confusion.diagonal()
+    correct = np.zeros_like(passed) if confusion is None else confusion.diagonal()
     judged = np.zeros_like(passed) if confusion is None else confusion.sum(0)
     many = len(passed) > 40
     order = np.argsort(-passed, kind="stable") if many else np.arange(len(passed))
     figure, axes = _axes(WIDE)
     base, place = np.zeros(len(passed)), np.arange(len(passed))
     for name, part, colour in (
-        ("right", right, RIGHT),
-        ("wrong", judged - right, WRONG),
+        ("correct", correct, CORRECT),
+        ("wrong", judged - correct, WRONG),
         ("truth unknown", passed - judged, UNKNOWN),
     ):
         if part.any():

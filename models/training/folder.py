@@ -48,7 +48,7 @@ def check_same_recipe(folder: Path, recipe: Recipe) -> None:
         raise InputError(f"{path} is not JSON ({error}); restore it, or choose another --run.folder") from error
     now = dict(_flat(json.loads(json.dumps(asdict(recipe)))))
     for field in ("name", *now, *before):
-        old, new = before.get(field, "absent"), now.get(field, "absent")
+        old, new = before.get(field), now.get(field)  # a field that a newer version adds is None before
         if field not in FREE and old != new:
             raise InputError(
                 f"{folder} was begun with {field} {old}, now it is {new}; repeat the command as it was, or choose "

@@ -1,13 +1,15 @@
 """Running tallies of pseudo-labels, for the report: what was guessed, what passed, and, where known, what was right."""
 
 from collections.abc import Callable
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
 
-from models.method import Guesses
 from models.training.distributed import World, add
+
+if TYPE_CHECKING:
+    from models.method import Guesses
 
 GUESSED, PASSED, JUDGED, CORRECT = range(4)
 
@@ -28,7 +30,7 @@ class Tally:
         self.since = torch.zeros(4, dtype=torch.int64)
         self.pending: list[Guesses] = []
 
-    def add(self, guesses: Guesses) -> None:
+    def add(self, guesses: "Guesses") -> None:
         """Remember one (micro-)step's guesses; they stay on the device until the next `settle`."""
         self.pending.append(guesses)
 

@@ -78,6 +78,8 @@ def html(title: str, sections: Sequence[Section]) -> str:
 def markdown(title: str, sections: Sequence[Section], pictures: Path) -> str:
     """The same in Markdown; its pictures are written to the folder `pictures`, beside the file."""
     pictures.mkdir(parents=True, exist_ok=True)
+    for before in pictures.glob("[0-9][0-9]-*.png"):
+        before.unlink()
     lines, count = [f"# {title}", ""], 0
     for section in sections:
         lines += [f"## {section.title}", ""] if section.title else []

@@ -127,9 +127,9 @@ def _pseudo(steps: Sequence[dict], tally: Tally | None, class_names: Sequence[st
     names = class_names or [str(index) for index in range(tally.classes)]
     said = f"Of {guessed.sum():,} guesses, {passed.sum() / max(1, guessed.sum()):.1%} passed the threshold"
     if confusion is not None and confusion.sum():
-        said += f"; of those with a known label, {confusion.trace() / confusion.sum():.1%} were right"
+        said += f"; of those with a known label, {confusion.trace() / confusion.sum():.1%} were correct"
     caption = (
-        "Share of guesses that passed, and of those, where hidden labels were read for this report, the right ones."
+        "Passed: share of all guesses. Correct: share of those passed whose hidden label was read for this report."
     )
     per_class = "Passed guesses by guessed class: a few tall bars mean that the model feeds on its favourites."
     return [
@@ -150,16 +150,16 @@ def _pseudo(steps: Sequence[dict], tally: Tally | None, class_names: Sequence[st
 def _weakest(
     guessed: np.ndarray, passed: np.ndarray, confusion: np.ndarray | None, names: Sequence[str]
 ) -> list[Table]:
-    """The ten classes of which the smallest share of passed guesses is right, or else passes at all."""
+    """The ten classes of which the smallest share of passed guesses is correct, or else passes at all."""
     share = passed / np.maximum(1, guessed)
-    head, right = ["class", "guessed", "passed"], None
+    head, correct = ["class", "guessed", "passed"], None
     if confusion is not None and confusion.sum():
-        right = confusion.diagonal() / np.maximum(1, confusion.sum(0))
-        head.append("right, of passed")
-    worst = np.argsort(share if right is None else np.where(passed > 0, right, 2.0), kind="stable")[:10]
+        correct = confusion.diagonal() / np.maximum(1, confusion.sum(0))
+        head.append("correct, of passed")
+    worst = np.argsort(share if correct is None else np.where(passed > 0, correct, 2.0), kind="stable")[:10]
     table = [
         [names[index], f"{guessed[index]:,}", f"{share[index]:.1%}"]
-        + ([] if right is None else [f"{right[index]:.1%}" if passed[index] else "–"])
+        + ([] if correct is None else [f"{correct[index]:.1%}" if passed[index] else "–"])
         for index in worst
     ]
     return [Table(head, table)]

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.recipe import Optim
 from models.training import checkpoint
+from models.training.optim import optimiser, set_rate
 from pipeline.errors import InputError
 
 STATE = {
@@ -89,6 +91,33 @@ def test_a_saved_state_comes_back_equal(tmp_path: Path) -> None:
     found, where = checkpoint.latest(tmp_path)
     assert where == path
     assert same(found, STATE)
+
+
+def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(tmp_path: Path) -> None:
+    def begin() -> tuple[torch.nn.Module, torch.optim.AdamW]:
+        torch.manual_seed(0)
+        method = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1))
+        made = optimiser(method, Optim())
+        set_rate(made, 1e-2)
+        return method, made
+
+    def step(method: torch.nn.Module, made: torch.optim.AdamW, number: int) -> None:
+        made.zero_grad()
+        method(torch.arange(6.0).reshape(2, 3) + number).square().mean().backward()
+        made.step()
+
+    (whole, made), (resumed, fresh) = begin(), begin()
+    for number in range(3):
+        step(whole, made, number)
+    checkpoint.save(tmp_path, {"method": whole.state_dict(), "optimiser": made.state_dict()})
+    state = checkpoint.load(tmp_path / "last.pt")
+    resumed.load_state_dict(state["method"])
+    fresh.load_state_dict(state["optimiser"])
+    for number in range(3, 6):
+        step(whole, made, number)
+        step(resumed, fresh, number)
+    assert same(whole.state_dict(), resumed.state_dict())
+    assert same(made.state_dict()["state"], fresh.state_dict()["state"])
 
 
 def test_plain_torch_load_opens_a_checkpoint(tmp_path: Path) -> None:

@@ -50,6 +50,17 @@ def test_where_and_how_may_change(tmp_path: Path) -> None:
     claim(tmp_path, replace(RECIPE, run=moved, data=Data(root="/scratch", threads=3)))
 
 
+def test_a_field_that_a_newer_version_adds_does_not_refuse_the_run(tmp_path: Path) -> None:
+    claim(tmp_path, RECIPE)
+    path = tmp_path / "recipe.json"
+    saved = json.loads(path.read_text())
+    del saved["optim"]["clip"]  # None by default
+    path.write_text(json.dumps(saved))
+    check_same_recipe(tmp_path, RECIPE)
+    with pytest.raises(InputError, match=r"optim.clip None, now it is 1.0"):
+        check_same_recipe(tmp_path, replace(RECIPE, optim=Optim(clip=1.0)))
+
+
 def test_every_free_field_exists() -> None:
     fields = {f"run.{name}" for name in Run.__dataclass_fields__} | {
         f"data.{name}" for name in Data.__dataclass_fields__

@@ -142,7 +142,6 @@ TOGETHER = """
 import json, sys
 from pathlib import Path
 import torch
-from models.method import Guesses
 from models.recipe import Run
 from models.training import checkpoint
 from models.training.distributed import finish, start
@@ -155,7 +154,7 @@ folder = Path(sys.argv[1])
 made = Journal(folder, Length(4, 0, 0, 1.0, 1.0), world, log_steps=2, tally=Tally(3))
 for step in range(1, 4):
     loss = torch.tensor(float(step + 10 * world.rank))
-    made.tally.add(Guesses(torch.tensor([0]), torch.tensor([world.rank]), torch.tensor([world.rank == 1])))
+    made.tally.add((torch.tensor([0]), torch.tensor([world.rank]), torch.tensor([world.rank == 1])))
     made.record(step, loss, {"label": loss}, loss, lr=0.1, images=8, wait_s=0.0)
 state = made.state_dict()
 if world.main:
