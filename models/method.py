@@ -1,5 +1,6 @@
 """What a method is: one module whose forward is the whole objective of one step."""
 
+import sys
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, NamedTuple
 
@@ -46,6 +47,7 @@ class Method(nn.Module, ABC):
     """
 
     needs: ClassVar[Needs]
+    has_classifier: ClassVar[bool] = True
 
     def __init__(self, recipe: Recipe, classes: int) -> None:
         super().__init__()
@@ -57,8 +59,8 @@ class Method(nn.Module, ABC):
     def forward(self, batch: Batch, now: Moment) -> Loss:
         """The objective of one (micro-)batch."""
 
-    def logits(self, images: Tensor) -> Tensor | None:
-        """Class scores [N, C] of u8 images [N, 3, S, S] by the weights to be judged; None without a classifier."""
+    def logits(self, images: Tensor) -> Tensor:
+        """Class scores [N, C] of u8 images [N, 3, S, S] by the weights to be judged."""
         return look(self.judged, images)
 
     def teacher(self, name: Literal["self", "average"]) -> VisionTransformer:
@@ -97,3 +99,10 @@ def idle(module: nn.Module) -> Tensor:
     """A zero that touches each parameter of a module, so that DDP sees a gradient where a step did not need it."""
     touched = [parameter.flatten()[0] for parameter in module.parameters() if parameter.requires_grad]
     return 0.0 * torch.stack(touched).sum()
+
+
+def method_class(recipe: Recipe) -> type[Method]:
+    """The method whose settings a recipe holds: the one Method in the settings' own file."""
+    module = sys.modules[type(recipe.method).__module__]
+    (found,) = (c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Method) and c is not Method)
+    return found

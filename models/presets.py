@@ -10,6 +10,7 @@ def digits_data(labelled_view: Literal["weak", "strong"] = "weak") -> Data:
     """scikit-learn's digits: 1,197 train, 300 val, 300 test; 5 labels a class. Ours."""
     return Data(
         root="data/digits",
+        test="test.beton",
         split="5-per-class",
         batch=128,
         ratio=7,  # Semi-MAE section 4

@@ -53,6 +53,8 @@ class Data:
     """File in `root` that is learned from."""
     val: str = "val.beton"
     """File in `root` that is evaluated on."""
+    test: str | None = None
+    """File in `root` that is evaluated on once, at the end; choices are made on `val`."""
     split: str | None = None
     """Name of the split whose labels may be seen; every label when absent."""
     unlabelled: Literal["all", "rest"] = "all"

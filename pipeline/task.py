@@ -36,6 +36,11 @@ class Task:
     fingerprint: dict[str, str | None]
 
     @property
+    def pools(self) -> tuple[int, int]:
+        """Images in the labelled and the unlabelled pool; 0 where the method reads none."""
+        return tuple(0 if pool is None else len(pool) for pool in (self.labelled, self.unlabelled))
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Class names in label order; empty for a file without labels."""
         return self.beton.manifest.classes or ()

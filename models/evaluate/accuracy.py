@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy of a method's classifier on a labelled .beton file."""
+"""Top-1 and top-5 accuracy of a method's classifier."""
 
 from collections.abc import Iterable
 
@@ -9,18 +9,17 @@ from models.method import Method
 
 
 @torch.no_grad()
-def accuracy(method: Method, batches: Iterable[Tensor], labels: Tensor) -> dict[str, float]:
-    """Share of images whose class is the best guess ("top1") or among the five best ("top5", with over 5 classes).
+def hits(method: Method, batches: Iterable[Tensor], labels: Tensor) -> Tensor:
+    """How many images' class is the best guess, and among the five best, of how many: f64 [3], on the device.
 
-    batches  u8 [n, 3, S, S], every image once, in the order of labels (i64 [N], on the device)
+    batches  u8 [n, 3, S, S], every image once, in the order of labels (i64 [N])
     """
-    right = torch.zeros(2, device=labels.device)
+    counts = torch.zeros(3, dtype=torch.float64, device=labels.device)
     first = 0
     for images in batches:
         scores = method.logits(images)
         best = scores.topk(min(5, scores.shape[1]), dim=1).indices
         hit = best == labels[first : first + len(images), None]
-        right += torch.stack([hit[:, 0].sum(), hit.any(1).sum()])
+        counts += torch.stack([hit[:, 0].sum(), hit.any(1).sum(), torch.tensor(len(images), device=labels.device)])
         first += len(images)
-    top1, top5 = (right / first).tolist()
-    return {"top1": top1} | ({"top5": top5} if scores.shape[1] > 5 else {})
+    return counts

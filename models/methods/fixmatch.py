@@ -53,7 +53,7 @@ class FixMatch(Method):
         logits, strong = classify(self.encoder, groups)
         label = cross_entropy(logits.float(), known.labels, label_smoothing=s.smoothing)  # eq. 3
         pseudo = pseudo_label_loss(strong, guess.classes[guess.rows], len(guess.classes))  # eq. 4
-        parts = {"label": label.detach(), "pseudo": pseudo.detach(), "passed": guess.passed.float().mean()}
+        parts = {"label": label.detach(), "pseudo": pseudo.detach()}
         return Loss(label + s.lambda_u * pseudo, parts, Guesses(unknown.ids, guess.classes, guess.passed))
 
 

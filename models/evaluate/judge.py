@@ -1,0 +1,63 @@
+"""What a run is judged by while it trains and at its end: accuracy where there is a classifier, else neighbours."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.evaluate.accuracy import hits
+from models.evaluate.knn import features, knn
+from models.method import Method
+from models.recipe import Recipe
+from models.training.distributed import World, add
+from pipeline.backends.base import Backend
+from pipeline.beton import Beton, open_beton
+from pipeline.errors import InputError
+from pipeline.open import open_backend, sweep
+from pipeline.split import known_labels, load_split
+
+NEIGHBOUR_IMAGES = 10_000  # labelled images that k-NN compares with: enough to rank runs, seconds to encode
+
+
+@final
+class Judge:
+    """Evaluates on one file of the recipe's folder; every rank takes its share of the images."""
+
+    def __init__(self, recipe: Recipe, file: str, train: Beton, world: World) -> None:
+        data = recipe.data
+        self.recipe, self.world, self.train = recipe, world, train
+        self.beton = open_beton(Path(data.root) / file)
+        if self.beton.manifest.classes != train.manifest.classes:
+            raise InputError(
+                f"{self.beton.path} has other classes than {train.path}; convert both from folders of the same names"
+            )
+        self.batch = recipe.run.device_images or 256
+
+    def __call__(self, method: Method) -> dict[str, float]:
+        """Shares of images: top1 (and top5), or knn where the method has no classifier. A collective call."""
+        labels = known_labels(self.beton, None)
+        ids = np.flatnonzero(labels >= 0)[self.world.rank :: self.world.size]
+        if method.has_classifier:
+            counts = hits(method, self._images(self.beton, ids), self._on_device(labels[ids]))
+            top1, top5, n = add(counts.cpu(), self.world).tolist()
+            return {"top1": top1 / n} | ({"top5": top5 / n} if len(self.beton.manifest.classes) > 5 else {})
+        known = known_labels(self.train, load_split(self.train, split) if (split := self.recipe.data.split) else None)
+        known_ids = np.flatnonzero(known >= 0)[:NEIGHBOUR_IMAGES]  # samples were shuffled when the file was written
+        near = features(method.judged, self._images(self.train, known_ids))
+        asked = features(method.judged, self._images(self.beton, ids))
+        right = knn(near, self._on_device(known[known_ids]), asked, self._on_device(labels[ids]))
+        right, n = add(torch.tensor([right * len(ids), len(ids)], dtype=torch.float64), self.world).tolist()
+        return {"knn": right / n}
+
+    def _images(self, beton: Beton, ids: np.ndarray) -> Iterator[Tensor]:
+        backend: Backend = open_backend(self.recipe.data, beton, self.world.device)
+        try:
+            yield from sweep(backend, self.recipe.data.size, ids, self.batch)
+        finally:
+            backend.close()
+
+    def _on_device(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.world.device)

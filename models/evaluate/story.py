@@ -1,0 +1,82 @@
+"""How a run ends: the last evaluation, pictures of what it saw and made, and the report."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.evaluate.judge import Judge
+from models.evaluate.reconstruct import RATIOS, reconstruct
+from models.method import Method
+from models.recipe import Recipe
+from models.training.distributed import World
+from models.training.journal import Journal, read
+from models.training.render import Picture
+from models.training.report import speed, verdict, write_report
+from pipeline.open import open_backend, sweep
+from pipeline.preview import COLUMNS, rows, sheet
+from pipeline.task import Task
+
+IMAGES = 8
+SIDE = 96
+
+
+def tell(
+    recipe: Recipe, method: Method, journal: Journal, task: Task, judge: Judge, folder: Path, world: World
+) -> None:
+    """Evaluate on val, and on test where the recipe names one; then the main rank writes the report."""
+    step, final = journal.length.total_steps, []
+    judges = {"val": judge} | ({"test": Judge(recipe, recipe.data.test, task.beton, world)} if recipe.data.test else {})
+    for name, judged in judges.items():
+        values = judged(method)
+        journal.evaluation(step, name, values)
+        final += [(f"{name} {key}", value) for key, value in values.items()]
+    if not world.main:
+        return
+    written = read(folder)
+    page = write_report(
+        folder,
+        recipe_name=recipe.name,
+        rows=written,
+        final=final,
+        pictures=_pictures(recipe, method, judge, task),
+        verdict=verdict(*speed(written), "GPU" if world.device.type == "cuda" else "CPU"),
+        pseudo=journal.tally,
+        class_names=task.classes,
+    )
+    print(f"report: {page}", flush=True)
+
+
+def _pictures(recipe: Recipe, method: Method, judge: Judge, task: Task) -> list[Picture]:
+    data = replace(recipe.data, backend="ffcv", views_on="cpu")
+    chosen = np.linspace(0, task.beton.n - 1, min(IMAGES, task.beton.n)).astype(np.int64)
+    views = rows(task.beton, data, recipe.encoder.patch, chosen, recipe.run.seed)
+    pictures = [Picture("Views", "What the recipe makes of training images.", _png(views, COLUMNS))]
+    if hasattr(method, "reconstruction"):
+        pictures.append(_reconstructions(recipe, method, judge))
+    return pictures
+
+
+def _reconstructions(recipe: Recipe, method: Method, judge: Judge) -> Picture:
+    """Validation images, and for each mask ratio what was left of them and what came back."""
+    backend = open_backend(recipe.data, judge.beton, judge.world.device)
+    try:
+        images = torch.cat(list(sweep(backend, recipe.data.size, np.arange(min(IMAGES, judge.beton.n)), IMAGES)))
+    finally:
+        backend.close()
+    columns, headings = [list(images.permute(0, 2, 3, 1).cpu().numpy())], ["image"]
+    for ratio in RATIOS:
+        seen, made = reconstruct(method, images, ratio)
+        columns += [list(seen), list(made)]
+        headings += [f"{ratio:.0%} hidden", "predicted"]
+    lines = [list(line) for line in zip(*columns, strict=True)]
+    caption = "Validation images in their own colours; visible patches are shown as they are."
+    return Picture("Reconstructions", caption, _png(lines, tuple(headings)))
+
+
+def _png(lines: list[list[np.ndarray]], headings: tuple[str, ...]) -> bytes:
+    file = io.BytesIO()
+    sheet(lines, headings, SIDE).save(file, "PNG")
+    return file.getvalue()

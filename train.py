@@ -1,0 +1,254 @@
+"""One loop for every method.  `python train.py` lists the recipes; `python train.py semi_mae:digits --optim.lr 1e-3`.
+
+The same command again carries on from the last checkpoint, at the exact step.
+Exit codes: 0 trained to the end, 2 bad input, 75 stopped early on request (saved: run it again).
+"""
+
+import sys
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from models.evaluate.judge import Judge
+from models.evaluate.story import tell
+from models.method import Loss, Method, Moment, method_class
+from models.packed import compile_blocks
+from models.recipe import Recipe, catalogue, resolve
+from models.start import load_encoder
+from models.training import checkpoint, distributed, folder
+from models.training.distributed import World
+from models.training.guard import Guard
+from models.training.journal import Journal
+from models.training.optim import clip, optimiser, set_rate
+from models.training.pseudo import Tally
+from models.training.schedule import Length, Pools, length, rate
+from models.training.stop import AGREE_STEPS, DONE, STOPPED, Stop
+from pipeline import rng
+from pipeline.batch import Batch
+from pipeline.errors import InputError, command
+from pipeline.loader import Loader
+from pipeline.open import open_backend
+from pipeline.oracle import Oracle
+from pipeline.task import Task, feed, open_task
+
+
+@final
+@dataclass
+class Training:
+    """One run in progress: all that a step reads and changes."""
+
+    recipe: Recipe
+    world: World
+    folder: Path
+    task: Task
+    length: Length
+    micro: int
+    method: Method
+    model: nn.Module
+    optimiser: torch.optim.AdamW
+    journal: Journal
+    guard: Guard
+    step: int
+
+    def state(self) -> dict:
+        """What a checkpoint holds: tensors and JSON types. A collective call."""
+        return {
+            "step": self.step,
+            "method": self.method.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "journal": self.journal.state_dict(),
+            "recipe": asdict(self.recipe),
+            "classes": list(self.task.classes),
+            "data": self.task.fingerprint,
+        }
+
+    def save(self) -> None:
+        """Write last.pt, if every step since the last save was finite."""
+        with self.journal.paused():
+            self.guard.check(self.folder)
+            state = self.state()
+            if self.world.main:
+                checkpoint.save(self.folder, state)
+
+
+def main() -> int:
+    """List the recipes, or train one."""
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print("python train.py RECIPE [--group.field VALUE ...]   (RECIPE --help shows every field)\n")
+        for name, line in catalogue():
+            print(f"  {name:28s} {line}")
+        return DONE
+    recipe = resolve(sys.argv[1], sys.argv[2:])
+    world = distributed.start(recipe.run)
+    try:
+        return train(recipe, world)
+    finally:
+        distributed.finish(world)
+
+
+def train(recipe: Recipe, world: World) -> int:
+    """Train a recipe from its last checkpoint, or from the start, to the end; -> exit code."""
+    run = prepare(recipe, world)
+    judge = Judge(recipe, recipe.data.val, run.task.beton, world)
+    stop = Stop()
+    try:
+        with loader(run) as batches:
+            while run.step < run.length.total_steps:
+                one_step(run, batches)
+                last = run.step == run.length.total_steps
+                if every(recipe.run.evaluate_steps, run.step) and not last:
+                    with run.journal.paused():
+                        run.journal.evaluation(run.step, "val", judge(run.method))
+                asked = should_stop(run, stop)
+                if asked or last or every(recipe.run.save_steps, run.step):
+                    run.save()
+                if asked and not last:
+                    say(world, f"stopped after step {run.step} and saved; the same command carries on")
+                    return STOPPED
+        tell(run.recipe, run.method, run.journal, run.task, judge, run.folder, world)
+        return DONE
+    finally:
+        stop.close()
+        run.journal.close()
+
+
+def prepare(recipe: Recipe, world: World) -> Training:
+    """Everything before the first step, carried on from the run folder where it holds a checkpoint."""
+    where = Path(recipe.run.folder or f"runs/{recipe.name.replace(':', '-')}")
+    kind = method_class(recipe)
+    task = open_task(recipe.data, kind.needs)
+    steps = length(recipe.optim, Pools(*task.pools, *task.batches))
+    micro = distributed.accumulation(task.batches, world.size, recipe.run.device_images)
+    torch.manual_seed(recipe.run.seed)
+    method = kind(recipe, len(task.classes))
+    folder.claim(where, recipe) if world.main else folder.check_same_recipe(where, recipe)
+    found = checkpoint.latest(where)
+    if found:
+        state, path = found
+        if state["data"] != task.fingerprint:
+            raise InputError(f"{path} was trained on other data or another split than {task.beton.path} now holds")
+        method.load_state_dict(state["method"])
+    elif recipe.run.start:
+        say(world, load_encoder(method, Path(recipe.run.start)))
+    method.to(world.device).train()
+    stepper = optimiser(method, recipe.optim, decay_tokens=not kind.has_classifier)
+    tally = Tally(len(task.classes), oracle(recipe, task)) if kind.needs.strong else None
+    start = state["step"] if found else 0
+    journal = Journal(where, steps, world, log_steps=recipe.run.log_steps, tally=tally, resumed=start)
+    if found:
+        stepper.load_state_dict(state["optimiser"])
+        journal.load_state_dict(state["journal"])
+    if world.main:
+        folder.environment(where, world)
+    if recipe.run.compile == "on" or (recipe.run.compile == "auto" and world.device.type == "cuda"):
+        compile_blocks(method)
+    model = distributed.wrap(method, world)
+    say(world, headline(recipe, task, steps, world, micro, start))
+    return Training(recipe, world, where, task, steps, micro, method, model, stepper, journal, Guard(world), start)
+
+
+def loader(run: Training) -> Loader:
+    """The run's batches from its step on."""
+    recipe, world = run.recipe, run.world
+    needs = type(run.method).needs
+    fed = feed(
+        run.task, recipe.data, needs, recipe.encoder.patch, recipe.run.seed, run.length.labels_only_steps,
+        world.rank, world.size, run.micro,
+    )  # fmt: skip
+    backend = open_backend(recipe.data, run.task.beton, world.device)
+    return Loader(fed, backend, world.device, run.step, recipe.data.ahead)
+
+
+def one_step(run: Training, batches: Loader) -> None:
+    """One optimiser update: forward and backward of every micro-batch, clip, step, average, note."""
+    recipe, step, micro = run.recipe, run.step, run.micro
+    lr = rate(step, run.length, recipe.optim, recipe.data.batch)
+    set_rate(run.optimiser, lr)
+    now = Moment(step, run.length.labels_only(step))
+    waited, losses, ids = batches.wait_s, [], []
+    for number in range(micro):
+        batch = next(batches)
+        seed_step(recipe.run.seed, step, run.world.rank * micro + number)
+        last = number == micro - 1
+        with nullcontext() if last or run.world.size == 1 else run.model.no_sync():
+            with precision(recipe, run.world):
+                loss: Loss = run.model(batch, now)
+            (loss.total / micro).backward()
+        losses.append(loss)
+        ids += seen(batch)
+        if loss.guesses is not None:
+            run.journal.tally.add(loss.guesses)
+    norm = clip(run.method.parameters(), recipe.optim.clip)
+    total = torch.stack([loss.total.detach() for loss in losses]).mean()
+    run.guard.step(run.optimiser, total, norm, torch.cat(ids), step)
+    run.optimiser.zero_grad(set_to_none=True)
+    run.method.after_step(step)
+    run.step = step + 1
+    parts = {name: torch.stack([loss.parts[name] for loss in losses]).mean() for name in losses[0].parts}
+    waited = batches.wait_s - waited
+    if run.journal.record(run.step, total, parts, norm, lr=lr, images=recipe.data.batch, wait_s=waited):
+        run.guard.check(run.folder)
+
+
+def seed_step(seed: int, step: int, chunk: int) -> None:
+    """Drop-path and dropout draw from torch's generator: a pure function of step and slice, so resuming is exact."""
+    torch.manual_seed(int(rng.keys(seed, step, chunk, rng.MIX)[0]) >> 1)
+
+
+def precision(recipe: Recipe, world: World) -> torch.autocast:
+    """bfloat16 autocast where it is asked for; auto asks for it on CUDA."""
+    wanted = recipe.run.precision
+    enabled = wanted == "bfloat16" or (wanted == "auto" and world.device.type == "cuda")
+    return torch.autocast(world.device.type, torch.bfloat16, enabled=enabled)
+
+
+def seen(batch: Batch) -> list[Tensor]:
+    """Ids of a batch's images, for the record should its loss not be finite."""
+    return [part.ids for part in (batch.labelled, batch.unlabelled) if part is not None]
+
+
+def every(steps: int | None, step: int) -> bool:
+    """Whether something that happens every so many steps is due after this one."""
+    return steps is not None and step % steps == 0
+
+
+def should_stop(run: Training, stop: Stop) -> bool:
+    """Whether a signal, on any rank, or run.stop_step asks to stop here; ranks agree every few steps."""
+    if run.step == run.recipe.run.stop_step:
+        return True
+    if run.world.size == 1:
+        return bool(stop)
+    return run.step % AGREE_STEPS == 0 and distributed.agree(bool(stop), run.world)
+
+
+def oracle(recipe: Recipe, task: Task):
+    """Hidden labels by id, for the report's tally and nothing else; None unless the recipe asks."""
+    if not recipe.run.oracle:
+        return None
+    known = Oracle(task.beton)
+    return lambda ids: torch.from_numpy(known.labels(ids.numpy()))
+
+
+def headline(recipe: Recipe, task: Task, steps: Length, world: World, micro: int, start: int) -> str:
+    """What is about to happen, in a line."""
+    labelled, unlabelled = task.batches
+    return (
+        f"{recipe.name}: {task.beton.n:,} images of {task.beton.path}, {labelled} labelled + {unlabelled} unlabelled a "
+        f"step, {steps.total_steps:,} steps on {world.size} x {world.device.type}"
+        + (f", {micro} micro-batches" if micro > 1 else "")
+        + (f", from step {start:,}" if start else "")
+    )
+
+
+def say(world: World, line: str) -> None:
+    """Print once, whatever the number of processes."""
+    if world.main:
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    command(main)
