@@ -44,8 +44,8 @@ def evaluations(rows: Sequence[Row]) -> Series:
 def curves(
     lines: Series, *, percent: bool = False, log: bool = False, points: bool = False, tall: bool = False
 ) -> bytes | None:
-    """Lines over the step. log: a logarithmic axis where values span more than a factor of 20."""
-    if not lines:
+    """Lines over the step; None if no line has two points. log: a logarithmic axis where values span more than a factor of 20."""
+    if all(len(steps) < 2 for steps, _ in lines.values()):
         return None
     figure, axes = _axes(TALL if tall else FLAT)
     for (name, (steps, values)), colour in zip(lines.items(), _colours(len(lines)), strict=True):
@@ -62,7 +62,7 @@ def curves(
     if percent:
         axes.set_ylim(top=max(1.0, 105 * min(1.0, 1.1 * float(flat.max()))))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
-    if len(lines) > 1:
+    if len(lines) > 1 or tall:
         _legend(axes)
     _steps(axes)
     return _png(figure)

@@ -141,5 +141,7 @@ def test_only_shares_are_drawn_as_evaluations() -> None:
 def test_there_is_no_figure_of_nothing() -> None:
     none = np.zeros(3, dtype=np.int64)
     assert figures.curves({}) is None
+    assert figures.curves({"top1": ([300], [0.9])}) is None
+    assert figures.curves({"top1": ([150, 300], [0.5, 0.9])}) is not None
     assert figures.classes(none, None, "abc") is None
     assert figures.confusions(np.zeros((3, 3)), "abc") is None
