@@ -44,7 +44,7 @@ def evaluations(rows: Sequence[Row]) -> Series:
 def curves(
     lines: Series, *, percent: bool = False, log: bool = False, points: bool = False, tall: bool = False
 ) -> bytes | None:
-    """Lines over the step; None if no line has two points. log: a logarithmic axis where values span more than a factor of 20."""
+    """Lines over the step; None if no line has two points. log: a log axis if values span a factor of over 20."""
     if all(len(steps) < 2 for steps, _ in lines.values()):
         return None
     figure, axes = _axes(TALL if tall else FLAT)
