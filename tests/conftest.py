@@ -1,0 +1,55 @@
+"""A tiny run of any recipe, in this process."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from models.training import checkpoint
+
+TINY = [
+    "--encoder.width=32", "--encoder.depth=2", "--encoder.heads=2", "--data.batch=32", "--data.ratio=3",
+    "--optim.epochs=12", "--optim.rise-epochs=2", "--run.log-steps=3", "--run.save-steps=4", "--run.device=cpu",
+]  # fmt: skip
+DECODER = ["--method.reconstruct.depth=1", "--method.reconstruct.width=32", "--method.reconstruct.heads=2"]
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory) -> Path:
+    """The embedded digits, written once for all tests."""
+    from pipeline.digits import ensure_digits
+
+    return ensure_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture
+def tiny(monkeypatch, digits):
+    """tiny(recipe, folder, *flags) trains a recipe on digits with a toy network; -> exit code."""
+
+    def run(recipe: str, folder: Path, *flags: str) -> int:
+        decoder = DECODER if "mae" in recipe else []
+        argv = ["train.py", recipe, *TINY, *decoder, f"--data.root={digits}", f"--run.folder={folder}", *flags]
+        monkeypatch.setattr(sys, "argv", argv)
+        return train.main()
+
+    return run
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The method's tensors in a run's last checkpoint."""
+    return checkpoint.load(folder / "last.pt")["method"]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Bitwise equality of two state dicts."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a GPU skip where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device here"))

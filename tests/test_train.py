@@ -1,0 +1,149 @@
+"""The loop: stopping changes nothing, hidden labels stay hidden, a batch is the same however it is cut."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.beton import metadata, open_beton
+from pipeline.errors import InputError
+from pipeline.manifest import manifest_path
+
+from .conftest import same, weights
+
+RECIPES = ["supervised:digits", "fixmatch:digits", "mae:digits", "supmae:digits", "semi_mae:digits"]
+LOW = "--method.threshold=0.108"  # ten classes: a new network is this sure of some guesses
+
+
+def rows(folder) -> list[dict]:
+    """The journal without what a clock says."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "timing"} for line in lines]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_trains_evaluates_and_reports(recipe, tiny, tmp_path, capsys):
+    assert tiny(recipe, tmp_path) == 0
+    for name in ("recipe.json", "environment.json", "metrics.jsonl", "last.pt", "report.html", "report.md"):
+        assert (tmp_path / name).stat().st_size > 0
+    steps = [row for row in rows(tmp_path) if "loss" in row]
+    assert [row["step"] for row in steps] == [3, 6, 9, 12]
+    assert all(np.isfinite(row["loss"]) for row in steps)
+    assert {row["evaluation"] for row in rows(tmp_path) if "evaluation" in row} == {"val", "test"}
+    assert "img/s" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    return tmp_path_factory.mktemp("straight")
+
+
+@pytest.mark.parametrize("stop", [1, 5, 8, 11])
+def test_stopping_after_any_step_changes_nothing(stop, tiny, tmp_path, straight):
+    """Equal, not close: weights, moments, averages, and every row of the journal; drop-path draws random numbers."""
+    flags = [LOW, "--encoder.drop-path=0.3", "--run.oracle", "--run.evaluate-steps=5"]
+    if not (straight / "last.pt").exists():
+        assert tiny("semi_mae:digits", straight, *flags) == 0
+        assert 0 < rows(straight)[0]["pseudo"]["passed"] < 1  # the selective branch is in play
+    assert tiny("semi_mae:digits", tmp_path, *flags, f"--run.stop-step={stop}") == 75
+    assert tiny("semi_mae:digits", tmp_path, *flags) == 0
+    assert same(weights(tmp_path), weights(straight))
+    assert rows(tmp_path) == rows(straight)
+
+
+def test_hidden_labels_cannot_reach_the_weights(tiny, tmp_path, digits):
+    """Permute every label that the split hides: bitwise the same weights; permute the shown ones: others."""
+    from pipeline.split import load_split
+
+    beton = open_beton(digits / "train.beton")
+    known = load_split(beton, "5-per-class").labelled
+    hidden = np.setdiff1d(np.arange(beton.n), known)
+    runs = {}
+    for name, ids in {"as it is": known[:0], "hidden": hidden, "shown": known}.items():
+        root = _with_permuted_labels(digits, tmp_path / name, ids)
+        folder = tmp_path / f"run {name}"
+        assert tiny("semi_mae:digits", folder, LOW, f"--data.root={root}", "--run.oracle") == 0
+        runs[name] = weights(folder)
+    assert same(runs["as it is"], runs["hidden"])
+    assert not same(runs["as it is"], runs["shown"])
+
+
+def _with_permuted_labels(digits, root, ids):
+    """A copy of the digits in which the labels of `ids` are permuted; manifest and splits quote the new file."""
+    import shutil
+
+    from pipeline.beton import HEADER, chunks_sha256, index_sha256
+    from pipeline.manifest import identity
+
+    shutil.copytree(digits, root)
+    path = root / "train.beton"
+    data = np.fromfile(path, np.uint8)
+    beton = open_beton(path)
+    labels = metadata(data, beton.n)["label"]
+    labels[ids] = np.random.default_rng(0).permutation(labels[ids])
+    data.tofile(path)
+    facts = json.loads(manifest_path(path).read_text())
+    chunks = chunks_sha256(data)
+    index = index_sha256(data, beton.n, int(data[: HEADER.itemsize].view(HEADER)[0]["table"]))
+    digest = identity(index, tuple(facts["classes"]), facts["names_sha256"], chunks)
+    manifest_path(path).write_text(json.dumps(facts | {"chunk_sha256": chunks, "digest": digest}))
+    for split in root.glob("train.split-*.json"):
+        split.write_text(json.dumps(json.loads(split.read_text()) | {"beton": digest}))
+    return root
+
+
+@pytest.mark.parametrize("recipe", ["semi_mae:digits", "mae:digits"])
+def test_accumulation_gives_the_same_result_as_a_whole_batch(recipe, tiny, tmp_path):
+    flags = [LOW] if recipe.startswith("semi") else []
+    assert tiny(recipe, tmp_path / "whole", *flags) == 0
+    assert tiny(recipe, tmp_path / "parts", *flags, "--run.device-images=8") == 0
+    assert_close(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    for a, b in zip(rows(tmp_path / "whole"), rows(tmp_path / "parts"), strict=True):
+        assert a.get("loss", 0) == pytest.approx(b.get("loss", 0), rel=1e-5)
+
+
+def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    """Equal but for the order of sums; keys' biases have no gradient but rounding, which Adam blows up to a step."""
+    for name, tensor in a.items():
+        if not name.endswith("qkv.bias"):
+            assert (tensor - b[name]).norm() <= 1e-3 * tensor.norm() + 1e-5, name
+
+
+def test_a_labels_only_phase_comes_first_and_trains_on_labels_alone(tiny, tmp_path):
+    flags = [LOW, "--optim.labels-only-epochs=6", "--optim.weight-decay=0"]
+    assert tiny("semi_mae:digits", tmp_path, *flags, "--run.stop-step=6") == 75
+    parts = [set(row["parts"]) for row in rows(tmp_path)]
+    assert parts == [{"label"}, {"label"}]
+    before = {name: t for name, t in weights(tmp_path).items() if name.startswith("reconstruction.")}
+    assert tiny("semi_mae:digits", tmp_path, *flags) == 0
+    assert not same(before, {name: t for name, t in weights(tmp_path).items() if name in before})
+    assert set(rows(tmp_path)[2]["parts"]) == {"label", "pseudo", "pixels"}
+
+
+def test_a_run_starts_from_another_runs_encoder(tiny, tmp_path, capsys):
+    assert tiny("mae:digits", tmp_path / "mae") == 0
+    start = f"--run.start={tmp_path / 'mae' / 'last.pt'}"
+    assert tiny("semi_mae:digits", tmp_path / "semi", start, "--optim.lr=0", "--optim.final-lr=0") == 0
+    assert "new: head.weight, head.bias" in capsys.readouterr().out
+    before, after = weights(tmp_path / "mae"), weights(tmp_path / "semi")
+    for name in before:
+        if name.startswith("encoder."):
+            assert torch.equal(before[name], after[name])
+    with pytest.raises(InputError, match="of shape"):
+        tiny("semi_mae:digits", tmp_path / "other", start, "--encoder.width=48", "--encoder.heads=4")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tiny, tmp_path):
+    assert tiny("mae:digits", tmp_path, "--run.stop-step=4") == 75
+    before = weights(tmp_path)
+    from models.training import checkpoint
+
+    state = checkpoint.load(tmp_path / "last.pt")
+    state["method"]["encoder.patch_embed.proj.bias"].fill_(float("nan"))
+    checkpoint.save(tmp_path, state)
+    with pytest.raises(InputError, match="not finite in step 4"):
+        tiny("mae:digits", tmp_path)
+    found = json.loads((tmp_path / "not_finite.json").read_text())
+    assert found["step"] == 4 and len(found["ids"]) == 32
+    assert same(checkpoint.load(tmp_path / "previous.pt")["method"], before)
