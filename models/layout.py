@@ -57,6 +57,20 @@ class Layout:
         return _cached_starts(self, device)
 
 
+def kept_rows(layout: Layout, heads: tuple[int, ...] | None) -> tuple[Layout, Layout]:
+    """The layout before and after the trim to the first heads[g] tokens of each sample; None keeps all."""
+    if torch.compiler.is_compiling():
+        layout = Layout(tuple((samples, _constant(tokens)) for samples, tokens in layout.shapes), layout.drop_path)
+        heads = None if heads is None else tuple(_constant(head) for head in heads)
+    return layout, layout if heads is None else layout.trimmed(heads)
+
+
+def _constant(number: int) -> int:
+    # numbers of samples vary from step to step and may be symbols of a graph; lengths must not be: two symbols for one
+    # length make torch 2.13's inductor write code with an undefined name. The length of a list is a number to dynamo
+    return len([None] * number)
+
+
 def paired_runs(queries: Layout, keys: Layout) -> list[tuple[int, int, int]]:
     """(samples, query tokens, key tokens) a run, for two layouts of the same samples."""
     runs: list[tuple[int, int, int]] = []

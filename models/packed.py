@@ -13,7 +13,7 @@ from timm.layers import Attention, DropPath, PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from models.layout import Layout, paired_runs
+from models.layout import Layout, kept_rows, paired_runs
 from pipeline.errors import InputError
 
 ATTENTIONS = ("sdpa", "varlen")
@@ -44,13 +44,15 @@ class PackedBlock(Block):
         """
         if layout is None:
             return super().forward(x, attn_mask=attn_mask, is_causal=is_causal)
-        kept = layout if heads is None else layout.trimmed(heads)
         run = _rows if self.compiler is None else _compiled_rows(self.compiler)
-        drops = (drop_factors(drop_path, x, kept) for drop_path in (self.drop_path1, self.drop_path2))
-        return run(self, x, kept, layout, *drops)
+        drops = (drop_factors(drop_path, x, layout) for drop_path in (self.drop_path1, self.drop_path2))
+        return run(self, x, layout, heads, *drops)
 
 
-def _rows(block: PackedBlock, x: Tensor, kept: Layout, layout: Layout, drop1: Factors, drop2: Factors) -> Tensor:
+def _rows(
+    block: PackedBlock, x: Tensor, layout: Layout, heads: tuple[int, ...] | None, drop1: Factors, drop2: Factors
+) -> Tensor:
+    layout, kept = kept_rows(layout, heads)
     normed = block.norm1(x)
     if kept.shapes == layout.shapes:
         y = _attend_all(block.attn, normed, layout, block.attention)
