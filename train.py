@@ -24,6 +24,7 @@ from models.training.distributed import World
 from models.training.guard import Guard
 from models.training.journal import Journal
 from models.training.optim import clip, optimiser, set_rate
+from models.training.progress import headline
 from models.training.pseudo import Tally
 from models.training.schedule import Length, Pools, length, rate
 from models.training.stop import AGREE_STEPS, DONE, STOPPED, Stop
@@ -135,7 +136,7 @@ def prepare(recipe: Recipe, world: World) -> Training:
     elif recipe.run.start:
         say(world, load_encoder(method, Path(recipe.run.start)))
     method.to(world.device).train()
-    stepper = optimiser(method, recipe.optim, decay_tokens=not kind.has_classifier)
+    stepper = optimiser(method, recipe.optim)
     tally = Tally(len(task.classes), oracle(recipe, task)) if kind.needs.strong else None
     start = state["step"] if found else 0
     journal = Journal(where, steps, world, log_steps=recipe.run.log_steps, tally=tally, resumed=start)
@@ -147,7 +148,8 @@ def prepare(recipe: Recipe, world: World) -> Training:
     if recipe.run.compile == "on" or (recipe.run.compile == "auto" and world.device.type == "cuda"):
         compile_blocks(method)
     model = distributed.wrap(method, world)
-    say(world, headline(recipe, task, steps, world, micro, start))
+    files = f"{task.beton.n:,} images of {task.beton.path}"
+    say(world, headline(recipe.name, files, task.batches, steps.total_steps, world, micro, start))
     return Training(recipe, world, where, task, steps, micro, method, model, stepper, journal, Guard(world), start)
 
 
@@ -231,17 +233,6 @@ def oracle(recipe: Recipe, task: Task):
         return None
     known = Oracle(task.beton)
     return lambda ids: torch.from_numpy(known.labels(ids.numpy()))
-
-
-def headline(recipe: Recipe, task: Task, steps: Length, world: World, micro: int, start: int) -> str:
-    """What is about to happen, in a line."""
-    labelled, unlabelled = task.batches
-    return (
-        f"{recipe.name}: {task.beton.n:,} images of {task.beton.path}, {labelled} labelled + {unlabelled} unlabelled a "
-        f"step, {steps.total_steps:,} steps on {world.size} x {world.device.type}"
-        + (f", {micro} micro-batches" if micro > 1 else "")
-        + (f", from step {start:,}" if start else "")
-    )
 
 
 def say(world: World, line: str) -> None:

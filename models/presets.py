@@ -84,5 +84,6 @@ def mae_optim(epochs: float, rise_epochs: float, epoch_unit: Literal["labelled",
         rise_epochs=rise_epochs,
         epoch_unit=epoch_unit,
         weight_decay=0.05,
+        decay_tokens=True,  # MAE code
         betas=(0.9, 0.95),
     )

@@ -54,6 +54,8 @@ class Optim:
     epoch_unit: Literal["labelled", "unlabelled", "step"] = "unlabelled"
     """Whose pass an epoch is; small recipes count in steps."""
     weight_decay: float = 0.05
+    decay_tokens: bool = False
+    """Whether class, mask and position tokens decay: MAE's code pre-trains with it, nobody fine-tunes with it."""
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float | None = None
     """Largest gradient norm."""

@@ -12,10 +12,10 @@ from pipeline.errors import InputError
 TOKENS = ("cls_token", "reg_token", "dist_token", "mask_token", "pos_embed")
 
 
-def optimiser(method: nn.Module, optim: Optim, *, decay_tokens: bool = False) -> torch.optim.AdamW:
+def optimiser(method: nn.Module, optim: Optim) -> torch.optim.AdamW:
     """Fused AdamW over everything of `method` that requires a gradient; its rate is 0 until `set_rate`.
 
-    Vectors and biases never decay. `decay_tokens` says whether tokens and position embeddings do: MAE pre-trains
+    Vectors and biases never decay. `optim.decay_tokens` says whether tokens and position embeddings do: MAE pre-trains
     with it (main_pretrain.py:179) and fine-tunes, as DeiT and Semiformer train, without.
     With `layer_decay` d, block i of the depth blocks of `method.encoder` learns at d^(depth - i) of the rate, what
     comes before the blocks at d^(depth + 1), everything after them at 1 (BEiT; MAE's lr_decay.py).
@@ -25,7 +25,7 @@ def optimiser(method: nn.Module, optim: Optim, *, decay_tokens: bool = False) ->
         if not parameter.requires_grad:
             continue
         token = name.rpartition(".")[2] in TOKENS
-        decays = parameter.ndim > 1 and not name.endswith(".bias") and (decay_tokens or not token)
+        decays = parameter.ndim > 1 and not name.endswith(".bias") and (optim.decay_tokens or not token)
         key = layer_scale(name, method, optim.layer_decay), optim.weight_decay if decays else 0.0
         groups.setdefault(key, []).append(parameter)
     if not groups:

@@ -3,6 +3,8 @@
 import time
 from typing import final
 
+from models.training.distributed import World
+
 
 @final
 class Clock:
@@ -53,3 +55,11 @@ def duration(seconds: float) -> str:
         if seconds >= unit:
             return f"{seconds // unit} {name} {seconds % unit // below:02d} {small}"
     return f"{seconds} s"
+
+
+def headline(name: str, files: str, batches: tuple[int, int], steps: int, world: World, micro: int, start: int) -> str:
+    """What is about to happen, in a line."""
+    parts = [f"{n} {kind}" for n, kind in zip(batches, ("labelled", "unlabelled"), strict=True) if n]
+    said = f"{name}: {files}, {' + '.join(parts)} a step, {steps:,} steps on {world.size} x {world.device.type}"
+    said += f", {micro} micro-batches" if micro > 1 else ""
+    return said + (f", from step {start:,}" if start else "")

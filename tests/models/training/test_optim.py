@@ -35,7 +35,7 @@ def test_vectors_biases_and_tokens_do_not_decay() -> None:
 
 def test_tokens_decay_in_mae_pre_training() -> None:
     method = Toy()
-    decays = decay_of(method, optimiser(method, Optim(weight_decay=0.3), decay_tokens=True))
+    decays = decay_of(method, optimiser(method, Optim(weight_decay=0.3, decay_tokens=True)))
     assert decays["encoder.cls_token"] == decays["mask_token"] == 0.3
     assert decays["encoder.blocks.0.norm1.weight"] == decays["encoder.patch_embed.proj.bias"] == 0
 
