@@ -18,6 +18,7 @@ def digits_data(labelled_view: Literal["weak", "strong"] = "weak") -> Data:
         labelled_view=labelled_view,
         weak=View(crop="resize_then_crop", short_side=1.0, padding=1, flip=False),  # a mirrored digit is another one
         strong=View(crop="resize_then_crop", short_side=1.0, padding=2, flip=False, augment="usb", erase="cutout"),
+        evaluate=View(crop="centre", short_side=1.0, flip=False),
         mask=Mask(ratio=0.5),
     )
 

@@ -15,7 +15,7 @@ from pipeline.beton import Beton, open_beton
 from pipeline.digits import ensure_digits
 from pipeline.order import Picks
 from pipeline.plan import Wanted, draw
-from pipeline.spec import EVALUATE, Data, View
+from pipeline.spec import Data
 
 DIGITS = "data/digits"
 
@@ -27,17 +27,17 @@ def open_data(data: Data, name: str) -> Beton:
     return open_beton(Path(data.root) / name)
 
 
-def open_backend(data: Data, beton: Beton, device: torch.device, size: int | None = None) -> Backend:
+def open_backend(data: Data, beton: Beton, device: torch.device) -> Backend:
     """The back-end that a recipe asks for; auto keeps a set in memory if its pixels fit into `memory_mb`."""
     views_on = data.views_on if data.views_on != "auto" else "cpu" if device.type == "cpu" else "device"
     pixels_mb = 3 * int((beton.heights * beton.widths).sum()) / 1e6
     memory = data.backend == "memory" or (data.backend == "auto" and pixels_mb <= data.memory_mb)
-    return (Memory if memory else FFCV)(beton, size or data.size, device, views_on, data.threads)
+    return (Memory if memory else FFCV)(beton, data.size, device, views_on, data.threads)
 
 
-def sweep(backend: Backend, size: int, ids: np.ndarray, batch: int, view: View = EVALUATE) -> Iterator[Tensor]:
-    """Every image of `ids` once, in order: u8 [n, 3, size, size] for n up to `batch`; for evaluation and pictures."""
-    wanted = Wanted({"images": (view, rng.WEAK)}, size)
+def sweep(data: Data, backend: Backend, ids: np.ndarray, batch: int) -> Iterator[Tensor]:
+    """Every image of `ids` once, in order, as evaluated: u8 [n, 3, S, S] for n up to `batch`."""
+    wanted = Wanted({"images": (data.evaluate, rng.WEAK)}, data.size)
     starts = []
     for first in range(0, len(ids), batch):
         part = np.asarray(ids[first : first + batch])

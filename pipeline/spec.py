@@ -29,10 +29,6 @@ class View:
     """cutout: USB's grey square, always. random: timm's RandomErasing with per-pixel noise, a quarter of the time."""
 
 
-EVALUATE = View(crop="centre", flip=False)
-"""Resize to 256, centre crop 224: what every peer evaluates on."""
-
-
 @dataclass(frozen=True)
 class Mask:
     """Which patches stay visible."""
@@ -71,6 +67,8 @@ class Data:
     """The view that pseudo-labels and masked patches come from."""
     strong: View = field(default_factory=lambda: View(augment="timm", erase="random"))
     """The view that must agree with the pseudo-label."""
+    evaluate: View = field(default_factory=lambda: View(crop="centre", flip=False))
+    """The view that is evaluated: resize to 256, centre crop 224, as in every peer."""
     mask: Mask = field(default_factory=Mask)
     """Which patches of the weak view the encoder sees in the masked branch."""
     backend: Literal["auto", "ffcv", "memory"] = "auto"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.evaluate.accuracy import hits
 from models.evaluate.knn import features, knn
-from models.method import Method
+from models.method import Method, method_class
 from models.recipe import Recipe
 from models.training.distributed import World, add
 from pipeline.backends.base import Backend
@@ -27,35 +27,45 @@ class Judge:
     """Evaluates on one file of the recipe's folder; every rank takes its share of the images."""
 
     def __init__(self, recipe: Recipe, file: str, train: Beton, world: World) -> None:
+        """Raises InputError if the file is missing, has other classes, or no label for a classifier to be judged by."""
         data = recipe.data
         self.recipe, self.world, self.train = recipe, world, train
         self.beton = open_beton(Path(data.root) / file)
-        if self.beton.manifest.classes != train.manifest.classes:
+        classes = self.beton.manifest.classes, train.manifest.classes
+        if None not in classes and classes[0] != classes[1]:
             raise InputError(
                 f"{self.beton.path} has other classes than {train.path}; convert both from folders of the same names"
             )
+        self.labels = known_labels(self.beton, None)
+        if method_class(recipe).has_classifier and not (self.labels >= 0).any():
+            raise InputError(f"{self.beton.path} has no labelled image to evaluate on; convert it with labels")
+        self.split = load_split(train, data.split) if data.split else None
         self.batch = recipe.run.device_images or 256
 
     def __call__(self, method: Method) -> dict[str, float]:
-        """Shares of images: top1 (and top5), or knn where the method has no classifier. A collective call."""
-        labels = known_labels(self.beton, None)
-        ids = np.flatnonzero(labels >= 0)[self.world.rank :: self.world.size]
+        """Shares of images: top1 (and top5), or knn where the method has no classifier; nothing where no label is
+        known. A collective call."""
+        asked = np.flatnonzero(self.labels >= 0)
+        ids = asked[self.world.rank :: self.world.size]
         if method.has_classifier:
-            counts = hits(method, self._images(self.beton, ids), self._on_device(labels[ids]))
+            counts = hits(method, self._images(self.beton, ids), self._on_device(self.labels[ids]))
             top1, top5, n = add(counts.cpu(), self.world).tolist()
-            return {"top1": top1 / n} | ({"top5": top5 / n} if len(self.beton.manifest.classes) > 5 else {})
-        known = known_labels(self.train, load_split(self.train, split) if (split := self.recipe.data.split) else None)
+            return {"top1": top1 / n} | ({"top5": top5 / n} if len(self.train.manifest.classes) > 5 else {})
+        known = known_labels(self.train, self.split)
         known_ids = np.flatnonzero(known >= 0)[:NEIGHBOUR_IMAGES]  # samples were shuffled when the file was written
-        near = features(method.judged, self._images(self.train, known_ids))
-        asked = features(method.judged, self._images(self.beton, ids))
-        right = knn(near, self._on_device(known[known_ids]), asked, self._on_device(labels[ids]))
-        right, n = add(torch.tensor([right * len(ids), len(ids)], dtype=torch.float64), self.world).tolist()
-        return {"knn": right / n}
+        if not len(known_ids) or not len(asked):
+            return {}
+        right = torch.zeros(1, dtype=torch.float64)
+        if len(ids):  # fewer images than ranks leave some without
+            near = features(method.judged, self._images(self.train, known_ids))
+            found = features(method.judged, self._images(self.beton, ids))
+            right += knn(near, self._on_device(known[known_ids]), found, self._on_device(self.labels[ids])) * len(ids)
+        return {"knn": float(add(right, self.world)) / len(asked)}
 
     def _images(self, beton: Beton, ids: np.ndarray) -> Iterator[Tensor]:
         backend: Backend = open_backend(self.recipe.data, beton, self.world.device)
         try:
-            yield from sweep(backend, self.recipe.data.size, ids, self.batch)
+            yield from sweep(self.recipe.data, backend, ids, self.batch)
         finally:
             backend.close()
 

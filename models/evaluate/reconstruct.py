@@ -45,5 +45,7 @@ def reconstruct(method: Method, images: Tensor, ratio: float, seed: int = 0) -> 
 
 def _to_pixels(predicted: Tensor, normalisation) -> Tensor:
     repeats = predicted.shape[-1] // 3
-    mean, std = (torch.tensor(v, device=predicted.device).repeat(repeats) for v in (normalisation.mean, normalisation.std))
+    mean, std = (
+        torch.tensor(v, device=predicted.device).repeat(repeats) for v in (normalisation.mean, normalisation.std)
+    )
     return (predicted * std + mean) * 255

@@ -17,6 +17,7 @@ from models.training.render import Picture
 from models.training.report import speed, verdict, write_report
 from pipeline.open import open_backend, sweep
 from pipeline.preview import COLUMNS, rows, sheet
+from pipeline.spec import Mask
 from pipeline.task import Task
 
 IMAGES = 8
@@ -24,15 +25,21 @@ SIDE = 96
 
 
 def tell(
-    recipe: Recipe, method: Method, journal: Journal, task: Task, judge: Judge, folder: Path, world: World
+    recipe: Recipe,
+    method: Method,
+    journal: Journal,
+    task: Task,
+    judges: dict[str, Judge],
+    folder: Path,
+    world: World,
 ) -> None:
     """Evaluate on val, and on test where the recipe names one; then the main rank writes the report."""
     step, final = journal.length.total_steps, []
-    judges = {"val": judge} | ({"test": Judge(recipe, recipe.data.test, task.beton, world)} if recipe.data.test else {})
-    for name, judged in judges.items():
-        values = judged(method)
-        journal.evaluation(step, name, values)
-        final += [(f"{name} {key}", value) for key, value in values.items()]
+    for name, judge in judges.items():
+        values = judge(method)
+        if values:
+            journal.evaluation(step, name, values)
+        final += [(f"{name} {key}", f"{value:.1%}") for key, value in values.items()]
     if not world.main:
         return
     written = read(folder)
@@ -41,7 +48,7 @@ def tell(
         recipe_name=recipe.name,
         rows=written,
         final=final,
-        pictures=_pictures(recipe, method, judge, task),
+        pictures=_pictures(recipe, method, judges["val"], task),
         verdict=verdict(*speed(written), "GPU" if world.device.type == "cuda" else "CPU"),
         pseudo=journal.tally,
         class_names=task.classes,
@@ -50,10 +57,13 @@ def tell(
 
 
 def _pictures(recipe: Recipe, method: Method, judge: Judge, task: Task) -> list[Picture]:
-    data = replace(recipe.data, backend="ffcv", views_on="cpu")
+    masked = method.needs.labelled_visible or method.needs.unlabelled_visible
+    data = replace(recipe.data, backend="ffcv", views_on="cpu", mask=recipe.data.mask if masked else Mask())
+    patch = recipe.encoder.patch if masked else recipe.data.size // 2  # a mask is drawn in any case, and then left out
+    columns = len(COLUMNS) if masked else COLUMNS.index("masked")
     chosen = np.linspace(0, task.beton.n - 1, min(IMAGES, task.beton.n)).astype(np.int64)
-    views = rows(task.beton, data, recipe.encoder.patch, chosen, recipe.run.seed)
-    pictures = [Picture("Views", "What the recipe makes of training images.", _png(views, COLUMNS))]
+    views = [line[:columns] for line in rows(task.beton, data, patch, chosen, recipe.run.seed)]
+    pictures = [Picture("Views", "What the recipe makes of training images.", _png(views, COLUMNS[:columns]))]
     if hasattr(method, "reconstruction"):
         pictures.append(_reconstructions(recipe, method, judge))
     return pictures
@@ -63,11 +73,12 @@ def _reconstructions(recipe: Recipe, method: Method, judge: Judge) -> Picture:
     """Validation images, and for each mask ratio what was left of them and what came back."""
     backend = open_backend(recipe.data, judge.beton, judge.world.device)
     try:
-        images = torch.cat(list(sweep(backend, recipe.data.size, np.arange(min(IMAGES, judge.beton.n)), IMAGES)))
+        images = torch.cat(list(sweep(recipe.data, backend, np.arange(min(IMAGES, judge.beton.n)), IMAGES)))
     finally:
         backend.close()
     columns, headings = [list(images.permute(0, 2, 3, 1).cpu().numpy())], ["image"]
-    for ratio in RATIOS:
+    patches = (recipe.data.size // recipe.encoder.patch) ** 2
+    for ratio in (each for each in RATIOS if patches * (1 - each) >= 1):
         seen, made = reconstruct(method, images, ratio)
         columns += [list(seen), list(made)]
         headings += [f"{ratio:.0%} hidden", "predicted"]

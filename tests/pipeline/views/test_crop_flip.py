@@ -7,7 +7,7 @@ from torchvision.transforms import RandomResizedCrop
 
 from pipeline import rng
 from pipeline.errors import InputError
-from pipeline.spec import EVALUATE, View
+from pipeline.spec import Data, View
 from pipeline.views import crop_flip
 
 N = 4000
@@ -46,7 +46,7 @@ def test_half_of_the_views_are_flipped_and_none_where_not_asked_for():
 
 
 def test_evaluation_cuts_the_centre_as_resize_256_and_crop_224_do():
-    cut = crop_flip.draw(EVALUATE, keys(1), *sides(512, 768, 1), 224)
+    cut = crop_flip.draw(Data().evaluate, keys(1), *sides(512, 768, 1), 224)
     assert cut.boxes.tolist() == [[32, 160, 448, 448]]  # 256 x 384, centre at 16 and 80, times two
     assert not cut.insets.any() and not cut.flips.any()
 
