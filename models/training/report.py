@@ -79,9 +79,12 @@ def _summary(steps: Sequence[dict], scores: figures.Series, recipe: dict, enviro
     took = duration(last["timing"]["elapsed_s"])
     where = f"{environment.get('devices', 1)} × {environment.get('device', 'unknown device')}"
     encoder, data = recipe.get("encoder", {}), recipe.get("data", {})
-    what = f"{encoder.get('name', 'An encoder')} on {data.get('root', 'its data')}"
+    size = f"ViT of {encoder.get('depth')} x {encoder['width']}" if encoder.get("width") else None
+    what = f"{size or encoder.get('name', 'An encoder')} on {data.get('root', 'its data')}"
     what += f", labels of split {data['split']}" if data.get("split") else ""
-    said = f"{what}: {last['step']:,} steps, {last['epoch']:.3g} epochs, in {took} on {where}."
+    counted = recipe.get("optim", {}).get("epoch_unit") == "step"  # then an epoch is a step, and says nothing
+    epochs = "" if counted else f" {last['epoch']:.3g} epochs,"
+    said = f"{what}: {last['step']:,} steps,{epochs} in {took} on {where}."
     facts = [("Time", took), ("Images per second", f"{images_per_s:,.0f}"), ("Waiting for data", f"{wait_share:.1%}")]
     name = _headline(scores)
     if name:
