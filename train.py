@@ -4,6 +4,7 @@ The same command again carries on from the last checkpoint, at the exact step.
 Exit codes: 0 trained to the end, 2 bad input, 75 stopped early on request (saved: run it again).
 """
 
+import errno
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 
 from models.evaluate.judge import Judge
 from models.evaluate.story import tell
-from models.method import Loss, Method, Moment, method_class
+from models.method import Loss, Method, Moment
 from models.packed import compile_blocks
+from models.ready import ready, run_folder
 from models.recipe import Recipe, catalogue, resolve
-from models.start import load_encoder
 from models.training import checkpoint, distributed, folder
 from models.training.distributed import World
 from models.training.guard import Guard
@@ -26,7 +27,7 @@ from models.training.journal import Journal
 from models.training.optim import clip, optimiser, set_rate
 from models.training.progress import headline
 from models.training.pseudo import Tally
-from models.training.schedule import Length, Pools, length, rate
+from models.training.schedule import Length, rate
 from models.training.stop import AGREE_STEPS, DONE, STOPPED, Stop
 from pipeline import rng
 from pipeline.batch import Batch
@@ -34,7 +35,9 @@ from pipeline.errors import InputError, command
 from pipeline.loader import Loader
 from pipeline.open import open_backend
 from pipeline.oracle import Oracle
-from pipeline.task import Task, feed, open_task
+from pipeline.task import Task, feed
+
+DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 @final
@@ -46,6 +49,7 @@ class Training:
     world: World
     folder: Path
     task: Task
+    judges: dict[str, Judge]
     length: Length
     micro: int
     method: Method
@@ -80,77 +84,78 @@ def main() -> int:
     """List the recipes, or train one."""
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print("python train.py RECIPE [--group.field VALUE ...]   (RECIPE --help shows every field)\n")
-        for name, line in catalogue():
-            print(f"  {name:28s} {line}")
+        print("\n".join(f"  {name:28s} {line}" for name, line in catalogue()))
         return DONE
     recipe = resolve(sys.argv[1], sys.argv[2:])
     world = distributed.start(recipe.run)
     try:
         return train(recipe, world)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        where = run_folder(recipe)
+        raise InputError(f"cannot write in {where}: {error.strerror}; free some space and run again") from error
     finally:
         distributed.finish(world)
 
 
 def train(recipe: Recipe, world: World) -> int:
     """Train a recipe from its last checkpoint, or from the start, to the end; -> exit code."""
-    run = prepare(recipe, world)
-    judge = Judge(recipe, recipe.data.val, run.task.beton, world)
-    stop = Stop()
+    stop = Stop()  # before anything that takes time: a request is heard while data is opened, too
     try:
-        with loader(run) as batches:
-            while run.step < run.length.total_steps:
-                one_step(run, batches)
-                last = run.step == run.length.total_steps
-                if every(recipe.run.evaluate_steps, run.step) and not last:
-                    with run.journal.paused():
-                        run.journal.evaluation(run.step, "val", judge(run.method))
-                asked = should_stop(run, stop)
-                if asked or last or every(recipe.run.save_steps, run.step):
-                    run.save()
-                if asked and not last:
-                    say(world, f"stopped after step {run.step} and saved; the same command carries on")
-                    return STOPPED
-        tell(run.recipe, run.method, run.journal, run.task, judge, run.folder, world)
-        return DONE
+        run = prepare(recipe, world)
+        try:
+            return to_the_end(run, stop)
+        finally:
+            run.journal.close()
     finally:
         stop.close()
-        run.journal.close()
+
+
+def to_the_end(run: Training, stop: Stop) -> int:
+    """The loop; -> exit code."""
+    recipe = run.recipe
+    with loader(run) as batches:
+        while run.step < run.length.total_steps:
+            one_step(run, batches)
+            last = run.step == run.length.total_steps
+            if every(recipe.run.evaluate_steps, run.step) and not last:
+                with run.journal.paused():
+                    run.journal.evaluation(run.step, "val", run.judges["val"](run.method))
+            asked = should_stop(run, stop)
+            if asked or last or every(recipe.run.save_steps, run.step):
+                run.save()
+            if asked and not last:
+                distributed.agree(True, run.world)  # no rank leaves while another saves: torchrun would end that one
+                say(run.world, f"stopped after step {run.step} and saved; the same command carries on")
+                return STOPPED
+    tell(recipe, run.method, run.journal, run.task, run.judges, run.folder, run.world)
+    return DONE
 
 
 def prepare(recipe: Recipe, world: World) -> Training:
     """Everything before the first step, carried on from the run folder where it holds a checkpoint."""
-    where = Path(recipe.run.folder or f"runs/{recipe.name.replace(':', '-')}")
-    kind = method_class(recipe)
-    task = open_task(recipe.data, kind.needs)
-    steps = length(recipe.optim, Pools(*task.pools, *task.batches))
-    micro = distributed.accumulation(task.batches, world.size, recipe.run.device_images)
-    torch.manual_seed(recipe.run.seed)
-    method = kind(recipe, len(task.classes))
-    folder.claim(where, recipe) if world.main else folder.check_same_recipe(where, recipe)
-    found = checkpoint.latest(where)
-    if found:
-        state, path = found
-        if state["data"] != task.fingerprint:
-            raise InputError(f"{path} was trained on other data or another split than {task.beton.path} now holds")
-        method.load_state_dict(state["method"])
-    elif recipe.run.start:
-        say(world, load_encoder(method, Path(recipe.run.start)))
-    method.to(world.device).train()
-    stepper = optimiser(method, recipe.optim)
-    tally = Tally(len(task.classes), oracle(recipe, task)) if kind.needs.strong else None
-    start = state["step"] if found else 0
-    journal = Journal(where, steps, world, log_steps=recipe.run.log_steps, tally=tally, resumed=start)
-    if found:
-        stepper.load_state_dict(state["optimiser"])
-        journal.load_state_dict(state["journal"])
+    its = ready(recipe, world)
+    known = oracle(recipe, its.task)
     if world.main:
-        folder.environment(where, world)
+        folder.claim(its.folder, recipe)
+        folder.environment(its.folder, world)
+    method = its.method.to(world.device).train()
+    stepper = optimiser(method, recipe.optim)
+    tally = Tally(len(its.task.classes), known) if method.needs.strong else None
+    start = its.found["step"] if its.found else 0
+    journal = Journal(its.folder, its.length, world, log_steps=recipe.run.log_steps, tally=tally, resumed=start)
+    if its.found:
+        stepper.load_state_dict(its.found["optimiser"])
+        journal.load_state_dict(its.found["journal"])
     if recipe.run.compile == "on" or (recipe.run.compile == "auto" and world.device.type == "cuda"):
         compile_blocks(method)
     model = distributed.wrap(method, world)
-    files = f"{task.beton.n:,} images of {task.beton.path}"
-    say(world, headline(recipe.name, files, task.batches, steps.total_steps, world, micro, start))
-    return Training(recipe, world, where, task, steps, micro, method, model, stepper, journal, Guard(world), start)
+    files = f"{its.task.beton.n:,} images of {its.task.beton.path}"
+    say(world, its.origin)
+    say(world, headline(recipe.name, files, its.task.batches, its.length.total_steps, world, its.micro, start))
+    common = its.folder, its.task, its.judges, its.length, its.micro, method
+    return Training(recipe, world, *common, model, stepper, journal, Guard(world), start)
 
 
 def loader(run: Training) -> Loader:
@@ -235,9 +240,9 @@ def oracle(recipe: Recipe, task: Task):
     return lambda ids: torch.from_numpy(known.labels(ids.numpy()))
 
 
-def say(world: World, line: str) -> None:
+def say(world: World, line: str | None) -> None:
     """Print once, whatever the number of processes."""
-    if world.main:
+    if world.main and line:
         print(line, flush=True)
 
 

@@ -128,17 +128,21 @@ def resolve(name: str, flags: list[str]) -> Recipe:
     """
     import tyro
 
+    from models.bounds import check_bounds  # which reads Recipe
+
     names = [known for known, _ in catalogue()]
     if name not in names:
         raise InputError(f"no recipe is called {name!r}{_nearest(name, names)}; `python train.py` lists them")
     method, _, function = name.partition(":")
     recipe = replace(getattr(importlib.import_module(f"models.methods.{method}"), function)(), name=name)
-    known = list(_flags(recipe))
+    known = [flag for flag in _flags(recipe) if flag not in ("--name", "--no-name")]
     for flag in flags:
         spelt = flag.split("=")[0].replace("_", "-")
         if flag.startswith("--") and spelt not in known and spelt != "--help":
             raise InputError(f"{name} has no field {spelt}{_nearest(spelt, known)}; add --help to see them all")
-    return tyro.cli(Recipe[type(recipe.method)], default=recipe, args=flags, prog=f"train.py {name}")
+    recipe = tyro.cli(Recipe[type(recipe.method)], default=recipe, args=flags, prog=f"train.py {name}")
+    check_bounds(recipe)
+    return recipe
 
 
 def _flags(part: object, prefix: str = "--") -> Iterator[str]:

@@ -15,7 +15,9 @@ def load_encoder(method: Method, path: Path) -> str:
     A classifier is copied if both have one of the same shape, and stays new otherwise. Raises InputError naming the
     first tensor that is missing or of another shape.
     """
-    held = checkpoint.load(path)["method"]
+    held = checkpoint.load(path).get("method")
+    if not isinstance(held, dict):
+        raise InputError(f"{path} is no checkpoint of a run: it holds no method; use a run's last.pt")
     prefix = "average.module." if any(name.startswith("average.module.") for name in held) else "encoder."
     found = {name.removeprefix(prefix): tensor for name, tensor in held.items() if name.startswith(prefix)}
     wanted = method.encoder.state_dict()

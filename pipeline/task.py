@@ -10,8 +10,8 @@ from pipeline.beton import Beton
 from pipeline.errors import InputError
 from pipeline.loader import Feed
 from pipeline.open import open_data
-from pipeline.order import Order, shares
-from pipeline.plan import Wanted
+from pipeline.order import Order, Picks, shares
+from pipeline.plan import Wanted, draw
 from pipeline.spec import Data, Needs, View
 from pipeline.split import known_labels, load_split
 
@@ -73,7 +73,15 @@ def open_task(data: Data, needs: Needs) -> Task:
 
 
 def feed(
-    task: Task, data: Data, needs: Needs, patch: int, seed: int, labels_only_steps: int, rank: int, ranks: int, micro: int
+    task: Task,
+    data: Data,
+    needs: Needs,
+    patch: int,
+    seed: int,
+    labels_only_steps: int,
+    rank: int,
+    ranks: int,
+    micro: int,
 ) -> Feed:
     """The feed of one of `ranks` processes that cuts its share of each step into `micro` micro-batches."""
     order = Order(seed, task.labelled, task.unlabelled, *task.batches, labels_only_steps)
@@ -87,6 +95,15 @@ def feed(
         first_chunk=rank * micro,
         micro=micro,
     )
+
+
+def check_views(task: Task, data: Data, needs: Needs, patch: int) -> None:
+    """Draw the views and masks of one image, so that what cannot be drawn raises InputError before a run begins."""
+    wanted = [wanted_labelled(data, patch, needs.labelled_visible)] if needs.labelled else []
+    wanted += [wanted_unlabelled(data, patch, needs.strong, needs.unlabelled_visible)] if needs.unlabelled else []
+    first = Picks(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    for each in wanted:
+        draw(each, first, task.beton.heights[:1], task.beton.widths[:1], 0)
 
 
 def wanted_labelled(data: Data, patch: int, visible: bool) -> Wanted:
