@@ -9,6 +9,8 @@ from pipeline.libffcv import imdecode, resize
 from pipeline.views.erase import CUTOUT_FILL, erase_fill, erase_noise
 from pipeline.views.rand_augment_cpu import apply_ops
 
+u64 = np.uint64
+
 
 class Source(NamedTuple):
     """Where N images' bytes lie: offsets, sizes, heights, widths i64 [N]; `decoded`: they are pixels, not JPEG.
@@ -68,7 +70,7 @@ def make_views(first, last, source, plan, out, errors, scratch):
             view = out[v, i]
             _cut(pixels, source.heights[i], source.widths[i], plan.boxes[v, i], plan.insets[v, i], size, view, scratch)
             if plan.flips[v, i]:
-                _flip(view)
+                _flip(view, scratch.spare)
             apply_ops(view, plan.ops[v, i], plan.args[v, i], plan.nearest[v], plan.fill[v], scratch.spare)
             if plan.noisy[v]:
                 erase_noise(view, plan.erased[v, i], plan.noise[v, i])
@@ -101,10 +103,15 @@ def _reflect(at, n):
 
 
 @njit(nogil=True, cache=True)
-def _flip(view):
-    size = view.shape[1]
+def _flip(view, spare):
+    """Mirror u8 [S, S, 3] in place; out and back, in unsigned indices, is a third of the time of swapping."""
+    size, line = view.shape[1], spare.reshape(spare.size)
+    last = u64(3 * (size - 1))
     for y in range(view.shape[0]):
-        row = view[y]
-        for x in range(size // 2):
-            for c in range(3):
-                row[x, c], row[size - 1 - x, c] = row[size - 1 - x, c], row[x, c]
+        row = view[y].reshape(3 * size)
+        for x in range(size):
+            here = u64(x) * u64(3)
+            there = last - here
+            line[here], line[here + u64(1)], line[here + u64(2)] = row[there], row[there + u64(1)], row[there + u64(2)]
+        for x in range(3 * size):
+            row[x] = line[x]

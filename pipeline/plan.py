@@ -71,7 +71,9 @@ def visible_patches(mask: Mask, grid: int) -> int:
     total = grid * grid
     visible = int(total * (1 - mask.ratio) + 1e-9)  # 0.8 of 10 is 8, not 7.999...
     if not 0 < visible < total:
-        raise InputError(f"mask ratio {mask.ratio:g} leaves {visible} of {total} patches visible; choose between 0 and 1")
+        raise InputError(
+            f"mask ratio {mask.ratio:g} leaves {visible} of {total} patches visible; choose between 0 and 1"
+        )
     return visible
 
 
@@ -120,7 +122,8 @@ def _stack(views: list[Stacked]) -> Stacked:
     layers = max(view.ops.shape[1] for view in views)
 
     def padded(a: np.ndarray) -> np.ndarray:
-        return np.pad(a, ((0, 0), (0, layers - a.shape[1])))
+        none = np.zeros((len(a), layers - a.shape[1]), a.dtype)  # np.pad takes ten times as long
+        return np.concatenate([a, none], 1)
 
     even = [view._replace(ops=padded(view.ops), args=padded(view.args)) for view in views]
     return Stacked(*(np.stack(arrays) for arrays in zip(*even, strict=True)))

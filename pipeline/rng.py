@@ -10,16 +10,22 @@ GOLDEN = 0x9E3779B97F4A7C15
 MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 SHIFTS = (30, 27, 31)
 
+# as arrays, made once: a plan of a small batch is mostly numpy's overhead; of one element, as scalars warn of overflow
+_GOLDEN, *_MULTIPLIERS = np.array([[GOLDEN], *([each] for each in MULTIPLIERS)], np.uint64)
+_SHIFTS = [np.uint64(each) for each in SHIFTS]
+
 # Streams: one per use of an image. A number, once given, keeps its meaning: it decides what every old run saw.
 WEAK, STRONG, MASK, LABELLED, ORDER, MIX = range(1, 7)
 
 
 def mix(states: np.ndarray) -> np.ndarray:
     """One splitmix64 step: u64 [...] -> u64 [...], a bijection that scrambles every bit."""
-    z = np.asarray(states, np.uint64) + np.asarray([GOLDEN], np.uint64)
-    for shift, multiplier in zip(SHIFTS, MULTIPLIERS, strict=False):
-        z = (z ^ (z >> np.uint64(shift))) * np.asarray([multiplier], np.uint64)
-    return z ^ (z >> np.uint64(SHIFTS[-1]))
+    z = np.asarray(states, np.uint64) + _GOLDEN
+    for shift, multiplier in zip(_SHIFTS, _MULTIPLIERS, strict=False):
+        z ^= z >> shift
+        z *= multiplier
+    z ^= z >> _SHIFTS[-1]
+    return z
 
 
 def keys(seed: int, passes: np.ndarray | int, ids: np.ndarray, stream: int) -> np.ndarray:
