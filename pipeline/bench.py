@@ -214,11 +214,10 @@ def verdict(rates: dict[str, Rate], available: int) -> str:
 def table(rates: dict[str, Rate]) -> str:
     """One line a case."""
     width = max(map(len, rates))
-    lines = [f"{'images per CPU-second':{width}s}   median   (lowest - highest) of the bound"]
+    lines = [f"{'images per CPU-second':{width}s}  median   lowest  highest   of the bound"]
     for name, rate in rates.items():
-        lines.append(
-            f"{name:{width}s} {rate.median:8.0f}   ({rate.low:6.0f} - {rate.high:<6.0f})    {rate.ratio:12.2f}"
-        )
+        figures = f"{rate.median:8.0f} {rate.low:8.0f} {rate.high:8.0f}   {rate.ratio:12.2f}"
+        lines.append(f"{name:{width}s}{figures}")
     return "\n".join(lines)
 
 
