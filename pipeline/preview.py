@@ -7,9 +7,9 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from pipeline import libffcv, rng
+from pipeline import libffcv
 from pipeline.beton import Beton, open_beton
 from pipeline.errors import InputError, command
 from pipeline.open import open_backend
@@ -19,8 +19,10 @@ from pipeline.spec import Data
 from pipeline.task import wanted_unlabelled
 
 COLUMNS = ("original", "weak", "strong", "masked")
+COLOURS = {"weak": (0, 114, 178), "strong": (213, 94, 0)}  # of headings and boxes; colour-blind eyes tell them apart
 HIDDEN = 118  # grey of a hidden patch
-GAP, HEADING = 6, 18
+GAP, HEADING = 6, 24
+OUTLINE = 125  # pixels of an image to one of its boxes' outlines: a small image has none
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,10 @@ class Arguments:
 
 
 def rows(beton: Beton, data: Data, patch: int, ids: np.ndarray, seed: int = 0) -> list[list[np.ndarray]]:
-    """For each image its four pictures u8 [h, w, 3], as the loader makes them in the first pass."""
+    """For each image its four pictures u8 [h, w, 3], as the loader makes them in the first pass.
+
+    Boxes on the original show where the weak and the strong view were cut.
+    """
     backend = open_backend(data, beton, torch.device("cpu"))
     try:
         wanted = wanted_unlabelled(data, patch, strong=True, visible=True)
@@ -47,8 +52,20 @@ def rows(beton: Beton, data: Data, patch: int, ids: np.ndarray, seed: int = 0) -
     finally:
         backend.close()
     originals = [libffcv.decode(beton.jpeg(i), int(beton.heights[i]), int(beton.widths[i])) for i in ids]
+    for v, name in enumerate(("weak", "strong")):
+        originals = [outlined(*each, COLOURS[name]) for each in zip(originals, plan.stacked.boxes[v], strict=True)]
     masked = [mask(image, visible, patch) for image, visible in zip(weak, plan.visible, strict=True)]
     return [list(row) for row in zip(originals, weak, strong, masked, strict=True)]
+
+
+def outlined(image: np.ndarray, box: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """The image u8 [h, w, 3] with the outline of a box i32 [4] (top, left, height, width)."""
+    line = max(image.shape) // OUTLINE
+    if not line:
+        return image
+    page, (top, left, height, width) = Image.fromarray(image), box.tolist()
+    ImageDraw.Draw(page).rectangle((left, top, left + width - 1, top + height - 1), outline=colour, width=line)
+    return np.asarray(page)
 
 
 def mask(image: np.ndarray, visible: np.ndarray, patch: int) -> np.ndarray:
@@ -64,9 +81,10 @@ def sheet(pictures: list[list[np.ndarray]], headings: tuple[str, ...], side: int
     """Pictures u8 [h, w, 3] in rows and columns, each fitted into `side` pixels, headings above the columns."""
     width = len(headings) * (side + GAP) + GAP
     page = Image.new("RGB", (width, HEADING + len(pictures) * (side + GAP) + GAP), "white")
-    draw_on = ImageDraw.Draw(page)
+    draw_on, font = ImageDraw.Draw(page), ImageFont.load_default(min(15, side // 8))
     for column, heading in enumerate(headings):
-        draw_on.text((GAP + column * (side + GAP), 4), heading, fill="black")
+        middle = GAP + column * (side + GAP) + side // 2, HEADING // 2
+        draw_on.text(middle, heading, fill=COLOURS.get(heading, "black"), font=font, anchor="mm")
         for row, line in enumerate(pictures):
             picture = _fitted(Image.fromarray(line[column]), side)
             x, y = GAP + column * (side + GAP), HEADING + row * (side + GAP)

@@ -1,0 +1,89 @@
+"""A decoder that knows the answer gives the image back; what was visible stays as it was."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from models.evaluate.reconstruct import reconstruct
+from models.vit import Size, build_encoder
+from pipeline.preview import HIDDEN
+
+PATCH, GRID, N = 4, 6, 3
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    side = PATCH * GRID
+    return torch.randint(0, 256, (N, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def truth(images: torch.Tensor, i: int, patch: int, target: str) -> np.ndarray:
+    """The target of one patch, pixel by pixel in MAE's order."""
+    y, x = PATCH * (patch // GRID), PATCH * (patch % GRID)
+    values = [
+        (images[i, c, y + dy, x + dx].item() / 255 - MEAN[c]) / STD[c]
+        for dy in range(PATCH)
+        for dx in range(PATCH)
+        for c in range(3)
+    ]
+    values = np.array(values)
+    if target == "norm_pix":  # MAE's reference: unbiased variance, 1e-6 beneath the root
+        values = (values - values.mean()) / np.sqrt(values.var(ddof=1) + 1e-6)
+    return values
+
+
+def method(target: str, predict) -> SimpleNamespace:
+    encoder = build_encoder(Size(24, 1, 3), image_size=PATCH * GRID, patch=PATCH, classes=0)
+    branch = SimpleNamespace(patch=PATCH, settings=SimpleNamespace(target=target), predict=predict)
+    return SimpleNamespace(encoder=encoder, reconstruction=branch)
+
+
+def oracle(target: str):
+    def predict(_, images: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        rows = [
+            [truth(images, i, patch, target) for patch in range(GRID * GRID) if patch not in shown]
+            for i, shown in enumerate(visible.tolist())
+        ]
+        return torch.tensor(np.array(rows), dtype=torch.float32)
+
+    return predict
+
+
+def black(_, images: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    return torch.full((len(images), GRID * GRID - visible.shape[1], 3 * PATCH * PATCH), -100.0)
+
+
+def cells(picture: np.ndarray) -> np.ndarray:
+    """u8 [S, S, 3] -> [patches, PATCH, PATCH, 3]."""
+    return np.array([picture[y : y + PATCH, x : x + PATCH] for y in range(0, GRID * PATCH, PATCH)
+                     for x in range(0, GRID * PATCH, PATCH)])  # fmt: skip
+
+
+@pytest.mark.parametrize("target", ["pixel", "norm_pix"])
+def test_a_decoder_that_knows_the_target_gives_back_the_image(images, target):
+    _, made = reconstruct(method(target, oracle(target)), images, ratio=0.75)
+    assert np.array_equal(made, images.permute(0, 2, 3, 1).numpy())
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.75, 0.9])
+def test_visible_patches_are_unchanged_and_the_others_predicted(images, ratio):
+    seen, made = reconstruct(method("pixel", black), images, ratio)
+    originals = images.permute(0, 2, 3, 1).numpy()
+    visible = int(GRID * GRID * (1 - ratio) + 1e-9)
+    for original, shown, predicted in zip(originals, seen, made, strict=True):
+        same = (cells(shown) == cells(original)).all((1, 2, 3))
+        assert same.sum() == visible
+        assert (cells(shown)[~same] == HIDDEN).all()
+        assert (cells(predicted)[same] == cells(original)[same]).all()
+        assert (cells(predicted)[~same] == 0).all()  # clipped, not wrapped
+
+
+def test_the_patches_shown_depend_on_the_seed_and_the_image(images):
+    seen = [reconstruct(method("pixel", black), images, 0.75, seed)[0] for seed in (0, 0, 1)]
+    assert np.array_equal(seen[0], seen[1])
+    shown = [(cells(picture) == HIDDEN).all((1, 2, 3)) for picture in (seen[0][0], seen[0][1], seen[2][0])]
+    assert (shown[0] != shown[1]).any()
+    assert (shown[0] != shown[2]).any()

@@ -1,0 +1,98 @@
+"""The picture of a data set's views."""
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import libffcv, preview
+from pipeline.errors import command
+from pipeline.spec import Data, Mask
+
+IDS = np.array([3, 40, 11])
+
+
+def run(monkeypatch, *argv: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["preview", *argv])
+    preview.main()
+
+
+def test_rows_are_original_weak_strong_and_masked(beton):
+    data = Data(size=32, mask=Mask(ratio=0.75), backend="ffcv", views_on="cpu")
+    found = preview.rows(beton, data, 8, IDS)
+    assert len(found) == 3
+    for i, (original, weak, strong, masked) in zip(IDS, found, strict=True):
+        assert original.shape == (beton.heights[i], beton.widths[i], 3)
+        assert np.array_equal(
+            original, libffcv.decode(beton.jpeg(i), *original.shape[:2])
+        )  # small: nothing drawn on it
+        assert weak.shape == strong.shape == masked.shape == (32, 32, 3)
+        cells = [
+            (masked[y : y + 8, x : x + 8], weak[y : y + 8, x : x + 8]) for y in range(0, 32, 8) for x in range(0, 32, 8)
+        ]
+        hidden = [(seen == preview.HIDDEN).all() for seen, _ in cells]
+        assert sum(hidden) == 12
+        assert all(np.array_equal(seen, whole) for (seen, whole), out in zip(cells, hidden, strict=True) if not out)
+
+
+def test_hidden_patches_are_grey_and_visible_ones_as_they_were():
+    image = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
+    masked = preview.mask(image, np.array([1, 6]), 4)
+    for patch in range(9):
+        y, x = 4 * (patch // 3), 4 * (patch % 3)
+        cell = masked[y : y + 4, x : x + 4]
+        expected = image[y : y + 4, x : x + 4] if patch in (1, 6) else np.full((4, 4, 3), preview.HIDDEN)
+        assert np.array_equal(cell, expected)
+
+
+def test_a_box_is_outlined_on_a_photograph_and_its_inside_is_untouched():
+    image, red = np.zeros((300, 400, 3), np.uint8), (255, 0, 0)
+    found = preview.outlined(image, np.array([20, 50, 100, 200], np.int32), red)
+    line = 400 // preview.OUTLINE
+    expected = np.zeros_like(image)
+    expected[20:120, 50:250] = red
+    expected[20 + line : 120 - line, 50 + line : 250 - line] = 0
+    assert np.array_equal(found, expected)
+    assert not image.any()
+    small = image[:30, :40]
+    assert preview.outlined(small, np.array([2, 3, 9, 9], np.int32), red) is small
+
+
+@pytest.mark.parametrize("side", [96, 224])
+def test_the_sheet_has_a_cell_for_every_picture(side):
+    pictures = [[np.full((h, w, 3), 9, np.uint8) for h, w in ((50, 80), (side, side), (400, 100))] for _ in range(2)]
+    page = preview.sheet(pictures, ("a", "weak", "c"), side)
+    assert page.size == (
+        3 * (side + preview.GAP) + preview.GAP,
+        preview.HEADING + 2 * (side + preview.GAP) + preview.GAP,
+    )
+    dark = (np.asarray(page)[preview.HEADING :] == 9).all(-1)
+    fitted = [side * round(side * 50 / 80), side * side, side * round(side * 100 / 400)]
+    assert dark.sum() == 2 * sum(fitted)
+
+
+def test_the_command_writes_the_picture(beton, monkeypatch, tmp_path, capsys):
+    out = tmp_path / "views.png"
+    run(monkeypatch, str(beton.path), "--out", str(out), "--images", "3", "--size", "32", "--patch", "8")
+    with Image.open(out) as page:
+        assert page.size == (
+            4 * (96 + preview.GAP) + preview.GAP,
+            preview.HEADING + 3 * (96 + preview.GAP) + preview.GAP,
+        )
+    assert "3 images of" in capsys.readouterr().out
+    run(monkeypatch, str(beton.path.parent), "--out", str(out), "--images", "1", "--size", "32", "--patch", "8")
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [(["{}/none.beton"], "no such file"), (["{}", "--images", "0"], "--images must be 1 or more, got 0")],
+)
+def test_wrong_input_is_one_line(beton, monkeypatch, capsys, argv, said):
+    monkeypatch.setattr(sys, "argv", ["preview", *(word.format(beton.path.parent) for word in argv)])
+    with pytest.raises(SystemExit) as ended:
+        command(preview.main)
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
