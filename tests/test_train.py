@@ -10,16 +10,10 @@ from pipeline.beton import metadata, open_beton
 from pipeline.errors import InputError
 from pipeline.manifest import manifest_path
 
-from .conftest import same, weights
+from .conftest import assert_close, rows, same, weights
 
 RECIPES = ["supervised:digits", "fixmatch:digits", "mae:digits", "supmae:digits", "semi_mae:digits"]
 LOW = "--method.threshold=0.108"  # ten classes: a new network is this sure of some guesses
-
-
-def rows(folder) -> list[dict]:
-    """The journal without what a clock says."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "timing"} for line in lines]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -101,13 +95,6 @@ def test_accumulation_gives_the_same_result_as_a_whole_batch(recipe, tiny, tmp_p
     assert_close(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     for a, b in zip(rows(tmp_path / "whole"), rows(tmp_path / "parts"), strict=True):
         assert a.get("loss", 0) == pytest.approx(b.get("loss", 0), rel=1e-5)
-
-
-def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    """Equal but for the order of sums; keys' biases have no gradient but rounding, which Adam blows up to a step."""
-    for name, tensor in a.items():
-        if not name.endswith("qkv.bias"):
-            assert (tensor - b[name]).norm() <= 1e-3 * tensor.norm() + 1e-5, name
 
 
 def test_a_labels_only_phase_comes_first_and_trains_on_labels_alone(tiny, tmp_path):

@@ -6,6 +6,7 @@ from typing import final
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from models.evaluate.accuracy import hits
@@ -44,7 +45,13 @@ class Judge:
 
     def __call__(self, method: Method) -> dict[str, float]:
         """Shares of images: top1 (and top5), or knn where the method has no classifier; nothing where no label is
-        known. A collective call."""
+        known. A collective call.
+
+        Every rank judges by the main rank's buffers: batch norm's running means are of each rank's own images.
+        """
+        if self.world.size > 1:
+            for buffer in method.buffers():
+                dist.broadcast(buffer, 0)
         asked = np.flatnonzero(self.labels >= 0)
         ids = asked[self.world.rank :: self.world.size]
         if method.has_classifier:

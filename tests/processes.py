@@ -1,0 +1,124 @@
+"""train.py in processes of its own, forked from one that has imported it: to be killed, signalled and starved."""
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+PRELOAD = ["train", "tests.processes", *(f"models.methods.{name}" for name in ("semi_mae", "mae", "supmae")),
+           "torch.utils.tensorboard"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run in progress; what it prints, and a line "step id id ..." for each (micro-)batch, is in files of `log`."""
+
+    process: BaseProcess
+    log: Path
+
+    def end(self, timeout_s: float = 120) -> int:
+        """Wait for it; -> exit code, or minus the signal that ended it."""
+        self.process.join(timeout_s)
+        assert self.process.exitcode is not None, f"still running: {self.out}"
+        return self.process.exitcode
+
+    def wait_for(self, text: str, timeout_s: float = 60) -> None:
+        """Return once it has printed `text`."""
+        self._wait(lambda: text in self.out, timeout_s)
+
+    def wait_for_steps(self, count: int, timeout_s: float = 60) -> None:
+        """Return once it has done (nearly) this many steps."""
+        self._wait(lambda: len(self.steps) >= count, timeout_s)
+
+    def signal(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    @property
+    def out(self) -> str:
+        return _text(self.log / "out")
+
+    @property
+    def err(self) -> str:
+        return _text(self.log / "err")
+
+    @property
+    def steps(self) -> list[int]:
+        """The step of each (micro-)batch whose loss was computed, one after the other."""
+        return [int(line.split()[0]) for line in _text(self.log / "batches").splitlines()]
+
+    def ids(self) -> dict[int, list[int]]:
+        """The images of each step, sorted."""
+        found: dict[int, list[int]] = {}
+        for line in _text(self.log / "batches").splitlines():
+            step, *ids = (int(word) for word in line.split())
+            found.setdefault(step, []).extend(ids)
+        return {step: sorted(ids) for step, ids in found.items()}
+
+    def _wait(self, holds: Callable[[], bool], timeout_s: float) -> None:
+        until = time.monotonic() + timeout_s
+        while not holds():
+            assert self.process.is_alive(), f"ended too early: {self.out} {self.err}"
+            assert time.monotonic() < until, self.out
+            time.sleep(0.002)
+
+
+def start(argv: list[str], log: Path, *, file_bytes: int | None = None, **environment: str) -> Started:
+    """Start `python train.py ARGV`, without the report; `file_bytes`: no file may grow beyond, as on a full disk."""
+    log.mkdir(parents=True, exist_ok=True)
+    fork = multiprocessing.get_context("forkserver")
+    fork.set_forkserver_preload(PRELOAD)
+    process = fork.Process(target=_run, args=(argv, log, file_bytes, environment), daemon=True)
+    process.start()
+    return Started(process, log)
+
+
+def start_ranks(argv: list[str], log: Path, ranks: int) -> list[Started]:
+    """What `torchrun --nproc-per-node RANKS train.py ARGV` starts."""
+    port, size = str(_free_port()), str(ranks)
+    shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [start(argv, log / str(r), RANK=str(r), LOCAL_RANK=str(r), **shared) for r in range(ranks)]
+
+
+def _run(argv: list[str], log: Path, file_bytes: int | None, environment: dict[str, str]) -> None:
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(log / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.update(environment)
+    sys.argv = ["train.py", *argv]
+    import torch
+
+    import train
+    from models.evaluate import story
+    from pipeline.errors import command
+
+    torch.set_num_threads(1)
+    batches, seen = os.open(log / "batches", os.O_WRONLY | os.O_CREAT | os.O_APPEND), train.seen
+
+    def noted(batch):
+        ids = seen(batch)
+        os.write(batches, f"{batch.step} {' '.join(str(int(i)) for part in ids for i in part)}\n".encode())
+        return ids
+
+    train.seen = noted
+    story.write_report = lambda folder, **_: folder / "left out"  # seconds of plotting that test_train.py spends once
+    if file_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    command(train.main)
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

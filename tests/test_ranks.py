@@ -1,0 +1,126 @@
+"""Several processes: the same images, losses and weights as one, and one end for all of them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from models.training import checkpoint
+
+from .conftest import DECODER, TINY, assert_close, rows, same, weights
+from .processes import Started, start, start_ranks
+
+RECIPES = {
+    "semi_mae:digits": ["--method.threshold=0.108", "--optim.labels-only-epochs=4"],
+    "supmae:digits": [],
+}
+SEMI_MAE = pytest.mark.parametrize("runs", ["semi_mae:digits"], indirect=True)
+OWN = ("running_mean", "running_var", "num_batches_tracked")  # each rank's batch norm counts its own images
+
+
+@pytest.fixture(scope="module")
+def argv(digits):
+    """argv(recipe, folder, *flags): a tiny run's command line."""
+    return lambda recipe, folder, *flags: [
+        recipe, *TINY, *DECODER, *RECIPES[recipe], f"--data.root={digits}", f"--run.folder={folder}", *flags
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def runs(request, argv, tmp_path_factory) -> dict[str, tuple[Path, list[Started]]]:
+    """A recipe on two ranks, and on one process in two micro-batches and in one."""
+    root, recipe = tmp_path_factory.mktemp("runs"), request.param
+    found = {"ranks": (root / "ranks", start_ranks(argv(recipe, root / "ranks"), root / "log", 2))}
+    end(found["ranks"][1])
+    for name, flags in {"parts": ["--run.device-images=16"], "whole": []}.items():
+        found[name] = root / name, [start(argv(recipe, root / name, *flags), root / f"log {name}")]
+        end(found[name][1])
+    return found
+
+
+def end(ranks: list[Started]) -> None:
+    for rank in ranks:
+        assert rank.end() == 0, rank.err
+
+
+def test_two_ranks_see_the_images_of_one(runs):
+    (_, ranks), (_, parts), (_, (whole,)) = runs["ranks"], runs["parts"], runs["whole"]
+    first, second = (rank.ids() for rank in ranks)
+    assert whole.ids() == {step: sorted(first[step] + second[step]) for step in range(12)}
+    assert whole.ids() == parts[0].ids()
+    assert all(len(first[step]) == len(second[step]) == 16 for step in range(12))
+
+
+def test_two_ranks_learn_what_one_learns_in_two_micro_batches(runs):
+    (ranks, _), (parts, started) = runs["ranks"], runs["parts"]
+    assert "2 micro-batches" in started[0].out
+    assert_equal_but_for_rounding(ranks, parts)
+
+
+@SEMI_MAE
+def test_two_ranks_learn_what_one_learns_from_the_whole_batch(runs):
+    """Without batch norm, whose batches would be others."""
+    assert_equal_but_for_rounding(runs["ranks"][0], runs["whole"][0])
+
+
+def assert_equal_but_for_rounding(a: Path, b: Path) -> None:
+    """Losses, their parts, and shares of pseudo-labels in every row; weights at the end."""
+    for x, y in zip(rows(a), rows(b), strict=True):
+        assert x["step"] == y["step"]
+        assert x.get("loss", 0) == pytest.approx(y.get("loss", 0), rel=1e-5)
+        assert x.get("parts", {}) == pytest.approx(y.get("parts", {}), rel=1e-5)
+        assert x.get("pseudo", {}).get("passed", 0) == pytest.approx(y.get("pseudo", {}).get("passed", 0))
+    one, other = ({n: t for n, t in weights(each).items() if not n.endswith(OWN)} for each in (a, b))
+    assert_close(one, other)
+
+
+@SEMI_MAE
+def test_the_labels_only_phase_and_pseudo_labels_were_in_play(runs):
+    steps = [row for row in rows(runs["ranks"][0]) if "loss" in row]
+    assert set(steps[0]["parts"]) == {"label"}
+    assert set(steps[2]["parts"]) == {"label", "pseudo", "pixels"}
+    assert any(row.get("pseudo", {}).get("passed", 0) > 0 for row in steps)
+
+
+def test_one_line_and_one_journal_however_many_ranks(runs):
+    folder, (_, second) = runs["ranks"]
+    assert second.out == ""
+    assert [row["step"] for row in rows(folder) if "loss" in row] == [3, 6, 9, 12]
+
+
+@pytest.mark.slow
+def test_torchrun_stops_as_a_whole_and_resumes_to_the_bit(argv, tmp_path):
+    """SIGTERM to one worker of torchrun: both save and exit with 75, which torchrun reports, exiting with 1 itself."""
+    steps = "--optim.epochs=40"
+    straight = start_ranks(argv("semi_mae:digits", tmp_path / "straight", steps), tmp_path / "log", 2)
+    end(straight)
+    folder = tmp_path / "stopped"
+    flags = argv("semi_mae:digits", folder, steps)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*torchrun, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as run:
+        for line in run.stdout:
+            if line.startswith(" 3/40"):
+                break
+        os.kill(children(run.pid)[1], signal.SIGTERM)
+        out, err = run.communicate(timeout=120)
+    assert "stopped after step 8 and saved" in out  # ranks agree every 8 steps
+    assert run.returncode == 1
+    assert "exitcode  : 75" in err
+    assert checkpoint.load(folder / "last.pt")["step"] == 8
+    end(start_ranks(flags, tmp_path / "again", 2))
+    assert same(weights(folder), weights(tmp_path / "straight"))
+    assert rows(folder) == rows(tmp_path / "straight")
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started, once there are two."""
+    while len(found := Path(f"/proc/{pid}/task/{pid}/children").read_text().split()) < 2:
+        time.sleep(0.01)
+    return [int(child) for child in found]
