@@ -1,6 +1,5 @@
 """Signals, kills, damage and full disks: a run that was stopped anyhow ends as one that never was."""
 
-import json
 import os
 import random
 import signal
@@ -89,7 +88,8 @@ def test_a_kill_at_any_moment_costs_no_more_than_a_save_interval(argv, tmp_path,
     with capsys.disabled():
         print(
             f"\n{KILLS} kills, {KILLS}/{KILLS} equal; a checkpoint every {SAVE_STEPS} of {STEPS} steps; "
-            f"steps repeated: {sum(repeated) / KILLS:.1f} on average, at most {max(repeated)}; begun again at {sorted(restarts)}"
+            f"steps repeated: {sum(repeated) / KILLS:.1f} on average, at most {max(repeated)}; "
+            f"begun again at {sorted(restarts)}"
         )
     assert max(repeated) <= SAVE_STEPS
 

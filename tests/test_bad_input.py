@@ -1,0 +1,290 @@
+"""What a user can get wrong ends in one line and exit code 2, before anything is written; what is right passes."""
+
+import json
+import os
+import pickle
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from models.ready import ready
+from models.recipe import resolve
+from models.training import checkpoint, distributed
+from pipeline.beton import metadata, open_beton
+from pipeline.errors import command
+from pipeline.split import load_split, save_split
+
+from .conftest import DECODER, TINY
+
+SEMI, MAE, SUPMAE, SUPERVISED, FIXMATCH = (
+    f"{n}:digits" for n in ("semi_mae", "mae", "supmae", "supervised", "fixmatch")
+)
+
+WRONG = {  # recipe, flags, what the line says
+    "an unknown recipe": ("semi_mea:digits", "", "'semi_mea:digits'; did you mean semi_mae:digits?"),
+    "an unknown flag": (SEMI, "--optim.lrr=1", "no field --optim.lrr; did you mean --optim.lr?"),
+    "another name": (SEMI, "--name=mine", "no field --name"),
+    "an unknown split": (SEMI, "--data.split=6-per-class", "no split '6-per-class', it has: 25-per-class, 5-"),
+    "an unknown split, for neighbours only": (MAE, "--data.split=6-per-class", "no split '6-per-class'"),
+    "a split's name that is a path": (SEMI, "--data.split=../x", "expected a split name"),
+    "a missing folder": (SEMI, "--data.root=/nowhere", "/nowhere/train.beton: no such file"),
+    "a missing val": (SEMI, "--data.val=other.beton", "other.beton: no such file"),
+    "a missing test": (SEMI, "--data.test=other.beton", "other.beton: no such file"),
+    "everything hidden": (SEMI, "--data.mask.ratio=0.99", "mask ratio 0.99 leaves 0 of 16"),
+    "nothing hidden": (MAE, "--data.mask.ratio=0", "mask ratio 0 leaves 16 of 16"),
+    "a negative ratio": (SUPMAE, "--data.mask.ratio=-1", "mask ratio -1 leaves"),
+    "a grid of another ratio": (MAE, "--data.mask.kind=grid --data.mask.ratio=0.5", "use ratio 0.75"),
+    "an odd grid": (MAE, "--data.mask.kind=grid --data.mask.ratio=0.75 --data.size=12", "even grid"),
+    "a patch that does not divide": (SUPERVISED, "--data.size=18", "patches of 4 pixels do not divide images of 18"),
+    "a patch larger than the image": (SUPERVISED, "--encoder.patch=32", "patches of 32 pixels do not divide"),
+    "a small batch": (SEMI, "--data.batch=4 --data.ratio=10", "leaves 0 labelled images; enlarge data.batch"),
+    "no unlabelled share": (SEMI, "--data.ratio=0.001", "leaves 32 labelled images"),
+    "no unlabelled image": (SEMI, "--data.unlabelled=rest --data.split=None", "every image"),
+    "no even accumulation": (SEMI, "--data.batch=31 --data.ratio=30 --run.device-images=8", "divides evenly"),
+    "a teacher without average": (SEMI, "--method.teacher=average --optim.average=None", "set optim.average"),
+    "a teacher without average (fixmatch)": (FIXMATCH, "--optim.average=None", "set optim.average"),
+    "no epochs": (SEMI, "--optim.epochs=0", "optim.epochs is 0, expected above 0"),
+    "less than a step": (SEMI, "--optim.epochs=0.5 --optim.rise-epochs=0", "less than one step"),
+    "a longer rise than run": (SEMI, "--optim.rise-epochs=20", "optim.rise_epochs is 20 of optim.epochs 12"),
+    "a longer labels-only phase": (SEMI, "--optim.labels-only-epochs=20", "optim.labels_only_epochs is 20"),
+    "an epoch of nothing": (SUPERVISED, "--optim.epoch-unit=unlabelled", "choose another epoch_unit"),
+    "no batch": (SEMI, "--data.batch=0", "data.batch is 0, expected at least 1"),
+    "a rate that is no number": (SEMI, "--optim.lr=nan", "optim.lr is nan, expected 0 or above"),
+    "all paths dropped": (SEMI, "--encoder.drop-path=1", "encoder.drop_path is 1, expected from 0 to below 1"),
+    "no log": (SEMI, "--run.log-steps=0", "run.log_steps is 0, expected at least 1"),
+    "no batch ahead": (SEMI, "--data.ahead=0", "data.ahead is 0, expected at least 1"),
+    "half a size": (SEMI, "--encoder.depth=None", "encoder.width, depth and heads"),
+    "heads that do not divide": (SEMI, "--encoder.heads=3", "heads divide the width"),
+    "decoder heads that do not divide": (MAE, "--method.reconstruct.heads=3", "heads"),
+    "an unknown encoder": (SUPERVISED, "--encoder.width=None --encoder.depth=None --encoder.heads=None "
+                           "--encoder.name=vit_smal_patch16_224", "timm"),
+    "another architecture": (SUPERVISED, "--encoder.width=None --encoder.depth=None --encoder.heads=None "
+                             "--encoder.name=resnet18", "plain ViT"),
+    "a missing start": (SEMI, "--run.start=/nowhere/last.pt", "cannot read checkpoint /nowhere/last.pt"),
+    "a folder to start from": (SEMI, "--run.start=/tmp", "cannot read checkpoint /tmp: Is a directory"),
+    "no GPU": (SEMI, "--run.device=cuda", "no GPU is visible"),
+    "one of two devices": (SEMI, "--run.devices=2", "torchrun --nproc-per-node 2"),
+}  # fmt: skip
+
+RIGHT = {
+    "a grid": (MAE, "--data.mask.kind=grid --data.mask.ratio=0.75"),
+    "a block": (MAE, "--data.mask.kind=block"),
+    "a mask that nothing reads": (SUPERVISED, "--data.mask.ratio=0"),
+    "a split": (SEMI, "--data.split=25-per-class"),
+    "no split": (SEMI, "--data.split=None"),
+    "the rest": (SEMI, "--data.unlabelled=rest"),
+    "accumulation": (SEMI, "--run.device-images=8"),
+    "a teacher that is itself": (SEMI, "--method.teacher=self --optim.average=None"),
+    "a labels-only phase": (SEMI, "--optim.labels-only-epochs=6"),
+    "no rise": (SEMI, "--optim.rise-epochs=0 --optim.epochs=1"),
+    "no test": (SEMI, "--data.test=None"),
+    "a rate of 0": (SEMI, "--optim.lr=0"),
+    "another size": (SUPERVISED, "--data.size=20"),
+    "one device": (SEMI, "--run.devices=1"),
+}
+
+
+def words(recipe: str, flags: str, root: Path, folder: Path) -> list[str]:
+    decoder = DECODER if "mae:" in recipe else []
+    return [recipe, *TINY, *decoder, f"--data.root={root}", f"--run.folder={folder}", *flags.split()]
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys, digits, tmp_path):
+    """refused(recipe, flags, root) -> the one line on stderr, without a run folder having appeared or changed."""
+
+    def run(recipe: str, flags: str = "", root: Path = digits, folder: Path = tmp_path / "run") -> str:
+        before = contents(folder)
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["train.py", *words(recipe, flags, root, folder)])
+        with pytest.raises(SystemExit) as ended:
+            command(train.main)
+        assert ended.value.code == 2
+        written = capsys.readouterr()
+        (line,) = written.err.splitlines()
+        assert written.out == ""
+        assert contents(folder) == before
+        assert line.startswith("error: ")
+        return line
+
+    return run
+
+
+@pytest.fixture
+def copy(digits, tmp_path) -> Path:
+    """The digits' folder, to be damaged."""
+    return shutil.copytree(digits, tmp_path / "data")
+
+
+def contents(folder: Path) -> dict[str, bytes] | None:
+    if not folder.exists():
+        return None
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def accepted(recipe: str, flags: str, root: Path, folder: Path) -> None:
+    """All checks pass; nothing trains."""
+    found = resolve(recipe, words(recipe, flags, root, folder)[1:])
+    ready(found, distributed.start(found.run))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_one_line_and_no_folder(case, refused):
+    recipe, flags, says = WRONG[case]
+    assert says in refused(recipe, flags)
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_what_is_right_passes(case, digits, tmp_path):
+    accepted(*RIGHT[case], digits, tmp_path / "run")
+
+
+def test_a_value_of_the_wrong_type_is_named(monkeypatch, capsys, digits, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["train.py", *words(SEMI, "--optim.lr=fast", digits, tmp_path / "run")])
+    with pytest.raises(SystemExit) as ended:
+        command(train.main)
+    assert ended.value.code == 2
+    assert "--optim.lr" in "".join(capsys.readouterr())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["train", "val", "test"])
+def test_a_truncated_file(name, refused, copy):
+    path = copy / f"{name}.beton"
+    os.truncate(path, path.stat().st_size - 1000)
+    assert f"{name}.beton" in refused(SEMI, root=copy)
+
+
+def test_a_missing_manifest(refused, copy):
+    (copy / "train.beton.json").unlink()
+    assert "has no manifest train.beton.json beside it" in refused(SEMI, root=copy)
+
+
+def test_a_split_of_another_file(refused, copy):
+    shutil.copy(copy / "train.split-5-per-class.json", copy / "val.split-5-per-class.json")
+    assert "was made for 1197 images" in refused(SEMI, "--data.train=val.beton", copy)
+
+
+def test_a_split_that_lacks_a_class(refused, copy):
+    path = copy / "train.split-5-per-class.json"
+    found, beton = json.loads(path.read_text()), open_beton(copy / "train.beton")
+    labels = metadata(beton.data, beton.n)["label"]
+    kept = [i for i in found["labelled"] if labels[i] != 3]
+    path.write_text(json.dumps(found | {"labelled": kept}))
+    assert "expected a label of every class, 1 have none" in refused(SEMI, root=copy)
+    path.write_text(json.dumps(found | {"labelled": []}))
+    assert "expected samples to label, got none" in refused(SEMI, root=copy)
+    path.write_text("{")
+    assert "expected a split file" in refused(SEMI, root=copy)
+
+
+def test_files_of_other_classes_or_none(refused, digits, tmp_path):
+    """A folder of two classes, and one without labels: pixels alone are enough for MAE, and for nothing else."""
+    two, none = made(tmp_path / "two", ["a", "b"]), made(tmp_path / "none", [None])
+    shutil.copytree(digits, tmp_path / "mixed")
+    for suffix in ("", ".json"):
+        shutil.copy(two / f"train.beton{suffix}", tmp_path / "mixed" / f"val.beton{suffix}")
+    assert "has other classes than" in refused(SEMI, root=tmp_path / "mixed")
+    flags = "--data.val=train.beton --data.test=None --data.split=None"
+    accepted(SUPERVISED, flags, two, tmp_path / "run")
+    assert "has no labelled image" in refused(SUPERVISED, flags, none)
+    accepted(MAE, flags, none, tmp_path / "run")
+
+
+def test_pixels_alone_are_enough_for_mae(monkeypatch, tmp_path):
+    """To the end: nothing to evaluate, a report all the same."""
+    flags = "--data.val=train.beton --data.test=None --data.split=None --optim.epochs=2 --data.batch=4"
+    none = made(tmp_path / "none", [None])
+    monkeypatch.setattr(sys, "argv", ["train.py", *words(MAE, flags, none, tmp_path / "run")])
+    assert train.main() == 0
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def made(root: Path, classes: list[str | None]) -> Path:
+    """A train.beton of eight noisy images a class; None: files without a class."""
+    import numpy as np
+    from PIL import Image
+
+    from pipeline.convert import convert
+
+    for name in classes:
+        folder = root / "images" / (name or "")
+        folder.mkdir(parents=True)
+        for i in range(8):
+            noise = np.random.default_rng([i, len(name or "")]).integers(0, 256, (16, 16, 3), np.uint8)
+            Image.fromarray(noise).save(folder / f"{i}.png")
+    convert(root / "images", root / "train.beton")
+    return root
+
+
+def test_gpus_are_counted(refused, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert "4 GPUs are visible, one process was started; use `torchrun --nproc-per-node 4" in refused(SEMI, CUDA)
+    assert "run.devices is 8, 4 GPU(s) are visible" in refused(SEMI, f"{CUDA} --run.devices=8")
+    assert "torchrun --nproc-per-node 2" in refused(SEMI, f"{CUDA} --run.devices=2")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert "8 processes were started here, 4 GPUs are visible" in refused(SEMI, CUDA)
+
+
+CUDA = "--run.device=cuda"
+
+
+def test_a_batch_that_does_not_divide_over_the_ranks(digits, tmp_path):
+    found = resolve(SEMI, words(SEMI, "", digits, tmp_path / "run")[1:])
+    with pytest.raises(ValueError, match="8 \\+ 24 images does not divide over 5 devices"):
+        ready(found, distributed.World(0, 5, 0, torch.device("cpu")))
+
+
+def test_a_folder_of_another_run(refused, tiny, digits, tmp_path):
+    folder = tmp_path / "run"
+    assert tiny(SUPERVISED, folder, "--run.stop-step=2") == 75
+    assert "was begun with optim.lr 0.001, now it is 0.1" in refused(SUPERVISED, "--optim.lr=0.1")
+    assert "was begun with name supervised:digits, now it is semi_mae:digits" in refused(SEMI)
+    assert "holds a run already" in refused(SUPERVISED, "--run.fresh")
+    assert tiny(SUPERVISED, folder, "--run.stop-step=4", "--run.save-steps=2") == 75  # how it runs may change
+    (folder / "recipe.json").write_text("{")
+    assert "is not JSON" in refused(SUPERVISED)
+
+
+def test_a_run_whose_split_was_made_again(refused, tiny, copy, tmp_path):
+    flags = f"--data.root={copy}"
+    assert tiny(SUPERVISED, tmp_path / "run", flags, "--run.stop-step=2") == 75
+    beton = open_beton(copy / "train.beton")
+    split = load_split(beton, "5-per-class-1")
+    save_split(beton, type(split)("5-per-class", split.beton_digest, split.n, 1, split.classes, split.labelled))
+    assert "was trained on other data or another split" in refused(SUPERVISED, root=copy)
+
+
+class Malicious:
+    """Unpickling it would make a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_start_that_is_no_whole_checkpoint(refused, tmp_path, monkeypatch):
+    start, trap = tmp_path / "start" / "last.pt", tmp_path / "run code"
+    start.parent.mkdir()
+    flags = f"--run.start={start}"
+    start.write_bytes(pickle.dumps(Malicious(trap)))
+    assert "does not end in a checksum" in refused(SEMI, flags)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_check_types", lambda *_: None)
+        checkpoint.save(start.parent, {"method": Malicious(trap)})  # with a checksum that fits
+    assert "holds more than tensors" in refused(SEMI, flags)
+    assert not trap.exists()
+    checkpoint.save(start.parent, {"other": 1})
+    assert "holds no method" in refused(SEMI, flags)
+    data = bytearray(start.read_bytes())
+    data[len(data) // 2] ^= 1
+    start.write_bytes(data)
+    assert "is damaged" in refused(SEMI, flags)
