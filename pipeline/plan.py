@@ -98,7 +98,7 @@ def _draw_view(view: View, keys: np.ndarray, heights: np.ndarray, widths: np.nda
     if view.jitter:
         ops.append(colour_jitter.draw(rng.derive(keys, 2), *view.jitter, probability=view.jitter_probability))
     if view.augment != "none":
-        ops.append(rand_augment.draw(view.augment, rng.derive(keys, 3), size))
+        ops.append(rand_augment.draw(view.augment, rng.derive(keys, 3), size, view.layers))
     erased = _draw_erased(view, rng.derive(keys, 4), size)
     return Stacked(
         *cut,

@@ -21,6 +21,8 @@ class View:
     """Mirror left and right half of the time."""
     augment: Literal["none", "usb", "timm", "torchvision"] = "none"
     """RandAugment, which means a different thing in each library."""
+    layers: int | None = None
+    """RandAugment: operations on an image; the preset's own number when absent (usb 3, timm 2, torchvision 2)."""
     jitter: tuple[float, float, float, float] | None = None
     """ColorJitter's brightness, contrast, saturation and hue, in random order."""
     jitter_probability: float = 0.8
