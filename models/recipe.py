@@ -3,7 +3,6 @@
 import difflib
 import importlib
 import inspect
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path

@@ -110,7 +110,9 @@ class Loader:
     def _unlabelled(self, plan: Plan | None, views: list[torch.Tensor] | None) -> Unlabelled | None:
         if plan is None:
             return None
-        return Unlabelled(self._send(plan.ids), visible=self._visible(plan), **dict(zip(plan.names, views, strict=True)))
+        return Unlabelled(
+            self._send(plan.ids), visible=self._visible(plan), **dict(zip(plan.names, views, strict=True))
+        )
 
     def _visible(self, plan: Plan) -> torch.Tensor | None:
         return None if plan.visible is None else self._send(plan.visible)

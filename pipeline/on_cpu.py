@@ -18,9 +18,7 @@ def start_views(
     views, n = plan.flips.shape
     out = torch.empty(views, n, size, size, 3, dtype=torch.uint8, pin_memory=device.type == "cuda")
     pixels, errors = out.numpy(), np.zeros(n, np.int32)
-    wait = pool.start(
-        lambda first, last, own: kernels.make_views(first, last, source, plan, pixels, errors, own), n
-    )
+    wait = pool.start(lambda first, last, own: kernels.make_views(first, last, source, plan, pixels, errors, own), n)
 
     def finish() -> tuple[list[Tensor], np.ndarray]:
         wait()

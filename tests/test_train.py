@@ -132,5 +132,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tiny, 
     with pytest.raises(InputError, match="not finite in step 4"):
         tiny("mae:digits", tmp_path)
     found = json.loads((tmp_path / "not_finite.json").read_text())
-    assert found["step"] == 4 and len(found["ids"]) == 32
+    assert found["step"] == 4
+    assert len(found["ids"]) == 32
     assert same(checkpoint.load(tmp_path / "previous.pt")["method"], before)

@@ -46,9 +46,7 @@ class SupMAE(Method):
         super().__init__(recipe, classes=0)  # the timm head stays empty: the classifier is thrown away with the decoder
         self.settings = recipe.method
         self.reconstruction = Reconstruction(self.encoder, self.settings.reconstruct)
-        self.head = mlp_head(
-            self.encoder.embed_dim, classes, layers=self.settings.layers, hidden=self.settings.hidden
-        )
+        self.head = mlp_head(self.encoder.embed_dim, classes, layers=self.settings.layers, hidden=self.settings.hidden)
 
     def forward(self, batch: Batch, now: Moment) -> Loss:
         known, s = batch.labelled, self.settings

@@ -123,7 +123,7 @@ def cut(pixels: Tensor, offsets: Tensor, widths: Tensor, crop: CutOnDevice, size
 def _covered(
     start: Tensor, extent: Tensor, before: Tensor, after: Tensor, size: int, flips: Tensor | None, taps: int
 ) -> tuple[Tensor, Tensor]:
-    """The pixels under each pixel of a view along one axis, and how much of it each covers: i64, f32 [N, size, taps]."""
+    """The pixels under each pixel of a view on one axis, and how much of it each covers: i64, f32 [N, size, taps]."""
     out = torch.arange(size, device=start.device)[None]
     if flips is not None:
         out = torch.where(flips[:, None], size - 1 - out, out)

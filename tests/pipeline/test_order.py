@@ -58,5 +58,5 @@ def test_ratio_splits_a_batch_and_an_empty_part_is_refused():
     assert shares(832, 7, True, True) == (104, 728)
     assert shares(64, 7, True, False) == (64, 0)
     assert shares(64, 7, False, True) == (0, 64)
-    with pytest.raises(InputError, match="enlarge data.batch"):
+    with pytest.raises(InputError, match=r"enlarge data\.batch"):
         shares(4, 15, True, True)

@@ -27,7 +27,8 @@ def test_random_resized_boxes_have_torchvisions_law(height, width):
     torch.manual_seed(0)
     image = torch.empty(3, height, width)
     theirs = np.array([RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(N)])
-    assert (mine[:, :2] >= 0).all() and (mine[:, :2] + mine[:, 2:] <= [height, width]).all()
+    assert (mine[:, :2] >= 0).all()
+    assert (mine[:, :2] + mine[:, 2:] <= [height, width]).all()
     for column in range(4):
         spread = theirs[:, column].std() + 1e-9
         assert abs(mine[:, column].mean() - theirs[:, column].mean()) < 5 * spread / np.sqrt(N) + 0.5
@@ -48,7 +49,8 @@ def test_half_of_the_views_are_flipped_and_none_where_not_asked_for():
 def test_evaluation_cuts_the_centre_as_resize_256_and_crop_224_do():
     cut = crop_flip.draw(Data().evaluate, keys(1), *sides(512, 768, 1), 224)
     assert cut.boxes.tolist() == [[32, 160, 448, 448]]  # 256 x 384, centre at 16 and 80, times two
-    assert not cut.insets.any() and not cut.flips.any()
+    assert not cut.insets.any()
+    assert not cut.flips.any()
 
 
 def test_padding_is_reflected_and_offsets_are_uniform():
@@ -56,7 +58,8 @@ def test_padding_is_reflected_and_offsets_are_uniform():
     cut = crop_flip.draw(view, keys(), *sides(32, 32), 16)
     starts = cut.boxes[:, 0] // 2 - cut.insets[:, 0]  # where the view begins in the resized image
     values, counts = np.unique(starts, return_counts=True)
-    assert values.tolist() == [-2, -1, 0, 1, 2] and counts.min() > 0.8 * N / 5
+    assert values.tolist() == [-2, -1, 0, 1, 2]
+    assert counts.min() > 0.8 * N / 5
     assert (cut.boxes[:, 2] == 2 * (16 - cut.insets[:, 0] - cut.insets[:, 2])).all()
 
 
@@ -88,7 +91,9 @@ def test_the_torch_cut_of_whole_pixels_is_a_crop_with_reflection_and_flip():
 def test_the_torch_cut_of_a_halved_image_is_the_mean_of_four_pixels():
     image = np.random.default_rng(1).integers(0, 256, (1, 32, 32, 3), np.uint8)
     cut = crop_flip.Cut(np.array([[0, 0, 32, 32]], np.int32), np.zeros((1, 4), np.int32), np.zeros(1, bool))
-    got = crop_flip.cut(torch.from_numpy(image.reshape(-1, 3)), torch.zeros(1).long(), torch.tensor([32]), on_device(cut), 16)
+    got = crop_flip.cut(
+        torch.from_numpy(image.reshape(-1, 3)), torch.zeros(1).long(), torch.tensor([32]), on_device(cut), 16
+    )
     slow = np.floor(image[0].reshape(16, 2, 16, 2, 3).astype(float).mean((1, 3)) + 0.5)
     assert np.array_equal(got[0].permute(1, 2, 0).numpy(), slow)
 

@@ -32,8 +32,11 @@ def test_a_ratio_that_hides_everything_or_nothing_is_refused(ratio):
 @pytest.mark.parametrize("draw", [mask_random.draw, mask_block.draw, mask_grid.draw])
 def test_ids_are_distinct_ascending_and_as_many_as_asked_for(draw):
     ids = draw(keys(200), GRID, 49)
-    assert ids.shape == (200, 49) and ids.dtype == np.int64
-    assert (np.diff(ids, axis=1) > 0).all() and ids.min() >= 0 and ids.max() < GRID * GRID
+    assert ids.shape == (200, 49)
+    assert ids.dtype == np.int64
+    assert (np.diff(ids, axis=1) > 0).all()
+    assert ids.min() >= 0
+    assert ids.max() < GRID * GRID
 
 
 def test_random_masks_show_each_patch_equally_often_and_pairs_independently():
