@@ -242,8 +242,7 @@ def test_without_hard_links_the_old_checkpoint_is_copied(tmp_path: Path, monkeyp
     monkeypatch.setattr(os, "link", refuse)
     for step in (1, 2, 3):
         checkpoint.save(tmp_path, {"step": step})
-    assert checkpoint.load(tmp_path / "last.pt")["step"] == 3
-    assert checkpoint.load(tmp_path / "previous.pt")["step"] == 2
+    assert [checkpoint.load(tmp_path / name)["step"] for name in ("last.pt", "previous.pt")] == [3, 2]
 
 
 def test_a_missing_checkpoint_is_said_in_one_line(tmp_path: Path) -> None:
