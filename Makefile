@@ -28,7 +28,7 @@ $(error .venv was made with EXTRA=$(READY); remove it, then run make again)
 endif
 
 demo: $(STAMP)
-	$(RUN) train.py semi_mae:digits
+	$(RUN) train.py semi_mae:digits --run.oracle
 
 test: $(STAMP)
 	$(RUN) -m pytest -q

@@ -3,11 +3,17 @@
 from typing import Literal
 
 from models.recipe import Encoder, Optim
+from models.reconstruction import Reconstruct
 from pipeline.spec import Data, Mask, View
 
 
-def digits_data(labelled_view: Literal["weak", "strong"] = "weak") -> Data:
-    """scikit-learn's digits: 1,197 train, 300 val, 300 test; 5 labels a class. Ours."""
+def digits_data(labelled_view: Literal["weak", "strong"] = "strong") -> Data:
+    """scikit-learn's digits: 1,197 train, 300 val, 300 test; 5 labels a class. Ours, chosen on val.
+
+    Small and grey, so everything is milder than the ImageNet recipes: one RandAugment operation, nothing erased (with
+    two and cutout Semi-MAE lost a point), no mirror (a mirrored digit is another one). As in Semiformer's code the
+    labelled images get the strong view, too: with the weak one supervised training ends at 54 % instead of 88 %.
+    """
     return Data(
         root="data/digits",
         test="test.beton",
@@ -16,22 +22,34 @@ def digits_data(labelled_view: Literal["weak", "strong"] = "weak") -> Data:
         ratio=7,  # Semi-MAE section 4
         size=16,
         labelled_view=labelled_view,
-        weak=View(crop="resize_then_crop", short_side=1.0, padding=1, flip=False),  # a mirrored digit is another one
-        strong=View(crop="resize_then_crop", short_side=1.0, padding=2, flip=False, augment="usb", erase="cutout"),
+        weak=View(crop="resize_then_crop", short_side=1.0, padding=2, flip=False),
+        strong=View(crop="resize_then_crop", short_side=1.0, padding=2, flip=False, augment="torchvision", layers=1),
         evaluate=View(crop="centre", short_side=1.0, flip=False),
         mask=Mask(ratio=0.5),
     )
 
 
 def digits_encoder() -> Encoder:
-    """A ViT of 0.8 M parameters on 4 x 4 patches. Ours."""
-    return Encoder(width=128, depth=4, heads=4, patch=4)
+    """A ViT of 0.2 M parameters on 4 x 4 patches. Ours: twice the width costs three times as long and gains nothing."""
+    return Encoder(width=64, depth=4, heads=4, patch=4, pool="avg")
 
 
-def digits_optim(average: float | None = 0.99) -> Optim:
-    """2,000 steps. Ours."""
+def digits_decoder() -> Reconstruct:
+    """One block of 64. Ours."""
+    return Reconstruct(depth=1, width=64, heads=4)
+
+
+def digits_optim(labels_only: int = 500, average: float | None = 0.99) -> Optim:
+    """1,800 steps, about two minutes on 2 cores; the methods with pseudo-labels begin with 500 on labels. Ours."""
     return Optim(
-        lr=1e-3, final_lr=1e-5, epochs=2000, rise_epochs=100, epoch_unit="step", weight_decay=0.05, average=average
+        lr=2e-3,
+        final_lr=1e-5,
+        epochs=1800,
+        rise_epochs=100,
+        labels_only_epochs=labels_only,
+        epoch_unit="step",
+        weight_decay=0.05,
+        average=average,
     )
 
 

@@ -12,7 +12,14 @@ from torch.nn.functional import cross_entropy
 
 from models.losses import pseudo_label_loss
 from models.method import Guesses, Loss, Method, Moment, idle
-from models.presets import digits_data, digits_encoder, digits_optim, in1k_10pct_data, semiformer_optim
+from models.presets import (
+    digits_data,
+    digits_decoder,
+    digits_encoder,
+    digits_optim,
+    in1k_10pct_data,
+    semiformer_optim,
+)
 from models.pseudo_label import pseudo_labels
 from models.recipe import Encoder, Recipe
 from models.reconstruction import Reconstruct, Reconstruction
@@ -75,15 +82,10 @@ class SemiMAE(Method):
 
 
 def digits() -> Recipe[Settings]:
-    """Embedded digits, 5 labels a class, ViT of 4 x 128: the demo, about two minutes on 2 cores."""
+    """Embedded digits, 5 labels a class, ViT of 4 x 64: the demo, about two minutes on 2 cores."""
     return Recipe(
         Settings(
-            threshold=0.8,
-            lambda_u=1.0,
-            mu=1.0,
-            smoothing=0.0,
-            teacher="average",
-            reconstruct=Reconstruct(depth=1, width=64, heads=4),
+            threshold=0.7, lambda_u=1.0, mu=3.0, smoothing=0.0, teacher="average", reconstruct=digits_decoder()
         ),  # ours, chosen on val
         digits_data(),
         digits_encoder(),

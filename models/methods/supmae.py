@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from models.heads import mlp_head
 from models.method import Loss, Method, Moment
-from models.presets import digits_data, digits_encoder, digits_optim, mae_data, mae_optim
+from models.presets import digits_data, digits_decoder, digits_encoder, digits_optim, mae_data, mae_optim
 from models.recipe import Encoder, Recipe
 from models.reconstruction import Reconstruct, Reconstruction
 from models.vit import Part, Whole, encode, evaluating
@@ -70,12 +70,12 @@ class SupMAE(Method):
 
 
 def digits() -> Recipe[Settings]:
-    """Embedded digits, 5 labels a class, ViT of 4 x 128: pre-training on the labelled images alone, a minute."""
+    """Embedded digits, 5 labels a class, ViT of 4 x 64: pre-training on the labelled images alone."""
     return Recipe(
-        Settings(reconstruct=Reconstruct(depth=1, width=64, heads=4), class_weight=1.0, temperature=1.0),  # ours
+        Settings(class_weight=1.0, temperature=1.0, reconstruct=digits_decoder()),  # ours
         digits_data(labelled_view="weak"),
         digits_encoder(),
-        digits_optim(average=None),
+        digits_optim(labels_only=0, average=None),
     )
 
 
