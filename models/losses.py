@@ -28,12 +28,17 @@ def pixel_loss(
     """
     if ids.shape[1] == 0:
         raise InputError("no patch is hidden, so there is nothing to predict; choose a mask ratio above 0")
-    predicted = _at_least_f32(predicted)
+    predicted = at_least_f32(predicted)
     target = normalised(gather_patches(images, None, ids, patch), predicted.dtype, normalisation).to(predicted.dtype)
     if normalise:
         variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
         target = (target - mean) / (variance + 1e-6).sqrt()
     return F.mse_loss(predicted, target)
+
+
+def label_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy of logits float [N, classes] and labels i64 [N] (Semi-MAE eq. 1)."""
+    return F.cross_entropy(at_least_f32(logits), labels, label_smoothing=smoothing)
 
 
 def pseudo_label_loss(logits: Tensor, targets: Tensor, n_all: int) -> Tensor:
@@ -47,8 +52,9 @@ def pseudo_label_loss(logits: Tensor, targets: Tensor, n_all: int) -> Tensor:
     """
     if n_all < 1:
         raise InputError(f"the mean runs over all unlabelled images, and there are {n_all}")
-    return F.cross_entropy(_at_least_f32(logits), targets, reduction="sum") / n_all
+    return F.cross_entropy(at_least_f32(logits), targets, reduction="sum") / n_all
 
 
-def _at_least_f32(x: Tensor) -> Tensor:
+def at_least_f32(x: Tensor) -> Tensor:
+    """bfloat16 and half become f32, f64 stays: what a softmax or a mean is taken in."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

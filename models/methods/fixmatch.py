@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
-from torch.nn.functional import cross_entropy
-
-from models.losses import pseudo_label_loss
+from models.losses import label_loss, pseudo_label_loss
 from models.method import Guesses, Loss, Method, Moment
 from models.presets import digits_data, digits_encoder, digits_optim, in1k_10pct_data, semiformer_optim
-from models.pseudo_label import pseudo_labels
+from models.pseudo_label import check_droppable, confident, of_confident, pseudo_labels
 from models.recipe import Encoder, Recipe
-from models.vit import Chosen, Whole, classify, encode
+from models.vit import Whole, classify, encode
 from pipeline.batch import Batch
 from pipeline.spec import Needs
 
@@ -27,6 +25,9 @@ class Settings:
     """Label smoothing of the labelled loss."""
     teacher: Literal["self", "average"] = "self"
     """Who labels: the network itself in eval mode, or its moving average (optim.average)."""
+    drop_rejected: bool = True
+    """Leave strong views whose guess did not pass out of the network: they have exactly no gradient. Off for encoders
+    that mix the images of a batch."""
 
 
 @final
@@ -38,21 +39,24 @@ class FixMatch(Method):
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
         super().__init__(recipe, classes)
         self.settings = recipe.method
+        if self.settings.drop_rejected:
+            check_droppable(self.encoder)
         self.teacher(self.settings.teacher)  # refuse at once what would fail at the first pseudo-label
 
     def forward(self, batch: Batch, now: Moment) -> Loss:
         known, unknown, s = batch.labelled, batch.unlabelled, self.settings
         if now.labels_only:
             (logits,) = classify(self.encoder, encode(self.encoder, [Whole(known.images)]))
-            label = cross_entropy(logits.float(), known.labels, label_smoothing=s.smoothing)
+            label = label_loss(logits, known.labels, s.smoothing)
             return Loss(label, {"label": label.detach()})
 
         guess = pseudo_labels(self.teacher(s.teacher), unknown.weak, s.threshold)
         # images whose guess did not pass have exactly zero gradient: they never enter the encoder
-        groups = encode(self.encoder, [Whole(known.images), Chosen(unknown.strong, guess.rows)])
+        groups = encode(self.encoder, [Whole(known.images), confident(unknown.strong, guess, s.drop_rejected)])
         logits, strong = classify(self.encoder, groups)
-        label = cross_entropy(logits.float(), known.labels, label_smoothing=s.smoothing)  # eq. 3
-        pseudo = pseudo_label_loss(strong, guess.classes[guess.rows], len(guess.classes))  # eq. 4
+        label = label_loss(logits, known.labels, s.smoothing)  # eq. 3
+        passed = of_confident(strong, guess, s.drop_rejected)
+        pseudo = pseudo_label_loss(passed, guess.classes[guess.rows], len(guess.classes))  # eq. 4
         parts = {"label": label.detach(), "pseudo": pseudo.detach()}
         return Loss(label + s.lambda_u * pseudo, parts, Guesses(unknown.ids, guess.classes, guess.passed))
 

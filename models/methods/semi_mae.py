@@ -8,9 +8,7 @@ phase (always off), positions and pooling (encoder), stochastic depth in the bra
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, final
 
-from torch.nn.functional import cross_entropy
-
-from models.losses import pseudo_label_loss
+from models.losses import label_loss, pseudo_label_loss
 from models.method import Guesses, Loss, Method, Moment, idle
 from models.presets import (
     digits_data,
@@ -20,10 +18,10 @@ from models.presets import (
     in1k_10pct_data,
     semiformer_optim,
 )
-from models.pseudo_label import pseudo_labels
+from models.pseudo_label import check_droppable, confident, of_confident, pseudo_labels
 from models.recipe import Encoder, Recipe
 from models.reconstruction import Reconstruct, Reconstruction
-from models.vit import Chosen, Part, Whole, classify, encode
+from models.vit import Part, Whole, classify, encode
 from pipeline.batch import Batch
 from pipeline.spec import Needs
 
@@ -42,6 +40,9 @@ class Settings:
     """Label smoothing of the labelled loss (Semiformer code)."""
     teacher: Literal["self", "average"] = "self"
     """Who labels: the network itself in eval mode, or its moving average (optim.average)."""
+    drop_rejected: bool = True
+    """Leave strong views whose guess did not pass out of the network: they have exactly no gradient. Off for encoders
+    that mix the images of a batch."""
     reconstruct: Reconstruct = field(default_factory=Reconstruct)
     """The masked branch; the paper uses "the default settings" of MAE, and pixels as target."""
 
@@ -55,6 +56,8 @@ class SemiMAE(Method):
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
         super().__init__(recipe, classes)
         self.settings = recipe.method
+        if self.settings.drop_rejected:
+            check_droppable(self.encoder)
         self.teacher(self.settings.teacher)  # refuse at once what would fail at the first pseudo-label
         self.reconstruction = Reconstruction(self.encoder, self.settings.reconstruct)
 
@@ -62,17 +65,22 @@ class SemiMAE(Method):
         known, unknown, s = batch.labelled, batch.unlabelled, self.settings
         if now.labels_only:
             (logits,) = classify(self.encoder, encode(self.encoder, [Whole(known.images)]))
-            label = cross_entropy(logits.float(), known.labels, label_smoothing=s.smoothing)
+            label = label_loss(logits, known.labels, s.smoothing)
             return Loss(label + idle(self.reconstruction), {"label": label.detach()})
 
         guess = pseudo_labels(self.teacher(s.teacher), unknown.weak, s.threshold)  # only looked at: no gradient
         seen, strong, partly = encode(
             self.encoder,
-            [Whole(known.images), Chosen(unknown.strong, guess.rows), Part(unknown.weak, unknown.visible)],
+            [
+                Whole(known.images),
+                confident(unknown.strong, guess, s.drop_rejected),
+                Part(unknown.weak, unknown.visible),
+            ],
         )
         logits, strong_logits = classify(self.encoder, [seen, strong])
-        label = cross_entropy(logits.float(), known.labels, label_smoothing=s.smoothing)  # eq. 1
-        pseudo = pseudo_label_loss(strong_logits, guess.classes[guess.rows], len(guess.classes))  # eq. 2
+        label = label_loss(logits, known.labels, s.smoothing)  # eq. 1
+        passed = of_confident(strong_logits, guess, s.drop_rejected)
+        pseudo = pseudo_label_loss(passed, guess.classes[guess.rows], len(guess.classes))  # eq. 2
         pixels = self.reconstruction(partly, unknown.weak, unknown.visible)
         return Loss(
             label + s.lambda_u * pseudo + s.mu * pixels,  # eq. 3

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from torch.nn.functional import cross_entropy
-
+from models.losses import label_loss
 from models.method import Loss, Method, Moment
 from models.presets import digits_data, digits_encoder, digits_optim, in1k_10pct_data, semiformer_optim
 from models.recipe import Encoder, Recipe
@@ -34,7 +33,7 @@ class Supervised(Method):
     def forward(self, batch: Batch, now: Moment) -> Loss:
         known = batch.labelled
         (logits,) = classify(self.encoder, encode(self.encoder, [Whole(known.images)]))
-        label = cross_entropy(logits.float(), known.labels, label_smoothing=self.smoothing)
+        label = label_loss(logits, known.labels, self.smoothing)
         return Loss(label, {"label": label.detach()})
 
 

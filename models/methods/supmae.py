@@ -5,9 +5,9 @@ from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from models.heads import mlp_head
+from models.losses import label_loss
 from models.method import Loss, Method, Moment
 from models.presets import digits_data, digits_decoder, digits_encoder, digits_optim, mae_data, mae_optim
 from models.recipe import Encoder, Recipe
@@ -52,7 +52,7 @@ class SupMAE(Method):
         known, s = batch.labelled, self.settings
         (partly,) = encode(self.encoder, [Part(known.images, known.visible)])
         pixels = self.reconstruction(partly, known.images, known.visible)
-        label = cross_entropy(self.head(self.pooled(partly)).float() / s.temperature, known.labels)
+        label = label_loss(self.head(self.pooled(partly)) / s.temperature, known.labels)
         return Loss(pixels + s.class_weight * label, {"pixels": pixels.detach(), "label": label.detach()})
 
     def pooled(self, tokens: Tensor) -> Tensor:
