@@ -12,7 +12,8 @@ from models.training import checkpoint
 
 TINY = [
     "--encoder.width=32", "--encoder.depth=2", "--encoder.heads=2", "--data.batch=32", "--data.ratio=3",
-    "--optim.epochs=12", "--optim.rise-epochs=2", "--run.log-steps=3", "--run.save-steps=4", "--run.device=cpu",
+    "--optim.epochs=12", "--optim.rise-epochs=2", "--optim.labels-only-epochs=0", "--run.log-steps=3",
+    "--run.save-steps=4", "--run.device=cpu",
 ]  # fmt: skip
 DECODER = ["--method.reconstruct.depth=1", "--method.reconstruct.width=32", "--method.reconstruct.heads=2"]
 
