@@ -106,7 +106,7 @@ def in1k_10pct() -> Recipe[Settings]:
     return Recipe(
         Settings(),  # section 4; what it leaves open: Semiformer code
         in1k_10pct_data(),
-        Encoder(drop_path=0.1),  # Semiformer code
+        Encoder(position="sincos", drop_path=0.1),  # MAE section A.1: the branch brings its positions; Semiformer code
         semiformer_optim(),
     )
 
@@ -116,6 +116,6 @@ def in1k_10pct_fast() -> Recipe[Settings]:
     return Recipe(
         Settings(reconstruct=Reconstruct(depth=1)),  # depth: SupMAE Table 2e keeps its accuracy with one block
         in1k_10pct_data(),
-        Encoder(drop_path=0.1),  # Semiformer code
+        Encoder(position="sincos", drop_path=0.1),  # MAE section A.1: the branch brings its positions; Semiformer code
         semiformer_optim(),
     )

@@ -43,6 +43,7 @@ def start(run: Run, timeout_s: float = 600) -> World:
     device = torch.device("cuda", _gpu(local, visible)) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
     if size == 1:
         return World(rank, size, local, device)
     limit = timedelta(seconds=timeout_s)
