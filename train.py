@@ -9,7 +9,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import final
+from typing import IO, final
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from models.training.distributed import World
 from models.training.guard import Guard
 from models.training.journal import Journal
 from models.training.optim import clip, optimiser, set_rate
+from models.training.precision import precision
 from models.training.progress import headline
 from models.training.pseudo import Tally
 from models.training.schedule import Length, rate
@@ -57,6 +58,7 @@ class Training:
     optimiser: torch.optim.AdamW
     journal: Journal
     guard: Guard
+    lock: IO[str] | None
     step: int
 
     def state(self) -> dict:
@@ -108,6 +110,8 @@ def train(recipe: Recipe, world: World) -> int:
             return to_the_end(run, stop)
         finally:
             run.journal.close()
+            if run.lock is not None:
+                run.lock.close()
     finally:
         stop.close()
 
@@ -137,8 +141,8 @@ def prepare(recipe: Recipe, world: World) -> Training:
     """Everything before the first step, carried on from the run folder where it holds a checkpoint."""
     its = ready(recipe, world)
     known = oracle(recipe, its.task)
+    lock = folder.claim(its.folder, recipe) if world.main else None
     if world.main:
-        folder.claim(its.folder, recipe)
         folder.environment(its.folder, world)
     method = its.method.to(world.device).train()
     stepper = optimiser(method, recipe.optim)
@@ -155,7 +159,7 @@ def prepare(recipe: Recipe, world: World) -> Training:
     say(world, its.origin)
     say(world, headline(recipe.name, files, its.task.batches, its.length.total_steps, world, its.micro, start))
     common = its.folder, its.task, its.judges, its.length, its.micro, method
-    return Training(recipe, world, *common, model, stepper, journal, Guard(world), start)
+    return Training(recipe, world, *common, model, stepper, journal, Guard(world), lock, start)
 
 
 def loader(run: Training) -> Loader:
@@ -182,13 +186,15 @@ def one_step(run: Training, batches: Loader) -> None:
         seed_step(recipe.run.seed, step, run.world.rank * micro + number)
         last = number == micro - 1
         with nullcontext() if last or run.world.size == 1 else run.model.no_sync():
-            with precision(recipe, run.world):
+            with precision(recipe.run, run.world.device):
                 loss: Loss = run.model(batch, now)
             (loss.total / micro).backward()
         losses.append(loss)
         ids += seen(batch)
         if loss.guesses is not None:
             run.journal.tally.add(loss.guesses)
+    for parameter in run.method.resting(now):
+        parameter.grad = None
     norm = clip(run.method.parameters(), recipe.optim.clip)
     total = torch.stack([loss.total.detach() for loss in losses]).mean()
     run.guard.step(run.optimiser, total, norm, torch.cat(ids), step)
@@ -203,14 +209,7 @@ def one_step(run: Training, batches: Loader) -> None:
 
 def seed_step(seed: int, step: int, chunk: int) -> None:
     """Drop-path and dropout draw from torch's generator: a pure function of step and slice, so resuming is exact."""
-    torch.manual_seed(int(rng.keys(seed, step, chunk, rng.MIX)[0]) >> 1)
-
-
-def precision(recipe: Recipe, world: World) -> torch.autocast:
-    """bfloat16 autocast where it is asked for; auto asks for it on CUDA."""
-    wanted = recipe.run.precision
-    enabled = wanted == "bfloat16" or (wanted == "auto" and world.device.type == "cuda")
-    return torch.autocast(world.device.type, torch.bfloat16, enabled=enabled)
+    torch.manual_seed(int(rng.keys(seed, step, chunk, rng.TORCH)[0]) >> 1)
 
 
 def seen(batch: Batch) -> list[Tensor]:

@@ -9,7 +9,7 @@ COUNTS = {
     "run": ("devices", "device_images", "log_steps", "save_steps", "evaluate_steps", "stop_step"),
 }
 POSITIVE = {"data": ("ratio",), "optim": ("epochs", "clip", "lr_batch", "layer_decay")}
-NOT_NEGATIVE = {"optim": ("lr", "final_lr", "rise_epochs", "labels_only_epochs", "weight_decay")}
+NOT_NEGATIVE = {"run": ("seed",), "optim": ("lr", "final_lr", "rise_epochs", "labels_only_epochs", "weight_decay")}
 BELOW_ONE = {"encoder": ("drop_path",), "optim": ("average",)}
 RULES = (
     (COUNTS, "at least 1", lambda value: value >= 1),

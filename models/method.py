@@ -2,6 +2,7 @@
 
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -53,7 +54,7 @@ class Method(nn.Module, ABC):
         super().__init__()
         self.encoder = encoder(recipe, classes)
         decay = recipe.optim.average
-        self.average = None if decay is None else Average(self.encoder, decay)
+        self.average = None if decay is None else Average(self.encoder, decay, warm_up=recipe.optim.average_warm_up)
 
     @abstractmethod
     def forward(self, batch: Batch, now: Moment) -> Loss:
@@ -68,6 +69,13 @@ class Method(nn.Module, ABC):
         if name == "average" and self.average is None:
             raise InputError("teacher average needs a moving average; set optim.average, such as 0.999")
         return self.encoder if name == "self" else self.average.module
+
+    def resting(self, now: Moment) -> Iterable[nn.Parameter]:
+        """Parameters that this moment's loss does not need: touched for DDP (see `idle`), but not to be updated.
+
+        A zero gradient would let AdamW decay them and count steps for as long as the phase lasts.
+        """
+        return ()
 
     @property
     def judged(self) -> VisionTransformer:
@@ -92,6 +100,8 @@ def encoder(recipe: Recipe, classes: int) -> VisionTransformer:
         position=e.position,
         weights="mae" if e.position == "sincos" else "timm",
         drop_path=e.drop_path,
+        attention=e.attention,
+        checkpointing=e.checkpointing,
     )
 
 

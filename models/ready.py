@@ -1,4 +1,4 @@
-"""What a run needs, opened, built and checked against each other; nothing is written here."""
+"""What a run needs, opened, built and checked against each other, before anything is written into its folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,7 @@ def ready(recipe: Recipe, world: World) -> Ready:
     torch.manual_seed(recipe.run.seed)
     method, origin = kind(recipe, len(task.classes)), None
     found = None if recipe.run.fresh else checkpoint.latest(where)
+    distributed.same(found[0]["step"] if found else 0, world, f"the step to carry on from in {where}")
     if found:
         state, path = found
         if state["data"] != task.fingerprint:

@@ -33,6 +33,10 @@ class Encoder:
     """What the classifier reads: the class token, or the mean over patches."""
     drop_path: float = 0.0
     """Stochastic depth of the last block; linear in depth."""
+    attention: Literal["sdpa", "varlen"] = "sdpa"
+    """One attention call a run of equal lengths, or torch's varlen_attn: one call in all, CUDA in half precision."""
+    checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class Optim:
     """Largest gradient norm."""
     layer_decay: float | None = None
     """Rate of each layer relative to the next one."""
+    average_warm_up: bool = False
+    """Let the average forget its random start: decay min(average, (1 + step) / (10 + step))."""
     average: float | None = None
     """Decay of the weights' exponential moving average, evaluated in their place (and teaching, where asked)."""
 

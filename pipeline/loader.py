@@ -18,7 +18,7 @@ from pipeline.backends.base import Backend
 from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.order import Order, Picks
 from pipeline.plan import Plan, Wanted, draw
-from pipeline.views.rand_augment_torch import send
+from pipeline.send import send
 
 PLANNERS = 2  # one batch's plan is drawn while another's images decode
 
@@ -92,7 +92,11 @@ class Loader:
         with torch.cuda.stream(self._copies):  # no effect where there is no GPU
             made = [None if view is None else view() for view in views]
             batch = Batch(step, self._labelled(plans[0], made[0]), self._unlabelled(plans[1], made[1])).check()
-            return batch, None if self._copies is None else self._copies.record_event()
+            if self._copies is None:
+                return batch, None
+            ready = self._copies.record_event()
+        ready.synchronize()  # on this thread, ahead of time: else `wait_s` would miss what the device still has to make
+        return batch, ready
 
     def _plan(self, wanted: Wanted | None, picks: Picks | None) -> Plan | None:
         if wanted is None or picks is None:

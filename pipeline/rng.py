@@ -15,7 +15,7 @@ _GOLDEN, *_MULTIPLIERS = np.array([[GOLDEN], *([each] for each in MULTIPLIERS)],
 _SHIFTS = [np.uint64(each) for each in SHIFTS]
 
 # Streams: one per use of an image. A number, once given, keeps its meaning: it decides what every old run saw.
-WEAK, STRONG, MASK, LABELLED, ORDER, MIX = range(1, 7)
+WEAK, STRONG, MASK, LABELLED, TORCH = range(1, 6)
 
 
 def mix(states: np.ndarray) -> np.ndarray:
@@ -55,8 +55,3 @@ def normals(keys: np.ndarray, n: int, first: int = 0) -> np.ndarray:
     """Standard normals f64 [N, n] (Box-Muller); number i uses the counters 2i and 2i + 1."""
     pairs = uniforms(keys, 2 * n, 2 * first)
     return np.sqrt(-2 * np.log1p(-pairs[:, 0::2])) * np.cos(2 * np.pi * pairs[:, 1::2])
-
-
-def permutations(keys: np.ndarray, n: int, first: int = 0) -> np.ndarray:
-    """One random order of 0..n-1 per key: i64 [N, n]."""
-    return np.argsort(uniforms(keys, n, first), axis=1, kind="stable")

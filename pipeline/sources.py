@@ -111,6 +111,8 @@ def find(source: Any, unlabelled: str | Path | None = None) -> Source:
     if path.is_file():
         return from_csv(path, more)
     folders = [entry.name for entry in _visible(path) if entry.is_dir()]
+    if not folders and more is not None:
+        raise InputError(f"--unlabelled: expected beside labelled images, but {path} is a flat folder without labels")
     return class_folders(path, more) if folders else flat_folder(path)
 
 

@@ -70,7 +70,7 @@ class Data:
     strong: View = field(default_factory=lambda: View(augment="timm", erase="random"))
     """The view that must agree with the pseudo-label."""
     evaluate: View = field(default_factory=lambda: View(crop="centre", flip=False))
-    """The view that is evaluated: resize to 256, centre crop 224, as in every peer."""
+    """The view that is evaluated: resize to 256, centre crop 224 as in every peer, by area instead of bicubically."""
     mask: Mask = field(default_factory=Mask)
     """Which patches of the weak view the encoder sees in the masked branch."""
     backend: Literal["auto", "ffcv", "memory"] = "auto"

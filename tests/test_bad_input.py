@@ -177,7 +177,7 @@ def test_a_batch_that_does_not_divide_over_the_ranks(digits, tmp_path):
 def test_a_folder_of_another_run(refused, tiny, digits, tmp_path):
     folder = tmp_path / "run"
     assert tiny(SUPERVISED, folder, "--run.stop-step=2") == 75
-    assert "was begun with optim.lr 0.001, now it is 0.1" in refused(SUPERVISED, "--optim.lr=0.1")
+    assert "was begun with optim.lr 0.002, now it is 0.1" in refused(SUPERVISED, "--optim.lr=0.1")
     assert "was begun with name supervised:digits, now it is semi_mae:digits" in refused(SEMI)
     assert "holds a run already" in refused(SUPERVISED, "--run.fresh")
     assert tiny(SUPERVISED, folder, "--run.stop-step=4", "--run.save-steps=2") == 75  # how it runs may change

@@ -98,7 +98,7 @@ def test_accumulation_gives_the_same_result_as_a_whole_batch(recipe, tiny, tmp_p
 
 
 def test_a_labels_only_phase_comes_first_and_trains_on_labels_alone(tiny, tmp_path):
-    flags = [LOW, "--optim.labels-only-epochs=6", "--optim.weight-decay=0"]
+    flags = [LOW, "--optim.labels-only-epochs=6"]
     assert tiny("semi_mae:digits", tmp_path, *flags, "--run.stop-step=6") == 75
     parts = [set(row["parts"]) for row in rows(tmp_path)]
     assert parts == [{"label"}, {"label"}]

@@ -14,6 +14,7 @@ from models.evaluate.knn import features, knn
 from models.method import Method, method_class
 from models.recipe import Recipe
 from models.training.distributed import World, add
+from models.training.precision import precision
 from pipeline.backends.base import Backend
 from pipeline.beton import Beton, open_beton
 from pipeline.errors import InputError
@@ -44,6 +45,11 @@ class Judge:
         self.batch = recipe.run.device_images or 256
 
     def __call__(self, method: Method) -> dict[str, float]:
+        """`judge` in the precision that the run trains in."""
+        with precision(self.recipe.run, self.world.device):
+            return self.judge(method)
+
+    def judge(self, method: Method) -> dict[str, float]:
         """Shares of images: top1 (and top5), or knn where the method has no classifier; nothing where no label is
         known. A collective call.
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
+from models import presets
 from models.losses import label_loss, pseudo_label_loss
 from models.method import Guesses, Loss, Method, Moment
-from models.presets import digits_data, digits_encoder, digits_optim, in1k_10pct_data, semiformer_optim
 from models.pseudo_label import check_droppable, confident, of_confident, pseudo_labels
-from models.recipe import Encoder, Recipe
+from models.recipe import Recipe
 from models.vit import Whole, classify, encode
 from pipeline.batch import Batch
 from pipeline.spec import Needs
@@ -65,9 +65,9 @@ def digits() -> Recipe[Settings]:
     """Embedded digits, 5 labels a class, ViT of 4 x 64: the middle of the ladder."""
     return Recipe(
         Settings(threshold=0.7, lambda_u=1.0, smoothing=0.0, teacher="average"),  # ours, chosen on val
-        digits_data(),
-        digits_encoder(),
-        digits_optim(),
+        presets.digits_data(),
+        presets.digits_encoder(),
+        presets.digits_optim(),
     )
 
 
@@ -75,7 +75,8 @@ def in1k_10pct() -> Recipe[Settings]:
     """ImageNet, 10 % of the labels, ViT-S from scratch with Semiformer's settings.  Here: not yet run."""
     return Recipe(
         Settings(threshold=0.7, lambda_u=10.0, smoothing=0.1),  # Semiformer code; lambda: Semi-MAE section 4
-        in1k_10pct_data(),
-        Encoder(drop_path=0.1),  # Semiformer code
-        semiformer_optim(),
+        presets.in1k_10pct_data(),
+        presets.in1k_10pct_encoder(),
+        presets.semiformer_optim(),
+        presets.in1k_run(),
     )

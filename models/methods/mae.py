@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
+from models import presets
 from models.method import Loss, Method, Moment
-from models.presets import digits_data, digits_decoder, digits_encoder, digits_optim, mae_data, mae_optim
 from models.recipe import Encoder, Recipe
 from models.reconstruction import Reconstruct, Reconstruction
 from models.vit import Part, encode
@@ -41,10 +41,10 @@ class MAE(Method):
 def digits() -> Recipe[Settings]:
     """Embedded digits, no labels, ViT of 4 x 64: pre-training for semi_mae:digits --run.start."""
     return Recipe(
-        Settings(digits_decoder()),
-        digits_data(),
-        digits_encoder(),
-        digits_optim(labels_only=0, average=None),
+        Settings(presets.digits_decoder()),
+        presets.digits_data(),
+        presets.digits_encoder(),
+        presets.digits_optim(labels_only=0, average=None),
     )
 
 
@@ -52,9 +52,10 @@ def in1k_b16() -> Recipe[Settings]:
     """ImageNet, ViT-B/16, 800 epochs.  Paper: 83.6 % fine-tuned after 1600.  Here: not yet run."""
     return Recipe(
         Settings(Reconstruct(target="norm_pix")),  # Table 1d
-        mae_data(),
+        presets.mae_data(),
         Encoder("vit_base_patch16_224", position="sincos"),  # section A.1
-        mae_optim(epochs=800, rise_epochs=40),  # Table 8
+        presets.mae_optim(epochs=800, rise_epochs=40),  # Table 8
+        presets.in1k_run(),
     )
 
 
@@ -62,7 +63,8 @@ def in1k_s16() -> Recipe[Settings]:
     """ImageNet, ViT-S/16, 800 epochs: a size that MAE does not define, with its settings.  Here: not yet run."""
     return Recipe(
         Settings(Reconstruct(target="norm_pix")),
-        mae_data(),
+        presets.mae_data(),
         Encoder("vit_small_patch16_224", position="sincos"),  # ours: MAE starts at ViT-B
-        mae_optim(epochs=800, rise_epochs=40),
+        presets.mae_optim(epochs=800, rise_epochs=40),
+        presets.in1k_run(),
     )

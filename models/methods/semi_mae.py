@@ -5,21 +5,17 @@ unlabelled pool (data.unlabelled), normalised pixels and the decoder (method.rec
 phase (always off), positions and pooling (encoder), stochastic depth in the branch (off), the teacher.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, final
 
+from torch import nn
+
+from models import presets
 from models.losses import label_loss, pseudo_label_loss
 from models.method import Guesses, Loss, Method, Moment, idle
-from models.presets import (
-    digits_data,
-    digits_decoder,
-    digits_encoder,
-    digits_optim,
-    in1k_10pct_data,
-    semiformer_optim,
-)
 from models.pseudo_label import check_droppable, confident, of_confident, pseudo_labels
-from models.recipe import Encoder, Recipe
+from models.recipe import Recipe
 from models.reconstruction import Reconstruct, Reconstruction
 from models.vit import Part, Whole, classify, encode
 from pipeline.batch import Batch
@@ -61,6 +57,9 @@ class SemiMAE(Method):
         self.teacher(self.settings.teacher)  # refuse at once what would fail at the first pseudo-label
         self.reconstruction = Reconstruction(self.encoder, self.settings.reconstruct)
 
+    def resting(self, now: Moment) -> Iterable[nn.Parameter]:
+        return self.reconstruction.parameters() if now.labels_only else ()
+
     def forward(self, batch: Batch, now: Moment) -> Loss:
         known, unknown, s = batch.labelled, batch.unlabelled, self.settings
         if now.labels_only:
@@ -93,11 +92,11 @@ def digits() -> Recipe[Settings]:
     """Embedded digits, 5 labels a class, ViT of 4 x 64: the demo, about two minutes on 2 cores."""
     return Recipe(
         Settings(
-            threshold=0.7, lambda_u=1.0, mu=3.0, smoothing=0.0, teacher="average", reconstruct=digits_decoder()
+            threshold=0.7, lambda_u=1.0, mu=3.0, smoothing=0.0, teacher="average", reconstruct=presets.digits_decoder()
         ),  # ours, chosen on val
-        digits_data(),
-        digits_encoder(),
-        digits_optim(),
+        presets.digits_data(),
+        presets.digits_encoder(),
+        presets.digits_optim(),
     )
 
 
@@ -105,9 +104,10 @@ def in1k_10pct() -> Recipe[Settings]:
     """ImageNet, 10 % of the labels, ViT-S from scratch.  Paper: 75.9 % top-1 (Table 1).  Here: not yet run."""
     return Recipe(
         Settings(),  # section 4; what it leaves open: Semiformer code
-        in1k_10pct_data(),
-        Encoder(position="sincos", drop_path=0.1),  # MAE section A.1: the branch brings its positions; Semiformer code
-        semiformer_optim(),
+        presets.in1k_10pct_data(),
+        presets.in1k_10pct_encoder(),
+        presets.semiformer_optim(),
+        presets.in1k_run(),
     )
 
 
@@ -115,7 +115,8 @@ def in1k_10pct_fast() -> Recipe[Settings]:
     """in1k_10pct with a 1-block decoder: 2.0 times fewer FLOPs than USB's step at a 50 % pass rate.  Not yet run."""
     return Recipe(
         Settings(reconstruct=Reconstruct(depth=1)),  # depth: SupMAE Table 2e keeps its accuracy with one block
-        in1k_10pct_data(),
-        Encoder(position="sincos", drop_path=0.1),  # MAE section A.1: the branch brings its positions; Semiformer code
-        semiformer_optim(),
+        presets.in1k_10pct_data(),
+        presets.in1k_10pct_encoder(),
+        presets.semiformer_optim(),
+        presets.in1k_run(),
     )

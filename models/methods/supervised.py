@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+from models import presets
 from models.losses import label_loss
 from models.method import Loss, Method, Moment
-from models.presets import digits_data, digits_encoder, digits_optim, in1k_10pct_data, semiformer_optim
-from models.recipe import Encoder, Recipe
+from models.recipe import Recipe
 from models.vit import Whole, classify, encode
 from pipeline.batch import Batch
 from pipeline.spec import Needs
@@ -39,14 +39,17 @@ class Supervised(Method):
 
 def digits() -> Recipe[Settings]:
     """Embedded digits, 5 labels a class, ViT of 4 x 64: the floor of the ladder."""
-    return Recipe(Settings(smoothing=0.0), digits_data(), digits_encoder(), digits_optim(labels_only=0))
+    return Recipe(
+        Settings(smoothing=0.0), presets.digits_data(), presets.digits_encoder(), presets.digits_optim(labels_only=0)
+    )
 
 
 def in1k_10pct() -> Recipe[Settings]:
     """ImageNet, 10 % of the labels, ViT-S from scratch with Semiformer's settings.  Here: not yet run."""
     return Recipe(
         Settings(smoothing=0.1),  # Semiformer code
-        in1k_10pct_data(),
-        Encoder(drop_path=0.1),  # Semiformer code
-        semiformer_optim(labels_only_epochs=0, epochs=300),  # ours: no paper trains this row
+        presets.in1k_10pct_data(),
+        presets.in1k_10pct_encoder(),
+        presets.semiformer_optim(labels_only_epochs=0, epochs=300),  # ours: no paper trains this row
+        presets.in1k_run(),
     )

@@ -6,14 +6,15 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from models import presets
 from models.heads import mlp_head
 from models.losses import label_loss
 from models.method import Loss, Method, Moment
-from models.presets import digits_data, digits_decoder, digits_encoder, digits_optim, mae_data, mae_optim
 from models.recipe import Encoder, Recipe
 from models.reconstruction import Reconstruct, Reconstruction
 from models.vit import Part, Whole, encode, evaluating
 from pipeline.batch import Batch
+from pipeline.errors import InputError
 from pipeline.spec import Needs
 
 
@@ -43,6 +44,8 @@ class SupMAE(Method):
     needs: ClassVar[Needs] = Needs(labelled=True, labelled_visible=True)
 
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
+        if recipe.optim.average is not None:
+            raise InputError("supmae keeps no average: its head would not be in it; set --optim.average None")
         super().__init__(recipe, classes=0)  # the timm head stays empty: the classifier is thrown away with the decoder
         self.settings = recipe.method
         self.reconstruction = Reconstruction(self.encoder, self.settings.reconstruct)
@@ -72,10 +75,10 @@ class SupMAE(Method):
 def digits() -> Recipe[Settings]:
     """Embedded digits, 5 labels a class, ViT of 4 x 64: pre-training on the labelled images alone."""
     return Recipe(
-        Settings(class_weight=1.0, temperature=1.0, reconstruct=digits_decoder()),  # ours
-        digits_data(labelled_view="weak"),
-        digits_encoder(),
-        digits_optim(labels_only=0, average=None),
+        Settings(class_weight=1.0, temperature=1.0, reconstruct=presets.digits_decoder()),  # ours
+        presets.digits_data(labelled_view="weak"),
+        presets.digits_encoder(),
+        presets.digits_optim(labels_only=0, average=None),
     )
 
 
@@ -83,7 +86,8 @@ def in1k_b16() -> Recipe[Settings]:
     """ImageNet, ViT-B/16, 400 epochs, 1-block decoder.  Paper: 83.6 % fine-tuned (Table 1).  Here: not yet run."""
     return Recipe(
         Settings(),  # Tables 2b, 2d, 2e, 2f; temperature: the authors' code
-        mae_data(labelled_view="weak"),
+        presets.mae_data(labelled_view="weak"),
         Encoder("vit_base_patch16_224", position="sincos"),  # as MAE
-        mae_optim(epochs=400, rise_epochs=20, epoch_unit="labelled"),  # authors' code
+        presets.mae_optim(epochs=400, rise_epochs=20, epoch_unit="labelled"),  # authors' code
+        presets.in1k_run(),
     )

@@ -18,6 +18,10 @@ _PREFIX = b"sha256:"
 _COMMENT_BYTES = len(_PREFIX) + 64
 
 
+class Damaged(InputError):
+    """A checkpoint whose bytes are not what was written: the one before may serve. Not a disk that cannot be read."""
+
+
 def save(folder: Path, state: dict) -> Path:
     """Write `folder`/last.pt; the one before becomes previous.pt.
 
@@ -50,7 +54,8 @@ def save(folder: Path, state: dict) -> Path:
 def load(path: Path) -> dict:
     """The state in a checkpoint, on the CPU, if its checksum is right; only tensors and plain types are unpickled.
 
-    Raises InputError if the file is missing, damaged, or holds anything that would run code.
+    Raises InputError if the file is missing or cannot be read, Damaged (one too) if its checksum is wrong or it holds
+    anything that would run code.
     """
     try:
         with open(path, "rb") as file:
@@ -59,23 +64,21 @@ def load(path: Path) -> dict:
     except OSError as error:
         raise InputError(f"cannot read checkpoint {path}: {error.strerror}") from error
     except (pickle.UnpicklingError, RuntimeError) as error:
-        raise InputError(
-            f"{path} holds more than tensors and plain types; only a run's own checkpoints load"
-        ) from error
+        raise Damaged(f"{path} holds more than tensors and plain types; only a run's own checkpoints load") from error
 
 
 def latest(folder: Path) -> tuple[dict, Path] | None:
     """The newest checkpoint that is whole: last.pt, else previous.pt with a warning on stderr; None where none is.
 
     A damaged last.pt is renamed last.pt.damaged, so that the next save does not put it in the good one's place.
-    Raises InputError if there are checkpoints and all are damaged.
+    Raises InputError if there are checkpoints and all are damaged, or one cannot be read.
     """
     last, previous = folder / LAST, folder / PREVIOUS
     found = [path for path in (last, previous) if path.exists()]
     for path in found:
         try:
             state = load(path)
-        except InputError as error:
+        except Damaged as error:
             if path == found[-1]:
                 raise InputError(
                     f"{folder} holds no whole checkpoint: {error}; delete the folder to begin anew"
@@ -106,14 +109,14 @@ def _verify(file: BinaryIO, path: Path) -> None:
     file.seek(max(0, size - _COMMENT_BYTES))
     comment = file.read()
     if not comment.startswith(_PREFIX):
-        raise InputError(f"{path} does not end in a checksum: cut short, or not a checkpoint of this trainer")
+        raise Damaged(f"{path} does not end in a checksum: cut short, or not a checkpoint of this trainer")
     file.seek(0)
     digest, left = hashlib.sha256(), size - _COMMENT_BYTES
     while left and (block := file.read(min(left, 1 << 20))):
         digest.update(block)
         left -= len(block)
     if comment != _PREFIX + digest.hexdigest().encode():
-        raise InputError(f"{path} is damaged: its checksum does not fit its content")
+        raise Damaged(f"{path} is damaged: its checksum does not fit its content")
     file.seek(0)
 
 

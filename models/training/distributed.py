@@ -86,6 +86,15 @@ def agree(flag: bool, world: World) -> bool:
     return bool(votes)
 
 
+def same(value: int | str, world: World, what: str) -> None:
+    """Raise InputError, on every rank, unless all ranks hold the same value; collective."""
+    held = [value] * world.size
+    if world.size > 1:
+        dist.all_gather_object(held, value, group=world.control)
+    if len(set(held)) > 1:
+        raise InputError(f"the ranks disagree on {what}: {held}; check that all see the same files, and run again")
+
+
 def add(tensor: Tensor, world: World) -> Tensor:
     """The sum of a host tensor over the ranks; collective, in place."""
     if world.size > 1:

@@ -1,5 +1,6 @@
 """What a run folder says about itself: the recipe it was begun with, and where it ran."""
 
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -8,37 +9,51 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO
 
 import torch
 
 from models.recipe import Recipe
 from models.training.distributed import World
+from models.training.guard import FILE as NOT_FINITE
 from pipeline.errors import InputError
 
-RECIPE, ENVIRONMENT = "recipe.json", "environment.json"
+RECIPE, ENVIRONMENT, LOCK = "recipe.json", "environment.json", "lock"
 FREE = {
     *(f"run.{name}" for name in ("folder", "fresh", "device", "devices", "device_images", "compile", "oracle")),
     *(f"run.{name}" for name in ("log_steps", "save_steps", "evaluate_steps", "stop_step")),
     *(f"data.{name}" for name in ("root", "threads", "ahead", "memory_mb")),
 }
 """Fields that say where and how a run computes, not what: they may change from one start to the next."""
+CURES = {"optim.lr", "optim.clip"}
+"""Fields that may also change once a run has met a loss that is not finite (models.training.guard)."""
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "ffcv")
 
 
-def claim(folder: Path, recipe: Recipe) -> None:
+def claim(folder: Path, recipe: Recipe) -> IO[str]:
     """Make `folder` this recipe's, or find that it is already; on the main rank, before anything is written there.
 
-    Raises InputError if it holds a run and `run.fresh` is set, or a run of another recipe.
+    The result is a lock on the folder, held until it is closed or the process ends, however that happens. Raises
+    InputError if the folder holds a run and `run.fresh` is set, holds a run of another recipe, or is in use.
     """
     if recipe.run.fresh and (folder / RECIPE).exists():
         raise InputError(f"{folder} holds a run already; choose another --run.folder, or drop --run.fresh to carry on")
     check_same_recipe(folder, recipe)
     folder.mkdir(parents=True, exist_ok=True)
+    lock = open(folder / LOCK, "w")  # noqa: SIM115 -- outlives this function on purpose
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise InputError(
+            f"{folder} is in use by another process; wait for it, or choose another --run.folder"
+        ) from None
     _write(folder / RECIPE, asdict(recipe))
+    return lock
 
 
 def check_same_recipe(folder: Path, recipe: Recipe) -> None:
-    """Raise InputError naming the first field in which the run in `folder` differs; fields in FREE may."""
+    """Raise InputError naming the first field in which the run in `folder` differs; FREE and, if needed, CURES may."""
     path = folder / RECIPE
     if not path.exists():
         return
@@ -46,10 +61,11 @@ def check_same_recipe(folder: Path, recipe: Recipe) -> None:
         before = dict(_flat(json.loads(path.read_text())))
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}); restore it, or choose another --run.folder") from error
+    free = FREE | (CURES if (folder / NOT_FINITE).exists() else set())
     now = dict(_flat(json.loads(json.dumps(asdict(recipe)))))
     for field in ("name", *now, *before):
         old, new = before.get(field), now.get(field)  # a field that a newer version adds is None before
-        if field not in FREE and old != new:
+        if field not in free and old != new:
             raise InputError(
                 f"{folder} was begun with {field} {old}, now it is {new}; repeat the command as it was, or choose "
                 "another --run.folder"

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import torch
 import torch.distributed as dist
@@ -17,9 +17,6 @@ from models.training.distributed import World, add
 from models.training.progress import Clock, line
 from models.training.pseudo import Tally
 from models.training.schedule import Length
-
-if TYPE_CHECKING:
-    pass
 
 METRICS, EVENTS = "metrics.jsonl", "events"
 

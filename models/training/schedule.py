@@ -87,6 +87,8 @@ def rate(step: int, length: Length, optim: Optim, batch: int) -> float:
 
 
 def _epoch_steps(optim: Optim, pools: Pools) -> tuple[float, float]:
+    if optim.labels_only_epochs and pools.labelled == 0:
+        raise InputError("optim.labels_only_epochs is set, but the method reads no labelled images; set it to 0")
     if optim.epoch_unit == "step":
         return 1.0, 1.0
     pool, share = {
@@ -98,8 +100,6 @@ def _epoch_steps(optim: Optim, pools: Pools) -> tuple[float, float]:
             f"optim.epoch_unit is {optim.epoch_unit}, but a step takes {share} of {pool} {optim.epoch_unit} images; "
             "choose another epoch_unit"
         )
-    if optim.labels_only_epochs and pools.labelled == 0:
-        raise InputError("optim.labels_only_epochs is set, but there are no labelled images; set it to 0")
     return max(1, pools.labelled) / pools.batch, pool / share
 
 

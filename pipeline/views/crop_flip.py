@@ -64,9 +64,9 @@ def _largest(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
 
 def _resize_then_crop(keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, size: int, view: View):
     short, padding = round(view.short_side * size), 0 if view.crop == "centre" else view.padding
-    if short < size or padding >= size:
+    if short < size or 2 * padding >= size:
         raise InputError(
-            f"a view of {size} pixels needs short_side >= 1 and padding below {size}, "
+            f"a view of {size} pixels needs short_side >= 1 and padding below half of it, "
             f"got short_side {view.short_side:g} and padding {padding}"
         )
     scale = np.minimum(heights, widths) / short
@@ -93,11 +93,10 @@ class CutOnDevice(NamedTuple):
     taps: tuple[int, int]
 
 
-def taps(cut: Cut, size: int) -> tuple[int, int]:
-    """Most source pixels that one pixel of a view of `size` touches, down and across; known on the host."""
+def taps(cut: Cut, size: int) -> np.ndarray:
+    """Most source pixels that one pixel of each view of `size` touches, down and across: i64 [N, 2], on the host."""
     inner = size - cut.insets[:, :2] - cut.insets[:, 2:]
-    down, across = np.ceil(cut.boxes[:, 2:] / inner).max(0).astype(int) + 1
-    return int(down), int(across)
+    return np.ceil(cut.boxes[:, 2:] / inner).astype(np.int64) + 1
 
 
 def cut(pixels: Tensor, offsets: Tensor, widths: Tensor, crop: CutOnDevice, size: int) -> Tensor:

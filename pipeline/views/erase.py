@@ -12,10 +12,10 @@ from numba import njit
 from torch import Tensor
 
 from pipeline import rng
-from pipeline.views.rand_augment_torch import CHUNK, send
+from pipeline.send import send
+from pipeline.views.rand_augment_torch import CHUNK
 
 CUTOUT_FILL = (125, 123, 114)  # USB's randaugment.py, CutoutAbs
-MEAN = (124, 116, 104)  # timm's mode "const": 0 after normalisation
 u64 = np.uint64
 _GOLDEN, _SHIFTS, _MULTIPLIERS = rng.GOLDEN, rng.SHIFTS, rng.MULTIPLIERS
 _CUTOUT, _ERASING, _NOISE = 0xC07, 0xE7A5E, 0x4015E  # tags

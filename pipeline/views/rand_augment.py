@@ -88,7 +88,7 @@ def draw(preset: PresetName, keys: np.ndarray, size: int, layers: int | None = N
     own_layers = {"usb": 3, "timm": 2, "torchvision": 2}
     if preset not in own_layers:
         raise InputError(f"RandAugment preset must be one of {', '.join(own_layers)}, got {preset!r}")
-    layers = layers or own_layers[preset]
+    layers = own_layers[preset] if layers is None else layers
     numbers = rng.uniforms(rng.derive(keys, _TAG), layers * _SLOTS).reshape(len(keys), layers, _SLOTS)
     if preset == "usb":
         ops, args = _draw_usb(numbers)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.send import send
 from pipeline.views import rand_augment as ra
 from pipeline.views.rand_augment_hue import divide, shift_hue
 from pipeline.views.rand_augment_tables import ONE, affines, fixed_tables
@@ -65,12 +66,6 @@ def _families(ops: np.ndarray) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
         rows = np.flatnonzero(np.isin(ops, family))
         for start in range(0, len(rows), CHUNK):
             yield family, rows[start : start + CHUNK]
-
-
-def send(array: np.ndarray, device: torch.device) -> Tensor:
-    """Copy a small host array to the device without waiting for it."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _blend(low: Tensor, high: Tensor, factor: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 
 CLASSES, PATCHES = 10, 16
 LATER, EARLY = Moment(100, labels_only=False), Moment(0, labels_only=True)
-TINY = ["--encoder.width=32", "--encoder.depth=2", "--encoder.heads=2", "--optim.average=0.9"]
+TINY = ["--encoder.width=32", "--encoder.depth=2", "--encoder.heads=2"]
 
 
 def method_of(name: str, *flags: str):

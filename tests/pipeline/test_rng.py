@@ -97,10 +97,3 @@ def test_normals_have_the_moments_of_the_standard_normal():
     for power, moment, spread in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
         assert (drawn**power).mean() == pytest.approx(moment, abs=5 * np.sqrt(spread / drawn.size))
     assert abs(np.corrcoef(drawn[:, 0], drawn[:, 1])[0, 1]) < 5 / np.sqrt(len(drawn))
-
-
-def test_permutations_hold_every_order_equally_often():
-    orders = rng.permutations(rng.keys(0, 0, np.arange(24_000), rng.WEAK), 4)
-    codes = np.unique(orders @ np.array([1000, 100, 10, 1]), return_counts=True)[1]
-    assert codes.size == 24
-    assert chi_square(codes) < 5

@@ -71,7 +71,9 @@ def test_views_that_cannot_be_cut_are_refused(view):
 
 def on_device(cut: crop_flip.Cut, size: int = 16) -> crop_flip.CutOnDevice:
     boxes, insets = (torch.from_numpy(array.astype(np.int64)) for array in (cut.boxes, cut.insets))
-    return crop_flip.CutOnDevice(boxes, insets, torch.from_numpy(cut.flips), crop_flip.taps(cut, size))
+    return crop_flip.CutOnDevice(
+        boxes, insets, torch.from_numpy(cut.flips), tuple(crop_flip.taps(cut, size).max(0).tolist())
+    )
 
 
 def test_the_torch_cut_of_whole_pixels_is_a_crop_with_reflection_and_flip():
