@@ -5,14 +5,15 @@ Exit codes: 0 trained to the end, 2 bad input, 75 stopped early on request (save
 """
 
 import errno
+import os
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, final
+from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models.evaluate.judge import Judge
 from models.evaluate.story import tell
@@ -31,7 +32,6 @@ from models.training.pseudo import Tally
 from models.training.schedule import Length, rate
 from models.training.stop import AGREE_STEPS, DONE, STOPPED, Stop
 from pipeline import rng
-from pipeline.batch import Batch
 from pipeline.errors import InputError, command
 from pipeline.loader import Loader
 from pipeline.open import open_backend
@@ -58,7 +58,7 @@ class Training:
     optimiser: torch.optim.AdamW
     journal: Journal
     guard: Guard
-    lock: IO[str] | None
+    lock: int | None
     step: int
 
     def state(self) -> dict:
@@ -111,7 +111,7 @@ def train(recipe: Recipe, world: World) -> int:
         finally:
             run.journal.close()
             if run.lock is not None:
-                run.lock.close()
+                os.close(run.lock)
     finally:
         stop.close()
 
@@ -141,8 +141,10 @@ def prepare(recipe: Recipe, world: World) -> Training:
     """Everything before the first step, carried on from the run folder where it holds a checkpoint."""
     its = ready(recipe, world)
     known = oracle(recipe, its.task)
-    lock = folder.claim(its.folder, recipe) if world.main else None
+    lock = None
     if world.main:
+        folder.claim(its.folder, recipe)
+        lock = folder.lock(its.folder)
         folder.environment(its.folder, world)
     method = its.method.to(world.device).train()
     stepper = optimiser(method, recipe.optim)
@@ -190,7 +192,7 @@ def one_step(run: Training, batches: Loader) -> None:
                 loss: Loss = run.model(batch, now)
             (loss.total / micro).backward()
         losses.append(loss)
-        ids += seen(batch)
+        ids += [part.ids for part in (batch.labelled, batch.unlabelled) if part is not None]
         if loss.guesses is not None:
             run.journal.tally.add(loss.guesses)
     for parameter in run.method.resting(now):
@@ -210,11 +212,6 @@ def one_step(run: Training, batches: Loader) -> None:
 def seed_step(seed: int, step: int, chunk: int) -> None:
     """Drop-path and dropout draw from torch's generator: a pure function of step and slice, so resuming is exact."""
     torch.manual_seed(int(rng.keys(seed, step, chunk, rng.TORCH)[0]) >> 1)
-
-
-def seen(batch: Batch) -> list[Tensor]:
-    """Ids of a batch's images, for the record should its loss not be finite."""
-    return [part.ids for part in (batch.labelled, batch.unlabelled) if part is not None]
 
 
 def every(steps: int | None, step: int) -> bool:

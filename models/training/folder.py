@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
 
 import torch
 
@@ -30,26 +29,31 @@ CURES = {"optim.lr", "optim.clip"}
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "ffcv")
 
 
-def claim(folder: Path, recipe: Recipe) -> IO[str]:
+def claim(folder: Path, recipe: Recipe) -> None:
     """Make `folder` this recipe's, or find that it is already; on the main rank, before anything is written there.
 
-    The result is a lock on the folder, held until it is closed or the process ends, however that happens. Raises
-    InputError if the folder holds a run and `run.fresh` is set, holds a run of another recipe, or is in use.
+    Raises InputError if it holds a run and `run.fresh` is set, or a run of another recipe.
     """
     if recipe.run.fresh and (folder / RECIPE).exists():
         raise InputError(f"{folder} holds a run already; choose another --run.folder, or drop --run.fresh to carry on")
     check_same_recipe(folder, recipe)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = open(folder / LOCK, "w")  # noqa: SIM115 -- outlives this function on purpose
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise InputError(
-            f"{folder} is in use by another process; wait for it, or choose another --run.folder"
-        ) from None
     _write(folder / RECIPE, asdict(recipe))
-    return lock
+
+
+def lock(folder: Path) -> int:
+    """Keep every other process out of `folder` until the descriptor is closed or this process ends, however it does.
+
+    Raises InputError if another has it.
+    """
+    held = os.open(folder / LOCK, os.O_CREAT | os.O_WRONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        reason = f"{folder} is in use by another process; wait for it, or choose another --run.folder"
+        raise InputError(reason) from None
+    return held
 
 
 def check_same_recipe(folder: Path, recipe: Recipe) -> None:

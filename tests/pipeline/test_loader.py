@@ -173,7 +173,7 @@ def test_a_damaged_sample_reaches_the_caller_from_the_decoder_thread(beton, thre
 
 def test_an_error_while_planning_reaches_the_caller(beton, threads_end):
     data = data_of(beton, weak=View(crop="resize_then_crop", padding=16))
-    with pytest.raises(InputError, match="padding below 16"):
+    with pytest.raises(InputError, match="padding below half of it"):
         batches(beton, feed_of(data), 1)
 
 

@@ -1,11 +1,13 @@
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from models.recipe import Optim, Recipe, Run
+from models.recipe import Optim, Recipe, Run, resolve
+from models.training import folder
 from models.training.distributed import World
 from models.training.folder import FREE, check_same_recipe, claim, environment
 from pipeline.errors import InputError
@@ -80,3 +82,23 @@ def test_the_environment_names_versions_and_machine(tmp_path: Path) -> None:
     assert torch.__version__.startswith(found["torch"])
     assert found["cores"] >= 1
     assert json.loads((tmp_path / "environment.json").read_text()) == found
+
+
+def test_a_folder_is_one_process_at_a_time_s(tmp_path: Path) -> None:
+    held = folder.lock(tmp_path)
+    with pytest.raises(InputError, match="in use by another process"):
+        folder.lock(tmp_path)
+    os.close(held)
+    os.close(folder.lock(tmp_path))
+
+
+def test_a_run_that_met_nan_may_change_its_rate_and_nothing_else(tmp_path: Path) -> None:
+    recipe = resolve("mae:digits", [])
+    folder.claim(tmp_path, recipe)
+    slower = resolve("mae:digits", ["--optim.lr", "1e-5", "--optim.clip", "1"])
+    with pytest.raises(InputError, match=r"begun with optim\.lr"):
+        folder.claim(tmp_path, slower)
+    (tmp_path / "not_finite.json").write_text("{}")
+    folder.claim(tmp_path, slower)
+    with pytest.raises(InputError, match=r"begun with run\.seed"):
+        folder.claim(tmp_path, resolve("mae:digits", ["--run.seed", "1"]))
