@@ -15,6 +15,7 @@ READY  := $(shell cat $(STAMP) 2>/dev/null)
 EXTRA  ?= $(or $(READY),cuda13)
 PYTHON ?= python3
 RUN    := .venv/bin/python
+export OMP_WAIT_POLICY := PASSIVE
 UV     := .venv/bin/uv
 SHIM   := pipeline/opencv_shim
 

@@ -12,6 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import final
 
+import models  # noqa: F401 -- first: it says how threads wait, and torch listens only once
+
+# isort: split
 import torch
 from torch import nn
 
