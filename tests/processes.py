@@ -17,7 +17,7 @@ PRELOAD = ["train", "tests.processes", *(f"models.methods.{name}" for name in ("
 
 @dataclass(frozen=True)
 class Started:
-    """A run in progress; what it prints, and a line "step id id ..." for each (micro-)batch, is in files of `log`."""
+    """A run in progress; what it prints, and a line "step id id ..." for each update, is in files of `log`."""
 
     process: BaseProcess
     log: Path
@@ -49,7 +49,7 @@ class Started:
 
     @property
     def steps(self) -> list[int]:
-        """The step of each (micro-)batch whose loss was computed, one after the other."""
+        """The step of each update, one after the other."""
         return [int(line.split()[0]) for line in _text(self.log / "batches").splitlines()]
 
     def ids(self) -> dict[int, list[int]]:
@@ -95,17 +95,17 @@ def _run(argv: list[str], log: Path, file_bytes: int | None, environment: dict[s
 
     import train
     from models.evaluate import story
+    from models.training.guard import Guard
     from pipeline.errors import command
 
     torch.set_num_threads(1)
-    batches, seen = os.open(log / "batches", os.O_WRONLY | os.O_CREAT | os.O_APPEND), train.seen
+    batches, stepped = os.open(log / "batches", os.O_WRONLY | os.O_CREAT | os.O_APPEND), Guard.step
 
-    def noted(batch):
-        ids = seen(batch)
-        os.write(batches, f"{batch.step} {' '.join(str(int(i)) for part in ids for i in part)}\n".encode())
-        return ids
+    def noted(self, optimiser, loss, norm, ids, step):
+        stepped(self, optimiser, loss, norm, ids, step)
+        os.write(batches, f"{step} {' '.join(str(int(i)) for i in ids)}\n".encode())
 
-    train.seen = noted
+    Guard.step = noted
     story.write_report = lambda folder, **_: folder / "left out"  # seconds of plotting that test_train.py spends once
     if file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
