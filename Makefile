@@ -15,7 +15,7 @@ READY  := $(shell cat $(STAMP) 2>/dev/null)
 EXTRA  ?= $(or $(READY),cuda13)
 PYTHON ?= python3
 RUN    := .venv/bin/python
-export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 20000
 UV     := .venv/bin/uv
 SHIM   := pipeline/opencv_shim
 

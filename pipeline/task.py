@@ -59,6 +59,12 @@ def open_task(data: Data, needs: Needs) -> Task:
         unlabelled = np.flatnonzero(labels < 0)
     if needs.labelled and not len(labelled):
         raise InputError(f"{beton.path} has no labelled image and the method needs some; see data.split")
+    empty = set(range(len(beton.manifest.classes or ()))) - set(labels[labelled].tolist()) if needs.labelled else set()
+    if empty:
+        raise InputError(
+            f"{beton.path}: expected a known label of every class, {len(empty)} of {len(beton.manifest.classes)} have "
+            f"none ({beton.manifest.classes[min(empty)]}, ...); see data.split"
+        )
     if needs.unlabelled and not len(unlabelled):
         raise InputError(f"data.unlabelled is rest, but every image of {beton.path} has a known label; set data.split")
     return Task(
@@ -102,6 +108,7 @@ def check_views(task: Task, data: Data, needs: Needs, patch: int) -> None:
     wanted = [wanted_labelled(data, patch, needs.labelled_visible)] if needs.labelled else []
     wanted += [wanted_unlabelled(data, patch, needs.strong, needs.unlabelled_visible)] if needs.unlabelled else []
     first = Picks(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    wanted.append(Wanted({"images": (data.evaluate, rng.WEAK)}, data.size))
     for each in wanted:
         draw(each, first, task.beton.heights[:1], task.beton.widths[:1], 0)
 
