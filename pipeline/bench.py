@@ -19,6 +19,7 @@ import torch
 import tyro
 
 from pipeline import bench_peers, kernels
+from pipeline.backends.base import jpeg_source
 from pipeline.backends.ffcv import FFCV
 from pipeline.beton import Beton, open_beton
 from pipeline.errors import InputError, command
@@ -147,17 +148,11 @@ def plan_of(beton: Beton, wanted: Wanted, ids: np.ndarray) -> Plan:
     return draw(wanted, Picks(ids, np.zeros_like(ids)), beton.heights[ids], beton.widths[ids], seed=0)
 
 
-def source_of(beton: Beton, ids: np.ndarray) -> kernels.Source:
-    """Where the JPEG bytes of the images `ids` (i64 [n]) are."""
-    b = beton
-    return kernels.Source(b.data.ctypes.data, b.offsets[ids], b.sizes[ids], b.heights[ids], b.widths[ids], False)
-
-
 def decoded(beton: Beton, ids: np.ndarray) -> int:
     """Decode one image after another to the same place, in one compiled call: nothing that decodes can be faster."""
     areas, errors = beton.heights[ids] * beton.widths[ids], np.zeros(len(ids), np.int32)
     target = np.empty(3 * int(areas.max()), np.uint8)
-    kernels.decode_packed(0, len(ids), source_of(beton, ids), target, np.zeros(len(ids), np.int64), errors)
+    kernels.decode_packed(0, len(ids), jpeg_source(beton, ids), target, np.zeros(len(ids), np.int64), errors)
     return len(ids)
 
 
@@ -168,7 +163,7 @@ def packed(beton: Beton, batches: list[np.ndarray], buffer: np.ndarray, pool: Po
     """
     for part in batches:
         plan_of(beton, wanted, part)
-        source, errors = source_of(beton, part), np.zeros(len(part), np.int32)
+        source, errors = jpeg_source(beton, part), np.zeros(len(part), np.int32)
         area = source.heights * source.widths
         places = np.cumsum(area) - area
         job = partial(_decode_job, source, buffer, places, errors)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
+from pipeline import kernels
 from pipeline.beton import Beton
 from pipeline.errors import InputError
 from pipeline.plan import Plan
@@ -30,6 +31,12 @@ class Backend(ABC):
     @abstractmethod
     def close(self) -> None:
         """Stop and join every thread."""
+
+
+def jpeg_source(beton: Beton, ids: np.ndarray) -> kernels.Source:
+    """Where the stored bytes of samples `ids` (i64 [N]) lie, for the kernels; the caller keeps `beton` open."""
+    sides = beton.heights[ids], beton.widths[ids]
+    return kernels.Source(beton.data.ctypes.data, beton.offsets[ids], beton.sizes[ids], *sides, False)
 
 
 def check_decoded(beton: Beton, ids: np.ndarray, errors: np.ndarray) -> None:

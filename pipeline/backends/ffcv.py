@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline import kernels, libffcv
-from pipeline.backends.base import Backend, Views, check_decoded
+from pipeline.backends.base import Backend, Views, check_decoded, jpeg_source
 from pipeline.beton import Beton
 from pipeline.on_cpu import start_views
 from pipeline.on_device import Packed, make_views
@@ -37,7 +37,7 @@ class FFCV(Backend):
         self._pool.close()
 
     def _views_on_cpu(self, plan: Plan) -> Views:
-        wait = start_views(self._pool, self._source(plan.ids), plan.stacked, self._size, self._device)
+        wait = start_views(self._pool, jpeg_source(self._beton, plan.ids), plan.stacked, self._size, self._device)
 
         def finish() -> list[Tensor]:
             views, errors = wait()
@@ -47,7 +47,7 @@ class FFCV(Backend):
         return finish
 
     def _views_on_device(self, plan: Plan) -> Views:
-        source = self._source(plan.ids)
+        source = jpeg_source(self._beton, plan.ids)
         ends = np.cumsum(source.heights * source.widths)
         places = np.concatenate([[0], ends[:-1]])
         # torch's pinned allocator hands a block out again only after the copy that read it: the ring of slots and
@@ -65,7 +65,3 @@ class FFCV(Backend):
             return make_views(packed, plan.stacked, self._size)
 
         return finish
-
-    def _source(self, ids: np.ndarray) -> kernels.Source:
-        b = self._beton
-        return kernels.Source(b.data.ctypes.data, b.offsets[ids], b.sizes[ids], b.heights[ids], b.widths[ids], False)

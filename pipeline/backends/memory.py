@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pipeline import kernels, libffcv
-from pipeline.backends.base import Backend, Views, check_decoded
+from pipeline.backends.base import Backend, Views, check_decoded, jpeg_source
 from pipeline.beton import Beton
 from pipeline.on_cpu import start_views
 from pipeline.on_device import Packed, make_views
@@ -47,7 +47,7 @@ class Memory(Backend):
 def _decode_all(beton: Beton, pool: Pool, places: np.ndarray, pixels: int) -> np.ndarray:
     decoded, errors = np.empty((pixels, 3), np.uint8), np.zeros(beton.n, np.int32)
     flat = decoded.reshape(-1)
-    source = kernels.Source(beton.data.ctypes.data, beton.offsets, beton.sizes, beton.heights, beton.widths, False)
+    source = jpeg_source(beton, np.arange(beton.n))
     pool.start(lambda first, last, _: kernels.decode_packed(first, last, source, flat, places, errors), beton.n)()
     check_decoded(beton, np.arange(beton.n), errors)
     return decoded
