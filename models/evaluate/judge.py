@@ -13,7 +13,7 @@ from models.evaluate.accuracy import hits
 from models.evaluate.knn import features, knn
 from models.method import Method, method_class
 from models.recipe import Recipe
-from models.training.distributed import World, add
+from models.training.distributed import World, add, group
 from models.training.precision import precision
 from pipeline.backends.base import Backend
 from pipeline.beton import Beton, open_beton
@@ -57,7 +57,7 @@ class Judge:
         """
         if self.world.size > 1:
             for buffer in method.buffers():
-                dist.broadcast(buffer, 0)
+                dist.broadcast(buffer, 0, group(buffer, self.world))
         asked = np.flatnonzero(self.labels >= 0)
         ids = asked[self.world.rank :: self.world.size]
         if method.has_classifier:

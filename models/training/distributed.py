@@ -1,6 +1,7 @@
 """One process or many: who am I, on which device, and what do all of us agree on."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,9 +15,9 @@ from models.recipe import Run
 from pipeline.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass
 class World:
-    """This process among all: `control` is a gloo group for decisions on the host, absent in a single process."""
+    """This process among all: `control` is a gloo group for tensors on the host, absent in a single process."""
 
     rank: int
     size: int
@@ -55,8 +56,11 @@ def start(run: Run, timeout_s: float = 600) -> World:
 
 
 def finish(world: World) -> None:
-    """Leave the group, so that the processes end without a warning."""
+    """Leave the groups. No thread of `control` is left: one that let go of its last tensor while Python shuts down
+    would abort the process, after all its work.
+    """
     if world.size > 1:
+        world.control = None  # the threads are joined with the last reference
         dist.destroy_process_group()
 
 
@@ -68,13 +72,15 @@ def wrap(method: nn.Module, world: World) -> nn.Module:
     """
     if world.size == 1:
         return method
-    return DistributedDataParallel(
-        method,
-        device_ids=[world.device.index] if world.device.type == "cuda" else None,
-        broadcast_buffers=False,
-        find_unused_parameters=False,
-        gradient_as_bucket_view=True,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # the name that torch < 2.13 knows
+        return DistributedDataParallel(
+            method,
+            device_ids=[world.device.index] if world.device.type == "cuda" else None,
+            broadcast_buffers=False,
+            find_unused_parameters=False,
+            gradient_as_bucket_view=True,
+        )
 
 
 def agree(flag: bool, world: World) -> bool:
@@ -100,6 +106,11 @@ def add(tensor: Tensor, world: World) -> Tensor:
     if world.size > 1:
         dist.all_reduce(tensor, group=world.control)
     return tensor
+
+
+def group(tensor: Tensor, world: World) -> dist.ProcessGroup | None:
+    """The group that carries such a tensor: `control` on the host, NCCL (the default group) on a GPU."""
+    return world.control if tensor.device.type == "cpu" else None
 
 
 def accumulation(batches: Sequence[int], world_size: int, device_images: int | None) -> int:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from models.training.distributed import World
+from models.training.distributed import World, group
 from pipeline.errors import InputError
 
 FILE = "not_finite.json"
@@ -33,7 +33,8 @@ class Guard:
         loss_bad = ~torch.isfinite(loss.detach())
         bad = (loss_bad | ~torch.isfinite(norm)).float()
         if self.world.size > 1:
-            dist.all_reduce(bad, dist.ReduceOp.MAX)  # a loss can be infinite on one rank under finite gradients
+            # a loss can be infinite on one rank under finite gradients
+            dist.all_reduce(bad, dist.ReduceOp.MAX, group(bad, self.world))
         optimiser.grad_scale, optimiser.found_inf = None, bad
         optimiser.step()
         self.seen.append((step, bad, loss_bad, ids))

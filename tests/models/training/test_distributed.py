@@ -70,6 +70,31 @@ def test_two_processes_agree_add_average_and_skip_together(tmp_path: Path) -> No
     assert json.loads((tmp_path / "not_finite.json").read_text())["ids"] == [11]  # only rank 1's loss was bad
 
 
+LEAVING = """
+import json, os
+from pathlib import Path
+import torch
+from models.recipe import Run
+from models.training.distributed import add, finish, start
+
+def threads():
+    return [Path(f"/proc/self/task/{thread}/comm").read_text().strip() for thread in os.listdir("/proc/self/task")]
+
+world = start(Run(device="cpu", devices=2))
+add(torch.ones(1), world)
+before = threads()
+finish(world)
+print(json.dumps([before, threads()]))
+"""
+
+
+def test_no_thread_of_gloo_outlives_the_groups() -> None:
+    for output in run_ranks(LEAVING, 2):
+        before, after = json.loads(output)
+        assert any("gloo" in name for name in before)
+        assert not any("gloo" in name for name in after)
+
+
 def test_a_single_process_is_its_own_world(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
