@@ -28,7 +28,7 @@ class Source(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """One thread's memory: pixels u8 [bytes of the largest image], inner u8 [S · S · 3], spare u8 [S, S, 3]."""
+    """One thread's memory: pixels u8 [bytes of the largest image]; inner, spare u8 [S · S · 3] of the largest view."""
 
     pixels: np.ndarray
     inner: np.ndarray
@@ -36,10 +36,8 @@ class Scratch(NamedTuple):
 
 
 def scratch(largest: int, size: int) -> Scratch:
-    """Scratch for images of up to `largest` pixels and views of `size`."""
-    return Scratch(
-        np.empty(3 * largest + 64, np.uint8), np.empty(3 * size * size, np.uint8), np.empty((size, size, 3), np.uint8)
-    )
+    """Scratch for images of up to `largest` pixels and views of up to `size`."""
+    return Scratch(*(np.empty(n, np.uint8) for n in (3 * largest + 64, 3 * size * size, 3 * size * size)))
 
 
 @njit(nogil=True, cache=True)
@@ -60,6 +58,7 @@ def decode_packed(first, last, source, packed, places, errors):
 def make_views(first, last, source, plan, out, errors, scratch):
     """Views of images first..last-1 as `plan` (pipeline.plan.Stacked) says: out u8 [V, N, S, S, 3], errors i32 [N]."""
     size = out.shape[2]
+    spare = scratch.spare[: 3 * size * size].reshape(size, size, 3)  # raises where the scratch is for smaller views
     for i in range(first, last):
         pixels = scratch.pixels.ctypes.data
         if source.decoded:
@@ -70,8 +69,8 @@ def make_views(first, last, source, plan, out, errors, scratch):
             view = out[v, i]
             _cut(pixels, source.heights[i], source.widths[i], plan.boxes[v, i], plan.insets[v, i], size, view, scratch)
             if plan.flips[v, i]:
-                _flip(view, scratch.spare)
-            apply_ops(view, plan.ops[v, i], plan.args[v, i], plan.nearest[v], plan.fill[v], scratch.spare)
+                _flip(view, spare)
+            apply_ops(view, plan.ops[v, i], plan.args[v, i], plan.nearest[v], plan.fill[v], spare)
             if plan.noisy[v]:
                 erase_noise(view, plan.erased[v, i], plan.noise[v, i])
             else:

@@ -43,10 +43,11 @@ class Stacked(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """ids i64 [N]; names of the V views; their choices; visible i64 [N, K] where a mask was asked for."""
+    """ids i64 [N]; names of the V views; their side S and choices; visible i64 [N, K] where a mask was asked for."""
 
     ids: np.ndarray
     names: tuple[str, ...]
+    size: int
     stacked: Stacked
     visible: np.ndarray | None
 
@@ -88,7 +89,7 @@ def draw(wanted: Wanted, picks: Picks, heights: np.ndarray, widths: np.ndarray, 
         stream = next(iter(wanted.views.values()))[1]
         keys = rng.derive(rng.keys(seed, picks.passes, picks.ids, rng.MASK), stream)
         visible = MASKS[wanted.mask.kind](keys, wanted.size // wanted.patch, wanted.visible)
-    return Plan(picks.ids, tuple(wanted.views), _stack(views), visible)
+    return Plan(picks.ids, tuple(wanted.views), wanted.size, _stack(views), visible)
 
 
 def _draw_view(view: View, keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, size: int) -> Stacked:

@@ -19,13 +19,14 @@ from pipeline.pool import Pool
 class FFCV(Backend):
     """Streams JPEG from a .beton.
 
+    size      side of the largest view that a plan will ask for
     views_on  "cpu": crops and colours in numba beside the decoder. "device": the CPU only decodes, into a packed
               pinned buffer; it crosses to the device as it is, and every view is cut there.
     """
 
     def __init__(self, beton: Beton, size: int, device: torch.device, views_on: str, threads: int | None = None):
         libffcv.load()
-        self._beton, self._size, self._device, self._on_cpu = beton, size, device, views_on == "cpu"
+        self._beton, self._device, self._on_cpu = beton, device, views_on == "cpu"
         self.heights, self.widths = beton.heights, beton.widths
         largest = int((beton.heights * beton.widths).max()) if self._on_cpu else 1
         self._pool = Pool(threads, lambda: kernels.scratch(largest, size))
@@ -37,7 +38,7 @@ class FFCV(Backend):
         self._pool.close()
 
     def _views_on_cpu(self, plan: Plan) -> Views:
-        wait = start_views(self._pool, jpeg_source(self._beton, plan.ids), plan.stacked, self._size, self._device)
+        wait = start_views(self._pool, jpeg_source(self._beton, plan.ids), plan.stacked, plan.size, self._device)
 
         def finish() -> list[Tensor]:
             views, errors = wait()
@@ -62,6 +63,6 @@ class FFCV(Backend):
             wait()
             check_decoded(self._beton, plan.ids, errors)
             packed = Packed(pixels.to(self._device, non_blocking=True), places, source.widths)
-            return make_views(packed, plan.stacked, self._size)
+            return make_views(packed, plan.stacked, plan.size)
 
         return finish

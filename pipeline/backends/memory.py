@@ -16,11 +16,11 @@ from pipeline.pool import Pool
 
 @final
 class Memory(Backend):
-    """Holds every image of a .beton as pixels; the same views as FFCV, without the decoding."""
+    """Holds every image of a .beton as pixels; the same views as FFCV, of up to `size`, without the decoding."""
 
     def __init__(self, beton: Beton, size: int, device: torch.device, views_on: str, threads: int | None = None):
         libffcv.load()
-        self._size, self._device, self._on_cpu = size, device, views_on == "cpu"
+        self._device, self._on_cpu = device, views_on == "cpu"
         self.heights, self.widths = beton.heights, beton.widths
         self._pool = Pool(threads, lambda: kernels.scratch(1, size))
         ends = np.cumsum(self.heights * self.widths)
@@ -34,10 +34,10 @@ class Memory(Backend):
         ids, places = plan.ids, self._places[plan.ids]
         if not self._on_cpu:
             packed = Packed(self._pixels, places, self.widths[ids])
-            return lambda: make_views(packed, plan.stacked, self._size)
+            return lambda: make_views(packed, plan.stacked, plan.size)
         unused = np.zeros(len(ids), np.int64)
         source = kernels.Source(self._flat.ctypes.data, 3 * places, unused, self.heights[ids], self.widths[ids], True)
-        wait = start_views(self._pool, source, plan.stacked, self._size, self._device)
+        wait = start_views(self._pool, source, plan.stacked, plan.size, self._device)
         return lambda: wait()[0]
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """The views of every back-end and executor: the same pictures, from one plan, held to Pillow and OpenCV."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,3 +130,25 @@ def test_closing_joins_every_thread(beton):
     before = threading.active_count()
     views_of(FFCV(beton, SIZE, CPU, "cpu", 3), plan_of(beton, np.arange(30)))
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("kind", [FFCV, Memory])
+@pytest.mark.parametrize("on", ["cpu", "device"])
+def test_a_view_is_of_its_plans_size_whatever_the_back_end_was_opened_for(beton, kind, on):
+    """Opened for the largest: the bytes of one opened for just this size, and plans of several sizes in turn."""
+    opened, ids = kind(beton, SIZE, CPU, on, 2), np.arange(20)
+    try:
+        for size in (16, SIZE, 24):
+            plan = plan_of(beton, ids, replace(WANTED, size=size))
+            exact = views_of(kind(beton, size, CPU, on, 2), plan)
+            for here, there in zip(opened.start(plan)(), exact, strict=True):
+                assert there.shape == (20, size, size, 3)
+                assert np.array_equal(here.permute(0, 2, 3, 1).numpy(), there)
+    finally:
+        opened.close()
+
+
+def test_a_view_larger_than_the_scratch_is_refused_before_it_is_written(beton):
+    plan = plan_of(beton, np.arange(9), replace(WANTED, size=SIZE + 8))
+    with pytest.raises(ValueError, match="reshape"):
+        views_of(FFCV(beton, SIZE, CPU, "cpu", 2), plan)
