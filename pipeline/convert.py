@@ -23,7 +23,7 @@ from pipeline.commit import commit, read_back, writing
 from pipeline.encode import Prepared, prepare
 from pipeline.errors import InputError, command
 from pipeline.manifest import Manifest
-from pipeline.measure import Tally, describe, measured
+from pipeline.measure import Outcome, describe, measured
 from pipeline.names import encode_names
 from pipeline.sources import Source, find
 from pipeline.split import make_split, save_split, split_name
@@ -101,20 +101,22 @@ def convert(
 def _write(
     source: Source, out: Path, options: Options, arguments: dict[str, Any], started: float, progress: bool
 ) -> None:
-    tally = Tally(len(source) + len(source.rejected), options.max_bad)
+    outcome = Outcome(len(source) + len(source.rejected), options.max_bad)
     for name, reason in source.rejected:
-        tally.reject(name, reason)
+        outcome.reject(name, reason)
     order = np.random.default_rng(options.seed).permutation(len(source)).tolist()
     workers = options.workers or len(os.sched_getaffinity(0))
     with writing(out) as partial, ThreadPoolExecutor(workers) as pool:
         with closing(_prepared(source, order, options, pool, 4 * workers)) as prepared:
             bar = tqdm(prepared, total=len(order), unit=" images", disable=not progress)
-            written = write(partial, _samples(bar, source, tally), len(order))
-        if not tally.names:
-            raise InputError(f"no image is left of {len(order)}: {tally.rejected[0][0]}: {tally.rejected[0][1]}, ...")
+            written = write(partial, _samples(bar, source, outcome), len(order))
+        if not outcome.names:
+            raise InputError(
+                f"no image is left of {len(order)}: {outcome.rejected[0][0]}: {outcome.rejected[0][1]}, ..."
+            )
         read_back(partial, written, pool)
-        names = encode_names(tally.names)
-        commit(out, measured(partial, written, source.classes, tally, names, arguments, started), names)
+        names = encode_names(outcome.names)
+        commit(out, measured(partial, written, source.classes, outcome, names, arguments, started), names)
 
 
 def _prepared(
@@ -146,17 +148,17 @@ def _one(source: Source, i: int, options: Options) -> tuple[Prepared | str, int]
         return error.strerror or str(error), -1
 
 
-def _samples(prepared: Iterable[tuple[int, Prepared | str, int]], source: Source, tally: Tally) -> Iterator[Sample]:
+def _samples(prepared: Iterable[tuple[int, Prepared | str, int]], source: Source, outcome: Outcome) -> Iterator[Sample]:
     top = len(source.classes or ())
     for i, image, label in prepared:
         name = source.name(i)
         if isinstance(image, str):
-            tally.reject(name, image)
+            outcome.reject(name, image)
             continue
         if not -1 <= label < top:
             raise InputError(f"{name}: expected a label from 0 to {top - 1}, or -1 for none, got {label}")
-        tally.names.append(name)
-        tally.how[image.how] += 1
+        outcome.names.append(name)
+        outcome.how[image.how] += 1
         yield Sample(image.jpeg, image.height, image.width, label)
 
 

@@ -23,7 +23,7 @@ FEWEST = 100  # below this many samples a timing says little
 
 @final
 @dataclass
-class Tally:
+class Outcome:
     """What became of the source's files so far."""
 
     total: int
@@ -45,7 +45,7 @@ def measured(
     partial: Path,
     written: Written,
     classes: tuple[str, ...] | None,
-    tally: Tally,
+    outcome: Outcome,
     names: bytes,
     arguments: dict[str, Any],
     started: float,
@@ -66,10 +66,10 @@ def measured(
         digest=identity(index, classes, names_sha256, chunks),
         chunk_sha256=chunks,
         names_sha256=names_sha256,
-        rejected=tuple(tally.rejected),
-        n_passed_through=tally.how["passed through"],
-        n_re_encoded=tally.how["re-encoded"],
-        n_resized=tally.how["resized"],
+        rejected=tuple(outcome.rejected),
+        n_passed_through=outcome.how["passed through"],
+        n_re_encoded=outcome.how["re-encoded"],
+        n_resized=outcome.how["resized"],
         stored_kb=stored_kb(written),
         side=side(written),
         decode_images_per_s=rate,
