@@ -1,4 +1,4 @@
-"""T2: every view made on the device, in torch, from decoded images packed one after another in one buffer."""
+"""T2: every view made on the device from decoded images packed one after another in one buffer."""
 
 from typing import NamedTuple
 
@@ -25,25 +25,41 @@ class Packed(NamedTuple):
 
 def make_views(packed: Packed, plan: Stacked, size: int) -> list[Tensor]:
     """Views u8 [N, 3, S, S], one for each of the plan's V; enqueued on the current stream, without a host sync."""
-    return [_view(packed, plan, v, size) for v in range(len(plan.boxes))]
+    return change([cut(packed, each, size) for each in cuts(plan)], plan)
 
 
-def _view(packed: Packed, plan: Stacked, v: int, size: int) -> Tensor:
+def cuts(plan: Stacked, images: slice = slice(None)) -> list[crop_flip.Cut]:
+    """Where some of the images are cut, for each of the plan's views."""
+    views = range(len(plan.boxes))
+    return [crop_flip.Cut(*(a[v, images] for a in (plan.boxes, plan.insets, plan.flips))) for v in views]
+
+
+def cut(packed: Packed, where: crop_flip.Cut, size: int) -> Tensor:
+    """One view of each packed image, cut and mirrored: u8 [N, 3, S, S], channels last."""
     device = packed.pixels.device
-    n = len(packed.places)
-    geometry = np.concatenate(
-        [packed.places[:, None], packed.widths[:, None], plan.boxes[v], plan.insets[v], plan.flips[v][:, None]], 1
-    )
-    taps = crop_flip.taps(crop_flip.Cut(plan.boxes[v], plan.insets[v], plan.flips[v]), size)
+    geometry = np.concatenate([packed.places[:, None], packed.widths[:, None], *where[:2], where.flips[:, None]], 1)
+    if device.type == "cuda":
+        from pipeline.views import crop_flip_triton  # Triton is there exactly where torch has CUDA
+
+        return crop_flip_triton.cut(packed.pixels, send(geometry, device), size)
+    taps = crop_flip.taps(where, size)
     order = np.argsort(taps.prod(1), kind="stable")  # one large image must not cost the others its many taps
     geometry, taps = send(geometry[order], device), taps[order]
     parts = []
-    for first in range(0, n, TOGETHER):
+    for first in range(0, len(order), TOGETHER):
         most = taps[first : first + TOGETHER].max(0)
         places, widths, boxes, insets, flips = geometry[first : first + TOGETHER].split([1, 1, 4, 4, 1], 1)
-        cut = crop_flip.CutOnDevice(boxes, insets, flips[:, 0].bool(), (int(most[0]), int(most[1])))
-        parts.append(crop_flip.cut(packed.pixels, places[:, 0], widths[:, 0], cut, size))
-    views = torch.cat(parts)[send(np.argsort(order), device)]
+        on_device = crop_flip.CutOnDevice(boxes, insets, flips[:, 0].bool(), (int(most[0]), int(most[1])))
+        parts.append(crop_flip.cut(packed.pixels, places[:, 0], widths[:, 0], on_device, size))
+    return torch.cat(parts)[send(np.argsort(order), device)]
+
+
+def change(views: list[Tensor], plan: Stacked) -> list[Tensor]:
+    """The colours, geometry and erasing that the plan asks of each view."""
+    return [_change(view, plan, v) for v, view in enumerate(views)]
+
+
+def _change(view: Tensor, plan: Stacked, v: int) -> Tensor:
     fill = tuple(int(level) for level in plan.fill[v])
-    views = apply_ops(views, Ops(plan.ops[v], plan.args[v]), nearest=bool(plan.nearest[v]), fill=fill)
-    return erase.erase(views, plan.erased[v], plan.noise[v] if plan.noisy[v] else erase.CUTOUT_FILL)
+    view = apply_ops(view, Ops(plan.ops[v], plan.args[v]), nearest=bool(plan.nearest[v]), fill=fill)
+    return erase.erase(view, plan.erased[v], plan.noise[v] if plan.noisy[v] else erase.CUTOUT_FILL)

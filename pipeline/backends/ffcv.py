@@ -2,7 +2,6 @@
 
 from typing import final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,9 +9,13 @@ from pipeline import kernels, libffcv
 from pipeline.backends.base import Backend, Views, check_decoded, jpeg_source
 from pipeline.beton import Beton
 from pipeline.on_cpu import start_views
-from pipeline.on_device import Packed, make_views
+from pipeline.on_device import change, cut, cuts
+from pipeline.pieces import Pieces
 from pipeline.plan import Plan
-from pipeline.pool import Pool
+from pipeline.pool import Pool, cores
+from pipeline.ring import Ring
+
+SLOTS, SLOT_PIXELS = 4, 1 << 24  # 50 MB each: about 90 photographs of 500 pixels, eleven jobs for the pool's threads
 
 
 @final
@@ -20,16 +23,17 @@ class FFCV(Backend):
     """Streams JPEG from a .beton.
 
     size      side of the largest view that a plan will ask for
-    views_on  "cpu": crops and colours in numba beside the decoder. "device": the CPU only decodes, into a packed
-              pinned buffer; it crosses to the device as it is, and every view is cut there.
+    views_on  "cpu": crops and colours in numba beside the decoder. "device": the CPU only decodes, into packed
+              pinned buffers; they cross to the device as they are, and every view is cut there.
     """
 
     def __init__(self, beton: Beton, size: int, device: torch.device, views_on: str, threads: int | None = None):
         libffcv.load()
         self._beton, self._device, self._on_cpu = beton, device, views_on == "cpu"
         self.heights, self.widths = beton.heights, beton.widths
-        largest = int((beton.heights * beton.widths).max()) if self._on_cpu else 1
-        self._pool = Pool(threads, lambda: kernels.scratch(largest, size))
+        largest = int((beton.heights * beton.widths).max())
+        self._pool = Pool(threads, lambda: kernels.scratch(largest if self._on_cpu else 1, size))
+        self._ring = Ring(max(SLOTS, (threads or cores()) // 2), max(SLOT_PIXELS, largest), device)
 
     def start(self, plan: Plan) -> Views:
         return self._views_on_cpu(plan) if self._on_cpu else self._views_on_device(plan)
@@ -48,21 +52,14 @@ class FFCV(Backend):
         return finish
 
     def _views_on_device(self, plan: Plan) -> Views:
-        source = jpeg_source(self._beton, plan.ids)
-        ends = np.cumsum(source.heights * source.widths)
-        places = np.concatenate([[0], ends[:-1]])
-        # torch's pinned allocator hands a block out again only after the copy that read it: the ring of slots and
-        # events that a loader needs, kept by the library
-        pixels = torch.empty(int(ends[-1]), 3, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-        flat, errors = pixels.numpy().reshape(-1), np.zeros(len(plan.ids), np.int32)
-        wait = self._pool.start(
-            lambda first, last, _: kernels.decode_packed(first, last, source, flat, places, errors), len(plan.ids)
-        )
+        pieces = Pieces(jpeg_source(self._beton, plan.ids), self._pool, self._ring)
 
         def finish() -> list[Tensor]:
-            wait()
-            check_decoded(self._beton, plan.ids, errors)
-            packed = Packed(pixels.to(self._device, non_blocking=True), places, source.widths)
-            return make_views(packed, plan.stacked, plan.size)
+            parts = [
+                [cut(packed, where, plan.size) for where in cuts(plan.stacked, images)]
+                for images, packed in pieces.to(self._device)
+            ]
+            check_decoded(self._beton, plan.ids, pieces.errors)
+            return change([torch.cat(view) for view in zip(*parts, strict=True)], plan.stacked)
 
         return finish

@@ -1,0 +1,93 @@
+"""A batch in pieces through few buffers: the same pixels, whoever else is using the ring."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as some
+
+from pipeline import kernels, libffcv
+from pipeline.backends.base import jpeg_source
+from pipeline.pieces import Pieces, pieces
+from pipeline.pool import Pool
+from pipeline.ring import Ring
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def pool():
+    libffcv.load()
+    pool = Pool(2, lambda: kernels.scratch(1, 1))
+    yield pool
+    pool.close()
+
+
+def room_for(beton, images: int) -> int:
+    return images * int((beton.heights * beton.widths).max())
+
+
+def decoded(beton, ids, pool: Pool, ring: Ring) -> list[np.ndarray]:
+    found = []
+    on_its_way = Pieces(jpeg_source(beton, ids), pool, ring)
+    for images, packed in on_its_way.to(CPU):
+        sides = zip(beton.heights[ids[images]], beton.widths[ids[images]], strict=True)
+        for place, (height, width) in zip(packed.places, sides, strict=True):
+            found.append(packed.pixels[place : place + height * width].numpy().reshape(height, width, 3).copy())
+    assert not on_its_way.errors.any()
+    return found
+
+
+def plain(beton, ids) -> list[np.ndarray]:
+    return [libffcv.decode(beton.jpeg(i), int(beton.heights[i]), int(beton.widths[i])) for i in ids]
+
+
+@given(some.lists(some.integers(1, 9), max_size=20), some.integers(9, 30))
+def test_pieces_are_the_fewest_runs_that_fit(pixels: list[int], room: int) -> None:
+    runs = list(pieces(np.array(pixels, np.int64), room))
+    assert [i for run in runs for i in range(run.start, run.stop)] == list(range(len(pixels)))
+    assert all(sum(pixels[run]) <= room for run in runs)
+    fewest = [0] + [0] * len(pixels)  # by definition: the last run may begin anywhere
+    for end in range(1, len(pixels) + 1):
+        fewest[end] = 1 + min(fewest[start] for start in range(end) if sum(pixels[start:end]) <= room)
+    assert len(runs) == fewest[-1]
+
+
+@pytest.mark.parametrize(("slots", "images"), [(1, 1), (2, 3), (4, 1000)])
+def test_pixels_do_not_depend_on_the_buffers(beton, pool, slots: int, images: int) -> None:
+    ids = np.arange(beton.n)[::-1].copy()
+    ring = Ring(slots, room_for(beton, images), CPU)
+    for came, expected in zip(decoded(beton, ids, pool, ring), plain(beton, ids), strict=True):
+        assert np.array_equal(came, expected)
+
+
+def test_a_batch_begun_late_waits_for_one_begun_early_and_for_no_other(beton, pool) -> None:
+    """What a planner does: two batches begun, then finished in turn, while another planner does the same."""
+    ids, ring = np.arange(12), Ring(1, room_for(beton, 1), CPU)
+
+    def planner() -> list[list[int]]:
+        began = [Pieces(jpeg_source(beton, part), pool, ring) for part in (ids[:4], ids)]
+        return [[len(packed.places) for _, packed in each.to(CPU)] for each in began]
+
+    with ThreadPoolExecutor(3) as planners:
+        for counts in [future.result(timeout=60) for future in [planners.submit(planner) for _ in range(3)]]:
+            assert [sum(count) for count in counts] == [4, 12]
+
+
+def test_a_batch_left_half_way_gives_its_buffers_back(beton, pool) -> None:
+    ids, ring = np.arange(10), Ring(2, room_for(beton, 1), CPU)
+    for _ in Pieces(jpeg_source(beton, ids), pool, ring).to(CPU):
+        break
+    assert len(decoded(beton, ids, pool, ring)) == 10
+
+
+def test_a_buffer_is_lent_to_one_at_a_time() -> None:
+    ring, lent = Ring(2, 10, CPU), []
+    for _ in range(5):
+        ring.ask(lent.append)
+    assert len(lent) == 2
+    ring.give_back(lent[0])
+    assert len(lent) == 3
+    assert lent[2].pixels.data_ptr() == lent[0].pixels.data_ptr() != lent[1].pixels.data_ptr()
