@@ -47,7 +47,7 @@ class Options:
     reencode: bool = False
     """Encode again even the JPEGs that could be kept as they are."""
     max_bad: float = 0.001
-    """Share of the source's files that may be rejected."""
+    """Share of the source's images that may be rejected; files that are no images are ignored."""
     workers: int | None = None
     """Threads that encode; as many as this process has cores when absent."""
     overwrite: bool = False
@@ -101,7 +101,7 @@ def convert(
 def _write(
     source: Source, out: Path, options: Options, arguments: dict[str, Any], started: float, progress: bool
 ) -> None:
-    outcome = Outcome(len(source) + len(source.rejected), options.max_bad)
+    outcome = Outcome(len(source) + len(source.rejected), options.max_bad, source.ignored)
     for name, reason in source.rejected:
         outcome.reject(name, reason)
     order = np.random.default_rng(options.seed).permutation(len(source)).tolist()

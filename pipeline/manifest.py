@@ -7,7 +7,7 @@ these pixels, labels and order.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ class Manifest:
 
     classes             names in label order, or None where the file has no labels
     class_counts        labelled samples of each class, in label order
-    rejected            (name, reason) of every source file that is not in the .beton
+    rejected            (name, reason) of every image that is not in the .beton
+    ignored             how many of the source's files are no images, by suffix
     decode_images_per_s images one core decodes in a second, measured by `measured_decode`, else 105 MB/s / mean bytes
     """
 
@@ -47,6 +48,7 @@ class Manifest:
     versions: dict[str, str]
     arguments: dict[str, Any]
     seconds: float
+    ignored: dict[str, int] = field(default_factory=dict)
 
 
 def manifest_path(beton: Path) -> Path:
@@ -82,7 +84,8 @@ def read_manifest(beton: Path) -> Manifest:
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         came = found.get("format") if isinstance(found, dict) else type(found).__name__
         raise InputError(f"{path}: expected a manifest of format {FORMAT}, got {came}; run pipeline.convert again")
-    wrong = sorted({field.name for field in fields(Manifest)} ^ found.keys())
+    required = {each.name for each in fields(Manifest) if each.default_factory is MISSING}
+    wrong = sorted((required - found.keys()) | (found.keys() - {each.name for each in fields(Manifest)}))
     if wrong:
         raise InputError(f"{path}: missing or unknown: {', '.join(wrong)}; run pipeline.convert again")
     return _typed(found)

@@ -4,6 +4,7 @@ import hashlib
 import time
 import tomllib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,7 @@ class Outcome:
 
     total: int
     max_bad: float
+    ignored: Mapping[str, int] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     rejected: list[tuple[str, str]] = field(default_factory=list)
     how: Counter[str] = field(default_factory=Counter)
@@ -77,6 +79,7 @@ def measured(
         versions=versions(),
         arguments=arguments,
         seconds=round(time.perf_counter() - started, 2),
+        ignored=dict(outcome.ignored),
     )
 
 
@@ -131,6 +134,9 @@ def describe(beton: Beton, splits: list[str]) -> str:
         f"and {found.side['mean']:.0f} pixels on its longer side ({found.side['max']:.0f} at most)",
         f"one core decodes about {found.decode_images_per_s:.0f} images/s ({origin}); written in {found.seconds:.1f} s",
     ]
+    if found.ignored:
+        each = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.ignored.items()))
+        lines.append(f"ignored, since they are no images: {each}")
     if found.rejected:
         lines.append(f"{len(found.rejected)} files rejected:")
         lines += [f"  {name}: {reason}" for name, reason in found.rejected[:5]]

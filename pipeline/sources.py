@@ -1,19 +1,20 @@
 """Where images come from: folders, a CSV, or a data set object. `find` turns what the user names into a `Source`."""
 
 import csv
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, final
 
 import numpy as np
 from PIL import Image
 
 from pipeline.errors import InputError
+from pipeline.listing import SUFFIXES, Listing, listing, visible
 
 Pixels = bytes | Image.Image | np.ndarray
-SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"}
 SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 HEADER_WORDS = {"path", "file", "filename", "file_name", "image", "img", "name"}
 
@@ -22,11 +23,13 @@ class Source(ABC):
     """Images in a fixed order.
 
     classes   names in label order, or None where nothing has a label
-    rejected  (name, reason) of files that were found but are no images
+    rejected  (name, reason) of files that ought to be images and cannot be taken as such
+    ignored   how many other files were found, by suffix
     """
 
     classes: tuple[str, ...] | None = None
     rejected: tuple[tuple[str, str], ...] = ()
+    ignored: Mapping[str, int] = MappingProxyType({})
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -50,13 +53,14 @@ class Files(Source):
         names: list[str],
         labels: np.ndarray,
         classes: tuple[str, ...] | None,
-        rejected: list[tuple[str, str]],
+        others: Listing,
         more: "Files | None" = None,
     ) -> None:
         if not names:
             raise InputError(f"{root}: expected images ({' '.join(sorted(SUFFIXES))}), found none")
         self.root, self.names, self.labels, self.classes, self.more = root, names, labels, classes, more
-        self.rejected = (*rejected, *(more.rejected if more else ()))
+        self.rejected = (*others.rejected, *(more.rejected if more else ()))
+        self.ignored = others.ignored + (more.ignored if more else Counter())
 
     def __len__(self) -> int:
         return len(self.names) + (len(self.more) if self.more else 0)
@@ -110,7 +114,7 @@ def find(source: Any, unlabelled: str | Path | None = None) -> Source:
     more = None if unlabelled is None else flat_folder(Path(unlabelled))
     if path.is_file():
         return from_csv(path, more)
-    folders = [entry.name for entry in _visible(path) if entry.is_dir()]
+    folders = [entry.name for entry in visible(path) if entry.is_dir()]
     if not folders and more is not None:
         raise InputError(f"--unlabelled: expected beside labelled images, but {path} is a flat folder without labels")
     return class_folders(path, more) if folders else flat_folder(path)
@@ -118,31 +122,32 @@ def find(source: Any, unlabelled: str | Path | None = None) -> Source:
 
 def class_folders(root: Path, more: Files | None = None) -> Files:
     """One sub-folder a class, in alphabetical order as in torchvision's ImageFolder; deeper folders belong to it."""
-    entries = list(_visible(root))
+    entries = list(visible(root))
     classes = tuple(entry.name for entry in entries if entry.is_dir())
     if {name.lower() for name in classes} <= SPLIT_FOLDERS:
         raise InputError(f"{root} holds {', '.join(classes)}, not classes; convert {root / classes[0]} and so on")
-    loose = [entry.name for entry in entries if not entry.is_dir()]
-    images = [name for name in loose if _is_image(name)]
-    if images:
-        raise InputError(f"{root} has images ({images[0]}, ...) beside class folders; move them, or use --unlabelled")
-    names, labels, rejected = [], [], [(name, "not an image file") for name in loose]
+    found, labels = Listing(), []
+    for entry in entries:
+        if not entry.is_dir():
+            found.add(root, entry.name)
+    if found.images:
+        first = found.images[0]
+        raise InputError(f"{root} has images ({first}, ...) beside class folders; move them, or use --unlabelled")
     for label, folder in enumerate(classes):
-        found, wrong = _images(root, folder)
-        if not found:
+        inside = listing(root, folder)
+        if not inside.images:
             raise InputError(f"{root / folder}: expected the images of class {folder}, found none; remove the folder")
-        names += found
-        labels += [label] * len(found)
-        rejected += wrong
-    return Files(root, names, np.array(labels, np.int64), classes, rejected, more)
+        found.extend(inside)
+        labels += [label] * len(inside.images)
+    return Files(root, found.images, np.array(labels, np.int64), classes, found, more)
 
 
 def flat_folder(root: Path) -> Files:
     """All images below a folder, without labels."""
     if not root.is_dir():
         raise InputError(f"{root}: expected a folder of images, found none")
-    names, rejected = _images(root, "")
-    return Files(root, names, np.full(len(names), -1, np.int64), None, rejected)
+    found = listing(root)
+    return Files(root, found.images, np.full(len(found.images), -1, np.int64), None, found)
 
 
 def from_csv(path: Path, more: Files | None = None) -> Files:
@@ -163,7 +168,7 @@ def from_csv(path: Path, more: Files | None = None) -> Files:
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise InputError(f"{path}: {twice} is listed twice")
     labels, classes = _csv_labels(path, [row[1] if len(row) > 1 else "" for row in rows])
-    return Files(path.parent, names, labels, classes, [], more)
+    return Files(path.parent, names, labels, classes, Listing(), more)
 
 
 def _csv_labels(path: Path, cells: list[str]) -> tuple[np.ndarray, tuple[str, ...] | None]:
@@ -213,29 +218,3 @@ def _hugging_face(dataset: Any) -> Dataset:
         return stored["bytes"] or Path(stored["path"]).read_bytes(), row[labels[0]] if labels else None
 
     return Dataset(len(dataset), item, tuple(dataset.features[labels[0]].names) if labels else None)
-
-
-def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Entries in alphabetical order, without hidden ones."""
-    with os.scandir(folder) as entries:
-        yield from sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES
-
-
-def _images(root: Path, folder: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """Relative names of all images below a folder, and of what else lies there with the reason."""
-    names, rejected = [], []
-    for entry in _visible(root / folder):
-        name = f"{folder}/{entry.name}" if folder else entry.name
-        if entry.is_dir():
-            found, wrong = _images(root, name)
-            names += found
-            rejected += wrong
-        elif _is_image(name):
-            names.append(name)
-        else:
-            rejected.append((name, "not an image file"))
-    return names, rejected

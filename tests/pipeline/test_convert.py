@@ -97,7 +97,8 @@ def test_rejected_files_are_listed_with_their_reason(tree, tmp_path):
     manifest = convert(damaged(tree), tmp_path / "a.beton", Options(max_bad=0.2))
     beton = open_beton(tmp_path / "a.beton", verify=True)
     reasons = dict(manifest.rejected)
-    assert reasons.keys() == {"class0/0.jpg", "class1/11.jpg", "class1/notes.txt", "class2/gone.jpg"}
+    assert reasons.keys() == {"class0/0.jpg", "class1/11.jpg", "class2/gone.jpg"}
+    assert (manifest.ignored, beton.manifest.ignored) == ({".txt": 1}, {".txt": 1})
     assert (reasons["class1/11.jpg"], reasons["class2/gone.jpg"]) == ("empty file", "No such file or directory")
     assert "truncated" in reasons["class0/0.jpg"].lower()
     assert (beton.n, manifest.class_counts) == (28, (9, 9, 10))
@@ -105,10 +106,31 @@ def test_rejected_files_are_listed_with_their_reason(tree, tmp_path):
 
 
 def test_too_many_rejections_leave_nothing_behind(tree, tmp_path):
-    with pytest.raises(InputError, match=r"files rejected, expected --max-bad 0\.1 at most \(class1/notes"):
-        convert(damaged(tree), tmp_path / "a.beton", Options(max_bad=0.1))
+    with pytest.raises(InputError, match=r"files rejected, expected --max-bad 0\.05 at most \(class"):
+        convert(damaged(tree), tmp_path / "a.beton", Options(max_bad=0.05))
     assert left(tmp_path) == set()
-    convert(tree, tmp_path / "a.beton", Options(max_bad=0.125))  # exactly 4 of 32
+    convert(tree, tmp_path / "a.beton", Options(max_bad=3 / 31))  # exactly: what is no image does not count
+
+
+def test_files_that_are_no_images_do_not_count_as_bad(tree, tmp_path):
+    for i in range(9):
+        (tree / f"class0/{i}.txt").write_text("a caption")
+    (tree / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+    manifest = convert(tree, tmp_path / "a.beton", Options(max_bad=0))
+    assert (manifest.n, manifest.rejected, manifest.ignored) == (30, (), {".txt": 9, ".db": 1})
+
+
+def test_a_manifest_from_before_ignored_files_were_counted_is_read(tree, tmp_path):
+    manifest = convert(tree, tmp_path / "a.beton")
+    path = manifest_path(tmp_path / "a.beton")
+    held = json.loads(path.read_text())
+    assert held.pop("ignored") == {}
+    path.write_text(json.dumps(held))
+    assert open_beton(tmp_path / "a.beton").manifest == manifest
+    del held["rejected"]
+    path.write_text(json.dumps(held))
+    with pytest.raises(InputError, match="missing or unknown: rejected"):
+        open_beton(tmp_path / "a.beton")
 
 
 def test_a_source_without_one_good_image_is_refused(tmp_path):
@@ -210,7 +232,7 @@ def test_the_command_line_converts_and_says_what_it_did(tree, tmp_path, monkeypa
     beton = open_beton(tmp_path / "t.beton")
     assert splits(beton) == ["0.20", "0.50", "1-per-class"]
     assert (beton.manifest.n_unlabelled, beton.manifest.arguments["side"]) == (9, 16)
-    for part in ("37 images, 3 classes, 9 unlabelled", "37 resized", "5 files rejected", "notes.txt: not an image file",
+    for part in ("37 images, 3 classes, 9 unlabelled", "37 resized", "4 files rejected", "no images: 1 .txt",
                  "splits: 0.20, 0.50, 1-per-class", "from the mean size"):  # fmt: skip
         assert part in said
     assert json.loads(manifest_path(beton.path).read_text())["versions"].keys() >= {"shotcrete", "numpy"}
