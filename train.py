@@ -173,7 +173,7 @@ def loader(run: Training) -> Loader:
     needs = type(run.method).needs
     fed = feed(
         run.task, recipe.data, needs, recipe.encoder.patch, recipe.run.seed, run.length.labels_only_steps,
-        world.rank, world.size, run.micro,
+        world.rank, world.size, run.micro, run.length.total_steps,
     )  # fmt: skip
     backend = open_backend(recipe.data, run.task.beton, world.device)
     return Loader(fed, backend, world.device, run.step, recipe.data.ahead)

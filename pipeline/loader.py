@@ -6,9 +6,9 @@ identically, by whoever resumes.
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -32,6 +32,7 @@ class Feed:
     labelled, unlabelled the views of each stream; None where a method has no use for it
     chunks, first_chunk  slices of a step over all ranks (ranks x micro-batches), and this rank's first
     micro                micro-batches of this rank in a step
+    size_at              side of the images in a step (pipeline.sizes); the views' own when absent
     """
 
     order: Order
@@ -42,6 +43,15 @@ class Feed:
     chunks: int = 1
     first_chunk: int = 0
     micro: int = 1
+    size_at: Callable[[int], int] | None = None
+
+    def wanted(self, step: int) -> tuple[Wanted | None, Wanted | None]:
+        """The views of both streams in a step."""
+        streams = self.labelled, self.unlabelled
+        if self.size_at is None:
+            return streams
+        size = self.size_at(step)
+        return tuple(None if stream is None else replace(stream, size=size) for stream in streams)
 
 
 @final
@@ -86,8 +96,8 @@ class Loader:
     def _prepare(self, number: int) -> tuple[Batch, torch.cuda.Event | None]:
         feed = self._feed
         step, micro = divmod(number, feed.micro)
-        labelled, unlabelled = feed.order.at(step, feed.first_chunk + micro, feed.chunks)
-        plans = [self._plan(feed.labelled, labelled), self._plan(feed.unlabelled, unlabelled)]
+        picked = feed.order.at(step, feed.first_chunk + micro, feed.chunks)
+        plans = [self._plan(wanted, picks) for wanted, picks in zip(feed.wanted(step), picked, strict=True)]
         views = [None if plan is None else self._backend.start(plan) for plan in plans]
         with torch.cuda.stream(self._copies):  # no effect where there is no GPU
             made = [None if view is None else view() for view in views]

@@ -63,6 +63,10 @@ class Data:
     """Unlabelled images for each labelled one, where a method uses both."""
     size: int = 224
     """Side of the square that the network sees, in pixels."""
+    sizes: tuple[int, ...] | None = None
+    """Progressive resolution: sides for equal shares of the steps, such as 160 192 224 224; they may repeat, never
+    fall, and end at `size`, which is evaluated at in any case. Each is a multiple of the encoder's patch; with compiled
+    blocks each makes its own graphs, so use few."""
     labelled_view: Literal["weak", "strong"] = "strong"
     """Which view the labelled loss sees."""
     weak: View = field(default_factory=View)

@@ -1,6 +1,7 @@
 """The data of one run: a file, the labels that may be seen, the pools, and the feed that a loader is built on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import final
 
 import numpy as np
@@ -12,6 +13,7 @@ from pipeline.loader import Feed
 from pipeline.open import open_data
 from pipeline.order import Order, Picks, shares
 from pipeline.plan import Wanted, draw
+from pipeline.sizes import check_sizes, distinct_sizes, size_at
 from pipeline.spec import Data, Needs, View
 from pipeline.split import known_labels, load_split
 
@@ -88,6 +90,7 @@ def feed(
     rank: int,
     ranks: int,
     micro: int,
+    total_steps: int,
 ) -> Feed:
     """The feed of one of `ranks` processes that cuts its share of each step into `micro` micro-batches."""
     order = Order(seed, task.labelled, task.unlabelled, *task.batches, labels_only_steps)
@@ -100,17 +103,25 @@ def feed(
         chunks=ranks * micro,
         first_chunk=rank * micro,
         micro=micro,
+        size_at=partial(size_at, total_steps=total_steps, data=data),
     )
 
 
 def check_views(task: Task, data: Data, needs: Needs, patch: int) -> None:
     """Draw the views and masks of one image, so that what cannot be drawn raises InputError before a run begins."""
+    check_sizes(data, patch)
     wanted = [wanted_labelled(data, patch, needs.labelled_visible)] if needs.labelled else []
     wanted += [wanted_unlabelled(data, patch, needs.strong, needs.unlabelled_visible)] if needs.unlabelled else []
     first = Picks(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    wanted = [replace(each, size=size) for each in wanted for size in distinct_sizes(data)]
     wanted.append(Wanted({"images": (data.evaluate, rng.WEAK)}, data.size))
     for each in wanted:
-        draw(each, first, task.beton.heights[:1], task.beton.widths[:1], 0)
+        try:
+            draw(each, first, task.beton.heights[:1], task.beton.widths[:1], 0)
+        except InputError as error:
+            if each.size == data.size:
+                raise
+            raise InputError(f"data.sizes holds {each.size}, at which {error}") from error
 
 
 def wanted_labelled(data: Data, patch: int, visible: bool) -> Wanted:

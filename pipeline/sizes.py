@@ -1,0 +1,39 @@
+"""Progressive resolution: the side of a run's images as a pure function of the step.
+
+DailyMAE (Wu et al. 2024) trains MAE this way; its code (FastSSL, util/dres.py) goes 160, 192, 224 pixels.
+"""
+
+from pipeline.errors import InputError
+from pipeline.spec import Data
+
+
+def size_at(step: int, total_steps: int, data: Data) -> int:
+    """The side of the images in the step with this number, counted from 0: equal shares of the steps, one a size."""
+    return data.sizes[step * len(data.sizes) // total_steps] if data.sizes else data.size
+
+
+def distinct_sizes(data: Data) -> list[int]:
+    """Every side that a run's images have, the largest first."""
+    return sorted({data.size, *(data.sizes or ())}, reverse=True)
+
+
+def check_sizes(data: Data, patch: int) -> None:
+    """Raise InputError unless the sizes are multiples of `patch` that never fall and end at `data.size`."""
+    sizes = data.sizes or ()
+    for size in sizes:
+        if size < patch or size % patch:
+            near = max(patch, round(size / patch) * patch)
+            raise InputError(f"data.sizes holds {size}, which patches of {patch} pixels do not divide; use {near}")
+    if sizes and (list(sizes) != sorted(sizes) or sizes[-1] != data.size):
+        said = " ".join(map(str, sizes))
+        raise InputError(f"data.sizes may not fall and must end at data.size {data.size}, got {said}")
+
+
+def growth(total_steps: int, data: Data) -> str | None:
+    """How the images grow, in a line; None where they do not."""
+    firsts: dict[int, int] = {}
+    for i, size in enumerate(data.sizes or ()):
+        firsts.setdefault(size, -(-i * total_steps // len(data.sizes)))
+    if len(firsts) < 2:
+        return None
+    return "images of " + ", ".join(f"{size} pixels from step {step:,}" for size, step in firsts.items())
