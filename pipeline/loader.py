@@ -62,7 +62,7 @@ class Loader:
         self._feed, self._backend, self._device, self._ahead = feed, backend, device, ahead
         self._next = step * feed.micro
         self._pending: deque[Future[tuple[Batch, torch.cuda.Event | None]]] = deque()
-        self._planners = ThreadPoolExecutor(PLANNERS, thread_name_prefix="plan")
+        self._planners = ThreadPoolExecutor(PLANNERS, "plan", self._use_device)
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.wait_s = 0.0
 
@@ -104,9 +104,14 @@ class Loader:
             batch = Batch(step, self._labelled(plans[0], made[0]), self._unlabelled(plans[1], made[1])).check()
             if self._copies is None:
                 return batch, None
-            ready = self._copies.record_event()
+            ready = torch.cuda.Event(blocking=True)  # waiting for it must not spin on a core that could decode
+            ready.record()
         ready.synchronize()  # on this thread, ahead of time: else `wait_s` would miss what the device still has to make
         return batch, ready
+
+    def _use_device(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # each thread has its own: else pinning would open a context on GPU 0
 
     def _plan(self, wanted: Wanted | None, picks: Picks | None) -> Plan | None:
         if wanted is None or picks is None:
