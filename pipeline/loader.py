@@ -63,7 +63,7 @@ class Loader:
         self._next = step * feed.micro
         self._pending: deque[Future[tuple[Batch, torch.cuda.Event | None]]] = deque()
         self._planners = ThreadPoolExecutor(PLANNERS, "plan", self._use_device)
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._copies = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
         self.wait_s = 0.0
 
     def __iter__(self) -> Iterator[Batch]:
