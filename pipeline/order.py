@@ -4,13 +4,14 @@ There is no sampler state to save: the position of a run is its step. Rank and m
 step's global batch, so the images of a step are the same at any world size.
 """
 
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple, final
 
 import numpy as np
 
+from pipeline import rng
 from pipeline.errors import InputError
+from pipeline.shuffle import shuffled
 
 LABELLED, UNLABELLED = 1, 2
 
@@ -22,41 +23,60 @@ class Picks(NamedTuple):
     passes: np.ndarray
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class Rest:
+    """The pool of all of n images but a few: `before` (i64, ascending) says for each of these how many of the pool
+    come before it, and is all that is held."""
+
+    n: int
+    before: np.ndarray = field(repr=False)
+
+    def __len__(self) -> int:
+        return self.n - len(self.before)
+
+    def __getitem__(self, places: np.ndarray) -> np.ndarray:
+        """The pool's ids are ascending; those at `places` (i64 [N], in 0..len-1): i64 [N]."""
+        return places + np.searchsorted(self.before, places, side="right")
+
+
+Pool = np.ndarray | Rest | range
+"""Image ids: listed (i64 [n], ascending), all but a few, or all of them: range(n), which takes no memory."""
+
+
+def rest(n: int, left_out: np.ndarray | range) -> Pool:
+    """The pool of 0..n-1 without `left_out` (different ids, ascending)."""
+    if len(left_out) in (0, n):
+        return range(n - len(left_out))
+    return Rest(n, np.asarray(left_out) - np.arange(len(left_out)))
+
+
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """An endless sequence of passes over a pool, each pass in its own random order."""
+    """An endless sequence of passes over a pool, each pass in its own random order (pipeline.shuffle)."""
 
-    pool: np.ndarray
+    pool: Pool
     seed: int
     tag: int
 
     def take(self, first: int, n: int) -> Picks:
         """The images at positions first .. first + n - 1."""
-        position = np.arange(first, first + n)
-        passes, within = np.divmod(position, len(self.pool))
-        ids = np.empty(n, np.int64)
-        for each in np.unique(passes):
-            here = passes == each
-            ids[here] = self.pool[_permutation(len(self.pool), self.seed, self.tag, int(each))[within[here]]]
-        return Picks(ids, passes)
-
-
-@lru_cache(maxsize=6)  # two streams, each across a pass boundary, and one to spare
-def _permutation(n: int, seed: int, tag: int, number: int) -> np.ndarray:
-    return np.random.default_rng([seed, tag, number]).permutation(n)
+        passes, within = np.divmod(np.arange(first, first + n), len(self.pool))
+        places = shuffled(within, len(self.pool), rng.keys(self.seed, passes, self.tag, rng.ORDER))
+        return Picks(places if isinstance(self.pool, range) else self.pool[places], passes)
 
 
 @dataclass(frozen=True, eq=False)
 class Order:
     """The images of every step; `labels_only_steps` full batches of labelled images come first.
 
-    labelled, unlabelled             pools i64 [n], or None where a method does not use them
+    labelled, unlabelled             pools, or None where a method does not use them
     labelled_batch, unlabelled_batch images of a step from each, over all ranks
     """
 
     seed: int
-    labelled: np.ndarray | None
-    unlabelled: np.ndarray | None
+    labelled: Pool | None
+    unlabelled: Pool | None
     labelled_batch: int
     unlabelled_batch: int
     labels_only_steps: int = 0

@@ -15,7 +15,7 @@ _GOLDEN, *_MULTIPLIERS = np.array([[GOLDEN], *([each] for each in MULTIPLIERS)],
 _SHIFTS = [np.uint64(each) for each in SHIFTS]
 
 # Streams: one per use of an image. A number, once given, keeps its meaning: it decides what every old run saw.
-WEAK, STRONG, MASK, LABELLED, TORCH = range(1, 6)
+WEAK, STRONG, MASK, LABELLED, TORCH, ORDER = range(1, 7)
 
 
 def mix(states: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.order import LABELLED, Order, Stream, shares
+from pipeline.order import LABELLED, UNLABELLED, Order, Stream, rest, shares
 
 
 def order(labels_only_steps: int = 0) -> Order:
@@ -21,10 +21,42 @@ def test_every_pass_shows_each_image_once():
     assert (np.diff(passes) >= 0).all()
 
 
-def test_passes_are_in_different_orders_and_seeds_too():
-    ids, _ = Stream(np.arange(37), 0, LABELLED).take(0, 74)
-    assert (ids[:37] != ids[37:]).any()
-    assert (ids[:37] != Stream(np.arange(37), 1, LABELLED).take(0, 37).ids).any()
+def test_passes_seeds_and_streams_have_orders_that_know_nothing_of_each_other():
+    ids = Stream(range(1000), 0, LABELLED).take(0, 3000).ids.reshape(3, 1000)
+    others = [Stream(range(1000), *which).take(0, 1000).ids for which in ((0, UNLABELLED), (1, LABELLED), (-1, 1))]
+    orders = [*ids, *others]
+    for i, a in enumerate(orders):
+        for b in orders[:i]:
+            assert (a == b).sum() < 8  # one agreement is expected of two random orders, eight in a millionth of pairs
+            assert abs(np.corrcoef(a, b)[0, 1]) < 0.15  # 4.7 standard deviations
+
+
+def test_a_pool_of_all_images_takes_no_list_and_no_time_to_begin():
+    stream = Stream(range(10**12), 0, UNLABELLED)
+    ids = stream.take(5 * 10**12 - 1000, 2000).ids
+    assert ids.min() >= 0
+    assert ids.max() < 10**12
+    assert ids.max() > 9 * 10**11
+    assert len(set(ids[:1000].tolist())) == len(set(ids[1000:].tolist())) == 1000
+    assert (
+        Stream(np.arange(77), 4, LABELLED).take(50, 99).ids.tolist()
+        == Stream(range(77), 4, 1).take(50, 99).ids.tolist()
+    )
+
+
+@given(st.integers(1, 40), st.data())
+def test_the_rest_of_a_pool_is_what_was_not_left_out(n, data):
+    left_out = np.array(sorted(data.draw(st.sets(st.integers(0, n - 1)))), np.int64)
+    listed = np.setdiff1d(np.arange(n), left_out)
+    pool = rest(n, left_out)
+    assert len(pool) == len(listed)
+    if len(pool) and len(left_out):
+        assert pool[np.arange(len(pool))].tolist() == listed.tolist()
+        assert (
+            Stream(pool, 0, UNLABELLED).take(3, 50).ids.tolist()
+            == Stream(listed, 0, UNLABELLED).take(3, 50).ids.tolist()
+        )
+    assert len(rest(n, range(n))) == 0
 
 
 @given(st.integers(0, 500), st.integers(1, 50))
