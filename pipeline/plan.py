@@ -80,27 +80,29 @@ def visible_patches(mask: Mask, grid: int) -> int:
 
 def draw(wanted: Wanted, picks: Picks, heights: np.ndarray, widths: np.ndarray, seed: int) -> Plan:
     """Draw everything random about the picked images, whose sizes are heights and widths (i64 [N])."""
+    streams = [stream for _, stream in wanted.views.values()]
+    *keys, mask_keys = rng.keys(seed, picks.passes, picks.ids, (*streams, rng.MASK))
     views = [
-        _draw_view(view, rng.keys(seed, picks.passes, picks.ids, stream), heights, widths, wanted.size)
-        for view, stream in wanted.views.values()
+        _draw_view(view, view_keys, heights, widths, wanted.size)
+        for (view, _), view_keys in zip(wanted.views.values(), keys, strict=True)
     ]
     visible = None
     if wanted.mask:
-        stream = next(iter(wanted.views.values()))[1]
-        keys = rng.derive(rng.keys(seed, picks.passes, picks.ids, rng.MASK), stream)
+        keys = rng.derive(mask_keys, streams[0])
         visible = MASKS[wanted.mask.kind](keys, wanted.size // wanted.patch, wanted.visible)
     return Plan(picks.ids, tuple(wanted.views), wanted.size, _stack(views), visible)
 
 
 def _draw_view(view: View, keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, size: int) -> Stacked:
-    cut = crop_flip.draw(view, rng.derive(keys, 1), heights, widths, size)
+    cut_keys, jitter_keys, augment_keys, erase_keys = rng.derive(keys, (1, 2, 3, 4))
+    cut = crop_flip.draw(view, cut_keys, heights, widths, size)
     ops = [rand_augment.Ops(np.zeros((len(keys), 0), np.int8), np.zeros((len(keys), 0), np.float32))]
     sampling = rand_augment.SAMPLING["timm" if view.augment == "none" else view.augment]
     if view.jitter:
-        ops.append(colour_jitter.draw(rng.derive(keys, 2), *view.jitter, probability=view.jitter_probability))
+        ops.append(colour_jitter.draw(jitter_keys, *view.jitter, probability=view.jitter_probability))
     if view.augment != "none":
-        ops.append(rand_augment.draw(view.augment, rng.derive(keys, 3), size, view.layers))
-    erased = _draw_erased(view, rng.derive(keys, 4), size)
+        ops.append(rand_augment.draw(view.augment, augment_keys, size, view.layers))
+    erased = _draw_erased(view, erase_keys, size)
     return Stacked(
         *cut,
         np.concatenate([each.ops for each in ops], 1),
@@ -127,4 +129,4 @@ def _stack(views: list[Stacked]) -> Stacked:
         return np.concatenate([a, none], 1)
 
     even = [view._replace(ops=padded(view.ops), args=padded(view.args)) for view in views]
-    return Stacked(*(np.stack(arrays) for arrays in zip(*even, strict=True)))
+    return Stacked(*(np.concatenate([a[None] for a in arrays]) for arrays in zip(*even, strict=True)))

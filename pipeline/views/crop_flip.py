@@ -15,6 +15,7 @@ from pipeline.errors import InputError
 from pipeline.spec import View
 
 RATIO = (3 / 4, 4 / 3)  # torchvision's RandomResizedCrop, and every peer's
+LOG_RATIO = np.log(RATIO)
 TRIES = 10
 
 
@@ -32,13 +33,13 @@ def draw(view: View, keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, 
 
     Raises InputError where a view cannot be cut: a short side below the view's size, padding as large as the view.
     """
+    box_keys, flip_keys = rng.derive(keys, (1, 2))
     if view.crop == "random_resized":
-        boxes, insets = _random_resized(rng.derive(keys, 1), heights, widths, view.scale), None
-    else:
-        boxes, insets = _resize_then_crop(rng.derive(keys, 1), heights, widths, size, view)
-    if insets is None:
+        boxes = _random_resized(box_keys, heights, widths, view.scale)
         insets = np.zeros_like(boxes)
-    flips = rng.uniforms(rng.derive(keys, 2), 1)[:, 0] < 0.5 if view.flip else np.zeros(len(keys), bool)
+    else:
+        boxes, insets = _resize_then_crop(box_keys, heights, widths, size, view)
+    flips = rng.uniforms(flip_keys, 1)[:, 0] < 0.5 if view.flip else np.zeros(len(keys), bool)
     return Cut(boxes, insets, flips)
 
 
@@ -47,13 +48,16 @@ def _random_resized(keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, s
     u = rng.uniforms(keys, 4 * TRIES).reshape(-1, TRIES, 4)
     h, w = heights[:, None], widths[:, None]
     area = h * w * (scale[0] + (scale[1] - scale[0]) * u[..., 0])
-    aspect = np.exp(np.log(RATIO[0]) + (np.log(RATIO[1]) - np.log(RATIO[0])) * u[..., 1])
+    aspect = np.exp(LOG_RATIO[0] + (LOG_RATIO[1] - LOG_RATIO[0]) * u[..., 1])
     height, width = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
     fits = (height > 0) & (height <= h) & (width > 0) & (width <= w)
-    top, left = np.floor(u[..., 2] * (h - height + 1)), np.floor(u[..., 3] * (w - width + 1))
-    first = fits.argmax(1)[:, None, None]
-    boxes = np.take_along_axis(np.stack([top, left, height, width], -1), first, 1)[:, 0]
-    return np.where(fits.any(1)[:, None], boxes, _largest(heights, widths)).astype(np.int32)
+    first = np.arange(len(keys)), fits.argmax(1)
+    extent, sides = np.stack([height[first], width[first]], -1), np.stack([heights, widths], -1)
+    boxes = np.concatenate([np.floor(u[..., 2:][first] * (sides - extent + 1)), extent], 1)
+    some = fits[first]
+    if not some.all():
+        boxes = np.where(some[:, None], boxes, _largest(heights, widths))
+    return boxes.astype(np.int32)
 
 
 def _largest(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:

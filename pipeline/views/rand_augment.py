@@ -60,6 +60,7 @@ _USB = (
     (IDENTITY, 0, 0), (POSTERIZE, 4, 8), (ROTATE, -30, 30), (SHARPNESS, 0.05, 0.95), (SHEAR_X, -0.3, 0.3),
     (SHEAR_Y, -0.3, 0.3), (SOLARIZE, 0, 256), (TRANSLATE_X, -0.3, 0.3), (TRANSLATE_Y, -0.3, 0.3),
 )  # fmt: skip
+_USB_TABLE = np.array(_USB).T
 # timm (timm/data/auto_augment.py, _RAND_INCREASING_TRANSFORMS), in its order
 _TIMM = (
     AUTOCONTRAST, EQUALIZE, INVERT, ROTATE, POSTERIZE, SOLARIZE, SOLARIZE_ADD, COLOUR, CONTRAST, BRIGHTNESS,
@@ -104,7 +105,7 @@ def _choose(numbers: np.ndarray, n: int) -> np.ndarray:
 
 
 def _draw_usb(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    op, low, high = np.array(_USB).T[:, _choose(numbers[..., 0], len(_USB))]
+    op, low, high = _USB_TABLE[:, _choose(numbers[..., 0], len(_USB))]
     args = low + (high - low) * numbers[..., 1]
     return op, np.where(op == POSTERIZE, np.floor(args), args)
 

@@ -97,3 +97,11 @@ def test_normals_have_the_moments_of_the_standard_normal():
     for power, moment, spread in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
         assert (drawn**power).mean() == pytest.approx(moment, abs=5 * np.sqrt(spread / drawn.size))
     assert abs(np.corrcoef(drawn[:, 0], drawn[:, 1])[0, 1]) < 5 / np.sqrt(len(drawn))
+
+
+def test_several_streams_or_tags_at_once_are_those_one_after_another():
+    passes, ids = np.array([0, 3, 3]), np.array([5, 5, 9])
+    streams, tags = (rng.WEAK, rng.MASK), (1, 4, 0xC07)
+    apart = [rng.keys(7, passes, ids, stream) for stream in streams]
+    np.testing.assert_array_equal(rng.keys(7, passes, ids, streams), apart)
+    np.testing.assert_array_equal(rng.derive(apart[0], tags), [rng.derive(apart[0], tag) for tag in tags])
