@@ -4,6 +4,7 @@ A conversion writes `OUT.beton.partial`, reads every sample back, and gives the 
 before that leaves nothing that `open_beton` accepts. `python -m pipeline.beton OUT.beton` checks a file again later.
 """
 
+import json
 import os
 import sys
 import time
@@ -18,7 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.beton import open_beton
+from pipeline.beton import Beton, open_beton
 from pipeline.commit import commit, read_back, writing
 from pipeline.encode import Prepared, prepare
 from pipeline.errors import InputError, command
@@ -26,7 +27,7 @@ from pipeline.manifest import Manifest
 from pipeline.measure import Outcome, describe, measured
 from pipeline.names import encode_names
 from pipeline.sources import Source, find
-from pipeline.split import make_split, save_split, split_name
+from pipeline.split import labels_each, make_split, save_split, split_name, splits
 from pipeline.writer import Sample, write
 
 
@@ -51,7 +52,7 @@ class Options:
     workers: int | None = None
     """Threads that encode; as many as this process has cores when absent."""
     overwrite: bool = False
-    """Replace an existing output."""
+    """Replace an existing output, and remove the splits of the one before."""
 
     def check(self) -> None:
         """Raise InputError on a value out of range."""
@@ -78,8 +79,8 @@ def convert(
 ) -> Manifest:
     """Write a folder, CSV, data set object or Source as `out`, in an order shuffled by the seed, then its splits.
 
-    `unlabelled` is a folder whose images follow without labels. Nothing is left behind where the source, the options
-    or too many files are wrong; a split that cannot be drawn does not undo the file. Raises InputError for all these.
+    `unlabelled` is a folder whose images follow without labels. Nothing is left behind where the source, the options,
+    a split that cannot be drawn or too many files are wrong. Raises InputError for all these.
     """
     started, out = time.perf_counter(), Path(out)
     options.check()
@@ -90,12 +91,34 @@ def convert(
     found = find(source, unlabelled)
     if found.classes is None and any(options.draws()):
         raise InputError("splits need labels: expected class folders, a CSV with labels or a data set with classes")
+    if found.labels is not None:
+        _check_draws(found.classes, found.labels, options)  # before hours of work, though some images may yet be bad
     arguments = {**asdict(options), "source": _named(source), "unlabelled": unlabelled and str(unlabelled)}
     _write(found, out, options, arguments, started, progress)
     beton = open_beton(out)
+    if options.overwrite:
+        _remove_stale_splits(beton)
     for fraction, k in options.draws():
         save_split(beton, make_split(beton, fraction=fraction, per_class=k, seed=options.seed))
     return beton.manifest
+
+
+def _remove_stale_splits(beton: Beton) -> None:
+    """Those made for another file, which had this one's name."""
+    for name in splits(beton):
+        path = beton.path.with_name(f"{beton.path.stem}.split-{name}.json")
+        try:
+            stale = json.loads(path.read_text(encoding="utf-8"))["beton"] != beton.digest
+        except (OSError, ValueError, KeyError, TypeError):  # no split of ours
+            continue
+        if stale:
+            path.unlink()
+
+
+def _check_draws(classes: tuple[str, ...] | None, labels: np.ndarray, options: Options) -> None:
+    counts = np.bincount(labels[labels >= 0], minlength=len(classes or ())).tolist()
+    for fraction, k in options.draws():
+        labels_each(classes or (), counts, fraction, k)
 
 
 def _write(
@@ -114,6 +137,7 @@ def _write(
             raise InputError(
                 f"no image is left of {len(order)}: {outcome.rejected[0][0]}: {outcome.rejected[0][1]}, ..."
             )
+        _check_draws(source.classes, written.samples["label"], options)
         read_back(partial, written, pool)
         names = encode_names(outcome.names)
         commit(out, measured(partial, written, source.classes, outcome, names, arguments, started), names)

@@ -23,11 +23,13 @@ class Source(ABC):
     """Images in a fixed order.
 
     classes   names in label order, or None where nothing has a label
+    labels    i64 [n] of the images that can have one, -1 where it is unknown; None where only reading tells
     rejected  (name, reason) of files that ought to be images and cannot be taken as such
     ignored   how many other files were found, by suffix
     """
 
     classes: tuple[str, ...] | None = None
+    labels: np.ndarray | None = None
     rejected: tuple[tuple[str, str], ...] = ()
     ignored: Mapping[str, int] = MappingProxyType({})
 

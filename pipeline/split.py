@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
@@ -76,13 +77,21 @@ def make_split(
     """
     name = name or split_name(fraction, per_class, seed)
     labels, chosen = _labels(beton), []
-    for label, count in enumerate(beton.manifest.class_counts):
-        k = per_class if per_class is not None else max(1, round(fraction * count))
-        if count and k > count:
-            raise InputError(f"expected {k} images of class {_classes(beton)[label]} to label, it has {count}")
+    for label, k in enumerate(labels_each(_classes(beton), beton.manifest.class_counts, fraction, per_class)):
         ids = np.flatnonzero(labels == label)
         chosen.append(np.random.default_rng([seed, label]).permutation(ids)[:k])
     return _checked(beton, Split(name, beton.digest, beton.n, seed, _classes(beton), _sorted(chosen)), "the draw")
+
+
+def labels_each(
+    classes: Sequence[str], counts: Sequence[int], fraction: float | None, per_class: int | None
+) -> list[int]:
+    """How many of each class's images a draw labels. Raises InputError if a class has fewer, but some."""
+    wanted = [max(1, round(fraction * count)) if per_class is None else per_class for count in counts]
+    for name, count, k in zip(classes, counts, wanted, strict=True):
+        if 0 < count < k:
+            raise InputError(f"expected {k} images of class {name} to label, it has {count}; ask for {count} or fewer")
+    return wanted
 
 
 def import_list(beton: Beton, path: str | Path, name: str) -> Split:
@@ -123,8 +132,13 @@ def save_split(beton: Beton, split: Split) -> Path:
         "labelled": split.labelled.tolist(),
     }
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(found) + "\n", encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
     return path
 
 

@@ -44,3 +44,32 @@ def beton(tmp_path_factory) -> Beton:
 def as_pillow(beton: Beton, i: int) -> Image.Image:
     """Image i decoded by Pillow."""
     return Image.open(io.BytesIO(beton.jpeg(i).tobytes())).convert("RGB")
+
+
+def image(seed: int, height: int = 24, width: int = 32) -> Image.Image:
+    small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def tree(tmp_path) -> Path:
+    """Three classes of ten small JPEGs; the last of each class is a PNG."""
+    for i in range(30):
+        path = tmp_path / "tree" / f"class{i // 10}" / f"{i}.{'png' if i % 10 == 9 else 'jpg'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image(i).save(path)
+    return tmp_path / "tree"
+
+
+def damaged(tree: Path) -> Path:
+    """The tree with a truncated image, an empty one, one that is nowhere, and a file that is none."""
+    (tree / "class0/0.jpg").write_bytes((tree / "class0/1.jpg").read_bytes()[:-300])
+    (tree / "class1/11.jpg").write_bytes(b"")
+    (tree / "class1/notes.txt").write_text("x")
+    (tree / "class2/gone.jpg").symlink_to("nowhere.jpg")
+    return tree
+
+
+def left(folder: Path) -> set[str]:
+    """Names of the files of a folder."""
+    return {path.name for path in folder.iterdir() if not path.is_dir()}

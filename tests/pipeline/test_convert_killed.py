@@ -10,7 +10,7 @@ from pipeline.convert import Options, convert
 from pipeline.errors import InputError
 from pipeline.sources import Dataset
 
-from .test_convert import left
+from .conftest import left
 
 ROOT = Path(__file__).parents[2]
 

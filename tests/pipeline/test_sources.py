@@ -41,27 +41,6 @@ def test_a_flat_folder_has_no_labels(tmp_path):
     assert content(find(tmp_path)) == {"a.png": -1, "b.jpg": -1}
 
 
-def test_hidden_files_are_skipped_and_other_files_ignored(tmp_path):
-    lay(tmp_path, "dog/1.jpg", "dog/.DS_Store", ".git/1.jpg", "dog/.hidden/1.jpg")
-    for name in ("dog/notes.TXT", "dog/deep/Thumbs.db", "README.txt", "Makefile"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("no image")
-    (tmp_path / "dog/broken.md").symlink_to("nowhere")
-    source = find(tmp_path)
-    assert content(source) == {"dog/1.jpg": 0}
-    assert source.ignored == {".txt": 2, ".db": 1, ".md": 1, "no suffix": 1}
-    assert source.rejected == ()
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "AVIF"])
-def test_an_image_with_another_files_name_is_rejected(tmp_path, kind):
-    lay(tmp_path, "dog/1.jpg")
-    Image.new("RGB", (8, 8)).save(tmp_path / "dog/image.txt", kind)
-    source = find(tmp_path)
-    assert source.rejected == (("dog/image.txt", "an image by its content, but not by its name"),)
-    assert not source.ignored
-
-
 def test_unlabelled_images_follow_the_labelled(tmp_path):
     lay(tmp_path, "l/dog/1.jpg", "l/cat/1.jpg", "u/1.jpg", "u/deep/2.jpg", "u/x.txt")
     source = find(tmp_path / "l", tmp_path / "u")

@@ -9,6 +9,7 @@ from PIL import Image
 from pipeline.beton import metadata, open_beton
 from pipeline.convert import convert
 from pipeline.errors import InputError
+from pipeline.listing import Listing
 from pipeline.names import _unescape, encode_names, names_path, read_names
 from pipeline.oracle import Oracle
 from pipeline.sources import Dataset, Files
@@ -156,7 +157,7 @@ def listed(tmp_path):
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(PIXELS).save(tmp_path / name)
-    source = Files(tmp_path, names, np.array([0] * 4 + [1] * 4 + [0, 1]), ("n01", "n02"), [])
+    source = Files(tmp_path, names, np.array([0] * 4 + [1] * 4 + [0, 1]), ("n01", "n02"), Listing())
     convert(source, tmp_path / "train.beton")
     return open_beton(tmp_path / "train.beton")
 
