@@ -39,6 +39,7 @@ from pipeline.errors import InputError, command
 from pipeline.loader import Loader
 from pipeline.open import open_backend
 from pipeline.oracle import Oracle
+from pipeline.sizes import distinct_sizes, growth
 from pipeline.task import Task, feed
 
 DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
@@ -158,11 +159,11 @@ def prepare(recipe: Recipe, world: World) -> Training:
         stepper.load_state_dict(its.found["optimiser"])
         journal.load_state_dict(its.found["journal"])
     if recipe.run.compile == "on" or (recipe.run.compile == "auto" and world.device.type == "cuda"):
-        compile_blocks(method)
+        compile_blocks(method, sizes=len(distinct_sizes(recipe.data)))
     model = distributed.wrap(method, world)
     files = f"{its.task.beton.n:,} images of {its.task.beton.path}"
-    say(world, its.origin)
     say(world, headline(recipe.name, files, its.task.batches, its.length.total_steps, world, its.micro, start))
+    say(world, its.origin, growth(its.length.total_steps, recipe.data))
     common = its.folder, its.task, its.judges, its.length, its.micro, method
     return Training(recipe, world, *common, model, stepper, journal, Guard(world), lock, start)
 
@@ -239,9 +240,9 @@ def oracle(recipe: Recipe, task: Task):
     return lambda ids: torch.from_numpy(known.labels(ids.numpy()))
 
 
-def say(world: World, line: str | None) -> None:
-    """Print once, whatever the number of processes."""
-    if world.main and line:
+def say(world: World, *lines: str | None) -> None:
+    """Print lines once, whatever the number of processes; those that are None not at all."""
+    for line in filter(None, lines if world.main else ()):
         print(line, flush=True)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from models.layout import Layout
 from models.packed import PackedBlock
 from models.patches import hidden_from_visible
-from models.positions import mae_init, sincos_2d
+from models.positions import mae_init, resampled, sincos_2d
 from pipeline.errors import InputError
 
 
@@ -19,7 +19,7 @@ class Decoder(nn.Module):
     added by id and attention does not care about order: the result is the same, the predicted rows are one slice.
 
     encoder_width  width of the tokens that come in
-    grid           patches down and across
+    grid           patches down and across; positions of other grids are resampled from it
     prefix         tokens before the patches: class token and registers
     """
 
@@ -39,7 +39,7 @@ class Decoder(nn.Module):
             raise InputError(f"a decoder has a block or more and heads that divide its width, got {depth} blocks, "
                              f"width {width}, {heads} heads")  # fmt: skip
         norm = partial(nn.LayerNorm, eps=1e-6)
-        self.prefix = prefix
+        self.prefix, self.grid = prefix, tuple(grid)
         self.embed = nn.Linear(encoder_width, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.register_buffer("positions", sincos_2d(width, grid).float(), persistent=False)
@@ -49,26 +49,30 @@ class Decoder(nn.Module):
         self.apply(mae_init)
         nn.init.normal_(self.mask_token, std=0.02)
 
-    def forward(self, tokens: Tensor, visible: Tensor, predict_ids: Tensor) -> Tensor:
+    def forward(
+        self, tokens: Tensor, visible: Tensor, predict_ids: Tensor, grid: tuple[int, int] | None = None
+    ) -> Tensor:
         """Pixels of the patches asked for, [N, M, patch² · 3], in the order of `predict_ids`.
 
         tokens       float [N, prefix + K, encoder_width]   the encoder's, final-normed
         visible      i64 [N, K]   the patches it saw
         predict_ids  i64 [N, M]   all hidden ones (M = L - K), or all there are (M = L; MAE Tab. 1c, "all pixels"):
                                   a visible patch is then predicted from its own token
+        grid         patches of the images down and across; the decoder's own when absent
 
         Raises InputError for any other M.
         """
-        patches, (samples, seen) = self.positions.shape[0], visible.shape
+        positions = resampled(self.positions[None], self.grid, grid or self.grid)[0]
+        patches, (samples, seen) = len(positions), visible.shape
         x = self.embed(tokens)
         prefix, shown = x[:, : self.prefix], x[:, self.prefix :]
-        hidden = self.mask_token + self.positions[predict_ids]
+        hidden = self.mask_token + positions[predict_ids]
         if predict_ids.shape[1] == patches - seen:
-            x = torch.cat([hidden, prefix, shown + self.positions[visible]], 1)
+            x = torch.cat([hidden, prefix, shown + positions[visible]], 1)
         elif predict_ids.shape[1] == patches:
             slots = self.mask_token.to(shown.dtype).expand(samples, patches, -1)
             slots = slots.scatter(1, _over(visible, shown), shown)
-            x = torch.cat([slots.gather(1, _over(predict_ids, slots)) + self.positions[predict_ids], prefix], 1)
+            x = torch.cat([slots.gather(1, _over(predict_ids, slots)) + positions[predict_ids], prefix], 1)
         else:
             raise InputError(
                 f"{seen} of {patches} patches are visible: predict the other {patches - seen} or all, "

@@ -44,11 +44,13 @@ def classifier_flops(vit: VisionTransformer, samples: int, *, learns: bool = Tru
     return samples * 2 * vit.head.in_features * vit.head.out_features * (3 if learns else 1)
 
 
-def decoder_flops(decoder: Decoder, samples: int, visible: int, predicted: int) -> int:
-    """Forward and backward of the decoder; the last block and the prediction run on the predicted rows only."""
+def decoder_flops(decoder: Decoder, samples: int, visible: int, predicted: int, patches: int | None = None) -> int:
+    """Forward and backward of the decoder; the last block and the prediction run on the predicted rows only.
+
+    `patches` of an image, where they are not those of the decoder's own grid.
+    """
     width, mlp = decoder.embed.out_features, decoder.blocks[0].mlp.fc1.out_features
-    patches = decoder.positions.shape[0]
-    tokens = decoder.prefix + patches
+    tokens = decoder.prefix + (patches or decoder.positions.shape[0])
     embed = 2 * (decoder.prefix + visible) * decoder.embed.in_features * width
     blocks = (len(decoder.blocks) - 1) * block_flops(tokens, tokens, width, mlp)
     blocks += block_flops(tokens, predicted, width, mlp)

@@ -1,6 +1,7 @@
-"""Fixed positions and MAE's initial weights."""
+"""Fixed positions, positions of another grid, and MAE's initial weights."""
 
 import torch
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
@@ -18,6 +19,17 @@ def sincos_2d(width: int, grid: tuple[int, int]) -> Tensor:
     y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     angles = [axis.flatten()[:, None] * frequencies for axis in (x, y)]
     return torch.cat([half for angle in angles for half in (angle.sin(), angle.cos())], 1)
+
+
+def resampled(positions: Tensor, grid: tuple[int, int], wanted: tuple[int, int], before: int = 0) -> Tensor:
+    """Positions [1, before + L, C] of one grid for another: themselves if it is the same, else bicubic, with gradient.
+
+    An image shown smaller is the same image in fewer patches: its positions are spread over it, not cut off. Learned
+    and sine-cosine tables are resampled alike, as in MAE's fine-tuning and DailyMAE's code (Wu et al. 2024).
+    """
+    if tuple(grid) == tuple(wanted):
+        return positions
+    return resample_abs_pos_embed(positions, list(wanted), list(grid), num_prefix_tokens=before)
 
 
 def mae_init(module: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """The masked branch: a decoder on the encoder's visible tokens, and what it should predict."""
 
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from models.decoder import Decoder, predicted_ids
 from models.losses import pixel_loss
+from models.patches import grid_of
 from models.vit import Part, encode, evaluating, normalisation_of
 
 
@@ -44,9 +46,10 @@ class Reconstruction(nn.Module):
 
     def forward(self, tokens: Tensor, images: Tensor, visible: Tensor) -> Tensor:
         """Pixel loss of `images` (u8 [N, 3, S, S]) from the tokens (float [N, P + K, C]) of their visible patches."""
-        ids = predicted_ids(visible, len(self.decoder.positions), everything=self.settings.patches == "all")
+        grid = grid_of(images, self.patch)
+        ids = predicted_ids(visible, prod(grid), everything=self.settings.patches == "all")
         return pixel_loss(
-            self.decoder(tokens, visible, ids),
+            self.decoder(tokens, visible, ids, grid),
             images,
             ids,
             self.patch,
@@ -59,4 +62,5 @@ class Reconstruction(nn.Module):
         """Predicted pixels f32 [N, L - K, P] of the hidden patches, in ascending order, in the target's own scale."""
         with evaluating(encoder), evaluating(self):
             (tokens,) = encode(encoder, [Part(images, visible)])
-            return self.decoder(tokens, visible, predicted_ids(visible, len(self.decoder.positions))).float()
+            grid = grid_of(images, self.patch)
+            return self.decoder(tokens, visible, predicted_ids(visible, prod(grid)), grid).float()

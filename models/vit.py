@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -19,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from models.build import Size, build_encoder
 from models.layout import Layout
 from models.patches import IMAGENET, Normalisation, gather_patches, grid_of, normalised
+from models.positions import resampled
 
 __all__ = ["Chosen", "Covered", "Group", "Part", "Size", "Whole", "build_encoder", "classify", "embed", "encode",
            "evaluating", "look", "normalisation_of"]  # fmt: skip
@@ -197,10 +197,6 @@ def _prefix(vit: VisionTransformer) -> Tensor | None:
 def _with_positions(vit: VisionTransformer, tokens: Tensor, grid: tuple[int, int], ids: Tensor | None) -> Tensor:
     if vit.pos_embed is None:
         return tokens
-    positions, before = vit.pos_embed, 0 if vit.no_embed_class else vit.num_prefix_tokens
-    if grid != tuple(vit.patch_embed.grid_size):
-        positions = resample_abs_pos_embed(
-            positions, new_size=list(grid), old_size=list(vit.patch_embed.grid_size), num_prefix_tokens=before
-        )
-    positions = positions[0, before:]
+    before = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    positions = resampled(vit.pos_embed, vit.patch_embed.grid_size, grid, before)[0, before:]
     return tokens + (positions if ids is None else positions[ids])
