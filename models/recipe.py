@@ -135,11 +135,7 @@ def resolve(name: str, flags: list[str]) -> Recipe:
 
     from models.bounds import check_bounds  # which reads Recipe
 
-    names = [known for known, _ in catalogue()]
-    if name not in names:
-        raise InputError(f"no recipe is called {name!r}{_nearest(name, names)}; `python train.py` lists them")
-    method, _, function = name.partition(":")
-    recipe = replace(getattr(importlib.import_module(f"models.methods.{method}"), function)(), name=name)
+    recipe = _find(name)
     known = [flag for flag in _flags(recipe) if flag not in ("--name", "--no-name")]
     for flag in flags:
         spelt = flag.split("=")[0].replace("_", "-")
@@ -148,6 +144,23 @@ def resolve(name: str, flags: list[str]) -> Recipe:
     recipe = tyro.cli(Recipe[type(recipe.method)], default=recipe, args=flags, prog=f"train.py {name}")
     check_bounds(recipe)
     return recipe
+
+
+def _find(name: str) -> Recipe:
+    from models.sweep import member, sweeps  # which reads Recipe
+
+    if "/" in name:
+        return member(name)
+    names = [known for known, _ in catalogue()]
+    if name not in names:
+        if name in (several := [known for known, _ in sweeps()]):
+            raise InputError(
+                f"{name} is a sweep; `python -m slurm.submit {name}` runs it, {name}/0 is its first recipe"
+            )
+        near = _nearest(name, names + several)
+        raise InputError(f"no recipe is called {name!r}{near}; `python train.py` lists them")
+    method, _, function = name.partition(":")
+    return replace(getattr(importlib.import_module(f"models.methods.{method}"), function)(), name=name)
 
 
 def _flags(part: object, prefix: str = "--") -> Iterator[str]:

@@ -1,6 +1,7 @@
 """MAE: hide most patches, encode the rest, predict the pixels of what was hidden (He et al. 2022)."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, final
 
 from models import presets
@@ -68,3 +69,17 @@ def in1k_s16() -> Recipe[Settings]:
         presets.mae_optim(epochs=800, rise_epochs=40),
         presets.in1k_run(),
     )
+
+
+def digits_mask_ratio() -> Iterator[Recipe[Settings]]:
+    """Embedded digits, how many patches to hide: a sweep of 3, the analogue of Figure 5."""
+    for ratio in (0.5, 0.75, 0.9):
+        recipe = digits()
+        yield replace(recipe, data=replace(recipe.data, mask=replace(recipe.data.mask, ratio=ratio)))
+
+
+def in1k_mask_ratio() -> Iterator[Recipe[Settings]]:
+    """ImageNet, ViT-B/16, how many patches to hide: a sweep of 5 (Figure 5).  Here: not yet run."""
+    for ratio in (0.1, 0.3, 0.5, 0.75, 0.9):
+        recipe = in1k_b16()
+        yield replace(recipe, data=replace(recipe.data, mask=replace(recipe.data.mask, ratio=ratio)))

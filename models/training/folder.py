@@ -21,12 +21,16 @@ RECIPE, ENVIRONMENT, LOCK = "recipe.json", "environment.json", "lock"
 FREE = {
     *(f"run.{name}" for name in ("folder", "fresh", "device", "devices", "device_images", "compile", "oracle")),
     *(f"run.{name}" for name in ("log_steps", "save_steps", "evaluate_steps", "stop_step")),
-    *(f"data.{name}" for name in ("root", "threads", "ahead", "memory_mb")),
+    *(f"data.{name}" for name in ("root", "threads", "ahead", "memory_mb", "patience_s")),
 }
 """Fields that say where and how a run computes, not what: they may change from one start to the next."""
 CURES = {"optim.lr", "optim.clip"}
 """Fields that may also change once a run has met a loss that is not finite (models.training.guard)."""
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "ffcv")
+
+
+class InUse(InputError):
+    """Another process holds the folder: a lock outlives its owner's node for a while on network file systems."""
 
 
 def claim(folder: Path, recipe: Recipe) -> None:
@@ -44,7 +48,7 @@ def claim(folder: Path, recipe: Recipe) -> None:
 def lock(folder: Path) -> int:
     """Keep every other process out of `folder` until the descriptor is closed or this process ends, however it does.
 
-    Raises InputError if another has it.
+    Raises InUse if another has it.
     """
     held = os.open(folder / LOCK, os.O_CREAT | os.O_WRONLY)
     try:
@@ -52,7 +56,7 @@ def lock(folder: Path) -> int:
     except BlockingIOError:
         os.close(held)
         reason = f"{folder} is in use by another process; wait for it, or choose another --run.folder"
-        raise InputError(reason) from None
+        raise InUse(reason) from None
     return held
 
 
@@ -123,7 +127,9 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with "+" if files differ from it; None outside of git."""
+    """The checkout's commit, with "+" if files differ from it; None outside of git. A job's snapshot brings its own."""
+    if commit := os.environ.get("SHOTCRETE_COMMIT"):
+        return commit
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)

@@ -1,0 +1,121 @@
+"""What became of a run: from its own events, from squeue and sacct, or from what is left when neither knows."""
+
+import contextlib
+import getpass
+import json
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.errors import InputError
+from slurm import events
+
+RECORD = "job.json"
+QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED"}
+
+
+@dataclass(frozen=True)
+class Live:
+    """A job as Slurm sees it; `reason` says why it waits."""
+
+    state: str
+    nodes: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Status:
+    """state: queued, running, done, failed, cancelled, stopped (locally, on request), or gone: nobody knows of it."""
+
+    run: Path
+    job: str
+    state: str
+    live: Live | None
+    events: list[dict] = field(default_factory=list)
+
+    @property
+    def over(self) -> bool:
+        return self.state not in ("queued", "running")
+
+    @property
+    def restarts(self) -> int:
+        return max(0, sum(row["event"] == "started" for row in self.events) - 1)
+
+    @property
+    def error(self) -> dict | None:
+        """The latest event with something to say about what broke."""
+        broken = [row for row in self.events if row["event"] in events.BROKEN]
+        return broken[-1] if broken else None
+
+
+def record(run: Path) -> dict:
+    """What was submitted. Raises InputError if nothing was."""
+    path = run / RECORD
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{run} was not submitted from here (no {path}); give the run folder") from error
+
+
+def status(run: Path, live: dict[str, Live] | None = None) -> Status:
+    """The state of a run; `live` is what `ask` said, asked here when absent."""
+    facts = record(run)
+    job, rows = facts["job"], events.of_job(events.read(run), facts["job"])
+    if facts["cluster"] == "local":
+        seen = Live("RUNNING") if _controller(job) else None
+    else:
+        seen = (ask() if live is None else live).get(job)
+    return Status(run, job, judge(rows, seen, facts["cluster"]), seen, rows)
+
+
+def judge(rows: list[dict], seen: Live | None, cluster: str = "slurm") -> str:
+    """A run's state in one word. The batch script's last word counts; Slurm's, where it did not come to one."""
+    last = rows[-1]["event"] if rows else ""
+    if last in events.OVER:
+        return last
+    if seen is not None:
+        if seen.state in RUNNING:
+            return "running"
+        if seen.state in QUEUED:
+            return "queued"
+        ended = {"COMPLETED": "done", "CANCELLED": "cancelled"}
+        return ended.get(seen.state.split()[0], "failed")
+    if cluster == "local":
+        return {"preempted": "stopped", "crashed": "failed"}.get(last, "gone")
+    return "gone"
+
+
+def busy(run: Path) -> str | None:
+    """The id of the job that a run has in the queue or on nodes."""
+    if not (run / RECORD).exists() or "members" in record(run):
+        return None
+    found = status(run)
+    return None if found.over else found.job
+
+
+def ask() -> dict[str, Live]:
+    """This user's jobs by id, array members as 12_3: squeue over sacct, which works only where accounting is on."""
+    user, found = getpass.getuser(), {}
+    history = ["sacct", "-X", "-n", "-P", "-u", user, "-S", "now-30days", "-o", "JobID,State,NodeList"]
+    queue = ["squeue", "-h", "-r", "-t", "all", "-u", user, "-o", "%i|%T|%N|%r"]
+    for command in (history, queue):
+        for line in _lines(command):
+            job, state, *more = line.split("|")
+            found[job] = Live(state, *more)
+    return found
+
+
+def _lines(command: list[str]) -> list[str]:
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line for line in shown.stdout.splitlines() if "|" in line] if shown.returncode == 0 else []
+
+
+def _controller(pid: str) -> bool:
+    """Whether a process is (still) the one that submitit started for a local job."""
+    with contextlib.suppress(OSError):
+        return b"submitit.local" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False

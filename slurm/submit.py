@@ -1,0 +1,99 @@
+"""Train on a cluster, or as if there were one.
+
+    python -m slurm.submit RECIPE --nodes 8 --gpus 8 --hours 24 [-- OVERRIDES OF train.py]
+    python -m slurm.submit SWEEP --parallel 8 ...           a sweep: one array, then a table
+    python -m slurm.submit RECIPE --after runs/mae ...      once that run has ended well
+    python -m slurm.submit status [RUN ...]   logs RUN [-f] [--rank R]   cancel RUN ...   wait RUN ...   resubmit RUN
+    python -m slurm.submit RECIPE --help                    every flag
+
+The same command again carries on with the run. --dry-run prints what sbatch would get; --cluster local needs no Slurm.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+from pipeline.errors import InputError, command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """One verb, or a recipe to submit; -> exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if not given or given[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    from slurm import show
+
+    verbs = {"status": show.status, "logs": show.logs, "cancel": show.cancel, "wait": show.wait, "resubmit": resubmit}
+    if given[0] in verbs:
+        return verbs[given[0]](given[1:])
+    return submit(given[0], given[1:])
+
+
+def submit(target: str, argv: Sequence[str]) -> int:
+    """Submit a recipe, a sweep or a module."""
+    from slurm import launch
+
+    flags, overrides = split(argv)
+    request = parse(flags, target)
+    return told(launch.plan(target, overrides), request)
+
+
+def resubmit(argv: Sequence[str]) -> int:
+    """Submit a run again as it was submitted, with the code as it is now; flags change the request."""
+    from slurm import launch
+    from slurm.state import record
+
+    if not argv or argv[0].startswith("-"):
+        raise InputError("resubmit wants a run folder first, as in `python -m slurm.submit resubmit runs/mae`")
+    facts = record(Path(argv[0]))
+    if "members" not in facts and facts["root"] != str(Path(argv[0]).resolve()):
+        raise InputError(f"{argv[0]} is a member of a sweep; resubmit {facts['root']}: what is done is not done again")
+    flags, overrides = split(argv[1:])
+    request = parse(flags, f"resubmit {argv[0]}", earlier(facts["request"]))
+    return told(launch.plan(facts["target"], [*facts["overrides"], *overrides]), request)
+
+
+def told(plan, request) -> int:
+    """Submit and say what was submitted."""
+    from slurm import launch
+
+    left = plan.unfinished()
+    for job in [job for job in plan.jobs if job not in left.jobs]:
+        print(f"done     {job.run}")
+    ids = launch.submit(left, request) if left.jobs else []
+    for job, number in zip(left.jobs, ids, strict=False):
+        print(f"{number}  {job.run}")
+    return 0
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Flags of the job, and those of train.py: what stands after `--`."""
+    flags = list(argv)
+    return (flags[: flags.index("--")], flags[flags.index("--") + 1 :]) if "--" in flags else (flags, [])
+
+
+def parse(flags: Sequence[str], target: str, default=None):
+    """Typed flags of the job. Raises InputError for a flag that belongs behind `--`; tyro has its own for the rest."""
+    import tyro
+
+    from slurm.request import Request
+
+    for flag in flags:
+        if flag.startswith("--") and "." in flag.partition("=")[0]:
+            raise InputError(f"{flag} is a flag of train.py; put those behind `--`")
+    return tyro.cli(Request, default=default or Request(), args=list(flags), prog=f"python -m slurm.submit {target}")
+
+
+def earlier(found: dict):
+    """The request of an earlier submission, from JSON. What it waited for has been, so that is dropped."""
+    from slurm.request import Request
+
+    known = {field.name for field in fields(Request)}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in known}
+    return replace(Request(**values), after=(), dry_run=False)
+
+
+if __name__ == "__main__":
+    command(main)
