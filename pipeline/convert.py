@@ -130,8 +130,10 @@ def _write(
     order = np.random.default_rng(options.seed).permutation(len(source)).tolist()
     workers = options.workers or len(os.sched_getaffinity(0))
     with writing(out) as partial, ThreadPoolExecutor(workers) as pool:
-        with closing(_prepared(source, order, options, pool, 4 * workers)) as prepared:
-            bar = tqdm(prepared, total=len(order), unit=" images", disable=not progress)
+        with (
+            closing(_prepared(source, order, options, pool, 4 * workers)) as prepared,
+            tqdm(prepared, total=len(order), unit=" images", disable=not progress) as bar,
+        ):
             written = write(partial, _samples(bar, source, outcome), len(order))
         if not outcome.names:
             raise InputError(

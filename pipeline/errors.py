@@ -1,7 +1,11 @@
 """The one kind of error a user can cause, and how a command ends on it."""
 
+import os
 import sys
+import time
 from collections.abc import Callable
+
+FIRST_RANK_S = 3.0
 
 
 class InputError(ValueError):
@@ -9,9 +13,21 @@ class InputError(ValueError):
 
 
 def command(main: Callable[[], int | None]) -> None:
-    """Run a command line's main; an InputError becomes one line on stderr and exit code 2."""
+    """Run a command line's main; an InputError becomes one line on stderr and exit code 2, Ctrl-C one line and 130.
+
+    Of several ranks the first says at once what is wrong. The others wait, and speak only if they are still there:
+    where the first has ended on the same error torchrun ends them meanwhile, so that the line comes once; an error
+    that the first does not have is said all the same.
+    """
+    first = os.environ.get("RANK", "0") == "0"
     try:
         sys.exit(main() or 0)
+    except KeyboardInterrupt:
+        if first:
+            print("interrupted", file=sys.stderr)
+        sys.exit(130)  # as shells call it
     except InputError as error:
+        if not first:
+            time.sleep(FIRST_RANK_S)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

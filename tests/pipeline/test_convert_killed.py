@@ -1,5 +1,8 @@
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -66,3 +69,20 @@ def test_a_kill_at_any_moment_leaves_nothing_that_opens(tmp_path):
         assert not [name for name in left(out.parent) if name.endswith(".partial")]
     for moment in late:
         assert open_beton(tmp_path / moment / "train.beton", verify=True).n == 40
+
+
+def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.effect_noise((400, 400), 50).save(tmp_path / "images/first.png", compress_level=0)
+    for i in range(400):
+        shutil.copy(tmp_path / "images/first.png", tmp_path / f"images/{i}.png")
+    partial = tmp_path / "out" / "a.beton.partial"
+    command = [sys.executable, "-m", "pipeline.convert", str(tmp_path / "images"), str(tmp_path / "out/a.beton")]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as run:
+        while not (partial.exists() and partial.stat().st_size):
+            assert run.poll() is None
+            time.sleep(0.005)
+        run.send_signal(signal.SIGINT)
+        said = run.stderr.read()
+    assert (run.returncode, said) == (130, "interrupted\n")
+    assert left(partial.parent) == set()

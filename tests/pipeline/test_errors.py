@@ -1,0 +1,70 @@
+"""How a command ends: its exit code, one line, and which of several ranks says it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import errors
+from pipeline.errors import InputError, command
+
+ROOT = Path(__file__).parents[2]
+
+
+def ended(raises: BaseException | None, returns: int | None = None) -> int:
+    def main() -> int | None:
+        if raises is not None:
+            raise raises
+        return returns
+
+    with pytest.raises(SystemExit) as found:
+        command(main)
+    return found.value.code
+
+
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    """How long `command` would have waited."""
+    found = []
+    monkeypatch.setattr(errors.time, "sleep", found.append)
+    return found
+
+
+def test_exit_codes(capsys, waits):
+    assert [ended(None), ended(None, 75)] == [0, 75]
+    assert capsys.readouterr().err == ""
+    assert [ended(InputError("wrong")), ended(KeyboardInterrupt())] == [2, 130]
+    assert capsys.readouterr().err == "error: wrong\ninterrupted\n"
+    assert waits == []
+
+
+def test_the_first_rank_speaks_at_once_and_the_others_later(monkeypatch, capsys, waits):
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert ended(InputError("wrong")) == 2
+        assert capsys.readouterr().err == "error: wrong\n"
+    assert waits == [errors.FIRST_RANK_S]
+    assert ended(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("condition", ["True", "os.environ['RANK'] == '1'"])
+def test_under_torchrun_a_line_comes_once_whoever_has_the_error(tmp_path, condition):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, time\n"
+        "from pipeline.errors import InputError, command\n"
+        "def main():\n"
+        f"    if {condition}:\n"
+        "        raise InputError('wrong')\n"
+        "    time.sleep(60)\n"
+        "command(main)\n"
+    )
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines().count("error: wrong") == 1
