@@ -73,7 +73,7 @@ def check(request: Request) -> None:
         raise InputError(f"--gpus is {request.gpus}, expected 0 or more")
     if request.gpus and request.tasks not in (None, request.gpus):
         raise InputError(f"--tasks is {request.tasks} beside --gpus {request.gpus}; one process per GPU: drop --tasks")
-    if not 0 < request.hours:
+    if request.hours <= 0:
         raise InputError(f"--hours is {request.hours:g}, expected above 0")
     if not 0 < request.signal_delay < request.hours * 3600:
         raise InputError(f"--signal-delay is {request.signal_delay} s, expected within --hours {request.hours:g}")

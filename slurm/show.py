@@ -86,8 +86,10 @@ def wait(argv: Sequence[str]) -> int:
     parser = _parser("wait", "+")
     parser.add_argument("--poll", type=float, default=10.0, help="seconds between two looks")
     asked = parser.parse_args(argv)
-    while not all(each.over for each in (found := statuses(asked.runs))):
+    found = statuses(asked.runs)
+    while not all(each.over for each in found):
         time.sleep(asked.poll)
+        found = statuses(asked.runs)
     for each in found:
         print(f"{each.run}  {line(each)}")
     return int(any(each.state != "done" for each in found))

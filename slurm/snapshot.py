@@ -83,8 +83,8 @@ def _check_size(root: Path, untracked: list[str]) -> None:
     sizes = {name: (root / name).lstat().st_size for name in untracked if name and (root / name).is_file()}
     if sum(sizes.values()) > UNTRACKED_MB * 1e6:
         raise InputError(
-            f"untracked files of {sum(sizes.values()) / 1e6:.0f} MB would be copied as code, {max(sizes, key=sizes.get)} "
-            "the largest; name them in .gitignore, or use --code live"
+            f"untracked files of {sum(sizes.values()) / 1e6:.0f} MB would be copied as code, the largest "
+            f"{max(sizes, key=sizes.get)}; name them in .gitignore, or use --code live"
         )
 
 

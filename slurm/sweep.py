@@ -59,10 +59,8 @@ def _cell(value: object) -> str:
 
 def _markdown(lines: list[list[str]]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    rule = ["-" * width for width in widths]
-    padded = [
-        [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in (lines[0], rule, *lines[1:])
-    ]
+    ruled = [lines[0], ["-" * width for width in widths], *lines[1:]]
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in ruled]
     return "".join(f"| {' | '.join(line)} |\n" for line in padded)
 
 
