@@ -60,6 +60,13 @@ def in1k_b16() -> Recipe[Settings]:
     )
 
 
+def in1k_b16_growing() -> Recipe[Settings]:
+    """in1k_b16 on images that grow in its first half, 1.24 times fewer FLOPs: DailyMAE's way.  Here: not yet run."""
+    recipe = in1k_b16()
+    sizes = (160, 192, 224, 224)  # DailyMAE's code (FastSSL): 160, 192, then 224 from the 400th of 800 epochs on
+    return replace(recipe, data=replace(recipe.data, sizes=sizes))
+
+
 def in1k_s16() -> Recipe[Settings]:
     """ImageNet, ViT-S/16, 800 epochs: a size that MAE does not define, with its settings.  Here: not yet run."""
     return Recipe(
