@@ -35,14 +35,16 @@ class Plan:
         return replace(self, jobs=tuple(left))
 
 
-def plan(target: str, overrides: Sequence[str]) -> Plan:
+def plan(target: str, overrides: Sequence[str], folder: str | None = None) -> Plan:
     """What `target` means: a recipe (mae:in1k_b16), a sweep (mae:digits_mask_ratio) or a module with a main().
 
     Everything that a flag can get wrong raises InputError here, on the login node.
     """
     overrides = tuple(overrides)
     if ":" not in target:
-        return _module(target, overrides)
+        return _module(target, overrides, folder)
+    if folder:
+        raise InputError(f"--folder is for modules; the folder of a recipe is `-- --run.folder {folder}`")
     from models.ready import run_folder
     from models.recipe import resolve
     from models.sweep import members, sweeps
@@ -113,7 +115,7 @@ def dependency(after: Sequence[str]) -> str | None:
     return "afterok:" + ":".join(ids) if ids else None
 
 
-def _module(target: str, argv: tuple[str, ...]) -> Plan:
+def _module(target: str, argv: tuple[str, ...], folder: str | None) -> Plan:
     import importlib.util
 
     if importlib.util.find_spec(target.partition(".")[0]) is None or importlib.util.find_spec(target) is None:
@@ -121,7 +123,7 @@ def _module(target: str, argv: tuple[str, ...]) -> Plan:
             f"{target} is neither a recipe (method:name; `python train.py` lists them) nor a module such as "
             "models.evaluate"
         )
-    root = Path("runs", target.replace(".", "-")).resolve()
+    root = Path(folder or f"runs/{target.replace('.', '-')}").resolve()
     return Plan(target, argv, root, (Job(target, list(argv), str(root)),))
 
 

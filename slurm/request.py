@@ -40,6 +40,8 @@ class Request:
     """Any other option of sbatch, as key=value; repeat the flag for more."""
     srun_args: Repeated = ()
     """Any option of srun, as in --srun-args=--cpu-bind=none; repeat the flag for more."""
+    folder: str | None = None
+    """Run folder of a module; that of a recipe is run.folder."""
     notify: str | None = None
     """Shell command when it is over; reads $RUN and $EVENT: done, failed or cancelled."""
     signal_delay: int = 120

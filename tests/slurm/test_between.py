@@ -1,0 +1,119 @@
+"""What the batch script decides between two starts, on Slurm's word and the ranks'."""
+
+import json
+
+import pytest
+
+from models.training import stop
+from slurm import between, events, failure
+from slurm.between import Now, decide
+
+RUNNING, CANCELLED, TIMEOUT = Now("RUNNING"), Now("COMPLETING", "None"), Now("COMPLETING", "TimeLimit")
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        (dict(code=0), ("done", "end")),
+        (dict(code=0, now=CANCELLED), ("done", "end")),  # it was faster
+        (dict(code=75), ("preempted", "requeue")),
+        (dict(code=75, now=Now()), ("preempted", "requeue")),  # the controller does not answer
+        (dict(code=75, now=CANCELLED), ("cancelled", "end")),  # never brought back
+        (dict(code=143, now=CANCELLED), ("cancelled", "end")),
+        (dict(code=75, now=Now("COMPLETING", "", 1)), ("requeued", "end")),  # Slurm has done it
+        (dict(code=137, now=TIMEOUT), ("failed", "end")),
+        (dict(code=1), ("crashed", "again")),
+        (dict(code=1, dry=3), ("crashed", "again")),
+        (dict(code=1, dry=4), ("failed", "end")),
+        (dict(code=2), ("failed", "end")),  # will not get better
+        (dict(code=137, worst=2), ("failed", "end")),  # nor if srun killed the other ranks meanwhile
+    ],
+)
+def test_the_next_step_follows_from_exit_code_and_state(what, expected):
+    given = {"worst": what["code"], "now": RUNNING, "restarts": 0, "dry": 1, "tries": 3} | what
+    assert decide(**given) == expected
+
+
+def test_exit_codes_are_those_of_the_trainer():
+    assert (between.DONE, between.BAD_INPUT, between.STOPPED) == (stop.DONE, stop.BAD_INPUT, stop.STOPPED)
+
+
+@pytest.fixture
+def job(monkeypatch, tmp_path):
+    """job(code, checkpoint=None) starts and ends an attempt; -> what the script does."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
+    monkeypatch.setattr(between, "slurm_says", lambda: RUNNING)
+    monkeypatch.setattr(between, "silent", lambda nodes: "")
+
+    def attempt(code: int, checkpoint: str | None = None, number: int = 0) -> str:
+        monkeypatch.setenv("ATTEMPT", str(number))
+        between.begin(tmp_path, tmp_path, "7")
+        if checkpoint:
+            (tmp_path / "new").write_text(checkpoint)
+            (tmp_path / "new").rename(tmp_path / "last.pt")
+        return between.end(tmp_path, tmp_path, "7", code, tries=2, pause_s=5)
+
+    return attempt
+
+
+def test_only_starts_without_a_new_checkpoint_count(job, tmp_path):
+    assert [job(1), job(1)] == ["again 5", "again 10"]
+    assert job(1, "step 10") == "again 5"
+    assert [job(1), job(1)] == ["again 10", "end failed"]
+    names = [row["event"] for row in events.read(tmp_path)]
+    assert names == ["started", "crashed"] * 4 + ["started", "failed"]
+
+
+def test_the_first_error_goes_into_the_event(job, tmp_path, monkeypatch):
+    failure.write(
+        tmp_path, "7_0_0", failure.Failure("n1", "0", "RuntimeError: Connection closed by peer", "a", 1, 10.0)
+    )
+    failure.write(tmp_path, "7_0_0", failure.Failure("n2", "1", "ValueError: the cause", "b", 5, 11.0))
+    job(1)
+    row = events.read(tmp_path)[-1]
+    assert (row["node"], row["rank"], row["error"], row["log"], row["line"]) == (
+        "n2",
+        "1",
+        "ValueError: the cause",
+        "b",
+        5,
+    )
+
+
+def test_a_silent_node_sends_the_job_back_to_the_queue(job, monkeypatch):
+    monkeypatch.setattr(between, "silent", lambda nodes: "n2")
+    assert job(1) == "requeue"
+
+
+@pytest.mark.parametrize(("lost", "event"), [("n2", "node failed"), ("", "requeued")])
+def test_a_start_says_what_became_of_one_without_an_end(lost, event, job, tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTEMPT", "0")
+    between.begin(tmp_path, tmp_path, "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setattr(between, "silent", lambda nodes: lost)
+    between.begin(tmp_path, tmp_path, "7")
+    assert [row["event"] for row in events.read(tmp_path)] == ["started", event, "started"]
+
+
+def test_srun_names_the_rank_that_a_signal_ended(tmp_path):
+    log = tmp_path / "7_0_log.err"
+    log.write_text("srun: error: n9: task 9: Killed\nepoch 1\nsrun: error: n2: task 1: Killed\n"
+                   "srun: error: n1: task 0: Terminated\n")  # fmt: skip
+    failure.write(tmp_path, "x", failure.Failure("n1", "0", "RuntimeError: Connection reset by peer", "a", 1, 10.0))
+    found = failure.first(tmp_path, "x", log, start=len("srun: error: n9: task 9: Killed\n"))
+    assert (found.node, found.rank, found.error, found.line) == ("n2", "1", "Killed", 3)
+
+
+def test_without_any_trace_there_is_no_failure(tmp_path):
+    assert failure.first(tmp_path, "x", tmp_path / "absent") is None
+
+
+def test_a_torn_line_is_not_an_event(tmp_path):
+    events.note(tmp_path, "submitted", "7")
+    with open(tmp_path / events.FILE, "a") as file:
+        file.write('{"time": 1, "eve\n')
+    events.note(tmp_path, "started", "7", nodes=None)
+    rows = [json.dumps(row) for row in events.read(tmp_path)]
+    assert len(rows) == 2
+    assert "nodes" not in rows[1]

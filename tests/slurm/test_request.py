@@ -1,0 +1,99 @@
+"""What is asked of sbatch, and what is refused before it is asked."""
+
+import shlex
+
+import pytest
+
+from pipeline.errors import InputError
+from slurm import submit
+from slurm.request import Request, check, parameters
+
+TOY = "tests.slurm.toy"
+
+
+def header(capsys, *flags: str) -> dict[str, str]:
+    """Options in the batch script of a dry run."""
+    assert submit.main([TOY, "--dry-run", *flags]) == 0
+    lines = [line.removeprefix("#SBATCH --") for line in capsys.readouterr().out.splitlines() if "#SBATCH" in line]
+    return {key: shlex.split(value)[0] if value else "" for key, _, value in (line.partition("=") for line in lines)}
+
+
+def test_flags_reach_sbatch_under_its_names(capsys):
+    flags = "--nodes 2 --gpus 8 --hours 1.5 --partition p --account a --qos q --constraint c --cpus 10 --mem 200G"
+    found = header(capsys, *flags.split(), "--sbatch", "mail-type=END", "--sbatch", "nice=5", "--signal-delay", "60")
+    assert found["nodes"] == "2"
+    assert found["gpus-per-node"] == found["ntasks-per-node"] == "8"
+    assert found["time"] == "90"
+    assert [found[name] for name in ("partition", "account", "qos", "constraint")] == ["p", "a", "q", "c"]
+    assert (found["cpus-per-task"], found["mem"], found["mail-type"], found["nice"]) == ("10", "200G", "END", "5")
+    assert found["signal"] == "USR2@60"
+
+
+def test_what_survival_needs_is_always_on(capsys):
+    found = header(capsys)
+    assert "requeue" in found
+    assert found["kill-on-invalid-dep"] == "yes"
+    assert found["open-mode"] == "append"
+    assert "chdir" not in found  # relative paths mean what they mean on the login node
+
+
+def test_a_dry_run_shows_a_script_that_bash_can_read_and_writes_nothing(capsys, tmp_path):
+    import subprocess
+
+    folder = tmp_path / "a run's folder"
+    flags = ["--folder", str(folder), "--setup", "module load cuda", "--notify", 'mail -s "$EVENT" me <<< $RUN']
+    assert submit.main([TOY, "--dry-run", "--srun-args=--cpu-bind=none", *flags]) == 0
+    text = capsys.readouterr().out
+    assert subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True).stderr == ""
+    assert "--kill-on-bad-exit=1 --cpu-bind=none" in text
+    assert text.index("module load cuda") < text.index("srun --unbuffered")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"nodes": 0}, "--nodes is 0, expected at least 1"),
+        ({"gpus": -1}, "--gpus is -1"),
+        ({"gpus": 8, "tasks": 4}, "one process per GPU"),
+        ({"hours": 0.0}, "--hours is 0, expected above 0"),
+        ({"hours": 0.01}, "--signal-delay is 120 s, expected within --hours 0.01"),
+        ({"tries": -1}, "--tries is -1"),
+        ({"sbatch": ("exclusive",)}, "--sbatch exclusive has no '='"),
+        ({"cluster": "local", "nodes": 2}, "--cluster local is one node"),
+        ({"cluster": "local", "after": ("runs/x",)}, "--cluster local has no queue"),
+    ],
+)
+def test_what_no_cluster_can_grant_is_refused(flags, said):
+    with pytest.raises(InputError, match=said.replace("(", r"\(")):
+        check(Request(**flags))
+
+
+def test_without_gpus_there_are_as_many_processes_as_asked_for():
+    check(Request(gpus=0, tasks=4))
+    words = parameters(Request(gpus=0, tasks=4), "x", None, [], [])
+    assert words["ntasks_per_node"] == 4
+    assert "gpus_per_node" not in words
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["semi_mae:digts"], "did you mean semi_mae:digits"),
+        (["semi_mae:digits", "--", "--optim.lrr", "1"], "did you mean --optim.lr"),
+        (["semi_mae:digits", "--optim.lr", "1"], "put those behind `--`"),
+        (["semi_mae:digits", "--", "--optim.lr", "-1"], "optim.lr is -1"),
+        (["semi_mae:digits", "--", "--run.stop-step", "10"], "drop --run.stop-step"),
+        (["semi_mae:digits", "--", "--run.fresh"], "drop --run.fresh"),
+        (["semi_mae:digits", "--folder", "x"], "run.folder x"),
+        (["nonsense"], "neither a recipe"),
+        (["mae:digits_mask_ratio/7"], "mae:digits_mask_ratio/0 to mae:digits_mask_ratio/2"),
+        (["tests.slurm.toy", "--after", "runs/nothing"], "was not submitted from here"),
+        (["status", "runs/nothing"], "was not submitted from here"),
+        (["resubmit"], "wants a run folder"),
+    ],
+)
+def test_a_mistake_is_refused_on_the_login_node(argv, said):
+    with pytest.raises(InputError, match=said) as refused:
+        submit.main(argv)
+    assert "\n" not in str(refused.value)

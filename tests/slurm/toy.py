@@ -1,0 +1,36 @@
+"""A stand-in for a long computation, without torch: it starts in a second."""
+
+import argparse
+import os
+import signal
+import time
+from pathlib import Path
+
+WORD = "first edition"
+"""The test of snapshots edits this while the job waits."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--say", type=Path, help="append a line to this file")
+    parser.add_argument("--sleep", type=float, default=0)
+    parser.add_argument("--raise-on", type=int)
+    parser.add_argument("--kill", type=int)
+    parser.add_argument("--code", type=int, default=0)
+    asked = parser.parse_args()
+    rank = int(os.environ["RANK"])
+    if asked.say:
+        with open(asked.say, "a") as file:
+            place = [
+                os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
+            ]
+            file.write(f"{WORD} {' '.join(place)}\n")
+    if asked.raise_on == rank:
+        time.sleep(0.2)
+        raise ValueError(f"rank {rank} divides by its own doubt")
+    if asked.kill == rank:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if asked.raise_on is not None:
+        time.sleep(60)
+    time.sleep(asked.sleep)
+    return asked.code
