@@ -7,18 +7,20 @@ identically, by whoever resumes.
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
 import torch
 
+from pipeline import watchdog
 from pipeline.backends.base import Backend
 from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.order import Order, Picks
 from pipeline.plan import Plan, Wanted, draw
 from pipeline.send import send
+from pipeline.threads import Threads
 
 PLANNERS = 2  # one batch's plan is drawn while another's images decode
 
@@ -56,13 +58,26 @@ class Feed:
 
 @final
 class Loader:
-    """Endless micro-batches from `step` on; `wait_s` counts the seconds its caller has waited for them."""
+    """Endless micro-batches from `step` on; `wait_s` counts the seconds its caller has waited for them.
 
-    def __init__(self, feed: Feed, backend: Backend, device: torch.device, step: int = 0, ahead: int = 3):
+    An error in any thread is raised by next(), and again by each next() after it. So is InputError if no batch comes
+    for `patience_s` seconds (None: for ever), or in a process forked since.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        backend: Backend,
+        device: torch.device,
+        step: int = 0,
+        ahead: int = 3,
+        patience_s: float | None = None,
+    ):
         self._feed, self._backend, self._device, self._ahead = feed, backend, device, ahead
+        self._patience_s = patience_s
         self._next = step * feed.micro
         self._pending: deque[Future[tuple[Batch, torch.cuda.Event | None]]] = deque()
-        self._planners = ThreadPoolExecutor(PLANNERS, "plan", self._use_device)
+        self._planners = Threads(PLANNERS, "plan")
         self._copies = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
         self.wait_s = 0.0
 
@@ -74,7 +89,8 @@ class Loader:
             self._pending.append(self._planners.submit(self._prepare, self._next))
             self._next += 1
         began = time.perf_counter()
-        batch, ready = self._pending.popleft().result()
+        batch, ready = watchdog.result(self._pending[0], self._patience_s, self._doing)
+        self._pending.popleft()
         self.wait_s += time.perf_counter() - began
         if ready is not None:
             _hand_over(batch, ready, self._device)
@@ -82,9 +98,7 @@ class Loader:
 
     def close(self) -> None:
         """Drop what was prepared and join every thread."""
-        for future in self._pending:
-            future.cancel()
-        self._planners.shutdown(wait=True, cancel_futures=True)
+        self._planners.close()
         self._backend.close()
 
     def __enter__(self) -> "Loader":
@@ -94,6 +108,8 @@ class Loader:
         self.close()
 
     def _prepare(self, number: int) -> tuple[Batch, torch.cuda.Event | None]:
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # each thread has its own: else pinning would open a context on GPU 0
         feed = self._feed
         step, micro = divmod(number, feed.micro)
         picked = feed.order.at(step, feed.first_chunk + micro, feed.chunks)
@@ -109,9 +125,13 @@ class Loader:
         ready.synchronize()  # on this thread, ahead of time: else `wait_s` would miss what the device still has to make
         return batch, ready
 
-    def _use_device(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)  # each thread has its own: else pinning would open a context on GPU 0
+    def _doing(self) -> str:
+        first, prepared = self._next - len(self._pending), sum(future.done() for future in self._pending)
+        step, micro = divmod(first, self._feed.micro)
+        return (
+            f"waiting for batch {first} (step {step}, micro-batch {micro}); "
+            f"{prepared} of the {len(self._pending) - 1} after it are prepared"
+        )
 
     def _plan(self, wanted: Wanted | None, picks: Picks | None) -> Plan | None:
         if wanted is None or picks is None:

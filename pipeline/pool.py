@@ -3,8 +3,10 @@
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from typing import Any
+
+from pipeline.threads import Threads
 
 CHUNK = 8  # images in a job: small enough that threads finish together, large enough that Python stays below 1 %
 
@@ -21,7 +23,7 @@ class Pool:
 
     def __init__(self, threads: int | None, scratch: Callable[[], Any]):
         self._scratch, self._local = scratch, threading.local()
-        self._threads = ThreadPoolExecutor(threads or cores(), thread_name_prefix="decode")
+        self._threads = Threads(threads or cores(), "decode")
 
     def start(self, work: Work, n: int) -> Callable[[], None]:
         """Begin work(first, last, scratch) over slices of range(n); the returned function waits for all of them."""
@@ -30,7 +32,7 @@ class Pool:
 
     def close(self) -> None:
         """Drop what has not begun and join the threads."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.close()
 
     def _run(self, work: Work, first: int, last: int) -> None:
         if not hasattr(self._local, "scratch"):
@@ -39,5 +41,6 @@ class Pool:
 
 
 def _wait(jobs: list[Future[None]]) -> None:
+    wait(jobs)  # all, before the first error is raised: none may still write into what the caller then lets go
     for job in jobs:
         job.result()

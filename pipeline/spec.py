@@ -87,6 +87,8 @@ class Data:
     """Decoding threads; as many as this process may use cores when absent."""
     ahead: int = 3
     """Batches prepared in advance."""
+    patience_s: float | None = 300
+    """No batch for so many seconds says where every thread stands and ends the run; None waits for ever."""
 
 
 @dataclass(frozen=True)
