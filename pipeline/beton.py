@@ -14,6 +14,7 @@ from typing import Any, final
 
 import numpy as np
 
+from pipeline.bus import guard
 from pipeline.errors import InputError, command
 from pipeline.manifest import CHUNK_BYTES, Manifest, identity, read_manifest
 
@@ -74,6 +75,7 @@ def open_beton(path: str | Path, *, verify: bool = False) -> Beton:
     if path.stat().st_size < METADATA_START:
         raise InputError(f"{path} is unfinished or truncated (no complete header); run pipeline.convert again")
     data = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+    guard(data, Path(path))
     n, table_start = _header(path, data)
     manifest = read_manifest(path)
     _belongs(path, data, manifest, n, table_start)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.bus import guard
 from pipeline.errors import InputError
 from pipeline.libffcv import decode
 from pipeline.manifest import Manifest, manifest_path, to_json
@@ -49,6 +50,7 @@ def writing(out: Path) -> Iterator[Path]:
 def read_back(partial: Path, written: Written, pool: Executor) -> None:
     """Decode every sample of a file just written. Raises InputError if one is not what was meant to be written."""
     data = np.memmap(partial, np.uint8, mode="r").view(np.ndarray)
+    guard(data, partial)
 
     def wrong(start: int) -> list[int]:
         some = range(start, min(start + 256, len(written.table)))
