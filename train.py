@@ -4,86 +4,29 @@ The same command again carries on from the last checkpoint, at the exact step.
 Exit codes: 0 trained to the end, 2 bad input, 75 stopped early on request (saved: run it again).
 """
 
-import errno
-import os
 import sys
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import final
+from contextlib import ExitStack, closing, nullcontext
 
 import models  # noqa: F401 -- first: it says how threads wait, and torch listens only once
 
 # isort: split
 import torch
-from torch import nn
 
-from models.evaluate.judge import Judge
 from models.evaluate.story import tell
-from models.method import Loss, Method, Moment
-from models.packed import compile_blocks
-from models.ready import ready, run_folder
+from models.method import Loss, Moment
+from models.ready import run_folder
 from models.recipe import Recipe, catalogue, resolve
-from models.training import checkpoint, distributed, folder
+from models.run import Training, loader, prepare
+from models.training import distributed
 from models.training.distributed import World
-from models.training.guard import Guard
-from models.training.journal import Journal
-from models.training.optim import clip, optimiser, set_rate
+from models.training.failed import Told, leave
+from models.training.optim import clip, set_rate
+from models.training.patience import Patience
 from models.training.precision import precision
-from models.training.progress import headline
-from models.training.pseudo import Tally
-from models.training.schedule import Length, rate
-from models.training.stop import AGREE_STEPS, DONE, STOPPED, Stop
+from models.training.schedule import rate
+from models.training.stop import DONE, STEP, STOPPED, WHY, Stop, Vote, job_left_s
 from pipeline import rng
-from pipeline.errors import InputError, command
 from pipeline.loader import Loader
-from pipeline.open import open_backend
-from pipeline.oracle import Oracle
-from pipeline.sizes import distinct_sizes, growth
-from pipeline.task import Task, feed
-
-DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
-
-
-@final
-@dataclass
-class Training:
-    """One run in progress: all that a step reads and changes."""
-
-    recipe: Recipe
-    world: World
-    folder: Path
-    task: Task
-    judges: dict[str, Judge]
-    length: Length
-    micro: int
-    method: Method
-    model: nn.Module
-    optimiser: torch.optim.AdamW
-    journal: Journal
-    guard: Guard
-    lock: int | None
-    step: int
-
-    def state(self) -> dict:
-        """What a checkpoint holds: tensors and JSON types. A collective call."""
-        return {
-            "step": self.step,
-            "method": self.method.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "journal": self.journal.state_dict(),
-            "recipe": asdict(self.recipe),
-            "classes": list(self.task.classes),
-            "data": self.task.fingerprint,
-        }
-
-    def save(self) -> None:
-        """Write last.pt, if every step since the last save was finite."""
-        with self.journal.paused():
-            self.guard.check(self.folder)
-            state = self.state()
-            if self.world.main:
-                checkpoint.save(self.folder, state)
 
 
 def main() -> int:
@@ -94,90 +37,54 @@ def main() -> int:
         return DONE
     recipe = resolve(sys.argv[1], sys.argv[2:])
     world = distributed.start(recipe.run)
-    try:
-        return train(recipe, world)
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        where = run_folder(recipe)
-        raise InputError(f"cannot write in {where}: {error.strerror}; free some space and run again") from error
-    finally:
-        distributed.finish(world)
+    with Told(run_folder(recipe), world.rank, world.size) as told, ExitStack() as ending:
+        code = train(recipe, world, told, ending)
+    distributed.finish(world)  # not after a failure: it could wait for ranks that are gone
+    return code
 
 
-def train(recipe: Recipe, world: World) -> int:
+def train(recipe: Recipe, world: World, told: Told, ending: ExitStack) -> int:
     """Train a recipe from its last checkpoint, or from the start, to the end; -> exit code."""
-    stop = Stop()  # before anything that takes time: a request is heard while data is opened, too
-    try:
-        run = prepare(recipe, world)
-        try:
-            return to_the_end(run, stop)
-        finally:
-            run.journal.close()
-            if run.lock is not None:
-                os.close(run.lock)
-    finally:
-        stop.close()
+    stop = Stop(job_left_s() if world.main else None)  # before anything that takes time: data may still be opening
+    ending.enter_context(closing(stop))
+    patience = Patience(told.folder, world.rank, world.size, recipe.run.patience_s)
+    ending.enter_context(closing(patience))
+    run = prepare(recipe, world, told, ending, patience)
+    return to_the_end(run, stop)
 
 
 def to_the_end(run: Training, stop: Stop) -> int:
     """The loop; -> exit code."""
-    recipe = run.recipe
+    recipe, vote = run.recipe, Vote(run.world)
     with loader(run) as batches:
         while run.step < run.length.total_steps:
             one_step(run, batches)
             last = run.step == run.length.total_steps
             if every(recipe.run.evaluate_steps, run.step) and not last:
-                with run.journal.paused():
+                with run.paused():
                     run.journal.evaluation(run.step, "val", run.judges["val"](run.method))
-            asked = should_stop(run, stop)
-            if asked or last or every(recipe.run.save_steps, run.step):
+            why = STEP if run.step == recipe.run.stop_step else vote(stop.why(run.writer.save_s))
+            if why or last or every(recipe.run.save_steps, run.step):
                 run.save()
-            if asked and not last:
-                distributed.agree(True, run.world)  # no rank leaves while another saves: torchrun would end that one
-                say(run.world, f"stopped after step {run.step} and saved; the same command carries on")
-                return STOPPED
-    tell(recipe, run.method, run.journal, run.task, run.judges, run.folder, run.world)
+            if why and not last:
+                break
+        vote.close()
+    with run.paused():
+        if run.step < run.length.total_steps:
+            return stopped(run, WHY[why])
+        tell(recipe, run.method, run.journal, run.task, run.judges, run.folder, run.world)
+        run.writer.wait()
+    run.note("done", step=run.step)
     return DONE
 
 
-def prepare(recipe: Recipe, world: World) -> Training:
-    """Everything before the first step, carried on from the run folder where it holds a checkpoint."""
-    its = ready(recipe, world)
-    known = oracle(recipe, its.task)
-    lock = None
-    if world.main:
-        folder.claim(its.folder, recipe)
-        lock = folder.lock(its.folder)
-        folder.environment(its.folder, world)
-    method = its.method.to(world.device).train()
-    stepper = optimiser(method, recipe.optim)
-    tally = Tally(len(its.task.classes), known) if method.needs.strong else None
-    start = its.found["step"] if its.found else 0
-    journal = Journal(its.folder, its.length, world, log_steps=recipe.run.log_steps, tally=tally, resumed=start)
-    if its.found:
-        stepper.load_state_dict(its.found["optimiser"])
-        journal.load_state_dict(its.found["journal"])
-    if recipe.run.compile == "on" or (recipe.run.compile == "auto" and world.device.type == "cuda"):
-        compile_blocks(method, sizes=len(distinct_sizes(recipe.data)))
-    model = distributed.wrap(method, world)
-    files = f"{its.task.beton.n:,} images of {its.task.beton.path}"
-    say(world, headline(recipe.name, files, its.task.batches, its.length.total_steps, world, its.micro, start))
-    say(world, its.origin, growth(its.length.total_steps, recipe.data))
-    common = its.folder, its.task, its.judges, its.length, its.micro, method
-    return Training(recipe, world, *common, model, stepper, journal, Guard(world), lock, start)
-
-
-def loader(run: Training) -> Loader:
-    """The run's batches from its step on."""
-    recipe, world = run.recipe, run.world
-    needs = type(run.method).needs
-    fed = feed(
-        run.task, recipe.data, needs, recipe.encoder.patch, recipe.run.seed, run.length.labels_only_steps,
-        world.rank, world.size, run.micro, run.length.total_steps,
-    )  # fmt: skip
-    backend = open_backend(recipe.data, run.task.beton, world.device)
-    return Loader(fed, backend, world.device, run.step, recipe.data.ahead, recipe.data.patience_s)
+def stopped(run: Training, why: str) -> int:
+    """Leave together, once all is on disk; -> exit code."""
+    run.writer.wait()
+    distributed.agree(True, run.world)  # no rank leaves while another saves: torchrun would end that one
+    run.note("stopped", step=run.step, why=why)
+    run.say(f"stopped after step {run.step} and saved ({why}); the same command carries on")
+    return STOPPED
 
 
 def one_step(run: Training, batches: Loader) -> None:
@@ -192,7 +99,7 @@ def one_step(run: Training, batches: Loader) -> None:
         seed_step(recipe.run.seed, step, run.world.rank * micro + number)
         last = number == micro - 1
         with nullcontext() if last or run.world.size == 1 else run.model.no_sync():
-            with precision(recipe.run, run.world.device):
+            with run.journal.clock.forward(), precision(recipe.run, run.world.device):
                 loss: Loss = run.model(batch, now)
             (loss.total / micro).backward()
         losses.append(loss)
@@ -206,7 +113,7 @@ def one_step(run: Training, batches: Loader) -> None:
     run.guard.step(run.optimiser, total, norm, torch.cat(ids), step)
     run.optimiser.zero_grad(set_to_none=True)
     run.method.after_step(step)
-    run.step = step + 1
+    run.done(step + 1)
     parts = {name: torch.stack([loss.parts[name] for loss in losses]).mean() for name in losses[0].parts}
     waited = batches.wait_s - waited
     if run.journal.record(run.step, total, parts, norm, lr=lr, images=recipe.data.batch, wait_s=waited):
@@ -223,28 +130,5 @@ def every(steps: int | None, step: int) -> bool:
     return steps is not None and step % steps == 0
 
 
-def should_stop(run: Training, stop: Stop) -> bool:
-    """Whether a signal, on any rank, or run.stop_step asks to stop here; ranks agree every few steps."""
-    if run.step == run.recipe.run.stop_step:
-        return True
-    if run.world.size == 1:
-        return bool(stop)
-    return run.step % AGREE_STEPS == 0 and distributed.agree(bool(stop), run.world)
-
-
-def oracle(recipe: Recipe, task: Task):
-    """Hidden labels by id, for the report's tally and nothing else; None unless the recipe asks."""
-    if not recipe.run.oracle:
-        return None
-    known = Oracle(task.beton)
-    return lambda ids: torch.from_numpy(known.labels(ids.numpy()))
-
-
-def say(world: World, *lines: str | None) -> None:
-    """Print lines once, whatever the number of processes; those that are None not at all."""
-    for line in filter(None, lines if world.main else ()):
-        print(line, flush=True)
-
-
 if __name__ == "__main__":
-    command(main)
+    leave(main)

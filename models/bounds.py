@@ -8,7 +8,11 @@ COUNTS = {
     "encoder": ("patch", "width", "depth", "heads"),
     "run": ("devices", "device_images", "log_steps", "save_steps", "evaluate_steps", "stop_step"),
 }
-POSITIVE = {"data": ("ratio", "patience_s"), "optim": ("epochs", "clip", "lr_batch", "layer_decay")}
+POSITIVE = {
+    "data": ("ratio", "patience_s"),
+    "run": ("patience_s",),
+    "optim": ("epochs", "clip", "lr_batch", "layer_decay"),
+}
 NOT_NEGATIVE = {"run": ("seed",), "optim": ("lr", "final_lr", "rise_epochs", "labels_only_epochs", "weight_decay")}
 BELOW_ONE = {"encoder": ("drop_path",), "optim": ("average",)}
 RULES = (

@@ -94,6 +94,8 @@ class Run:
     save_steps: int = 500
     evaluate_steps: int | None = None
     """Evaluate every so many steps; only at the end when absent."""
+    patience_s: float = 600
+    """Seconds without a step after which a process ends, saying where it stands: a rank hangs, or a disk."""
     stop_step: int | None = None
     """Stop (and save) after this step, as if asked to; the rate's schedule does not change."""
     oracle: bool = False

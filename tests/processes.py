@@ -95,8 +95,8 @@ def _run(argv: list[str], log: Path, file_bytes: int | None, environment: dict[s
 
     import train
     from models.evaluate import story
+    from models.training.failed import leave
     from models.training.guard import Guard
-    from pipeline.errors import command
 
     torch.set_num_threads(1)
     batches, stepped = os.open(log / "batches", os.O_WRONLY | os.O_CREAT | os.O_APPEND), Guard.step
@@ -109,7 +109,7 @@ def _run(argv: list[str], log: Path, file_bytes: int | None, environment: dict[s
     story.write_report = lambda folder, **_: folder / "left out"  # seconds of plotting that test_train.py spends once
     if file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-    command(train.main)
+    leave(train.main)
 
 
 def _text(path: Path) -> str:

@@ -32,7 +32,7 @@ def save(folder: Path, state: dict) -> Path:
     Raises TypeError naming the key that is neither tensor nor JSON type, InputError if the disk refuses (the
     checkpoints before stay).
     """
-    _check_types(state, "state")
+    check_types(state, "state")
     partial, last = folder / PARTIAL, folder / LAST
     try:
         with open(partial, "w+b") as file:
@@ -155,16 +155,16 @@ def _cause(error: BaseException) -> str:
     return str(last).splitlines()[0]
 
 
-def _check_types(value: object, key: str) -> None:
+def check_types(value: object, key: str) -> None:
     if type(value) in (Tensor, nn.Parameter, bool, int, float, str, type(None)):
         return
     if isinstance(value, dict):
         for name, held in value.items():
             if type(name) not in (str, int):
                 raise TypeError(f"{key} has a key {name!r} of type {type(name).__name__}; keys are str or int")
-            _check_types(held, f"{key}[{name!r}]")
+            check_types(held, f"{key}[{name!r}]")
     elif type(value) in (list, tuple):
         for index, held in enumerate(value):
-            _check_types(held, f"{key}[{index}]")
+            check_types(held, f"{key}[{index}]")
     else:
         raise TypeError(f"{key} is a {type(value).__name__}; a checkpoint holds tensors and JSON types only")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.recipe import Run
+from models.training.events import NODE
 from pipeline.errors import InputError
 
 
@@ -24,6 +25,8 @@ class World:
     local_rank: int
     device: torch.device
     control: dist.ProcessGroup | None = None
+    nodes: tuple[str, ...] = ()
+    """The node of each rank; empty in a single process."""
 
     @property
     def main(self) -> bool:
@@ -31,7 +34,7 @@ class World:
         return self.rank == 0
 
 
-def start(run: Run, timeout_s: float = 600) -> World:
+def start(run: Run) -> World:
     """Join the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), or be alone; bind the device.
 
     NCCL between GPUs, gloo between CPUs. Raises InputError if `run.devices` is not what was started or is more than
@@ -47,11 +50,14 @@ def start(run: Run, timeout_s: float = 600) -> World:
         torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
     if size == 1:
         return World(rank, size, local, device)
-    limit = timedelta(seconds=timeout_s)
+    limit = timedelta(seconds=max(LEAST_TIMEOUT_S, TIMEOUT * run.patience_s))
     dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None, timeout=limit)
     world = World(rank, size, local, device, dist.new_group(backend="gloo", timeout=limit))
     if cuda:
         _check_shared(world)
+    nodes = [NODE] * size
+    dist.all_gather_object(nodes, NODE, group=world.control)
+    world.nodes = tuple(nodes)
     return world
 
 
@@ -84,7 +90,7 @@ def wrap(method: nn.Module, world: World) -> nn.Module:
 
 
 def agree(flag: bool, world: World) -> bool:
-    """Whether any rank says yes; collective, about 0.1 ms on one node, so every few steps."""
+    """Whether any rank says yes; collective, waits for all (models.training.stop.Vote does not)."""
     if world.size == 1:
         return flag
     votes = torch.tensor(int(flag))
@@ -140,6 +146,8 @@ def accumulation(batches: Sequence[int], world_size: int, device_images: int | N
     )
 
 
+LEAST_TIMEOUT_S, TIMEOUT = 300, 2
+"""Collectives give up after twice run.patience_s, when models.training.patience should have ended the process."""
 _ENVIRONMENT = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 
 

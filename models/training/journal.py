@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from models.training.distributed import World, add
-from models.training.progress import Clock, line
+from models.training.progress import Clock, Stragglers, line
 from models.training.pseudo import Tally
 from models.training.schedule import Length
 
@@ -54,7 +54,7 @@ class Journal:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.began = time.perf_counter()
-        self.clock = Clock()
+        self.clock, self.stragglers = Clock(world.device), Stragglers(world.nodes)
         self.board = None
         if world.main:
             kept = _truncate(folder, resumed)
@@ -98,7 +98,7 @@ class Journal:
         self.clock.skip(time.perf_counter() - began)
 
     def state_dict(self) -> dict:
-        """The interval so far, of every rank, for the checkpoint; collective. All rows so far are on disk after it."""
+        """The interval so far, of every rank, for the checkpoint; collective."""
         names = list(self.sums)
         sums = torch.stack(list(self.sums.values())).cpu() if names else torch.zeros(0, dtype=torch.float64)
         ranks = [torch.empty_like(sums) for _ in range(self.world.size)]
@@ -108,9 +108,6 @@ class Journal:
             ranks = [sums]
         if self.tally is not None:
             self.tally.settle(self.world)
-        if self.world.main and (self.folder / METRICS).exists():
-            with open(self.folder / METRICS, "rb") as file:
-                os.fsync(file.fileno())
         tally = None if self.tally is None else self.tally.state_dict()
         return {"names": names, "counts": [self.counts[n] for n in names], "sums": torch.stack(ranks), "tally": tally}
 
@@ -134,9 +131,12 @@ class Journal:
     def _write_means(self, step: int, lr: float) -> None:
         names = list(self.sums)
         means = torch.stack([self.sums[name] / self.counts[name] for name in names]).cpu()  # waits for the device
-        timing = self.clock.read()
-        numbers = add(torch.cat([means, torch.tensor([timing.pop("wait_share")])]), self.world) / self.world.size
-        *values, wait_share = numbers.tolist()
+        timing, size = self.clock.read(), self.world.size
+        own_s = torch.zeros(size, dtype=torch.float64)
+        own_s[self.world.rank] = timing.pop("own_s") * size
+        wait = torch.tensor([timing.pop("wait_share")], dtype=torch.float64)
+        numbers = (add(torch.cat([means, wait, own_s]), self.world) / size).tolist()
+        values, wait_share, own_s = numbers[: len(means)], numbers[len(means)], numbers[-size:]
         self.sums, self.counts = {}, {}
         pseudo = {}
         if self.tally is not None:
@@ -151,10 +151,13 @@ class Journal:
         row |= {"pseudo": pseudo} if pseudo else {}
         elapsed_s = self.elapsed_before + time.perf_counter() - self.began
         step_s = timing.pop("step_s")
+        timing |= self.stragglers.timing(own_s, timing["images_per_s"]) if size > 1 else {}
         row["timing"] = {**timing, "wait_share": wait_share, "elapsed_s": elapsed_s, **_memory(self.world.device)}
         self._write(row)
         self._to_board(step, row)
         print(line(self._place(step), row, (self.length.total_steps - step) * step_s if step_s else None), flush=True)
+        if size > 1 and (slow := self.stragglers.line(timing, step_s)):
+            print(slow, flush=True)
 
     def _write(self, row: dict) -> None:
         with open(self.folder / METRICS, "a") as file:

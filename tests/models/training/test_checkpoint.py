@@ -198,7 +198,7 @@ class Malicious:
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checkpoint, "_check_types", lambda value, key: None)
+    monkeypatch.setattr(checkpoint, "check_types", lambda value, key: None)
     path = checkpoint.save(tmp_path, {"step": Malicious()})
     with pytest.raises(InputError, match="more than tensors"):
         checkpoint.load(path)

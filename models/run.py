@@ -1,0 +1,153 @@
+"""One run in progress: all that the loop reads and changes, and how it comes to be."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import nn
+
+from models.evaluate.judge import Judge
+from models.method import Method
+from models.packed import compile_blocks
+from models.ready import ready
+from models.recipe import Recipe
+from models.training import distributed, events, folder
+from models.training.distributed import World
+from models.training.failed import Told
+from models.training.guard import Guard
+from models.training.journal import METRICS, Journal
+from models.training.optim import optimiser
+from models.training.patience import Patience
+from models.training.progress import headline
+from models.training.pseudo import Tally
+from models.training.schedule import Length
+from models.training.writer import Writer
+from pipeline.loader import Loader
+from pipeline.open import open_backend
+from pipeline.oracle import Oracle
+from pipeline.sizes import distinct_sizes, growth
+from pipeline.task import Task, feed
+
+
+@final
+@dataclass
+class Training:
+    """One run in progress: all that a step reads and changes."""
+
+    recipe: Recipe
+    world: World
+    folder: Path
+    task: Task
+    judges: dict[str, Judge]
+    length: Length
+    micro: int
+    method: Method
+    model: nn.Module
+    optimiser: torch.optim.AdamW
+    journal: Journal
+    guard: Guard
+    writer: Writer
+    patience: Patience
+    heartbeat: events.Heartbeat
+    step: int
+
+    def state(self) -> dict:
+        """What a checkpoint holds: tensors and JSON types. A collective call."""
+        return {
+            "step": self.step,
+            "method": self.method.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "journal": self.journal.state_dict(),
+            "recipe": asdict(self.recipe),
+            "classes": list(self.task.classes),
+            "data": self.task.fingerprint,
+        }
+
+    def save(self) -> None:
+        """Copy what last.pt will hold, if every step since the last save was finite; it is written beside training."""
+        with self.paused():
+            self.guard.check(self.folder)
+            state = self.state()
+            if self.world.main:
+                self.writer.save(state)
+
+    def done(self, steps: int) -> None:
+        """This many steps are: show it, and hear what became of the save under way."""
+        self.step = steps
+        self.patience(steps)
+        self.heartbeat(steps)
+        self.writer.check()
+
+    def note(self, event: str, **more: object) -> None:
+        """Put an event into the run folder, once."""
+        if self.world.main:
+            events.note(self.folder, event, rank=0, node=events.NODE, **more)
+
+    def say(self, *lines: str | None) -> None:
+        """Print once, whatever the number of processes, what there is to say."""
+        for line in lines if self.world.main else ():
+            if line:
+                print(line, flush=True)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """For what is no training and takes longer than a step."""
+        with self.journal.paused(), self.patience.longer():
+            yield
+
+
+def prepare(recipe: Recipe, world: World, told: Told, ending: ExitStack, patience: Patience) -> Training:
+    """Everything before the first step, carried on from the run folder where it holds a checkpoint."""
+    its = ready(recipe, world)
+    known = oracle(recipe, its.task)
+    if world.main:
+        folder.claim(its.folder, recipe)
+        ending.callback(os.close, folder.lock(its.folder))
+        folder.environment(its.folder, world)
+    distributed.agree(True, world)  # the others write into the folder, too, which now is there, and ours
+    told.began()
+    method = its.method.to(world.device).train()
+    stepper = optimiser(method, recipe.optim)
+    tally = Tally(len(its.task.classes), known) if method.needs.strong else None
+    start = its.found["step"] if its.found else 0
+    journal = Journal(its.folder, its.length, world, log_steps=recipe.run.log_steps, tally=tally, resumed=start)
+    ending.enter_context(closing(journal))
+    if its.found:
+        stepper.load_state_dict(its.found["optimiser"])
+        journal.load_state_dict(its.found["journal"])
+    if recipe.run.compile == "on" or (recipe.run.compile == "auto" and world.device.type == "cuda"):
+        compile_blocks(method, sizes=len(distinct_sizes(recipe.data)))
+    model = distributed.wrap(method, world)
+    files = f"{its.task.beton.n:,} images of {its.task.beton.path}"
+    writer = ending.enter_context(closing(Writer(its.folder, its.folder / METRICS)))
+    common = its.folder, its.task, its.judges, its.length, its.micro, method
+    signs = writer, patience, events.Heartbeat(its.folder, world.rank)
+    run = Training(recipe, world, *common, model, stepper, journal, Guard(world), *signs, start)
+    run.note("resumed" if its.found else "started", step=start, ranks=world.size)
+    run.say(headline(recipe.name, files, its.task.batches, its.length.total_steps, world, its.micro, start))
+    run.say(its.origin, growth(its.length.total_steps, recipe.data))
+    return run
+
+
+def loader(run: Training) -> Loader:
+    """The run's batches from its step on."""
+    recipe, world = run.recipe, run.world
+    needs = type(run.method).needs
+    fed = feed(
+        run.task, recipe.data, needs, recipe.encoder.patch, recipe.run.seed, run.length.labels_only_steps,
+        world.rank, world.size, run.micro, run.length.total_steps,
+    )  # fmt: skip
+    backend = open_backend(recipe.data, run.task.beton, world.device)
+    return Loader(fed, backend, world.device, run.step, recipe.data.ahead, recipe.data.patience_s)
+
+
+def oracle(recipe: Recipe, task: Task):
+    """Hidden labels by id, for the report's tally and nothing else; None unless the recipe asks."""
+    if not recipe.run.oracle:
+        return None
+    known = Oracle(task.beton)
+    return lambda ids: torch.from_numpy(known.labels(ids.numpy()))
