@@ -8,6 +8,10 @@ import sys
 from contextlib import ExitStack, closing, nullcontext
 
 import models  # noqa: F401 -- first: it says how threads wait, and torch listens only once
+from models.recipe import Recipe, list_if_asked, resolve
+
+if __name__ == "__main__":
+    list_if_asked()  # before torch is imported, which takes seconds
 
 # isort: split
 import torch
@@ -15,7 +19,6 @@ import torch
 from models.evaluate.story import tell
 from models.method import Loss, Moment
 from models.ready import run_folder
-from models.recipe import Recipe, catalogue, resolve
 from models.run import Training, loader, prepare
 from models.training import distributed
 from models.training.distributed import World
@@ -30,11 +33,8 @@ from pipeline.loader import Loader
 
 
 def main() -> int:
-    """List the recipes, or train one."""
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        print("python train.py RECIPE [--group.field VALUE ...]   (RECIPE --help shows every field)\n")
-        print("\n".join(f"  {name:28s} {line}" for name, line in catalogue()))
-        return DONE
+    """Train the recipe that the command line names."""
+    list_if_asked()
     recipe = resolve(sys.argv[1], sys.argv[2:])
     world = distributed.start(recipe.run)
     with Told(run_folder(recipe), world.rank, world.size) as told, ExitStack() as ending:
