@@ -1,13 +1,12 @@
 """Read a .beton file: where each sample's bytes lie.  `python -m pipeline.beton FILE` checks every byte of it.
 
-The format is FFCV's (version 2): header, field descriptors, one metadata row a sample, JPEG bytes, allocation table.
-It is parsed here with numpy because `import ffcv` takes seconds and its reader builds a Python dict of all samples.
+The layout is FFCV's (pipeline.stored), read here with numpy because `import ffcv` takes seconds and its reader builds a
+Python dict of all samples. The index stays in the file, memory-mapped: a file of 100 million images opens in about a
+second, and what is used of its index lies in the page cache, once for all ranks of a machine.
 Labels are in the file, but not in `Beton`: `pipeline.split` hands out those that a split allows.
 """
 
-import hashlib
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -16,15 +15,24 @@ import numpy as np
 
 from pipeline.bus import guard
 from pipeline.errors import InputError, command
-from pipeline.manifest import CHUNK_BYTES, Manifest, identity, read_manifest
+from pipeline.intact import CHECKED_AT_OPEN, Later, check_chunks, claimed, read_index, sampled
+from pipeline.manifest import Manifest, identity, read_manifest
+from pipeline.stored import ALLOCATION, METADATA_START, Layout, metadata, read_layout
 
-VERSION, RGB_IMAGE, INT = 2, 2, 1
-HEADER = np.dtype([("version", "<u2"), ("fields", "<u2"), ("page_bytes", "<u4"), ("n", "<u8"), ("table", "<u8")])
-FIELD = np.dtype([("type", "u1"), ("name", "S16"), ("arguments", "V1024")])
-IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("offset", "<u8")])
-SAMPLE = np.dtype({"names": ["image", "label"], "formats": [IMAGE, "<i8"], "offsets": [0, 16], "itemsize": 24})
-ALLOCATION = np.dtype([("sample", "<u8"), ("offset", "<u8"), ("size", "<u8")])
-METADATA_START = HEADER.itemsize + 2 * FIELD.itemsize
+
+@final
+class Column:
+    """One number of every sample, i64 however it is stored; only what is asked for is read."""
+
+    def __init__(self, stored: np.ndarray) -> None:
+        self._stored = stored
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __getitem__(self, ids: Any) -> Any:
+        """Of one sample, a slice or ids (i64 [N]): i64, i64 [N]; `[:]` copies all of them."""
+        return self._stored[ids].astype(np.int64)
 
 
 @final
@@ -32,19 +40,32 @@ METADATA_START = HEADER.itemsize + 2 * FIELD.itemsize
 class Beton:
     """An open .beton file; only memory maps and arrays, so it may cross a fork, and pickling it opens it anew.
 
-    heights, widths  i64 [n]      pixels
-    offsets, sizes   i64 [n]      sample i is data[offsets[i] : offsets[i] + sizes[i]]
-    data             u8 [bytes]   the whole file, memory-mapped, read-only
+    heights, widths  of n          pixels
+    offsets, sizes   of n          sample i is data[offsets[i] : offsets[i] + sizes[i]]
+    data             u8 [bytes]    the whole file, memory-mapped, read-only
+    pixels, largest                of all images, and of the largest
     """
 
-    path: Path
+    layout: Layout
     manifest: Manifest
-    n: int
-    heights: np.ndarray = field(repr=False)
-    widths: np.ndarray = field(repr=False)
-    offsets: np.ndarray = field(repr=False)
-    sizes: np.ndarray = field(repr=False)
+    heights: Column = field(repr=False)
+    widths: Column = field(repr=False)
+    offsets: Column = field(repr=False)
+    sizes: Column = field(repr=False)
     data: np.ndarray = field(repr=False)
+    pixels: int
+    largest: int
+    later: Later | None = field(repr=False)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.layout.path
+
+    @property
+    def n(self) -> int:
+        """Samples."""
+        return self.layout.n
 
     @property
     def digest(self) -> str:
@@ -54,10 +75,32 @@ class Beton:
     def __len__(self) -> int:
         return self.n
 
+    def where(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Offsets, sizes, heights and widths of samples `ids` (i64 [N] each), fit for code that checks no bounds.
+
+        Raises InputError if the index is known to be damaged by now (pipeline.intact), or says of one of them what
+        cannot be.
+        """
+        if self.later is not None:
+            self.later.so_far()
+        offsets, sizes, heights, widths = (each[ids] for each in (self.offsets, self.sizes, self.heights, self.widths))
+        pixels, most = heights * widths, self.layout.table_start
+        fit = (offsets >= METADATA_START) & (sizes > 0) & (sizes <= most) & (offsets <= most - sizes)
+        fit &= (pixels > 0) & (pixels <= self.largest)
+        if not fit.all():
+            bad = ids[np.flatnonzero(~fit)[0]]
+            raise InputError(f"{self.path}: the index is wrong about image {bad}; run pipeline.convert again")
+        return offsets, sizes, heights, widths
+
     def jpeg(self, i: int) -> np.ndarray:
         """The stored JPEG of sample i: u8 [size], a view of the memory map."""
         start = self.offsets[i]
         return self.data[start : start + self.sizes[i]]
+
+    def settle(self) -> None:
+        """Wait until all of the index has been checked. Raises InputError if it is damaged."""
+        if self.later is not None:
+            self.later.wait()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_beton, (self.path.absolute(),)
@@ -66,91 +109,40 @@ class Beton:
 def open_beton(path: str | Path, *, verify: bool = False) -> Beton:
     """Open a .beton file that its manifest vouches for; `verify` also checks the SHA-256 of every chunk.
 
-    Raises InputError if the file or its manifest is missing, unfinished, truncated, changed, of other fields than
-    (RGB image, integer label), or if the manifest was written for another file.
+    Raises InputError if the file or its manifest is missing, unfinished, truncated, changed (pipeline.intact says what
+    is found when), of other fields than (RGB image, integer label), or if the manifest was written for another file.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; write it with pipeline.convert")
-    if path.stat().st_size < METADATA_START:
-        raise InputError(f"{path} is unfinished or truncated (no complete header); run pipeline.convert again")
+    layout = read_layout(Path(path))
+    manifest = read_manifest(layout.path)
+    if (manifest.n, manifest.bytes) != (layout.n, layout.bytes):
+        came, expected = f"{layout.n} samples in {layout.bytes} bytes", f"{manifest.n} in {manifest.bytes}"
+        raise InputError(f"{path} has {came}, its manifest was made for {expected}; run pipeline.convert again")
+    whole = verify or layout.index_bytes <= CHECKED_AT_OPEN or not (manifest.index_sha256 and manifest.pixels)
+    index = read_index(layout) if whole else claimed(layout, manifest)
+    if identity(index.sha256, manifest.classes, manifest.names_sha256, manifest.chunk_sha256) != manifest.digest:
+        raise InputError(f"{path} is not the file that its manifest was made for; run pipeline.convert again")
+    if verify:
+        check_chunks(layout.path, manifest, range(len(manifest.chunk_sha256)))
+    later = None if whole else sampled(layout, manifest)
     data = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
     guard(data, Path(path))
-    n, table_start = _header(path, data)
-    manifest = read_manifest(path)
-    _belongs(path, data, manifest, n, table_start)
-    if verify:
-        _chunks_hold(path, data, manifest)
-    rows, table = metadata(data, n)["image"], data[table_start:].view(ALLOCATION)
-    sizes = _sizes(path, rows["offset"], table)
-    heights, widths, offsets = (rows[name].astype(np.int64) for name in ("height", "width", "offset"))
-    if n and (rows["mode"].any() or not heights.all() or not widths.all() or (offsets + sizes).max() > table_start):
-        raise InputError(f"{path}: expected JPEG samples that lie inside the file; run pipeline.convert again")
-    for array in (heights, widths, offsets, sizes):
-        array.setflags(write=False)
-    return Beton(path, manifest, n, heights, widths, offsets, sizes, data)
+    rows, table = metadata(data, layout.n)["image"], data[layout.table_start :].view(ALLOCATION)
+    sizes = table["size"] if index.in_order else _joined(layout.path, rows["offset"], table)
+    columns = (Column(each) for each in (rows["height"], rows["width"], rows["offset"], sizes))
+    return Beton(layout, manifest, *columns, data, index.pixels, index.largest, later)
 
 
-def metadata(data: np.ndarray, n: int) -> np.ndarray:
-    """The metadata rows of a file: SAMPLE [n], a view of `data`. Holds the labels: see pipeline.split."""
-    return data[METADATA_START : METADATA_START + n * SAMPLE.itemsize].view(SAMPLE)
+def _joined(path: Path, offsets: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """The allocation table's sizes in the metadata's order: u64 [n], ALLOCATION [n] -> u64 [n].
 
-
-def index_sha256(data: np.ndarray, n: int, table_start: int) -> str:
-    """SHA-256 of everything that is not JPEG: header, field descriptors, metadata, allocation table."""
-    index = hashlib.sha256(data[: METADATA_START + n * SAMPLE.itemsize])
-    index.update(data[table_start:])
-    return index.hexdigest()
-
-
-def chunks_sha256(data: np.ndarray) -> tuple[str, ...]:
-    """SHA-256 of each 64 MiB of a file, hex."""
-    starts = range(0, data.size, CHUNK_BYTES)
-    with ThreadPoolExecutor(4) as pool:
-        return tuple(pool.map(lambda start: hashlib.sha256(data[start : start + CHUNK_BYTES]).hexdigest(), starts))
-
-
-def _header(path: Path, data: np.ndarray) -> tuple[int, int]:
-    """Number of samples and start of the allocation table, once the header is known to be ours and complete."""
-    header = data[: HEADER.itemsize].view(HEADER)[0]
-    found = data[HEADER.itemsize : METADATA_START].view(FIELD)
-    n, table_start = int(header["n"]), int(header["table"])
-    if header["version"] == 0 or table_start == 0:
-        raise InputError(f"{path} is unfinished: its header was never written; run pipeline.convert again")
-    if header["version"] != VERSION:
-        raise InputError(f"{path}: expected an FFCV file of version {VERSION}, got {header['version']}")
-    if header["fields"] != 2 or found["type"].tolist() != [RGB_IMAGE, INT]:
-        came = found["type"].tolist() if header["fields"] == 2 else f"{header['fields']} fields"
-        raise InputError(f"{path}: expected the fields RGBImageField, IntField, got {came}; run pipeline.convert")
-    if data.size != table_start + n * ALLOCATION.itemsize or table_start < METADATA_START + n * SAMPLE.itemsize:
-        raise InputError(f"{path} is truncated or has bytes added ({data.size} bytes); run pipeline.convert again")
-    return n, table_start
-
-
-def _belongs(path: Path, data: np.ndarray, manifest: Manifest, n: int, table_start: int) -> None:
-    if (manifest.n, manifest.bytes) != (n, data.size):
-        came, expected = f"{n} samples in {data.size} bytes", f"{manifest.n} in {manifest.bytes}"
-        raise InputError(f"{path} has {came}, its manifest was made for {expected}; run pipeline.convert again")
-    index = index_sha256(data, n, table_start)
-    if identity(index, manifest.classes, manifest.names_sha256, manifest.chunk_sha256) != manifest.digest:
-        raise InputError(f"{path} is not the file that its manifest was made for; run pipeline.convert again")
-
-
-def _chunks_hold(path: Path, data: np.ndarray, manifest: Manifest) -> None:
-    pairs = zip(chunks_sha256(data), manifest.chunk_sha256, strict=True)
-    wrong = [i for i, (came, expected) in enumerate(pairs) if came != expected]
-    if wrong:
-        raise InputError(f"{path}: bytes changed in chunk {wrong[0]} ({len(wrong)} in all); run pipeline.convert again")
-
-
-def _sizes(path: Path, offsets: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Join the metadata's offsets with the allocation table's sizes: u64 [n], ALLOCATION [n] -> i64 [n]."""
+    For files of stock FFCV, whose table is in the order in which its workers came.
+    """
     order = np.argsort(table["offset"], kind="stable")
     starts = table["offset"][order]
     place = np.minimum(np.searchsorted(starts, offsets), max(starts.size - 1, 0))
     if not np.array_equal(starts[place], offsets):
         raise InputError(f"{path}: samples without an entry in the allocation table; run pipeline.convert again")
-    return table["size"][order][place].astype(np.int64)
+    return table["size"][order][place]
 
 
 def main() -> None:

@@ -25,6 +25,8 @@ class Manifest:
     class_counts        labelled samples of each class, in label order
     rejected            (name, reason) of every image that is not in the .beton
     ignored             how many of the source's files are no images, by suffix
+    index_sha256        of header, metadata and allocation table; a large one is not read at once (pipeline.intact)
+    pixels              `total` of all images, and of the `largest`
     decode_images_per_s images one core decodes in a second, measured by `measured_decode`, else 105 MB/s / mean bytes
     """
 
@@ -49,6 +51,8 @@ class Manifest:
     arguments: dict[str, Any]
     seconds: float
     ignored: dict[str, int] = field(default_factory=dict)
+    index_sha256: str | None = None
+    pixels: dict[str, int] | None = None
 
 
 def manifest_path(beton: Path) -> Path:
@@ -84,7 +88,7 @@ def read_manifest(beton: Path) -> Manifest:
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         came = found.get("format") if isinstance(found, dict) else type(found).__name__
         raise InputError(f"{path}: expected a manifest of format {FORMAT}, got {came}; run pipeline.convert again")
-    required = {each.name for each in fields(Manifest) if each.default_factory is MISSING}
+    required = {each.name for each in fields(Manifest) if each.default is each.default_factory is MISSING}
     wrong = sorted((required - found.keys()) | (found.keys() - {each.name for each in fields(Manifest)}))
     if wrong:
         raise InputError(f"{path}: missing or unknown: {', '.join(wrong)}; run pipeline.convert again")

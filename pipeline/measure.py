@@ -12,8 +12,9 @@ from typing import Any, final
 
 import numpy as np
 
-from pipeline.beton import Beton, chunks_sha256, index_sha256
+from pipeline.beton import Beton
 from pipeline.errors import InputError
+from pipeline.intact import chunks_sha256, index_sha256
 from pipeline.libffcv import decode
 from pipeline.manifest import FORMAT, Manifest, identity
 from pipeline.writer import Written
@@ -80,6 +81,8 @@ def measured(
         arguments=arguments,
         seconds=round(time.perf_counter() - started, 2),
         ignored=dict(outcome.ignored),
+        index_sha256=index,
+        pixels=pixels(written),
     )
 
 
@@ -94,6 +97,12 @@ def side(written: Written) -> dict[str, float]:
     """Mean and maximum of the samples' longer sides, pixels."""
     longer = np.maximum(written.samples["image"]["height"], written.samples["image"]["width"])
     return {"mean": round(float(longer.mean()), 1), "max": int(longer.max())}
+
+
+def pixels(written: Written) -> dict[str, int]:
+    """Pixels of all samples together, and of the largest."""
+    each = written.samples["image"]["height"].astype(np.int64) * written.samples["image"]["width"]
+    return {"total": int(each.sum()), "largest": int(each.max())}
 
 
 def decode_rate(data: np.ndarray, written: Written, limit_s: float = 1.0) -> tuple[float, bool]:

@@ -30,7 +30,7 @@ def open_data(data: Data, name: str) -> Beton:
 def open_backend(data: Data, beton: Beton, device: torch.device) -> Backend:
     """The back-end that a recipe asks for; auto keeps a set in memory if its pixels fit into `memory_mb`."""
     views_on = data.views_on if data.views_on != "auto" else "cpu" if device.type == "cpu" else "device"
-    pixels_mb = 3 * int((beton.heights * beton.widths).sum()) / 1e6
+    pixels_mb = 3 * beton.pixels / 1e6
     memory = data.backend == "memory" or (data.backend == "auto" and pixels_mb <= data.memory_mb)
     return (Memory if memory else FFCV)(beton, data.size, device, views_on, data.threads)
 

@@ -4,7 +4,8 @@ from typing import final
 
 import numpy as np
 
-from pipeline.beton import Beton, metadata
+from pipeline.beton import Beton
+from pipeline.stored import metadata
 
 
 @final

@@ -35,8 +35,10 @@ class Rest:
     def __len__(self) -> int:
         return self.n - len(self.before)
 
-    def __getitem__(self, places: np.ndarray) -> np.ndarray:
-        """The pool's ids are ascending; those at `places` (i64 [N], in 0..len-1): i64 [N]."""
+    def __getitem__(self, places: np.ndarray | int) -> np.ndarray:
+        """The pool's ids are ascending; those at `places`: i64 [N] -> i64 [N]. Raises IndexError beyond 0..len-1."""
+        if np.any((places < 0) | (places >= len(self))):
+            raise IndexError(f"expected places from 0 to {len(self) - 1}")
         return places + np.searchsorted(self.before, places, side="right")
 
 

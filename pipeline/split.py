@@ -15,9 +15,11 @@ from typing import final
 
 import numpy as np
 
-from pipeline.beton import Beton, metadata, open_beton
+from pipeline.beton import Beton, open_beton
 from pipeline.errors import InputError, command
+from pipeline.labels import Labels, every_label
 from pipeline.names import read_names
+from pipeline.stored import metadata
 
 FORMAT = 1
 
@@ -76,9 +78,11 @@ def make_split(
     Raises InputError if a class has fewer images than asked for, or the file has no labels.
     """
     name = name or split_name(fraction, per_class, seed)
-    labels, chosen = _labels(beton), []
+    labels, chosen = _labels(beton).astype(np.min_scalar_type(-len(_classes(beton)) - 1)), []
+    by_class = np.argsort(labels, kind="stable")
+    ends = np.cumsum(np.bincount(labels + 1, minlength=len(_classes(beton)) + 1))
     for label, k in enumerate(labels_each(_classes(beton), beton.manifest.class_counts, fraction, per_class)):
-        ids = np.flatnonzero(labels == label)
+        ids = by_class[ends[label] : ends[label + 1]]
         chosen.append(np.random.default_rng([seed, label]).permutation(ids)[:k])
     return _checked(beton, Split(name, beton.digest, beton.n, seed, _classes(beton), _sorted(chosen)), "the draw")
 
@@ -120,7 +124,9 @@ def import_list(beton: Beton, path: str | Path, name: str) -> Split:
 
 
 def save_split(beton: Beton, split: Split) -> Path:
-    """Write `<stem>.split-<name>.json` beside the file, whole or not at all."""
+    """Write `<stem>.split-<name>.json` beside the file, whole or not at all, and not before the index is known to be
+    undamaged."""
+    beton.settle()
     path = split_path(beton.path, split.name)
     found = {
         "format": FORMAT,
@@ -173,19 +179,17 @@ def splits(beton: Beton) -> list[str]:
     return sorted(name[len(start) : -len(end)] for name in names if name.startswith(start) and name.endswith(end))
 
 
-def known_labels(beton: Beton, split: Split | None) -> np.ndarray:
-    """i64 [n]: the label where the split allows to see it, else -1. Without a split every label is known.
+def known_labels(beton: Beton, split: Split | None) -> Labels:
+    """The labels that the split allows to see; without a split every one.
 
     Only the rows that may be seen are read, so memory never holds another label.
     Raises InputError if the split was made for another file.
     """
     if split is None:
-        return _labels(beton).astype(np.int64)
+        return every_label(_labels(beton), beton.manifest.n_unlabelled)
     if split.beton_digest != beton.digest:
         raise InputError(f"the split {split.name} was made for another file than {beton.path}")
-    known = np.full(beton.n, -1, np.int64)
-    known[split.labelled] = _labels(beton)[split.labelled]
-    return known
+    return Labels(beton.n, split.labelled, _labels(beton)[split.labelled])
 
 
 def _labels(beton: Beton) -> np.ndarray:

@@ -9,9 +9,10 @@ import numpy as np
 from pipeline import rng
 from pipeline.beton import Beton
 from pipeline.errors import InputError
+from pipeline.labels import Labels, no_labels
 from pipeline.loader import Feed
 from pipeline.open import open_data
-from pipeline.order import Order, Picks, shares
+from pipeline.order import Order, Picks, Pool, rest, shares
 from pipeline.plan import Wanted, draw
 from pipeline.sizes import check_sizes, distinct_sizes, size_at
 from pipeline.spec import Data, Needs, View
@@ -23,17 +24,17 @@ from pipeline.split import known_labels, load_split
 class Task:
     """What a method may learn from.
 
-    labels      i64 [n]   -1 wherever the split hides the label: nothing else in the process holds it
-    labelled    i64 [L]   ids of the labelled pool, or None where the method reads no labels
-    unlabelled  i64 [U]   ids of the unlabelled pool, or None
+    labels      those that the split shows: nothing else in the process holds another
+    labelled    ids of the labelled pool, or None where the method reads no labels
+    unlabelled  ids of the unlabelled pool, or None
     batches     images of a step from each pool, over all devices
     """
 
     beton: Beton
     split: str | None
-    labels: np.ndarray
-    labelled: np.ndarray | None
-    unlabelled: np.ndarray | None
+    labels: Labels
+    labelled: Pool | None
+    unlabelled: Pool | None
     batches: tuple[int, int]
     fingerprint: dict[str, str | None]
 
@@ -55,17 +56,15 @@ def open_task(data: Data, needs: Needs) -> Task:
     """
     beton = open_data(data, data.train)
     split = load_split(beton, data.split) if data.split and needs.labelled else None
-    labels = known_labels(beton, split) if needs.labelled else np.full(beton.n, -1)
-    labelled, unlabelled = np.flatnonzero(labels >= 0), np.arange(beton.n)
-    if data.unlabelled == "rest":
-        unlabelled = np.flatnonzero(labels < 0)
+    labels = known_labels(beton, split) if needs.labelled else no_labels(beton.n)
+    labelled, unlabelled = labels.ids, rest(beton.n, labels.ids) if data.unlabelled == "rest" else range(beton.n)
     if needs.labelled and not len(labelled):
         raise InputError(f"{beton.path} has no labelled image and the method needs some; see data.split")
-    empty = set(range(len(beton.manifest.classes or ()))) - set(labels[labelled].tolist()) if needs.labelled else set()
-    if empty:
+    empty = [label for label, count in enumerate(beton.manifest.class_counts) if not count]  # a split has every other
+    if needs.labelled and empty:
         raise InputError(
             f"{beton.path}: expected a known label of every class, {len(empty)} of {len(beton.manifest.classes)} have "
-            f"none ({beton.manifest.classes[min(empty)]}, ...); see data.split"
+            f"none ({beton.manifest.classes[empty[0]]}, ...); see data.split"
         )
     if needs.unlabelled and not len(unlabelled):
         raise InputError(f"data.unlabelled is rest, but every image of {beton.path} has a known label; set data.split")

@@ -11,8 +11,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from pipeline.beton import ALLOCATION, FIELD, HEADER, INT, METADATA_START, RGB_IMAGE, SAMPLE, VERSION
 from pipeline.errors import InputError
+from pipeline.stored import ALLOCATION, FIELD, HEADER, INT, METADATA_START, RGB_IMAGE, SAMPLE, VERSION
 
 PAGE_BYTES = 8 << 20  # FFCV's default; no sample may cross a page
 MAX_PAGE_BYTES = 1 << 31
@@ -37,6 +37,8 @@ class Written:
 
 def write(path: Path, samples: Iterable[Sample], capacity: int) -> Written:
     """Write samples in the order they come, fsync, then write the header; at most `capacity` of them.
+
+    Row i of the metadata and entry i of the allocation table are the same sample's: readers of large files count on it.
 
     Raises InputError if there are more samples than `capacity`, or one is larger than 2 GiB.
     """

@@ -14,9 +14,10 @@ import train
 from models.ready import ready
 from models.recipe import resolve
 from models.training import checkpoint, distributed
-from pipeline.beton import metadata, open_beton
+from pipeline.beton import open_beton
 from pipeline.errors import command
 from pipeline.split import load_split, save_split
+from pipeline.stored import metadata
 
 from .cases import MAE, RIGHT, SEMI, SUPERVISED, WRONG
 from .conftest import DECODER, TINY

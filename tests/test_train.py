@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.beton import metadata, open_beton
+from pipeline.beton import open_beton
 from pipeline.errors import InputError
 from pipeline.manifest import manifest_path
+from pipeline.stored import metadata
 
 from .conftest import assert_close, rows, same, weights
 
@@ -67,8 +68,9 @@ def _with_permuted_labels(digits, root, ids):
     """A copy of the digits in which the labels of `ids` are permuted; manifest and splits quote the new file."""
     import shutil
 
-    from pipeline.beton import HEADER, chunks_sha256, index_sha256
+    from pipeline.intact import chunks_sha256, index_sha256
     from pipeline.manifest import identity
+    from pipeline.stored import read_layout
 
     shutil.copytree(digits, root)
     path = root / "train.beton"
@@ -79,9 +81,11 @@ def _with_permuted_labels(digits, root, ids):
     data.tofile(path)
     facts = json.loads(manifest_path(path).read_text())
     chunks = chunks_sha256(data)
-    index = index_sha256(data, beton.n, int(data[: HEADER.itemsize].view(HEADER)[0]["table"]))
+    index = index_sha256(data, beton.n, read_layout(path).table_start)
     digest = identity(index, tuple(facts["classes"]), facts["names_sha256"], chunks)
-    manifest_path(path).write_text(json.dumps(facts | {"chunk_sha256": chunks, "digest": digest}))
+    manifest_path(path).write_text(
+        json.dumps(facts | {"chunk_sha256": chunks, "digest": digest, "index_sha256": index})
+    )
     for split in root.glob("train.split-*.json"):
         split.write_text(json.dumps(json.loads(split.read_text()) | {"beton": digest}))
     return root

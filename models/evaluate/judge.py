@@ -39,7 +39,7 @@ class Judge:
                 f"{self.beton.path} has other classes than {train.path}; convert both from folders of the same names"
             )
         self.labels = known_labels(self.beton, None)
-        if method_class(recipe).has_classifier and not (self.labels >= 0).any():
+        if method_class(recipe).has_classifier and not len(self.labels.ids):
             raise InputError(f"{self.beton.path} has no labelled image to evaluate on; convert it with labels")
         self.split = load_split(train, data.split) if data.split else None
         self.batch = recipe.run.device_images or 256
@@ -58,14 +58,14 @@ class Judge:
         if self.world.size > 1:
             for buffer in method.buffers():
                 dist.broadcast(buffer, 0, group(buffer, self.world))
-        asked = np.flatnonzero(self.labels >= 0)
-        ids = asked[self.world.rank :: self.world.size]
+        asked = self.labels.ids
+        ids = np.asarray(asked[self.world.rank :: self.world.size])
         if method.has_classifier:
             counts = hits(method, self._images(self.beton, ids), self._on_device(self.labels[ids]))
             top1, top5, n = add(counts.cpu(), self.world).tolist()
             return {"top1": top1 / n} | ({"top5": top5 / n} if len(self.train.manifest.classes) > 5 else {})
         known = known_labels(self.train, self.split)
-        known_ids = np.flatnonzero(known >= 0)[:NEIGHBOUR_IMAGES]  # samples were shuffled when the file was written
+        known_ids = np.asarray(known.ids[:NEIGHBOUR_IMAGES])  # samples were shuffled when the file was written
         if not len(known_ids) or not len(asked):
             return {}
         right = torch.zeros(1, dtype=torch.float64)

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline import kernels
-from pipeline.beton import Beton
+from pipeline.beton import Beton, Column
 from pipeline.errors import InputError
 from pipeline.plan import Plan
 
@@ -15,10 +15,10 @@ Views = Callable[[], list[Tensor]]
 
 
 class Backend(ABC):
-    """Reads one .beton file; `heights` and `widths` i64 [n] are what a plan needs to know of it."""
+    """Reads one .beton file; `heights` and `widths` are what a plan needs to know of it."""
 
-    heights: np.ndarray
-    widths: np.ndarray
+    heights: Column
+    widths: Column
 
     @abstractmethod
     def start(self, plan: Plan) -> Views:
@@ -35,8 +35,7 @@ class Backend(ABC):
 
 def jpeg_source(beton: Beton, ids: np.ndarray) -> kernels.Source:
     """Where the stored bytes of samples `ids` (i64 [N]) lie, for the kernels; the caller keeps `beton` open."""
-    sides = beton.heights[ids], beton.widths[ids]
-    return kernels.Source(beton.data.ctypes.data, beton.offsets[ids], beton.sizes[ids], *sides, False)
+    return kernels.Source(beton.data.ctypes.data, *beton.where(ids), False)
 
 
 def check_decoded(beton: Beton, ids: np.ndarray, errors: np.ndarray) -> None:

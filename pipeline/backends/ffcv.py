@@ -31,7 +31,7 @@ class FFCV(Backend):
         libffcv.load()
         self._beton, self._device, self._on_cpu = beton, device, views_on == "cpu"
         self.heights, self.widths = beton.heights, beton.widths
-        largest = int((beton.heights * beton.widths).max())
+        largest = beton.largest
         self._pool = Pool(threads, lambda: kernels.scratch(largest if self._on_cpu else 1, size))
         self._ring = Ring(max(SLOTS, (threads or cores()) // 2), max(SLOT_PIXELS, largest), device)
 

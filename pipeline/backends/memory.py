@@ -23,7 +23,7 @@ class Memory(Backend):
         self._device, self._on_cpu = device, views_on == "cpu"
         self.heights, self.widths = beton.heights, beton.widths
         self._pool = Pool(threads, lambda: kernels.scratch(1, size))
-        ends = np.cumsum(self.heights * self.widths)
+        ends = np.cumsum(self.heights[:] * self.widths[:])
         self._places = np.concatenate([[0], ends[:-1]])
         pixels = _decode_all(beton, self._pool, self._places, int(ends[-1]))
         self._flat, self._pixels = pixels.reshape(-1), torch.from_numpy(pixels)

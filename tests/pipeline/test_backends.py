@@ -116,10 +116,7 @@ def test_a_new_pass_gives_new_views_and_masks(beton):
 def test_a_sample_that_no_longer_decodes_is_named(beton, tmp_path):
     broken = np.array(beton.data)
     broken[beton.offsets[7] + 20 : beton.offsets[7] + beton.sizes[7]] = 0
-    damaged = Beton(
-        beton.path, beton.manifest, beton.n, beton.heights, beton.widths, beton.offsets, beton.sizes, broken
-    )
-    backend = FFCV(damaged, SIZE, CPU, "cpu", 2)
+    backend = FFCV(replace(beton, data=broken), SIZE, CPU, "cpu", 2)
     with pytest.raises(InputError, match="image 7 no longer decodes"):
         backend.start(plan_of(beton, np.arange(20)))()
     backend.start(plan_of(beton, np.arange(8, 20)))()

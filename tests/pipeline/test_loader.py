@@ -117,7 +117,7 @@ def test_labels_only_steps_have_no_unlabelled_part(beton):
 def test_a_label_that_the_split_hides_is_nowhere(beton):
     task = open_task(data_of(beton), ALL)
     known = known_labels(beton, load_split(beton, SPLIT))
-    assert sorted(task.labelled) == sorted(np.flatnonzero(known >= 0))
+    assert sorted(task.labelled) == sorted(np.flatnonzero(known[np.arange(beton.n)] >= 0))
     assert len(task.labelled) == 6
     names = read_names(beton)
     outside = np.setdiff1d(np.arange(beton.n), task.labelled)
@@ -131,7 +131,8 @@ def test_a_label_that_the_split_hides_is_nowhere(beton):
 
 def test_a_method_without_labels_holds_none(beton):
     task = open_task(data_of(beton), Needs(unlabelled=True))
-    assert (task.labels == -1).all()
+    assert (task.labels[np.arange(beton.n)] == -1).all()
+    assert not len(task.labels.values)
     assert task.labelled is None
     assert task.split is None
 
@@ -147,11 +148,11 @@ def test_an_image_without_a_known_label_in_the_labelled_pool_is_refused(beton, t
 def test_rest_leaves_out_the_labelled_images_and_all_does_not(beton):
     rest, everything = (open_task(data_of(beton, unlabelled=which), ALL) for which in ("rest", "all"))
     assert not set(rest.unlabelled) & set(rest.labelled)
-    assert sorted([*rest.unlabelled, *rest.labelled]) == everything.unlabelled.tolist() == list(range(beton.n))
+    assert sorted([*rest.unlabelled, *rest.labelled]) == list(everything.unlabelled) == list(range(beton.n))
     seen = {
         int(i) for batch in batches(beton, feed_of(data_of(beton, unlabelled="rest")), 6) for i in batch.unlabelled.ids
     }
-    assert seen == set(rest.unlabelled.tolist())  # 6 steps of 12 are more than a pass over 54
+    assert seen == set(rest.unlabelled)  # 6 steps of 12 are more than a pass over 54
 
 
 def test_closing_early_and_a_second_loader_leave_no_thread(beton, threads_end):
