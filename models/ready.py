@@ -12,6 +12,7 @@ from models.recipe import Recipe
 from models.start import load_encoder
 from models.training import checkpoint, distributed, folder
 from models.training.distributed import World
+from models.training.precision import half
 from models.training.schedule import Length, Pools, length
 from pipeline.errors import InputError
 from pipeline.task import Task, check_views, open_task
@@ -42,6 +43,7 @@ def ready(recipe: Recipe, world: World) -> Ready:
     """All that can be wrong about a run raises InputError here, before its folder is touched."""
     where, kind = run_folder(recipe), method_class(recipe)
     folder.check_same_recipe(where, recipe)
+    check_attention(recipe, world)
     task = open_task(recipe.data, kind.needs)
     check_views(task, recipe.data, kind.needs, recipe.encoder.patch)
     files = {"val": recipe.data.val, "test": recipe.data.test}
@@ -60,6 +62,15 @@ def ready(recipe: Recipe, world: World) -> Ready:
     elif recipe.run.start:
         origin = load_encoder(method, Path(recipe.run.start))
     return Ready(where, task, judges, steps, micro, method, found[0] if found else None, origin)
+
+
+def check_attention(recipe: Recipe, world: World) -> None:
+    """Raise InputError if the recipe asks for varlen attention where torch has none."""
+    came = world.device.type, "bfloat16" if half(recipe.run, world.device) else "float32"
+    if recipe.encoder.attention == "varlen" and came != ("cuda", "bfloat16"):
+        raise InputError(
+            f"encoder.attention is varlen, which runs on CUDA in half precision, got {' in '.join(came)}; choose sdpa"
+        )
 
 
 def run_folder(recipe: Recipe) -> Path:

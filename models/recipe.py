@@ -20,8 +20,8 @@ METHODS = Path(__file__).parent / "methods"
 class Encoder:
     """A plain timm VisionTransformer."""
 
-    name: str = "vit_small_patch16_224"
-    """Any plain ViT that timm knows."""
+    name: str | None = "vit_small_patch16_224"
+    """Any plain ViT that timm knows; None where `width`, `depth` and `heads` say it."""
     width: int | None = None
     """With `depth` and `heads`: a size that timm has no name for."""
     depth: int | None = None

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train
-from models.ready import ready
+from models.ready import check_attention, ready
 from models.recipe import resolve
 from models.training import checkpoint, distributed
 from pipeline.beton import open_beton
@@ -74,6 +74,14 @@ def accepted(recipe: str, flags: str, root: Path, folder: Path) -> None:
 def test_one_line_and_no_folder(case, refused):
     recipe, flags, says = WRONG[case]
     assert says in refused(recipe, flags)
+
+
+def test_a_folder_that_is_a_file_or_cannot_be(refused, tmp_path):
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    assert "notes.txt is a file, expected a folder for the run" in refused(SEMI, folder=file)
+    assert "cannot make" in refused(SEMI, folder=file / "run")
+    assert file.read_text() == "mine"
 
 
 @pytest.mark.parametrize("case", RIGHT)
@@ -167,6 +175,15 @@ def test_gpus_are_counted(refused, monkeypatch):
     assert "torchrun --nproc-per-node 2" in refused(SEMI, f"{CUDA} --run.devices=2")
     monkeypatch.setenv("WORLD_SIZE", "8")
     assert "8 processes were started here, 4 GPUs are visible" in refused(SEMI, CUDA)
+
+
+def test_varlen_attention_needs_cuda_in_half_precision(digits, tmp_path):
+    cuda = distributed.World(0, 1, 0, torch.device("cuda"))
+    found = resolve(SEMI, words(SEMI, "--encoder.attention=varlen", digits, tmp_path / "run")[1:])
+    check_attention(found, cuda)
+    single = resolve(SEMI, words(SEMI, "--encoder.attention=varlen --run.precision=float32", digits, tmp_path)[1:])
+    with pytest.raises(ValueError, match="got cuda in float32; choose sdpa"):
+        check_attention(single, cuda)
 
 
 def test_a_batch_that_does_not_divide_over_the_ranks(digits, tmp_path):

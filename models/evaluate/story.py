@@ -13,6 +13,7 @@ from models.method import Method
 from models.recipe import Recipe
 from models.training.distributed import World
 from models.training.journal import Journal, read
+from models.training.precision import precision
 from models.training.render import Picture
 from models.training.report import speed, verdict, write_report
 from pipeline.open import open_backend, sweep
@@ -79,7 +80,8 @@ def _reconstructions(recipe: Recipe, method: Method, judge: Judge) -> Picture:
     columns, headings = [list(images.permute(0, 2, 3, 1).cpu().numpy())], ["image"]
     patches = (recipe.data.size // recipe.encoder.patch) ** 2
     for ratio in (each for each in RATIOS if patches * (1 - each) >= 1):
-        seen, made = reconstruct(method, images, ratio)
+        with precision(recipe.run, judge.world.device):
+            seen, made = reconstruct(method, images, ratio)
         columns += [list(seen), list(made)]
         headings += [f"{ratio:.0%} hidden", "predicted"]
     lines = [list(line) for line in zip(*columns, strict=True)]

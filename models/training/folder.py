@@ -41,7 +41,10 @@ def claim(folder: Path, recipe: Recipe) -> None:
     if recipe.run.fresh and (folder / RECIPE).exists():
         raise InputError(f"{folder} holds a run already; choose another --run.folder, or drop --run.fresh to carry on")
     check_same_recipe(folder, recipe)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make {folder}: {error.strerror}; choose another --run.folder") from error
     _write(folder / RECIPE, asdict(recipe))
 
 
@@ -63,6 +66,8 @@ def lock(folder: Path) -> int:
 def check_same_recipe(folder: Path, recipe: Recipe) -> None:
     """Raise InputError naming the first field in which the run in `folder` differs; FREE and, if needed, CURES may."""
     path = folder / RECIPE
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, expected a folder for the run; choose another --run.folder")
     if not path.exists():
         return
     try:
