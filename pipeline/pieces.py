@@ -32,9 +32,10 @@ class Pieces:
 
     def __init__(self, source: kernels.Source, pool: Pool, ring: Ring) -> None:
         self._source, self._pool, self._ring = source, pool, ring
-        self._pixels = source.heights * source.widths
-        self.errors = np.zeros(len(self._pixels), np.int32)
-        self._asked = deque((images, self._ask(images)) for images in pieces(self._pixels, ring.pixels))
+        pixels = source.heights * source.widths
+        self._room = pixels + pixels % 2  # even, after a first pixel: each image begins at an odd address (decode_into)
+        self.errors = np.zeros(len(pixels), np.int32)
+        self._asked = deque((images, self._ask(images)) for images in pieces(self._room, ring.pixels + 1))
 
     def to(self, device: torch.device) -> Iterator[tuple[slice, Packed]]:
         """Each piece's images, and their pixels on the device until the next piece is asked for."""
@@ -43,7 +44,7 @@ class Pieces:
                 images, decoding = self._asked[0]
                 slot, places, wait = decoding.result()
                 wait()
-                used = int(self._pixels[images].sum())
+                used = 1 + int(self._room[images].sum())
                 pixels = slot.pixels[:used].to(device, non_blocking=True)
                 yield images, Packed(pixels, places, self._source.widths[images])
                 self._asked.popleft()
@@ -61,7 +62,8 @@ class Pieces:
     def _decode(self, images: slice, slot: Slot) -> _Decoding:
         s, errors, flat = self._source, self.errors[images], slot.pixels.numpy().reshape(-1)
         part = s._replace(**{name: getattr(s, name)[images] for name in ("offsets", "sizes", "heights", "widths")})
-        places = np.concatenate([[0], np.cumsum(self._pixels[images])[:-1]])
+        room = self._room[images]
+        places = 1 + np.cumsum(room) - room
         wait = self._pool.start(
             lambda first, last, _: kernels.decode_packed(first, last, part, flat, places, errors), len(places)
         )

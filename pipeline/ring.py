@@ -50,7 +50,7 @@ class Ring:
 
     def _ready(self, slot: Slot | None) -> Slot:
         if slot is None:
-            return Slot(torch.empty(self.pixels, 3, dtype=torch.uint8, pin_memory=self._pinned))
+            return Slot(torch.empty(self.pixels + 2, 3, dtype=torch.uint8, pin_memory=self._pinned))  # see Pieces
         if slot.copied is not None:
             slot.copied.synchronize()  # on the host: if only the stream waited, threads would write under the copy
         return slot
