@@ -20,6 +20,8 @@ DONE, BAD_INPUT, STOPPED = 0, 2, 75
 """Exit codes of train.py; models.training.stop, which would import torch, has the same (a test compares)."""
 CHECKPOINT = "last.pt"
 LONGEST_PAUSE_S = 60
+CLOCKS_S = 5
+"""How far the clocks of nodes may be apart."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def begin(run: Path, logs: Path, job: str) -> None:
         events.note(run, "node failed" if lost else "requeued", job, nodes=lost or before[-1]["nodes"])
     events.note(run, "started", job, restart=restarts, attempt=attempt, nodes=nodes)
     notes = _notes(logs, job)
-    notes |= {"stderr_bytes": _size(_stderr(logs, job)), "checkpoint": _mark(run)}
+    notes |= {"began": time.time(), "stderr_bytes": _size(_stderr(logs, job)), "checkpoint": _mark(run)}
     _notes_file(logs, job).write_text(json.dumps(notes))
 
 
@@ -69,7 +71,9 @@ def end(run: Path, logs: Path, job: str, code: int, tries: int, pause_s: float) 
     """Note how it ended; -> what the script does."""
     notes, restarts, attempt = _notes(logs, job), _restarts(), os.environ["ATTEMPT"]
     dry = 1 if _mark(run) != notes.get("checkpoint") else notes.get("dry", 0) + 1
-    first = failure.first(logs, f"{job}_{restarts}_{attempt}", _stderr(logs, job), notes.get("stderr_bytes", 0))
+    told = failure.told(run, notes.get("began", 0) - CLOCKS_S)
+    name = f"{job}_{restarts}_{attempt}"
+    first = failure.first(logs, name, _stderr(logs, job), notes.get("stderr_bytes", 0), told)
     event, step = decide(code, first.code if first else code, slurm_says(), restarts, dry, tries)
     error = failure.fields(first) if first and event in events.BROKEN else {}
     events.note(run, event, job, restart=restarts, attempt=int(attempt), code=code, **error)

@@ -41,5 +41,8 @@ def read(run: Path) -> list[dict]:
 
 
 def of_job(rows: list[dict], job: str) -> list[dict]:
-    """The events of one job, its submission first: the job may be faster than the login node."""
-    return sorted((row for row in rows if row["job"] == job), key=lambda row: row["event"] != "submitted")
+    """The events of one job, its submission first: the job may be faster than the login node.
+
+    Ranks write rows of their own into the same file; those name no job.
+    """
+    return sorted((row for row in rows if row.get("job") == job), key=lambda row: row["event"] != "submitted")

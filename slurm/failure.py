@@ -1,9 +1,11 @@
 """The first error of many ranks: each writes down its own; who merely lost its peer is not asked first."""
 
+import contextlib
 import json
 import os
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -47,14 +49,16 @@ def write(folder: Path, name: str, failure: Failure) -> None:
     os.replace(partial, path)
 
 
-def first(folder: Path, name: str, stderr: Path, start: int = 0) -> Failure | None:
+def first(folder: Path, name: str, stderr: Path, start: int = 0, told: Sequence[Failure] = ()) -> Failure | None:
     """The error that began it: of ranks that wrote one down under `name`, or of what srun reported.
 
     stderr, start  srun's own messages, from this byte on
+    told           failures known from elsewhere
 
     A rank's own exception, then a rank that a signal ended, then the ranks that lost their peers; the earliest of each.
     """
     written = [Failure(**json.loads(path.read_text())) for path in folder.glob(f"{name}_*_error.json")]
+    written += [each for each in told if each.rank not in [known.rank for known in written]]
     reported = _reported(stderr, start)
     orders = (
         [each for each in written if not each.secondary],
@@ -66,6 +70,18 @@ def first(folder: Path, name: str, stderr: Path, start: int = 0) -> Failure | No
         if found:
             return min(found, key=lambda failure: (failure.time, failure.line))
     return None
+
+
+def told(run: Path, since: float) -> list[Failure]:
+    """What the trainer itself put into `run`/failed: a rank that ended at once, for it hung, could not tell anybody."""
+    found = []
+    for path in (run / "failed").glob("rank-*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            row = json.loads(path.read_text())
+            if row["time"] >= since:
+                place = row["node"], str(row["rank"]), row["error"], row.get("log") or str(path), 1
+                found.append(Failure(*place, row["time"], row["code"]))
+    return found
 
 
 def fields(found: Failure) -> dict[str, object]:

@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _last_event(run: Path) -> str:
-    rows = events.read(run)
+    rows = [row for row in events.read(run) if "job" in row]
     return rows[-1]["event"] if rows else "not started"
 
 

@@ -47,7 +47,7 @@ def up(folder: Path, nodes: int = 3, cpus: int = 4, gpus: int = 2, owner: int | 
         time.sleep(0.05)
     if owner is not None:
         guard = [sys.executable, __file__, "guard", str(folder), str(owner)]
-        subprocess.Popen(guard, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _call(*guard)
     return {"SLURM_CONF": f"{folder}/slurm.conf"}
 
 
@@ -208,9 +208,11 @@ def main() -> None:
     if asked.what == "up":
         print("".join(f"export {name}={value}\n" for name, value in up(asked.folder, asked.nodes).items()), end="")
     elif asked.what == "guard":  # a test run that is killed ends nothing itself
-        while _alive(int(asked.name)):
-            time.sleep(1)
-        down(asked.folder)
+        if os.fork() == 0:
+            os.setsid()
+            while _alive(int(asked.name)):
+                time.sleep(1)
+            down(asked.folder)
     elif asked.what == "down":
         down(asked.folder)
     else:

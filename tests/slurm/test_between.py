@@ -14,19 +14,19 @@ RUNNING, CANCELLED, TIMEOUT = Now("RUNNING"), Now("COMPLETING", "None"), Now("CO
 @pytest.mark.parametrize(
     ("what", "expected"),
     [
-        (dict(code=0), ("done", "end")),
-        (dict(code=0, now=CANCELLED), ("done", "end")),  # it was faster
-        (dict(code=75), ("preempted", "requeue")),
-        (dict(code=75, now=Now()), ("preempted", "requeue")),  # the controller does not answer
-        (dict(code=75, now=CANCELLED), ("cancelled", "end")),  # never brought back
-        (dict(code=143, now=CANCELLED), ("cancelled", "end")),
-        (dict(code=75, now=Now("COMPLETING", "", 1)), ("requeued", "end")),  # Slurm has done it
-        (dict(code=137, now=TIMEOUT), ("failed", "end")),
-        (dict(code=1), ("crashed", "again")),
-        (dict(code=1, dry=3), ("crashed", "again")),
-        (dict(code=1, dry=4), ("failed", "end")),
-        (dict(code=2), ("failed", "end")),  # will not get better
-        (dict(code=137, worst=2), ("failed", "end")),  # nor if srun killed the other ranks meanwhile
+        ({"code": 0}, ("done", "end")),
+        ({"code": 0, "now": CANCELLED}, ("done", "end")),  # it was faster
+        ({"code": 75}, ("preempted", "requeue")),
+        ({"code": 75, "now": Now()}, ("preempted", "requeue")),  # the controller does not answer
+        ({"code": 75, "now": CANCELLED}, ("cancelled", "end")),  # never brought back
+        ({"code": 143, "now": CANCELLED}, ("cancelled", "end")),
+        ({"code": 75, "now": Now("COMPLETING", "", 1)}, ("requeued", "end")),  # Slurm has done it
+        ({"code": 137, "now": TIMEOUT}, ("failed", "end")),
+        ({"code": 1}, ("crashed", "again")),
+        ({"code": 1, "dry": 3}, ("crashed", "again")),
+        ({"code": 1, "dry": 4}, ("failed", "end")),
+        ({"code": 2}, ("failed", "end")),  # will not get better
+        ({"code": 137, "worst": 2}, ("failed", "end")),  # nor if srun killed the other ranks meanwhile
     ],
 )
 def test_the_next_step_follows_from_exit_code_and_state(what, expected):

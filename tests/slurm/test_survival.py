@@ -1,0 +1,212 @@
+"""Training on a real Slurm that preempts, loses nodes and kills: it comes back by itself and ends on the same bits.
+
+Each test prints a row of docs/reliability.md. SHOTCRETE_LONG=1 adds those that wait for Slurm's own timeouts.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from slurm import events, results, state, submit
+from tests import local_slurm
+from tests.conftest import DECODER, TINY, rows, same, weights
+
+pytestmark = pytest.mark.slurm
+long = pytest.mark.skipif(not os.environ.get("SHOTCRETE_LONG"), reason="waits a minute for Slurm; set SHOTCRETE_LONG=1")
+STEPS, SAVE_STEPS, LOG_STEPS = 160, 16, 4
+FLAGS = [*TINY, *DECODER, f"--optim.epochs={STEPS}", f"--run.save-steps={SAVE_STEPS}", f"--run.log-steps={LOG_STEPS}",
+         "--method.threshold=0.108", "--encoder.drop-path=0.3"]  # fmt: skip
+HALFWAY = STEPS // 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run on its way."""
+
+    run: Path
+    began: float
+
+    @property
+    def id(self) -> str:
+        return state.record(self.run)["job"]
+
+    @property
+    def events(self) -> list[str]:
+        return [row["event"] for row in events.of_job(events.read(self.run), self.id)]
+
+    def at(self, step: int) -> "Job":
+        """Wait until it has logged a step."""
+        return self.until(lambda: results.last_step(self.run) >= step)
+
+    def until(self, holds: Callable[[], bool], timeout_s: float = 180) -> "Job":
+        end = time.monotonic() + timeout_s
+        while not holds():
+            assert time.monotonic() < end, f"{self.events}\n{self.said()}"
+            assert "failed" not in self.events, self.said()
+            time.sleep(0.05)
+        return self
+
+    def said(self) -> str:
+        logs = sorted(Path(state.record(self.run)["logs"]).glob(f"{self.id}_*log.*"))
+        return "\n".join(f"{path}:\n{path.read_text()[-2000:]}" for path in logs)
+
+    def nodes(self) -> list[str]:
+        """Its nodes, the batch host first."""
+        listed = subprocess.run(["squeue", "-h", "-j", self.id, "-o", "%B %N"], capture_output=True, text=True)
+        host, every = listed.stdout.split()
+        names = subprocess.run(["scontrol", "show", "hostnames", every], capture_output=True, text=True).stdout.split()
+        return sorted(names, key=lambda name: name != host)
+
+    def repeated(self) -> int:
+        """Steps that were computed more than once: lines of the log, which is kept over restarts."""
+        said = [line.split("/")[0].strip() for line in self.said_by_main() if f"/{STEPS} " in line and "loss" in line]
+        return (len(said) - len(set(said))) * LOG_STEPS
+
+    def said_by_main(self) -> list[str]:
+        return Path(state.record(self.run)["logs"], f"{self.id}_0_log.out").read_text().splitlines()
+
+
+@pytest.fixture
+def train(cluster, digits, tmp_path):
+    """train(*flags) submits the run of all these tests on two nodes."""
+
+    def start(*flags: str, folder: Path = tmp_path / "run", recipe: str = "semi_mae:digits") -> Job:
+        asked = ["--nodes", "2", "--gpus", "0", "--hours", "0.2", "--mem", "500M", "--code", "live", "--pause", "0.5"]
+        began = time.monotonic()
+        own = [*FLAGS, f"--data.root={digits}", f"--run.folder={folder}"]
+        assert submit.main([recipe, *asked, *flags, "--", *own]) == 0
+        return Job(folder, began)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def straight(cluster, digits, tmp_path_factory):
+    """The run that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("straight")
+    asked = ["--nodes", "2", "--gpus", "0", "--hours", "0.2", "--mem", "500M", "--code", "live"]
+    began = time.monotonic()
+    own = [*FLAGS, f"--data.root={digits}", f"--run.folder={folder}"]
+    assert submit.main(["semi_mae:digits", *asked, "--", *own]) == 0
+    job = Job(folder, began)
+    assert submit.main(["wait", str(folder), "--poll", "0.2"]) == 0, job.said()
+    return job, time.monotonic() - began
+
+
+@pytest.fixture
+def ends_equal(straight, capsys):
+    """ends_equal(job, name, events) waits; weights and journal must be those of the undisturbed run, to the bit."""
+
+    def check(job: Job, name: str, expected: list[str]) -> None:
+        assert submit.main(["wait", str(job.run), "--poll", "0.2"]) == 0, f"{job.events}\n{job.said()}"
+        seconds = time.monotonic() - job.began
+        assert job.events == expected
+        difference = max(float((a - b).abs().max()) for a, b in zip(
+            weights(job.run).values(), weights(straight[0].run).values(), strict=True))  # fmt: skip
+        with capsys.disabled():
+            print(f"\n| {name} | {seconds:.0f} (undisturbed {straight[1]:.0f}) | {expected.count('started') - 1} | "
+                  f"{job.repeated()} | {difference:g} |")  # fmt: skip
+        assert same(weights(job.run), weights(straight[0].run))
+        assert rows(job.run) == rows(straight[0].run)
+
+    return check
+
+
+def urgent() -> None:
+    """A job of a higher partition that needs all nodes."""
+    wrap = ["sbatch", "-p", "main", "-N3", "-c4", "-o", "/dev/null", "--wrap", "sleep 1"]
+    subprocess.run(wrap, check=True, capture_output=True)
+
+
+def test_preempted_by_a_job_that_matters_more(train, ends_equal):
+    """Slurm sends the job's own signal (SIGUSR2), then waits for the partition's grace time."""
+    job = train("--partition", "preempt", "--cpus", "4").at(HALFWAY)
+    urgent()
+    ends_equal(job, "preempted, SIGUSR2", ["submitted", "started", "preempted", "started", "done"])
+
+
+def test_preempted_where_slurm_sends_sigterm_only(train, ends_equal, cluster):
+    conf = cluster / "slurm.conf"
+    text = conf.read_text()
+    conf.write_text(text.replace(local_slurm.TOLD, ""))
+    subprocess.run(["scontrol", "reconfigure"], check=True)
+    try:
+        job = train("--partition", "preempt", "--cpus", "4").at(HALFWAY)
+        urgent()
+        ends_equal(job, "preempted, SIGTERM only", ["submitted", "started", "preempted", "started", "done"])
+    finally:
+        conf.write_text(text)
+        subprocess.run(["scontrol", "reconfigure"], check=True)
+
+
+def test_requeued_by_an_operator(train, ends_equal):
+    job = train().at(HALFWAY)
+    subprocess.run(["scontrol", "requeue", job.id], check=True)
+    ends_equal(job, "`scontrol requeue`", ["submitted", "started", "requeued", "started", "done"])
+
+
+def test_one_rank_is_killed(train, ends_equal):
+    """It starts again in the same allocation, from the last checkpoint."""
+    job = train().at(HALFWAY)
+    os.kill(rank(job, "1"), signal.SIGKILL)
+    ends_equal(job, "kill -9 of one rank", ["submitted", "started", "crashed", "started", "done"])
+    row = next(row for row in events.read(job.run) if row["event"] == "crashed")
+    assert (row["rank"], row["error"]) == ("1", "Killed")
+    assert job.repeated() <= SAVE_STEPS
+
+
+def test_a_sweep_is_one_array_and_a_table_and_a_signal_to_one_member_is_its_own_affair(train, tmp_path):
+    root = tmp_path / "run"
+    train("--nodes", "1", "--parallel", "2", recipe="mae:digits_mask_ratio", folder=root)
+    members = [Job(root / str(number), 0.0) for number in range(3)]
+    assert len({job.id.partition("_")[0] for job in members}) == 1
+    members[1].at(HALFWAY)
+    assert state.status(members[2].run).state == "queued"  # two at a time
+    subprocess.run(["scancel", "--signal=USR2", members[1].id], check=True)
+    assert submit.main(["wait", str(root), "--poll", "0.2"]) == 0, members[1].said()
+    assert [job.events.count("started") for job in members] == [1, 2, 1]
+    lines = (root / "table.md").read_text().splitlines()
+    assert [cell.strip() for cell in lines[0].split("|")[1:5]] == ["run", "data.mask.ratio", "state", "step"]
+    assert [line.split("|")[2].strip() for line in lines[2:]] == ["0.5", "0.75", "0.9"]
+    assert all(line.split("|")[4].strip() == str(STEPS) for line in lines[2:])
+    assert {path.name for path in root.parent.glob(".code/*")} == set()
+
+
+@long
+def test_the_time_limit(train, ends_equal):
+    """A minute is the shortest that Slurm knows; it speaks up to half a minute early, and more."""
+    job = train("--hours", "0.0166", "--signal-delay", "45")
+    assert submit.main(["wait", str(job.run), "--poll", "0.5"]) == 0, job.said()
+    again = job.events.count("preempted")
+    assert again >= 1
+    ends_equal(job, "time limit", ["submitted", *["started", "preempted"] * again, "started", "done"])
+
+
+@long
+@pytest.mark.parametrize(("which", "name"), [(1, "node dies"), (0, "batch host dies")])
+def test_a_node_dies(which, name, train, ends_equal, cluster):
+    job = train().at(HALFWAY)
+    node = job.nodes()[which]
+    local_slurm.kill_node(cluster, node)
+    try:
+        assert submit.main(["wait", str(job.run), "--poll", "0.5"]) == 0, job.said()
+    finally:
+        local_slurm.start_node(cluster, node)
+    found = job.events
+    assert found[:2] + found[-2:] == ["submitted", "started", "started", "done"]
+    ends_equal(job, name, found)
+
+
+def rank(job: Job, number: str) -> int:
+    """The process of a rank: the one below its step manager."""
+    for pid, environment in local_slurm._members(Path(os.environ["SLURM_CONF"]).parent).items():
+        asked = {f"SLURM_PROCID={number}".encode(), f"SLURM_JOB_ID={job.id}".encode()}
+        if asked <= set(environment) and b"submitit" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return pid
+    raise AssertionError(f"no rank {number} of {job.id}")
