@@ -21,13 +21,14 @@ from models.method import Loss, Moment
 from models.ready import run_folder
 from models.run import Training, loader, prepare
 from models.training import distributed
+from models.training.codes import DONE, STOPPED
 from models.training.distributed import World
 from models.training.failed import Told, leave
 from models.training.optim import clip, set_rate
 from models.training.patience import Patience
 from models.training.precision import precision
 from models.training.schedule import rate
-from models.training.stop import DONE, STEP, STOPPED, WHY, Stop, Vote, job_left_s
+from models.training.stop import STEP, WHY, Stop, Vote, job_left_s
 from pipeline import rng
 from pipeline.loader import Loader
 

@@ -78,10 +78,11 @@ def start(argv: list[str], log: Path, *, file_bytes: int | None = None, **enviro
     return Started(process, log)
 
 
-def start_ranks(argv: list[str], log: Path, ranks: int) -> list[Started]:
-    """What `torchrun --nproc-per-node RANKS train.py ARGV` starts."""
+def start_ranks(argv: list[str], log: Path, ranks: int, **environment: str) -> list[Started]:
+    """What `torchrun --nproc-per-node RANKS train.py ARGV` starts; FAULT="rank step hang|raise" breaks one of them."""
     port, size = str(_free_port()), str(ranks)
     shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared |= environment
     return [start(argv, log / str(r), RANK=str(r), LOCAL_RANK=str(r), **shared) for r in range(ranks)]
 
 
@@ -101,7 +102,13 @@ def _run(argv: list[str], log: Path, file_bytes: int | None, environment: dict[s
     torch.set_num_threads(1)
     batches, stepped = os.open(log / "batches", os.O_WRONLY | os.O_CREAT | os.O_APPEND), Guard.step
 
+    broken = os.environ.get("FAULT", "").split()
+
     def noted(self, optimiser, loss, norm, ids, step):
+        if broken[:2] == [os.environ.get("RANK"), str(step)]:
+            if broken[2] == "raise":
+                raise KeyError("planted")
+            time.sleep(1e6)
         stepped(self, optimiser, loss, norm, ids, step)
         os.write(batches, f"{step} {' '.join(str(int(i)) for i in ids)}\n".encode())
 

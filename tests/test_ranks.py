@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from models.training import checkpoint
+from models.training import checkpoint, events, failed
 
 from .conftest import DECODER, TINY, assert_close, rows, same, weights
 from .processes import Started, start, start_ranks
@@ -110,13 +110,108 @@ def test_torchrun_stops_as_a_whole_and_resumes_to_the_bit(argv, tmp_path):
                 break
         os.kill(children(run.pid)[1], signal.SIGTERM)
         out, err = run.communicate(timeout=120)
-    assert "stopped after step 8 and saved" in out  # ranks agree every 8 steps
+    stopped = checkpoint.load(folder / "last.pt")["step"]
+    assert f"stopped after step {stopped} and saved" in out
     assert run.returncode == 1
     assert "exitcode  : 75" in err
-    assert checkpoint.load(folder / "last.pt")["step"] == 8
     end(start_ranks(flags, tmp_path / "again", 2))
     assert same(weights(folder), weights(tmp_path / "straight"))
     assert rows(folder) == rows(tmp_path / "straight")
+
+
+@SEMI_MAE
+def test_four_ranks_that_accumulate_see_and_learn_what_one_does(runs, argv, tmp_path):
+    four = start_ranks(argv("semi_mae:digits", tmp_path / "four", "--run.device-images=4"), tmp_path / "log", 4)
+    end(four)
+    assert "2 micro-batches" in four[0].out
+    assert merged(four) == runs["whole"][1][0].ids()
+    assert_equal_but_for_rounding(tmp_path / "four", runs["whole"][0])
+
+
+@SEMI_MAE
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_a_run_that_stopped_on_two_ranks_goes_on_with_others(ranks, runs, argv, tmp_path):
+    folder = tmp_path / "run"
+    first = start_ranks(argv("semi_mae:digits", folder, "--run.stop-step=5"), tmp_path / "first", 2)
+    assert [rank.end() for rank in first] == [75, 75]
+    then = start_ranks(argv("semi_mae:digits", folder), tmp_path / "then", ranks)
+    end(then)
+    assert merged(first) | merged(then) == runs["whole"][1][0].ids()
+    assert not merged(first).keys() & merged(then).keys()
+    assert_equal_but_for_rounding(folder, runs["whole"][0])
+    assert [row["event"] for row in events.read(folder)] == ["started", "stopped", "resumed", "done"]
+
+
+def merged(ranks: list[Started]) -> dict[int, list[int]]:
+    """The images of each step over all ranks, sorted."""
+    each = [rank.ids() for rank in ranks]
+    return {step: sorted(image for ids in each for image in ids[step]) for step in each[0]}
+
+
+@pytest.mark.parametrize("told", [0, 1])
+def test_a_signal_to_any_rank_stops_all_after_the_same_step(told, argv, tmp_path):
+    ranks = start_ranks(argv("semi_mae:digits", tmp_path / "run", "--optim.epochs=2000"), tmp_path / "log", 2)
+    ranks[told].wait_for_steps(6)
+    ranks[told].signal(signal.SIGUSR2)
+    heard = len(ranks[told].steps)
+    assert [rank.end() for rank in ranks] == [75, 75]
+    stopped = checkpoint.load(tmp_path / "run" / "last.pt")["step"]
+    assert [rank.steps[-1] + 1 for rank in ranks] == [stopped, stopped]
+    assert stopped <= heard + 6  # the step that was under way, the vote after it; and those while the test looked
+    assert [rank.err for rank in ranks] == ["", ""]
+
+
+def test_the_rank_that_fails_is_named_by_all_and_nobody_waits(argv, tmp_path):
+    """Its exception comes first, not the connection that the others lose by it."""
+    ranks = start_ranks(argv("semi_mae:digits", tmp_path / "run"), tmp_path / "log", 2, FAULT="1 5 raise")
+    assert [rank.end(30) for rank in ranks] == [1, 1]
+    cause = f"rank 1 on {events.NODE}: KeyError: 'planted'"
+    assert ranks[1].err.count(cause) == 1
+    assert "Traceback" in ranks[1].err
+    assert ranks[0].err == f"rank 0 on {events.NODE}: connection closed by peer: {cause}\n"
+    found = failed.first(tmp_path / "run")
+    assert (found["rank"], found["error"], found["code"]) == (1, "KeyError: 'planted'", 1)
+    assert found["log"] == str(tmp_path / "log" / "1" / "err")
+    noted = [row["rank"] for row in events.read(tmp_path / "run") if row["event"] == "failed"]
+    assert 1 in noted
+    end(start_ranks(argv("semi_mae:digits", tmp_path / "run"), tmp_path / "again", 2))
+    assert failed.first(tmp_path / "run") is None
+
+
+def test_a_rank_that_hangs_says_where_and_the_run_ends(argv, tmp_path):
+    flags = argv("semi_mae:digits", tmp_path / "run", "--run.patience-s=3")
+    ranks = start_ranks(flags, tmp_path / "log", 2, FAULT="1 5 hang")
+    ranks[1].wait_for_steps(5)
+    began = time.monotonic()
+    assert [rank.end(60) for rank in ranks] == [1, 1]
+    assert time.monotonic() - began < 30
+    assert "no step for 3 s after step 5, in processes.py" in ranks[1].err
+    assert "MainThread" in ranks[1].err
+    found = failed.first(tmp_path / "run")
+    assert found["rank"] == 1
+    assert not found["secondary"]
+
+
+def test_a_rank_that_is_frozen_ends_the_others(argv, tmp_path):
+    """As a node that is lost without a word: no connection closes, and it can say nothing itself."""
+    flags = argv("semi_mae:digits", tmp_path / "run", "--run.patience-s=3", "--optim.epochs=2000")
+    ranks = start_ranks(flags, tmp_path / "log", 2)
+    ranks[1].wait_for_steps(5)
+    ranks[1].signal(signal.SIGSTOP)
+    try:
+        assert ranks[0].end(60) == 1
+    finally:
+        ranks[1].process.kill()
+    assert "timed out waiting for other ranks, last heard at steps" in ranks[0].err
+    assert "(rank 1 on" in ranks[0].err
+
+
+def test_a_rank_that_is_killed_ends_the_others_at_once(argv, tmp_path):
+    ranks = start_ranks(argv("semi_mae:digits", tmp_path / "run", "--optim.epochs=2000"), tmp_path / "log", 2)
+    ranks[1].wait_for_steps(3)
+    ranks[1].process.kill()
+    assert ranks[0].end(30) == 1
+    assert ranks[0].err == f"rank 0 on {events.NODE}: connection closed by peer: it is gone without a word\n"
 
 
 def children(pid: int) -> list[int]:

@@ -71,7 +71,7 @@ def test_a_signal_before_the_first_step_is_heard(argv, tmp_path, straight):
     assert_ends_equal(tmp_path, argv, straight)
 
 
-def test_a_kill_at_any_moment_costs_no_more_than_a_save_interval(argv, tmp_path, straight, capsys):
+def test_a_kill_at_any_moment_costs_no_more_than_two_save_intervals(argv, tmp_path, straight, capsys):
     """SIGKILL after a number of steps and a fraction of a second that a seed draws; the rest ends on the same bits."""
     moments, repeated, restarts = random.Random(SEED), [], []
     for kill in range(KILLS):
@@ -91,7 +91,7 @@ def test_a_kill_at_any_moment_costs_no_more_than_a_save_interval(argv, tmp_path,
             f"steps repeated: {sum(repeated) / KILLS:.1f} on average, at most {max(repeated)}; "
             f"begun again at {sorted(restarts)}"
         )
-    assert max(repeated) <= SAVE_STEPS
+    assert max(repeated) <= 2 * SAVE_STEPS  # a kill may meet a checkpoint that is still being written
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut short", "empty"])

@@ -17,11 +17,10 @@ from types import TracebackType
 from typing import NoReturn, Self, final
 
 from models.training import events
-from models.training.stop import BAD_INPUT
+from models.training.codes import BAD_INPUT, CRASHED
 from pipeline.errors import InputError, command
 
 FOLDER = "failed"
-CRASHED = 1
 DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 LOST_PEER = re.compile(
     r"closed by peer|connection (reset|refused|closed)|broken pipe|connectfullmesh|socket closed|timed out waiting"
@@ -42,7 +41,7 @@ def note(folder: Path | None, rank: int, error: str, *, code: int = CRASHED, log
     {time, rank, node, error, code, secondary, log}: `secondary` if the rank only lost another one. Nothing is written
     where there is no run folder yet, and a disk that is full does not hide the error.
     """
-    found = {"time": round(time.time(), 3), "rank": rank, "node": events.NODE, "error": error, "code": code}
+    found = {"time": time.time(), "rank": rank, "node": events.NODE, "error": error, "code": code}
     found |= {"secondary": LOST_PEER.search(error) is not None, "log": log or _log()}
     with contextlib.suppress(OSError):
         if folder is not None and folder.is_dir():
@@ -133,7 +132,10 @@ def leave(main: Callable[[], int | None]) -> NoReturn:
     except SystemExit as asked:
         if not asked.code:
             raise
-        code = asked.code if isinstance(asked.code, int) else CRASHED
+        code = asked.code
+        if not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = CRASHED
     except LostPeer as error:
         print(error, file=sys.stderr)
         code = CRASHED

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import final
 
 from models.training import failed
+from models.training.codes import CRASHED
 from models.training.events import heard
 from pipeline.watchdog import standing
 
@@ -75,7 +76,7 @@ class Patience:
         if waits:
             error += f"; timed out waiting for other ranks, last heard at steps {self._others()}"
         print(f"{standing()}\n{failed.said(failed.note(self.folder, self.rank, error))}", file=sys.stderr, flush=True)
-        os._exit(failed.CRASHED)
+        os._exit(CRASHED)
 
     def _others(self) -> str:
         found = sorted((row["step"], rank, row["node"]) for rank, row in heard(self.folder).items())

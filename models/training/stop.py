@@ -13,8 +13,6 @@ import torch.distributed as dist
 
 from models.training.distributed import World
 
-DONE, BAD_INPUT, STOPPED = 0, 2, 75
-"""Exit codes: trained to the end; pipeline.errors.command's; stopped early on request (EX_TEMPFAIL), run again."""
 SIGNALS = signal.SIGTERM, signal.SIGUSR2, signal.SIGINT
 NO, CLOCK, SIGNAL, STEP = range(4)
 WHY = "", "its job's time is nearly over", "asked by a signal", "run.stop_step"

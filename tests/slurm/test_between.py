@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from models.training import stop
+from models.training import codes
 from slurm import between, events, failure
 from slurm.between import Now, decide
 
@@ -35,7 +35,7 @@ def test_the_next_step_follows_from_exit_code_and_state(what, expected):
 
 
 def test_exit_codes_are_those_of_the_trainer():
-    assert (between.DONE, between.BAD_INPUT, between.STOPPED) == (stop.DONE, stop.BAD_INPUT, stop.STOPPED)
+    assert (between.DONE, between.BAD_INPUT, between.STOPPED) == (codes.DONE, codes.BAD_INPUT, codes.STOPPED)
 
 
 @pytest.fixture
