@@ -3,11 +3,12 @@
 import ast
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pipeline.errors import InputError
 from pipeline.spec import Data
@@ -112,8 +113,14 @@ class Recipe(Generic[Settings]):
     encoder: Encoder = field(default_factory=Encoder)
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
-    name: str = ""
+    name: "Annotated[str, _not_a_flag()]" = ""
     """method:recipe, as on the command line."""
+
+
+def _not_a_flag() -> object:
+    from tyro.conf import Suppress  # when tyro reads the annotation: the list of recipes does without its import
+
+    return Suppress
 
 
 def catalogue() -> Iterator[tuple[str, str]]:
@@ -146,12 +153,14 @@ def resolve(name: str, flags: list[str]) -> Recipe:
     from models.bounds import check_bounds  # which reads Recipe
 
     recipe = _find(name)
-    known = [flag for flag in _flags(recipe) if flag not in ("--name", "--no-name")]
+    known = [flag for flag in _flags(recipe) if flag.startswith("--") and "." in flag]  # all but the name
     for flag in flags:
         spelt = flag.split("=")[0].replace("_", "-")
         if flag.startswith("--") and spelt not in known and spelt != "--help":
             raise InputError(f"{name} has no field {spelt}{_nearest(spelt, known)}; add --help to see them all")
-    recipe = tyro.cli(Recipe[type(recipe.method)], default=recipe, args=flags, prog=f"train.py {name}")
+    speaks = os.environ.get("RANK", "0") == "0"  # every rank has the same command line
+    kind, prog = Recipe[type(recipe.method)], f"train.py {name}"
+    recipe = tyro.cli(kind, default=recipe, args=flags, prog=prog, console_outputs=speaks)
     check_bounds(recipe)
     return recipe
 
