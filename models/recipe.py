@@ -3,9 +3,11 @@
 import ast
 import difflib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar
@@ -158,9 +160,9 @@ def resolve(name: str, flags: list[str]) -> Recipe:
         spelt = flag.split("=")[0].replace("_", "-")
         if flag.startswith("--") and spelt not in known and spelt != "--help":
             raise InputError(f"{name} has no field {spelt}{_nearest(spelt, known)}; add --help to see them all")
-    speaks = os.environ.get("RANK", "0") == "0"  # every rank has the same command line
-    kind, prog = Recipe[type(recipe.method)], f"train.py {name}"
-    recipe = tyro.cli(kind, default=recipe, args=flags, prog=prog, console_outputs=speaks)
+    first = os.environ.get("RANK", "0") == "0"  # of several ranks, which have the same command line, one speaks
+    with nullcontext() if first else redirect_stderr(io.StringIO()):
+        recipe = tyro.cli(Recipe[type(recipe.method)], default=recipe, args=flags, prog=f"train.py {name}")
     check_bounds(recipe)
     return recipe
 

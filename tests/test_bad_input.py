@@ -89,34 +89,6 @@ def test_what_is_right_passes(case, digits, tmp_path):
     accepted(*RIGHT[case], digits, tmp_path / "run")
 
 
-def test_a_value_of_the_wrong_type_is_named(monkeypatch, capsys, digits, tmp_path):
-    monkeypatch.setattr(sys, "argv", ["train.py", *words(SEMI, "--optim.lr=fast", digits, tmp_path / "run")])
-    with pytest.raises(SystemExit) as ended:
-        command(train.main)
-    assert ended.value.code == 2
-    assert "--optim.lr" in "".join(capsys.readouterr())
-    assert not (tmp_path / "run").exists()
-
-
-def test_of_several_ranks_the_first_names_a_value_of_the_wrong_type(monkeypatch, capsys):
-    for rank, says in (("0", True), ("1", False)):
-        monkeypatch.setenv("RANK", rank)
-        with pytest.raises(SystemExit) as ended:
-            resolve(SEMI, ["--optim.lr=fast"])
-        assert ended.value.code == 2
-        assert ("--optim.lr" in "".join(capsys.readouterr())) is says
-
-
-def test_help_shows_every_field_and_not_the_recipe_s_name(capsys):
-    with pytest.raises(SystemExit) as ended:
-        resolve(SEMI, ["--help"])
-    assert ended.value.code == 0
-    said = capsys.readouterr().out
-    assert "--encoder.name" in said
-    assert "--method.threshold" in said
-    assert " --name" not in said
-
-
 @pytest.mark.parametrize("name", ["train", "val", "test"])
 def test_a_truncated_file(name, refused, copy):
     path = copy / f"{name}.beton"

@@ -1,33 +1,33 @@
-"""The list of recipes: complete, and there at once."""
+"""A recipe's name and flags on the command line."""
 
-import importlib
-import subprocess
-import sys
-from pathlib import Path
-from typing import get_origin, get_type_hints
+import pytest
 
-from models.recipe import METHODS, Recipe, catalogue
+from models.recipe import resolve
 
-ROOT = Path(__file__).parents[2]
+SEMI = "semi_mae:digits"
 
 
-def test_the_catalogue_holds_each_function_that_returns_a_recipe_and_no_other() -> None:
-    expected = {}
-    for name in sorted(path.stem for path in METHODS.glob("*.py") if path.stem != "__init__"):
-        for key, value in vars(importlib.import_module(f"models.methods.{name}")).items():
-            own = callable(value) and getattr(value, "__module__", "") == f"models.methods.{name}"
-            if own and not isinstance(value, type) and get_origin(get_type_hints(value).get("return")) is Recipe:
-                expected[f"{name}:{key}"] = value.__doc__.strip().splitlines()[0]
-    assert len(expected) > 10
-    assert dict(catalogue()) == expected
+def test_a_value_of_the_wrong_type_is_named(capsys):
+    with pytest.raises(SystemExit) as ended:
+        resolve(SEMI, ["--optim.lr=fast"])
+    assert ended.value.code == 2
+    assert "--optim.lr" in "".join(capsys.readouterr())
 
 
-def test_recipes_are_listed_without_importing_torch() -> None:
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "train.py"], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0
-    assert all(f"  {name} " in done.stdout for name, _ in catalogue())
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "models.recipe" in imported
-    assert not imported & {"torch", "numpy", "timm", "numba", "tyro"}
+def test_of_several_ranks_the_first_names_a_value_of_the_wrong_type(monkeypatch, capsys):
+    for rank, says in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit) as ended:
+            resolve(SEMI, ["--optim.lr=fast"])
+        assert ended.value.code == 2
+        assert ("--optim.lr" in "".join(capsys.readouterr())) is says
+
+
+def test_help_shows_every_field_and_not_the_recipe_s_name(capsys):
+    with pytest.raises(SystemExit) as ended:
+        resolve(SEMI, ["--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert "--encoder.name" in said
+    assert "--method.threshold" in said
+    assert " --name" not in said
