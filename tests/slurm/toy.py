@@ -5,12 +5,19 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import FrameType
 
 WORD = "first edition"
 """The test of snapshots edits this while the job waits."""
 
 
+def stop(number: int, frame: FrameType | None) -> None:
+    """What train.py does once it has saved."""
+    raise SystemExit(75)
+
+
 def main() -> int:
+    signal.signal(signal.SIGTERM, stop)
     parser = argparse.ArgumentParser()
     parser.add_argument("--say", type=Path, help="append a line to this file")
     parser.add_argument("--sleep", type=float, default=0)

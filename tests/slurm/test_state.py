@@ -1,0 +1,136 @@
+"""A run's state in a word, from events, squeue, sacct, or none of them."""
+
+import json
+import socket
+import time
+
+import pytest
+
+from pipeline.errors import InputError
+from slurm import address, events, results, show, state, submit, sweep
+from slurm.state import Live, judge
+
+
+@pytest.mark.parametrize(
+    ("last", "seen", "expected"),
+    [
+        ("submitted", Live("PENDING"), "queued"),
+        ("started", Live("RUNNING"), "running"),
+        ("preempted", Live("COMPLETING"), "running"),
+        ("preempted", Live("PENDING"), "queued"),
+        ("done", Live("COMPLETING"), "done"),
+        ("done", None, "done"),  # Slurm forgets after minutes; without accounting for good
+        ("failed", Live("FAILED"), "failed"),
+        ("submitted", Live("CANCELLED by 1000"), "cancelled"),  # it waited for one that failed
+        ("started", Live("COMPLETED"), "done"),
+        ("started", Live("TIMEOUT"), "failed"),
+        ("started", None, "gone"),
+    ],
+)
+def test_the_state_of_a_job(last, seen, expected):
+    assert judge([{"event": last}], seen) == expected
+
+
+@pytest.mark.parametrize(("last", "expected"), [("preempted", "stopped"), ("crashed", "failed"), ("started", "gone")])
+def test_the_state_of_a_local_job_that_is_no_more(last, expected):
+    assert judge([{"event": last}], None, "local") == expected
+
+
+def test_squeue_counts_more_than_sacct_and_either_may_be_silent(monkeypatch):
+    said = {"sacct": ["1|COMPLETED|n1", "3_0|FAILED|n2"], "squeue": ["3_0|RUNNING|n2|None", "4|PENDING||Priority"]}
+    monkeypatch.setattr(state, "_lines", lambda command: said[command[0]])
+    assert state.ask() == {
+        "1": Live("COMPLETED", "n1"),
+        "3_0": Live("RUNNING", "n2", "None"),
+        "4": Live("PENDING", "", "Priority"),
+    }
+    said["sacct"] = []
+    assert set(state.ask()) == {"3_0", "4"}
+
+
+def test_a_missing_program_says_nothing():
+    assert state._lines(["/nowhere/sacct"]) == []
+    assert state._lines(["sh", "-c", "echo '1|FAILED'; exit 1"]) == []
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run with a job, an error and a journal."""
+    facts = {"job": "7", "cluster": "slurm", "logs": str(tmp_path / "slurm"), "root": str(tmp_path)}
+    (tmp_path / state.RECORD).write_text(json.dumps(facts))
+    events.note(tmp_path, "submitted", "6")
+    events.note(tmp_path, "started", "7", restart=0)
+    events.note(tmp_path, "submitted", "7")
+    events.note(tmp_path, "crashed", "7", node="n2", rank="1", error="ValueError: x", log="a.err", line=12)
+    events.note(tmp_path, "started", "7", restart=0, attempt=1)
+    with open(tmp_path / events.FILE, "a") as file:
+        file.write('{"time": 1, "event": "done", "rank": 0}\n')  # a rank's own word
+    (tmp_path / results.METRICS).write_text('{"step": 8, "loss": 1.5}\n{"step": 12, "lo')
+    return tmp_path
+
+
+def test_status_names_node_rank_error_log_and_line(run, monkeypatch, capsys):
+    monkeypatch.setattr(state, "ask", lambda: {"7": Live("RUNNING", "n[1-2]", "None")})
+    assert show.status([str(run)]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split(maxsplit=1)[1] == "running    job 7  step 8  n[1-2]  1 restart"
+    assert second.strip().endswith("on n2, rank 1: ValueError: x  a.err:12")
+
+
+def test_a_job_that_nobody_knows_is_gone_and_over(run, monkeypatch):
+    monkeypatch.setattr(state, "ask", dict)
+    assert state.status(run).state == "gone"
+    assert submit.main(["wait", str(run)]) == 1
+
+
+def test_the_table_of_a_sweep_shows_what_differs_and_what_came_out(tmp_path):
+    members = [tmp_path / str(number) for number in range(3)]
+    for number, member in enumerate(members[:2]):
+        member.mkdir()
+        recipe = {"name": f"x/{number}", "optim": {"lr": 10.0**-number, "epochs": 3}, "run": {"folder": str(member)}}
+        (member / results.RECIPE).write_text(json.dumps(recipe))
+        rows = [
+            {"step": 3, "loss": 2.0 - number},
+            {"step": 3, "evaluation": "val", "values": {"top1": 0.5 + number / 4}},
+        ]
+        (member / results.METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        events.note(member, "done", "1")
+    (tmp_path / state.RECORD).write_text(json.dumps({"members": [str(member) for member in members]}))
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in sweep.table(tmp_path).splitlines()]
+    assert cells[0] == ["run", "optim.lr", "state", "step", "loss", "val top1"]
+    assert cells[2:] == [
+        ["0", "1", "done", "3", "2", "0.5"],
+        ["1", "0.1", "done", "3", "1", "0.75"],
+        ["2", "", "not started", "0", "", ""],
+    ]
+    (tmp_path / state.RECORD).write_text("{}")
+    with pytest.raises(InputError, match="is no sweep"):
+        sweep.table(tmp_path)
+
+
+def test_a_node_without_any_address_is_refused_in_seconds(monkeypatch):
+    monkeypatch.setattr(address, "node_address", lambda node: None)
+    began = time.monotonic()
+    with pytest.raises(InputError, match="node no-such-node does not resolve"):
+        address.environment(1, 2, 0, ["no-such-node", "n2"], "7_0_0")
+    assert time.monotonic() - began < 20
+
+
+def test_every_rank_knows_the_same_place_and_the_next_start_another_port():
+    nodes = [socket.gethostname(), "other"]
+    ranks = [address.environment(rank, 4, rank % 2, nodes, "7_0_0") for rank in range(4)]
+    assert [row["RANK"] for row in ranks] == ["0", "1", "2", "3"]
+    assert {row["LOCAL_WORLD_SIZE"] for row in ranks} == {"2"}
+    assert len({(row["MASTER_ADDR"], row["MASTER_PORT"]) for row in ranks}) == 1
+    assert address.environment(0, 4, 0, nodes, "7_0_1")["MASTER_PORT"] != ranks[0]["MASTER_PORT"]
+    assert int(ranks[0]["MASTER_PORT"]) in address.PORTS
+
+
+def test_gloo_is_told_its_interface_where_the_host_names_only_itself(monkeypatch):
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setattr(address, "_local_only", lambda name: True)
+    monkeypatch.setattr(address, "_loopback", lambda name: False)
+    monkeypatch.setattr(address, "reachable", lambda node: "127.0.0.1")
+    assert address.environment(0, 2, 0, ["a", "b"], "x")["GLOO_SOCKET_IFNAME"] == "lo"
+    monkeypatch.setattr(address, "_local_only", lambda name: False)
+    assert "GLOO_SOCKET_IFNAME" not in address.environment(0, 2, 0, ["a", "b"], "x")
