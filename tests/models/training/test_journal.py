@@ -10,7 +10,7 @@ from models.method import Guesses
 from models.training import checkpoint
 from models.training.distributed import World
 from models.training.journal import Journal, read
-from models.training.progress import duration
+from models.training.progress import Stragglers, duration
 from models.training.pseudo import Tally
 from models.training.schedule import Length
 from tests.models.training.ranks import run_ranks
@@ -168,6 +168,9 @@ def test_two_ranks_write_one_row_of_means_and_resume_on_one(tmp_path: Path) -> N
     (row,) = read(tmp_path)
     assert row["loss"] == row["parts"]["label"] == ((1 + 2) / 2 + (11 + 12) / 2) / 2
     assert row["pseudo"] == {"passed": 0.5}
+    assert 0 <= row["timing"]["median_own_s"] <= row["timing"]["slowest_own_s"]
+    assert row["timing"]["node_images_per_s"] == row["timing"]["images_per_s"]  # both ranks are on one node
+    assert row["timing"]["slowest_rank"] in (0, 1)
     state = checkpoint.load(tmp_path / "last.pt")
     assert state["tally"]["guessed"].tolist() == [3, 3, 0]
     assert state["tally"]["passed"].tolist() == [0, 3, 0]
@@ -177,6 +180,57 @@ def test_two_ranks_write_one_row_of_means_and_resume_on_one(tmp_path: Path) -> N
     made.record(4, loss, {"label": loss}, loss, lr=0.1, images=8, wait_s=0.0)
     made.close()
     assert read(tmp_path)[1]["loss"] == ((3 + 13) / 2 + 9) / 2
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+import torch
+from models.recipe import Run
+from models.training.distributed import finish, start
+from models.training.journal import Journal
+from models.training.schedule import Length
+
+world = start(Run(device="cpu"))
+made = Journal(Path(sys.argv[1]), Length(99, 0, 0, 1.0, 1.0), world, log_steps=2)
+loss = torch.tensor(1.0)
+for step in range(1, 13):
+    with made.clock.forward():
+        time.sleep(0.06 if world.rank == 2 and step > 2 else 0.02)
+    made.record(step, loss, {}, loss, lr=0.1, images=12, wait_s=0.01)
+finish(world)
+"""
+
+
+def test_a_rank_that_holds_up_the_others_is_named_once(tmp_path: Path) -> None:
+    said, *others = run_ranks(SLOW, 3, str(tmp_path))
+    assert others == ["", ""]
+    (line,) = (line for line in said.splitlines() if "holds up" in line)
+    assert line.startswith("rank 2 on ")
+    timing = [row["timing"] for row in read(tmp_path)][2:]
+    assert {each["slowest_rank"] for each in timing} == {2}
+    for each in timing:
+        assert each["slowest_own_s"] >= 0.07  # waiting for data, and forward
+        assert 0.03 <= each["median_own_s"] < each["slowest_own_s"]
+
+
+@pytest.mark.parametrize(
+    ("usual_s", "slowest_s", "step_s", "lines"),
+    [(0.10, 0.13, 0.3, 1), (0.10, 0.11, 0.3, 0), (0.010, 0.013, 0.3, 0), (0.10, 0.13, None, 0)],
+)
+def test_a_straggler_is_slow_several_times_running_and_by_an_amount_that_matters(
+    usual_s: float, slowest_s: float, step_s: float | None, lines: int
+) -> None:
+    watch = Stragglers(("a", "a", "b", "b"))
+    timing = watch.timing([usual_s, usual_s, slowest_s, usual_s], 100.0)
+    assert timing["slowest_rank"] == 2
+    assert timing["node_images_per_s"] == 50.0
+    said = [watch.line(timing, step_s) for _ in range(6)]
+    assert [line is not None for line in said] == [False, False, bool(lines), False, False, False]
+    assert said[2] is None or said[2].startswith("rank 2 on b holds up the others")
+    even = watch.timing([usual_s] * 4, None)
+    assert "node_images_per_s" not in even
+    assert [watch.line(each, step_s) for each in (timing, even, timing, timing, even)] == [None] * 5
 
 
 @pytest.mark.parametrize(
