@@ -105,8 +105,7 @@ def prepare(recipe: Recipe, world: World, told: Told, ending: ExitStack, patienc
     its = ready(recipe, world)
     known = oracle(recipe, its.task)
     if world.main:
-        folder.claim(its.folder, recipe)
-        ending.callback(os.close, folder.lock(its.folder))
+        ending.callback(os.close, folder.claim(its.folder, recipe))
         folder.environment(its.folder, world)
     distributed.agree(True, world)  # the others write into the folder, too, which now is there, and ours
     told.began()

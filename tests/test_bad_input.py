@@ -80,7 +80,7 @@ def test_a_folder_that_is_a_file_or_cannot_be(refused, tmp_path):
     file = tmp_path / "notes.txt"
     file.write_text("mine")
     assert "notes.txt is a file, expected a folder for the run" in refused(SEMI, folder=file)
-    assert "cannot make" in refused(SEMI, folder=file / "run")
+    assert "cannot write in" in refused(SEMI, folder=file / "run")
     assert file.read_text() == "mine"
 
 

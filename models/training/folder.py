@@ -7,17 +7,18 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 
 import torch
 
 from models.recipe import Recipe
+from models.training.checkpoint import LAST, PREVIOUS
 from models.training.distributed import World
 from models.training.guard import FILE as NOT_FINITE
 from pipeline.errors import InputError
 
-RECIPE, ENVIRONMENT, LOCK = "recipe.json", "environment.json", "lock"
+RECIPE, ENVIRONMENT, LOCK, REPORT = "recipe.json", "environment.json", "lock", "report.html"
 FREE = {
     *(f"run.{name}" for name in ("folder", "fresh", "device", "devices", "device_images", "compile", "oracle")),
     *(f"run.{name}" for name in ("log_steps", "save_steps", "evaluate_steps", "stop_step", "patience_s")),
@@ -33,51 +34,65 @@ class InUse(InputError):
     """Another process holds the folder: a lock outlives its owner's node for a while on network file systems."""
 
 
-def claim(folder: Path, recipe: Recipe) -> None:
+def claim(folder: Path, recipe: Recipe) -> int:
     """Make `folder` this recipe's, or find that it is already; on the main rank, before anything is written there.
 
-    Raises InputError if it holds a run and `run.fresh` is set, or a run of another recipe.
+    -> the lock: every other process is kept out until it is closed or this process ends, however it does.
+    Raises InputError if the folder holds a run of another recipe, or any and `run.fresh` is set, InUse if another
+    process is in it.
     """
-    if recipe.run.fresh and (folder / RECIPE).exists():
-        raise InputError(f"{folder} holds a run already; choose another --run.folder, or drop --run.fresh to carry on")
-    check_same_recipe(folder, recipe)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder / LOCK, os.O_CREAT | os.O_WRONLY, 0o644)
     except OSError as error:
-        raise InputError(f"cannot make {folder}: {error.strerror}; choose another --run.folder") from error
-    _write(folder / RECIPE, asdict(recipe))
-
-
-def lock(folder: Path) -> int:
-    """Keep every other process out of `folder` until the descriptor is closed or this process ends, however it does.
-
-    Raises InUse if another has it.
-    """
-    held = os.open(folder / LOCK, os.O_CREAT | os.O_WRONLY)
+        raise InputError(f"cannot write in {folder}: {error.strerror}; choose another --run.folder") from error
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        _lock(held, folder)
+        check_same_recipe(folder, recipe)
+        if not holds_run(folder):
+            (folder / NOT_FINITE).unlink(missing_ok=True)  # of a run that was given up
+        _write(folder / RECIPE, asdict(recipe))
+    except BaseException:
         os.close(held)
-        reason = f"{folder} is in use by another process; wait for it, or choose another --run.folder"
-        raise InUse(reason) from None
+        raise
     return held
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether there is something to carry on from, or that is finished; what failed before may be begun anew."""
+    return any((folder / name).exists() for name in (LAST, PREVIOUS, REPORT))
+
+
+def _lock(held: int, folder: Path) -> None:
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        reason = f"{folder} is in use by another process; wait for it, or choose another --run.folder"
+        raise InUse(reason) from None
+
+
 def check_same_recipe(folder: Path, recipe: Recipe) -> None:
-    """Raise InputError naming the first field in which the run in `folder` differs; FREE and, if needed, CURES may."""
+    """Raise InputError naming the first field in which the run in `folder` differs; FREE and, if needed, CURES may.
+
+    A field that has come since the run was begun had its default then. `run.fresh` refuses any run.
+    """
     path = folder / RECIPE
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, expected a folder for the run; choose another --run.folder")
+    if not holds_run(folder):
+        return
+    if recipe.run.fresh:
+        raise InputError(f"{folder} holds a run already; choose another --run.folder, or drop --run.fresh to carry on")
     if not path.exists():
         return
     try:
-        before = dict(_flat(json.loads(path.read_text())))
+        before = dict(_flat(_with_defaults(json.loads(path.read_text()), recipe)))
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}); restore it, or choose another --run.folder") from error
     free = FREE | (CURES if (folder / NOT_FINITE).exists() else set())
     now = dict(_flat(json.loads(json.dumps(asdict(recipe)))))
     for field in ("name", *now, *before):
-        old, new = before.get(field), now.get(field)  # a field that a newer version adds is None before
+        old, new = before.get(field), now.get(field)
         if field not in free and old != new:
             raise InputError(
                 f"{folder} was begun with {field} {old}, now it is {new}; repeat the command as it was, or choose "
@@ -101,6 +116,19 @@ def environment(folder: Path, world: World) -> dict:
     }
     _write(folder / ENVIRONMENT, found)
     return found
+
+
+def _with_defaults(before: dict, part: object) -> dict:
+    """What was saved of a dataclass, with the default of each field that it does not hold."""
+    filled = dict(before)
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if is_dataclass(value) and isinstance(before.get(field.name), dict):
+            filled[field.name] = _with_defaults(before[field.name], value)
+        elif field.name not in before and (field.default is not MISSING or field.default_factory is not MISSING):
+            default = field.default_factory() if field.default is MISSING else field.default
+            filled[field.name] = json.loads(json.dumps(asdict(default) if is_dataclass(default) else default))
+    return filled
 
 
 def _flat(part: dict, prefix: str = "") -> Iterator[tuple[str, object]]:

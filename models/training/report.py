@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from models.training import figures
-from models.training.folder import ENVIRONMENT, RECIPE
+from models.training.folder import ENVIRONMENT, RECIPE, REPORT
 from models.training.progress import duration
 from models.training.pseudo import Tally
 from models.training.render import Facts, Folded, Picture, Section, Table, Text, html, markdown
 
-HTML, MARKDOWN, PICTURES = "report.html", "report.md", "report"
+MARKDOWN, PICTURES = "report.md", "report"
 
 
 def write_report(
@@ -47,9 +47,9 @@ def write_report(
         Section("To run it again", _again(recipe_name, recipe, environment)),
     ]
     sections = [section for section in sections if section.blocks]
-    (folder / HTML).write_text(html(recipe_name, sections))
+    (folder / REPORT).write_text(html(recipe_name, sections))
     (folder / MARKDOWN).write_text(markdown(recipe_name, sections, folder / PICTURES))
-    return folder / HTML
+    return folder / REPORT
 
 
 def verdict(images_per_s: float, wait_share: float, device: str = "device") -> str:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def picture() -> Picture:
 
 def report(folder: Path, classes: int = 10) -> Path:
     recipe = Recipe(Settings(), name="semi_mae:digits", run=Run(oracle=True))
-    claim(folder, recipe)
+    os.close(claim(folder, recipe))
     environment(folder, ALONE)
     return write_report(
         folder,
