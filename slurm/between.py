@@ -3,7 +3,7 @@
     python -m slurm.between begin              before srun
     python -m slurm.between end CODE           after it; prints "again SECONDS", "requeue" or "end EVENT"
 
-Reads RUN, LOGS, ATTEMPT and Slurm's own variables. The standard library only: it starts in a tenth of a second.
+Reads RUN, LOGS, ATTEMPT and Slurm's own variables. No torch: it starts in a tenth of a second.
 """
 
 import argparse
@@ -14,10 +14,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.training.codes import BAD_INPUT, DONE, STOPPED
 from slurm import events, failure
 
-DONE, BAD_INPUT, STOPPED = 0, 2, 75
-"""Exit codes of train.py; models.training.stop, which would import torch, has the same (a test compares)."""
 CHECKPOINT = "last.pt"
 LONGEST_PAUSE_S = 60
 CLOCKS_S = 5

@@ -1,17 +1,15 @@
-"""What happened to a run, one JSON line an event, written from the login node and from the batch host.
+"""What happened to a run's jobs; rows in the run's events.jsonl, beside those of its ranks, which name no job.
 
 submitted  started  preempted  requeued  node failed  crashed  done  failed  cancelled
 
-This file and slurm/between.py import the standard library only: they run between two starts of a job.
+This file, slurm/failure.py and slurm/between.py import no torch: they run between two starts of a job.
 """
 
-import contextlib
-import json
-import os
-import time
 from pathlib import Path
 
-FILE = "events.jsonl"
+from models.training import events
+
+FILE, read = events.FILE, events.read
 OVER = "done", "failed", "cancelled"
 """Events after which a job does not come back by itself."""
 BROKEN = "crashed", "failed", "node failed"
@@ -19,25 +17,8 @@ BROKEN = "crashed", "failed", "node failed"
 
 
 def note(run: Path, event: str, job: str, **more: object) -> dict:
-    """Append an event to `run`/events.jsonl in one write, so that lines of two writers never mix; -> the event."""
-    row = {"time": round(time.time(), 3), "event": event, "job": job}
-    row |= {key: value for key, value in more.items() if value is not None}
-    line = (json.dumps(row) + "\n").encode()
-    file = os.open(run / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(file, line)
-    finally:
-        os.close(file)
-    return row
-
-
-def read(run: Path) -> list[dict]:
-    """The events of a run in the order of writing; a line torn by a kill or a full disk is left out."""
-    path, rows = run / FILE, []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
-    return rows
+    """Append an event of a job to `run`/events.jsonl; -> the row."""
+    return events.note(run, event, job=job, **more)
 
 
 def of_job(rows: list[dict], job: str) -> list[dict]:

@@ -9,12 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-SECONDARY = re.compile(
-    r"closed by peer|connection reset|connection refused|broken pipe|connectfullmesh|socket closed|timed out waiting"
-    r"|nccl (watchdog|communicator)|remote process exited|peer closed|terminated",
-    re.IGNORECASE,
-)
-"""What ranks say when another one is gone."""
+from models.training.failed import FOLDER, LOST_PEER
+
 SRUN = re.compile(r"srun: error: (?P<node>[\w.-]+): tasks? (?P<ranks>[\d,-]+): (?P<how>.+)")
 BY_SIGNAL = re.compile(r"Killed|Segmentation fault|Bus error|Aborted|Out Of Memory|Floating point|Illegal instruction")
 
@@ -35,7 +31,7 @@ class Failure:
     @property
     def secondary(self) -> bool:
         """Whether it failed because another one had."""
-        return SECONDARY.search(self.error) is not None
+        return LOST_PEER.search(self.error) is not None or self.error == "Terminated"
 
     def __str__(self) -> str:
         return f"{self.node}, rank {self.rank}: {self.error}  ({self.log}:{self.line})"
@@ -75,7 +71,7 @@ def first(folder: Path, name: str, stderr: Path, start: int = 0, told: Sequence[
 def told(run: Path, since: float) -> list[Failure]:
     """What the trainer itself put into `run`/failed: a rank that ended at once, for it hung, could not tell anybody."""
     found = []
-    for path in (run / "failed").glob("rank-*.json"):
+    for path in (run / FOLDER).glob("rank-*.json"):
         with contextlib.suppress(OSError, ValueError, KeyError):
             row = json.loads(path.read_text())
             if row["time"] >= since:

@@ -12,11 +12,10 @@ from typing import final
 from submitit import JobEnvironment
 from submitit.helpers import Checkpointable
 
+from models.training.codes import BAD_INPUT, CRASHED, STOPPED
 from pipeline.errors import InputError
 from slurm import address, events, failure
-from slurm.between import BAD_INPUT, STOPPED
 
-CRASHED = 1
 AGAIN_LOCALLY = 144
 """The exit code on which submitit's local executor starts the tasks again, six times at most."""
 

@@ -1,11 +1,12 @@
 """What the batch script decides between two starts, on Slurm's word and the ranks'."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
-from models.training import codes
-from slurm import between, events, failure
+from slurm import between, events, failure, launch
 from slurm.between import Now, decide
 
 RUNNING, CANCELLED, TIMEOUT = Now("RUNNING"), Now("COMPLETING", "None"), Now("COMPLETING", "TimeLimit")
@@ -34,8 +35,9 @@ def test_the_next_step_follows_from_exit_code_and_state(what, expected):
     assert decide(**given) == expected
 
 
-def test_exit_codes_are_those_of_the_trainer():
-    assert (between.DONE, between.BAD_INPUT, between.STOPPED) == (codes.DONE, codes.BAD_INPUT, codes.STOPPED)
+def test_what_runs_between_two_starts_imports_no_torch():
+    ask = "import sys, slurm.between; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", ask], cwd=launch.ROOT).returncode == 0
 
 
 @pytest.fixture
