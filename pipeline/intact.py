@@ -5,7 +5,7 @@ Whatever the size, opening a file checks its header, its length and that the man
 *Up to 256 MB of index* (5 million images) the rest of the index is hashed, too, and every row is checked to lie inside
 the file, before anything is handed out.
 
-*Above*, opening reads four of the index's 64 MiB chunks: enough to refuse another file, or one with a hole. A thread
+*Above*, opening reads the first and the last of the index's 64 MiB chunks: enough to refuse another file. A thread
 hashes all others while the file is in use (100 million images: 4.8 GB, some seconds, which also brings the index into
 the page cache), and from the moment it finds damage on, no sample is handed out: a run ends with the next batch. What a
 damaged row says is never believed meanwhile: no sample is read beyond the file or written beyond its buffer
@@ -30,7 +30,6 @@ from pipeline.manifest import CHUNK_BYTES, Manifest
 from pipeline.stored import ALLOCATION, METADATA_START, SAMPLE, Layout
 
 CHECKED_AT_OPEN = 256 << 20  # bytes; some tenths of a second
-SAMPLED = 4  # chunks of a larger index
 BLOCK = 24 << 17  # bytes read at once: whole rows of metadata and table
 
 
@@ -114,13 +113,14 @@ def index_chunks(layout: Layout) -> list[int]:
 def check_chunks(path: Path, manifest: Manifest, chunks: Iterable[int]) -> None:
     """Hash chunks, which are read without being mapped. Raises InputError if one is not as it was written."""
     with path.open("rb", buffering=0) as file, ThreadPoolExecutor(4) as pool:
-        pairs = pool.map(lambda i: (i, _chunk_sha256(file.fileno(), i)), chunks)
+        pairs = pool.map(lambda i: (i, chunk_sha256(file.fileno(), i)), chunks)
         wrong = [i for i, came in pairs if came != manifest.chunk_sha256[i]]
     if wrong:
         raise InputError(_changed(path, wrong[0], len(wrong)))
 
 
-def _chunk_sha256(file: int, i: int) -> str:
+def chunk_sha256(file: int, i: int) -> str:
+    """SHA-256 of chunk i of an open file, hex."""
     chunk = hashlib.sha256()
     for block in _blocks(file, i * CHUNK_BYTES, (i + 1) * CHUNK_BYTES):
         chunk.update(block)
@@ -132,11 +132,13 @@ def _changed(path: Path, chunk: int, many: int) -> str:
 
 
 def sampled(layout: Layout, manifest: Manifest) -> "Later":
-    """Check SAMPLED of an index's chunks now, and the others later. Raises InputError if one of the first changed."""
-    chunks = index_chunks(layout)
-    first = {chunks[i * (len(chunks) - 1) // (SAMPLED - 1)] for i in range(SAMPLED)}
-    check_chunks(layout.path, manifest, sorted(first))
-    return Later(layout.path, manifest, sorted(set(chunks) - first))
+    """Check the first and the last of an index's chunks now, and the others later.
+
+    Raises InputError if one of the two changed.
+    """
+    first, *others, last = index_chunks(layout)
+    check_chunks(layout.path, manifest, (first, last))
+    return Later(layout.path, manifest, others)
 
 
 @final
@@ -164,7 +166,7 @@ class Later:
         try:
             with path.open("rb", buffering=0) as file:
                 for i in chunks:
-                    if _chunk_sha256(file.fileno(), i) != manifest.chunk_sha256[i]:
+                    if chunk_sha256(file.fileno(), i) != manifest.chunk_sha256[i]:
                         self._damage = _changed(path, i, 1)
                         return
         except OSError as error:
