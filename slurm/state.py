@@ -72,6 +72,8 @@ def status(run: Path, live: dict[str, Live] | None = None) -> Status:
 def judge(rows: list[dict], seen: Live | None, cluster: str = "slurm") -> str:
     """A run's state in one word. The batch script's last word counts; Slurm's, where it did not come to one."""
     last = rows[-1]["event"] if rows else ""
+    if cluster == "local" and seen is not None:
+        return "running"  # its first rank may be done before the others
     if last in events.OVER:
         return last
     if seen is not None:

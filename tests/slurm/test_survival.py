@@ -176,12 +176,15 @@ def test_a_sweep_is_one_array_and_a_table_and_a_signal_to_one_member_is_its_own_
 
 @long
 def test_the_time_limit(train, ends_equal):
-    """A minute is the shortest that Slurm knows; it speaks up to half a minute early, and more."""
-    job = train("--hours", "0.0166", "--signal-delay", "45")
-    assert submit.main(["wait", str(job.run), "--poll", "0.5"]) == 0, job.said()
-    again = job.events.count("preempted")
-    assert again >= 1
-    ends_equal(job, "time limit", ["submitted", *["started", "preempted"] * again, "started", "done"])
+    """A minute is the shortest that Slurm knows: the ranks are held still until it has sent its warning."""
+    job = train("--hours", "0.0166", "--signal-delay", "15").at(HALFWAY)
+    ranks = [rank(job, number) for number in "01"]
+    for pid in ranks:
+        os.kill(pid, signal.SIGSTOP)
+    job.until(lambda: all(pending(pid, signal.SIGUSR2) for pid in ranks))
+    for pid in ranks:
+        os.kill(pid, signal.SIGCONT)
+    ends_equal(job, "time limit", ["submitted", "started", "preempted", "started", "done"])
 
 
 @long
@@ -206,3 +209,9 @@ def rank(job: Job, number: str) -> int:
         if asked <= set(environment) and b"submitit" in Path(f"/proc/{pid}/cmdline").read_bytes():
             return pid
     raise AssertionError(f"no rank {number} of {job.id}")
+
+
+def pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a process that is held still has been sent a signal."""
+    said = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+    return bool(int(said["ShdPnd"], 16) >> (number - 1) & 1)
