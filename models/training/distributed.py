@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -105,6 +106,14 @@ def same(value: int | str, world: World, what: str) -> None:
         dist.all_gather_object(held, value, group=world.control)
     if len(set(held)) > 1:
         raise InputError(f"the ranks disagree on {what}: {held}; check that all see the same files, and run again")
+
+
+def from_main(value: Any, world: World) -> Any:
+    """The main rank's value, on every rank; collective."""
+    held = [value]
+    if world.size > 1:
+        dist.broadcast_object_list(held, 0, group=world.control)
+    return held[0]
 
 
 def add(tensor: Tensor, world: World) -> Tensor:

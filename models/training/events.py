@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 FILE, HEARTBEAT = "events.jsonl", "heartbeat"
 BEAT_S = 10.0
@@ -36,6 +36,11 @@ def read(folder: Path) -> list[dict]:
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     return rows
+
+
+def latest(folder: Path, key: str) -> Any:
+    """What the last event that has `key` says of it; None where none has."""
+    return next((row[key] for row in reversed(read(folder)) if key in row), None)
 
 
 @final

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from models.recipe import Run
-from models.training.distributed import World, accumulation, add, agree, start, wrap
+from models.training.distributed import World, accumulation, add, agree, from_main, start, wrap
 from pipeline.errors import InputError
 from tests.models.training.ranks import run_ranks
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from models.recipe import Optim, Run
-from models.training.distributed import add, agree, finish, start, wrap
+from models.training.distributed import add, agree, finish, from_main, start, wrap
 from models.training.guard import Guard
 from models.training.optim import clip, optimiser, set_rate
 from pipeline.errors import InputError
@@ -27,6 +27,7 @@ world = start(Run(device="cpu", devices=2))
 torch.manual_seed(world.rank)
 votes = [agree(False, world), agree(world.rank == 1, world), agree(True, world)]
 total = add(torch.tensor([1.0 + world.rank, 10.0]), world).tolist()
+word = from_main({"backend": f"rank {world.rank}"}, world)
 
 torch.manual_seed(3)
 method = nn.Linear(4, 2)
@@ -49,7 +50,7 @@ try:
     guard.check(Path(sys.argv[1]))
 except InputError as caught:
     message = str(caught)
-print(json.dumps([world.rank, world.size, world.main, votes, total, error, unchanged, message]))
+print(json.dumps([world.rank, world.size, world.main, votes, total, word, error, unchanged, message]))
 finish(world)
 """
 
@@ -61,9 +62,10 @@ def test_two_processes_agree_add_average_and_skip_together(tmp_path: Path) -> No
     first, second = (json.loads(output) for output in run_ranks(TOGETHER, 2, str(tmp_path)))
     assert first[:3] == [0, 2, True]
     assert second[:3] == [1, 2, False]
-    for _, _, _, votes, total, error, unchanged, message in (first, second):
+    for _, _, _, votes, total, word, error, unchanged, message in (first, second):
         assert votes == [False, True, True]
         assert total == [3.0, 20.0]
+        assert word == {"backend": "rank 0"}
         assert error < 1e-6
         assert unchanged
         assert "not finite in step 0" in message
@@ -106,6 +108,7 @@ def test_a_single_process_is_its_own_world(monkeypatch: pytest.MonkeyPatch) -> N
     assert agree(True, world)
     assert not agree(False, world)
     assert add(torch.tensor([2.0]), world).tolist() == [2.0]
+    assert from_main("mine", world) == "mine"
 
 
 def gpus(monkeypatch: pytest.MonkeyPatch, visible: int) -> None:

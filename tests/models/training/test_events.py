@@ -37,6 +37,14 @@ def test_a_torn_line_is_left_out_and_absent_is_not_written(tmp_path: Path) -> No
     assert set(row) == {"time", "event", "step"}
 
 
+def test_the_latest_word_on_something_is_found(tmp_path: Path) -> None:
+    assert events.latest(tmp_path, "backend") is None
+    for backend in ("memory", "ffcv"):
+        events.note(tmp_path, "decoding", backend=backend)
+    events.note(tmp_path, "stopped", step=3)
+    assert events.latest(tmp_path, "backend") == "ffcv"
+
+
 def test_a_heart_beats_every_ten_seconds_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(events.time, "monotonic", lambda: clock[0])
