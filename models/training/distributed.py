@@ -39,8 +39,10 @@ def start(run: Run) -> World:
     """Join the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), or be alone; bind the device.
 
     NCCL between GPUs, gloo between CPUs. Raises InputError if `run.devices` is not what was started or is more than
-    is visible, if a single process would leave visible GPUs idle unasked, or if two processes share a GPU.
+    is visible, if a single process would leave visible GPUs idle unasked, if two processes share a GPU, or if srun
+    started several that do not know of each other.
     """
+    _check_step()
     rank, size, local = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
     cuda = torch.cuda.is_available() if run.device == "auto" else run.device == "cuda"
     visible = torch.cuda.device_count() if cuda else 0
@@ -158,6 +160,18 @@ def accumulation(batches: Sequence[int], world_size: int, device_images: int | N
 LEAST_TIMEOUT_S, TIMEOUT = 300, 2
 """Collectives give up after twice run.patience_s, when models.training.patience should have ended the process."""
 _ENVIRONMENT = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+
+
+def _check_step() -> None:
+    """srun says to each task how many there are in its step; a batch script and an interactive shell are one each,
+    whatever SLURM_NTASKS says of their job.
+    """
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    if tasks > 1 and "RANK" not in os.environ:
+        raise InputError(
+            f"srun started {tasks} tasks, but RANK is not set: each would write the same folder, alone; use "
+            "`python -m slurm.submit`, or srun --ntasks-per-node 1 torchrun ... train.py, or srun --ntasks 1"
+        )
 
 
 def _check_devices(run: Run, size: int, visible: int, cuda: bool) -> None:

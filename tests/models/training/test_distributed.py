@@ -139,6 +139,19 @@ def test_devices_that_do_not_fit_are_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_tasks_of_a_slurm_step_that_do_not_know_of_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "8")  # as in a batch script or under salloc: one process of a larger job
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert start(Run(device="cpu")).size == 1
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")  # srun --ntasks 1
+    assert start(Run(device="cpu")).size == 1
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    with pytest.raises(InputError, match="srun started 8 tasks, but RANK is not set"):
+        start(Run(device="cpu"))
+    monkeypatch.setenv("RANK", "0")  # torchrun in a step: one of its own world
+    assert start(Run(device="cpu")).size == 1
+
+
 def test_one_gpu_of_many_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(monkeypatch, 8)
     assert start(Run(devices=1)).device == torch.device("cuda", 0)
