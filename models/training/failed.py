@@ -113,10 +113,8 @@ class Told:
             raise LostPeer(f"{said(own | {'error': 'connection closed by peer'})}: {why}") from error
         if self.ranks > 1 and not bad_input:
             print(said(own), file=sys.stderr, flush=True)
-        if "TORCHELASTIC_ERROR_FILE" in os.environ:
-            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
-            get_error_handler().record_exception(error)
+        if (torchruns := os.environ.get("TORCHELASTIC_ERROR_FILE")) is not None:
+            Path(torchruns).write_text(json.dumps({"message": said(own), "timestamp": int(own["time"])}))
 
 
 def leave(main: Callable[[], int | None]) -> NoReturn:

@@ -79,6 +79,22 @@ def test_before_a_run_began_its_folder_may_hold_another_ones_failures(tmp_path: 
         fail(tmp_path, 0, 2, RuntimeError("Connection reset by peer"), began=False)
 
 
+def test_torchrun_is_told_the_cause_and_no_consequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failed, "PEER_WAIT_S", 0.1)
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "lost.json"))
+    with pytest.raises(LostPeer):
+        fail(tmp_path, 0, 2, RuntimeError("Connection reset by peer"))
+    assert not (tmp_path / "lost.json").exists()
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "own.json"))
+    with pytest.raises(KeyError):
+        fail(tmp_path, 1, 2, KeyError("planted"))
+    read = ProcessFailure(local_rank=1, pid=7, exitcode=1, error_file=str(tmp_path / "own.json"))
+    assert read.message == f"rank 1 on {events.NODE}: KeyError: 'planted'"
+    assert read.timestamp > 0
+
+
 def test_a_new_start_forgets_its_own_failure_and_those_of_ranks_that_are_no_more(tmp_path: Path) -> None:
     for rank in range(4):
         failed.note(tmp_path, rank, "ValueError: x")
