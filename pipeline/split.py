@@ -78,13 +78,13 @@ def make_split(
     Raises InputError if a class has fewer images than asked for, or the file has no labels.
     """
     name = name or split_name(fraction, per_class, seed)
-    labels, chosen = _labels(beton).astype(np.min_scalar_type(-len(_classes(beton)) - 1)), []
-    by_class = np.argsort(labels, kind="stable")
-    ends = np.cumsum(np.bincount(labels + 1, minlength=len(_classes(beton)) + 1))
-    for label, k in enumerate(labels_each(_classes(beton), beton.manifest.class_counts, fraction, per_class)):
+    classes, chosen = _classes(beton), []
+    labels = _labels(beton).astype(np.min_scalar_type(-len(classes) - 1))  # numpy sorts small types much faster
+    by_class, ends = np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels + 1, minlength=len(classes) + 1))
+    for label, k in enumerate(labels_each(classes, beton.manifest.class_counts, fraction, per_class)):
         ids = by_class[ends[label] : ends[label + 1]]
         chosen.append(np.random.default_rng([seed, label]).permutation(ids)[:k])
-    return _checked(beton, Split(name, beton.digest, beton.n, seed, _classes(beton), _sorted(chosen)), "the draw")
+    return _checked(beton, Split(name, beton.digest, beton.n, seed, classes, _sorted(chosen)), "the draw")
 
 
 def labels_each(
@@ -124,8 +124,7 @@ def import_list(beton: Beton, path: str | Path, name: str) -> Split:
 
 
 def save_split(beton: Beton, split: Split) -> Path:
-    """Write `<stem>.split-<name>.json` beside the file, whole or not at all, and not before the index is known to be
-    undamaged."""
+    """Write `<stem>.split-<name>.json` beside the file, whole or not at all, and only if the whole index holds."""
     beton.settle()
     path = split_path(beton.path, split.name)
     found = {

@@ -63,6 +63,12 @@ def test_a_number_per_class_is_exact_and_nested_and_seeded(beton):
         make_split(beton, per_class=2)
 
 
+def test_a_draw_takes_the_first_of_each_classs_images_in_an_order_of_its_own(beton):
+    true = true_labels(beton)
+    kept = [np.random.default_rng([5, c]).permutation(np.flatnonzero(true == c))[:1] for c in range(4)]
+    assert make_split(beton, per_class=1, seed=5).labelled.tolist() == sorted(np.concatenate(kept).tolist())
+
+
 def test_names_say_how_a_split_was_drawn():
     assert split_name(0.1, None, 0) == "0.10"
     assert split_name(0.01, None, 0) == "0.01"
