@@ -5,7 +5,6 @@ before that leaves nothing that `open_beton` accepts. `python -m pipeline.beton 
 """
 
 import json
-import os
 import sys
 import time
 from collections import deque
@@ -19,6 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 from tqdm import tqdm
 
+from pipeline.advice import SIDES, advice
 from pipeline.beton import Beton, open_beton
 from pipeline.commit import commit, read_back, writing
 from pipeline.encode import Prepared, prepare
@@ -26,9 +26,12 @@ from pipeline.errors import InputError, command
 from pipeline.manifest import Manifest
 from pipeline.measure import Outcome, describe, measured
 from pipeline.names import encode_names
+from pipeline.pool import cores
 from pipeline.sources import Source, find
 from pipeline.split import labels_each, make_split, save_split, split_name, splits
 from pipeline.writer import Sample, write
+
+WORTH_ADVICE_S = 20  # a conversion that took so long may take 2.5 s longer, to say what others would have cost
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def _write(
     for name, reason in source.rejected:
         outcome.reject(name, reason)
     order = np.random.default_rng(options.seed).permutation(len(source)).tolist()
-    workers = options.workers or len(os.sched_getaffinity(0))
+    workers = options.workers or cores()
     with writing(out) as partial, ThreadPoolExecutor(workers) as pool:
         with (
             closing(_prepared(source, order, options, pool, 4 * workers)) as prepared,
@@ -203,6 +206,7 @@ def main() -> None:
         /,
         options: Options = Options(),
         unlabelled: Path | None = None,
+        advise: bool = False,
     ) -> None:
         """Write images as one .beton file, with the splits that say which labels may be seen.
 
@@ -211,10 +215,20 @@ def main() -> None:
             out: file to write
             options: how images are stored, and which labels may be seen
             unlabelled: folder of images to add without labels
+            advise: write nothing, but measure on some images what each side and quality would cost
         """
+        options.check()
+        asked = (options.side, options.quality), options.reencode, options.seed, options.workers or cores()
+        if advise:
+            print(advice(find(source, unlabelled), *asked))
+            return
         convert(source, out, options, unlabelled=unlabelled, progress=sys.stderr.isatty())
         beton = open_beton(out)
         print(describe(beton, [split_name(fraction, k, options.seed) for fraction, k in options.draws()]))
+        if beton.manifest.seconds > WORTH_ADVICE_S:
+            print(advice(find(source, unlabelled), *asked))
+        elif beton.manifest.side["max"] > min(SIDES):
+            print("what another --side or --quality would cost: the same command with --advise")
 
     tyro.cli(door, config=(OmitArgPrefixes,), prog="python -m pipeline.convert")
 
