@@ -172,7 +172,7 @@ def report(options: Options, measurement: Measurement) -> str:
 
 
 def main() -> None:
-    options = tyro.cli(Options, description=__doc__)
+    options = tyro.cli(Options, description=__doc__, prog="python -m models.bench")
     check(options)
     if options.json:
         found = [asdict(measure(options, depth)) for depth in options.decoder_depth]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.bench import Options, check, draw_step, measure, report, where
+from models.bench import Options, check, draw_step, main, measure, report, where
 from pipeline.errors import InputError
 
 TINY = Options(
@@ -48,6 +48,15 @@ def test_rates_outside_their_range_and_absent_devices_are_refused():
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="use --device cpu"):
             check(Options(device="cuda"))
+
+
+def test_help_names_the_command_and_no_path(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["/somewhere/models/bench.py", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().out
+    assert "python -m models.bench" in said
+    assert "/somewhere" not in said
 
 
 @pytest.mark.slow
