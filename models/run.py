@@ -122,6 +122,7 @@ def prepare(recipe: Recipe, world: World, told: Told, ending: ExitStack, patienc
         compile_blocks(method, sizes=len(distinct_sizes(recipe.data)))
     model = distributed.wrap(method, world)
     files = f"{its.task.beton.n:,} images of {its.task.beton.path}"
+    files += f", {its.task.pools[0]:,} with a known label" if its.task.pools[0] else ""
     writer = ending.enter_context(closing(Writer(its.folder, its.folder / METRICS)))
     common = its.folder, its.task, its.judges, its.length, its.micro, method
     signs = writer, patience, events.Heartbeat(its.folder, world.rank)

@@ -51,6 +51,7 @@ def tell(
         final=final,
         pictures=_pictures(recipe, method, judges["val"], task),
         verdict=verdict(*speed(written), "GPU" if world.device.type == "cuda" else "CPU"),
+        known=task.pools[0],
         pseudo=journal.tally,
         class_names=task.classes,
     )

@@ -16,6 +16,7 @@ from models.recipe import Recipe
 from models.training.checkpoint import LAST, PREVIOUS
 from models.training.distributed import World
 from models.training.guard import FILE as NOT_FINITE
+from models.training.whole import write_whole
 from pipeline.errors import InputError
 
 RECIPE, ENVIRONMENT, LOCK, REPORT = "recipe.json", "environment.json", "lock", "report.html"
@@ -140,9 +141,7 @@ def _flat(part: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _write(path: Path, content: dict) -> None:
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def _version(package: str) -> str | None:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from models.training.distributed import World, add
 from models.training.progress import Clock, Stragglers, line
 from models.training.pseudo import Tally
 from models.training.schedule import Length
+from models.training.whole import write_whole
 
 METRICS, EVENTS = "metrics.jsonl", "events"
 
@@ -176,9 +176,7 @@ class Journal:
 
 def _truncate(folder: Path, step: int) -> list[dict]:
     kept = [row for row in read(folder) if row["step"] <= step]
-    partial = folder / f"{METRICS}.partial"
-    partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    os.replace(partial, folder / METRICS)
+    write_whole(folder / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
     return kept
 
 

@@ -9,6 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from string import Template
 
+from models.training.whole import write_whole
+
 PAGE = Path(__file__).with_name("page.html")
 
 
@@ -78,20 +80,21 @@ def html(title: str, sections: Sequence[Section]) -> str:
 def markdown(title: str, sections: Sequence[Section], pictures: Path) -> str:
     """The same in Markdown; its pictures are written to the folder `pictures`, beside the file."""
     pictures.mkdir(parents=True, exist_ok=True)
-    for before in pictures.glob("[0-9][0-9]-*.png"):
-        before.unlink()
-    lines, count = [f"# {title}", ""], 0
+    lines, count, before = [f"# {title}", ""], 0, set(pictures.glob("[0-9][0-9]-*.png"))
     for section in sections:
         lines += [f"## {section.title}", ""] if section.title else []
         for block in section.blocks:
             if isinstance(block, Picture):
                 count += 1
                 path = pictures / f"{count:02d}-{re.sub(r'[^a-z0-9]+', '-', block.title.lower()).strip('-')}.png"
-                path.write_bytes(block.png)
+                write_whole(path, block.png)
+                before.discard(path)
                 said = f"**{block.title}.** {block.caption}"
                 lines += [said, "", f"![{block.title}]({pictures.name}/{path.name})", ""]
             else:
                 lines += [*_markdown(block), ""]
+    for path in before:
+        path.unlink()
     return "\n".join(lines)
 
 

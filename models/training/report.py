@@ -11,6 +11,7 @@ from models.training.folder import ENVIRONMENT, RECIPE, REPORT
 from models.training.progress import duration
 from models.training.pseudo import Tally
 from models.training.render import Facts, Folded, Picture, Section, Table, Text, html, markdown
+from models.training.whole import write_whole
 
 MARKDOWN, PICTURES = "report.md", "report"
 
@@ -23,6 +24,7 @@ def write_report(
     final: Sequence[tuple[str, str | float]],
     pictures: Sequence[Picture],
     verdict: str,
+    known: int = 0,
     pseudo: Tally | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Path:
@@ -31,12 +33,13 @@ def write_report(
     final     what the finished model was measured to do, a row each; numbers are shown with four digits
     pictures  reconstructions, views and the like, in this order
     verdict   `verdict`'s sentence about the throughput
+    known     images whose label was learned from
     """
     recipe, environment = (_json(folder / name) for name in (RECIPE, ENVIRONMENT))
     steps = [row for row in rows if "timing" in row]
     scores = figures.evaluations(rows)
     sections = [
-        Section("", _summary(steps, scores, recipe, environment)),
+        Section("", _summary(steps, scores, recipe, environment, known)),
         Section(
             "Results", [Table(("measured", "value"), [(name, _number(value)) for name, value in final])] * bool(final)
         ),
@@ -47,8 +50,8 @@ def write_report(
         Section("To run it again", _again(recipe_name, recipe, environment)),
     ]
     sections = [section for section in sections if section.blocks]
-    (folder / REPORT).write_text(html(recipe_name, sections))
-    (folder / MARKDOWN).write_text(markdown(recipe_name, sections, folder / PICTURES))
+    write_whole(folder / REPORT, html(recipe_name, sections))
+    write_whole(folder / MARKDOWN, markdown(recipe_name, sections, folder / PICTURES))
     return folder / REPORT
 
 
@@ -71,7 +74,7 @@ def speed(rows: Sequence[dict]) -> tuple[float, float]:
     return float(np.median([t["images_per_s"] for t in timed])), float(np.median([t["wait_share"] for t in timed]))
 
 
-def _summary(steps: Sequence[dict], scores: figures.Series, recipe: dict, environment: dict) -> list:
+def _summary(steps: Sequence[dict], scores: figures.Series, recipe: dict, environment: dict, known: int) -> list:
     if not steps:
         return [Text("No step has been logged yet.", lead=True)]
     last = steps[-1]
@@ -81,7 +84,8 @@ def _summary(steps: Sequence[dict], scores: figures.Series, recipe: dict, enviro
     encoder, data = recipe.get("encoder", {}), recipe.get("data", {})
     size = f"ViT of {encoder.get('depth')} x {encoder['width']}" if encoder.get("width") else None
     what = f"{size or encoder.get('name', 'An encoder')} on {data.get('root', 'its data')}"
-    what += f", labels of split {data['split']}" if data.get("split") else ""
+    what += f", {known:,} known labels" if known else ", no label"
+    what += f" (split {data['split']})" if known and data.get("split") else ""
     counted = recipe.get("optim", {}).get("epoch_unit") == "step"  # then an epoch is a step, and says nothing
     epochs = "" if counted else f" {last['epoch']:.3g} epochs,"
     said = f"{what}: {last['step']:,} steps,{epochs} in {took} on {where}."

@@ -78,6 +78,7 @@ def report(folder: Path, classes: int = 10) -> Path:
         final=[("top-1, held-out images", 0.9312), ("k nearest neighbours", 0.9001), ("images", "360")],
         pictures=[picture()],
         verdict=verdict(*speed(rows()), device="CPU"),
+        known=50,
         pseudo=tally(classes),
     )
 

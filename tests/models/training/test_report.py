@@ -1,4 +1,5 @@
 import base64
+import errno
 import io
 import re
 from html.parser import HTMLParser
@@ -59,6 +60,7 @@ def test_the_page_says_what_was_trained_and_measured(folder: Path) -> None:
     for said in (
         "semi_mae:digits",
         "300 steps",
+        "50 known labels",
         "2 min 03 s",
         "Final accuracy top1 92.7%",
         "k nearest neighbours",
@@ -79,6 +81,48 @@ def test_the_markdown_shows_the_same_pictures(folder: Path) -> None:
     inside = [source.partition(",")[2] for source in Reader((folder / "report.html").read_text()).sources]
     assert [base64.b64encode((folder / link).read_bytes()).decode() for link in links] == inside
     assert "| k nearest neighbours | 0.9001 |" in text
+
+
+def test_a_run_on_pixels_alone_says_so(tmp_path: Path) -> None:
+    path = write_report(tmp_path, recipe_name="mae:digits", rows=rows(), final=[], pictures=[], verdict="")
+    assert "no label:" in path.read_text()
+
+
+def test_a_disk_that_fills_up_leaves_the_report_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report(tmp_path)
+    before = contents(tmp_path)
+    write, room = Path.write_bytes, len(before["report.html"]) + len(before["report.md"])
+
+    def until_full(path: Path, data: bytes) -> int:
+        nonlocal room
+        written, room = write(path, data[:room]), max(0, room - len(data))
+        if written < len(data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written
+
+    for free in (0, room // 2, room):
+        room = free
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_bytes", until_full)
+            with pytest.raises(OSError, match="No space"):
+                report(tmp_path)
+        after = contents(tmp_path)
+        assert after.keys() == before.keys()
+        for name in ("report.html", "report.md"):
+            assert len(after[name]) == pytest.approx(len(before[name]), rel=0.01)  # whole
+    report(tmp_path)
+    assert contents(tmp_path).keys() == before.keys()
+
+
+def test_pictures_of_the_report_before_are_gone(tmp_path: Path) -> None:
+    sections = [Section("", [picture()] * 2)]
+    for count in (2, 1):
+        markdown("a", [Section("", sections[0].blocks[:count])], tmp_path)
+        assert len(list(tmp_path.iterdir())) == count
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_names_cannot_become_markup(tmp_path: Path) -> None:
