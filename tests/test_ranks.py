@@ -139,7 +139,8 @@ def test_a_run_that_stopped_on_two_ranks_goes_on_with_others(ranks, runs, argv, 
     assert merged(first) | merged(then) == runs["whole"][1][0].ids()
     assert not merged(first).keys() & merged(then).keys()
     assert_equal_but_for_rounding(folder, runs["whole"][0])
-    assert [row["event"] for row in events.read(folder)] == ["started", "stopped", "resumed", "done"]
+    said = [row["event"] for row in events.read(folder)]
+    assert [event for event in said if event != "decoding"] == ["started", "stopped", "resumed", "done"]
 
 
 def merged(ranks: list[Started]) -> dict[int, list[int]]:
