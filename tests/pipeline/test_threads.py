@@ -91,6 +91,7 @@ def test_a_stuck_thread_does_not_keep_the_process_from_ending() -> None:
     assert "test-0 did not end" in done.stderr
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_is_told_that_the_threads_stayed_behind(three) -> None:
     three.submit(abs, -3).result(10)
     read, write = os.pipe()
