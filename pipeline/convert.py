@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.advice import SIDES, advice
+from pipeline.advice import SIDES, Choice, advice
 from pipeline.beton import Beton, open_beton
 from pipeline.commit import commit, read_back, writing
 from pipeline.encode import Prepared, prepare
@@ -218,7 +218,7 @@ def main() -> None:
             advise: write nothing, but measure on some images what each side and quality would cost
         """
         options.check()
-        asked = (options.side, options.quality), options.reencode, options.seed, options.workers or cores()
+        asked = Choice(options.side, options.quality, options.reencode), options.seed, options.workers or cores()
         if advise:
             print(advice(find(source, unlabelled), *asked))
             return

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline import advice
+from pipeline.advice import Choice
 from pipeline.convert import Options, convert
 from pipeline.encode import prepare
 from pipeline.errors import InputError
@@ -39,36 +40,42 @@ class Photographs(Source):
 
 
 def test_bytes_are_what_a_conversion_would_store():
-    found, tried = advice.costs(Photographs(360), (300, 85), False, 0, 2, 60.0)
+    found, tried = advice.costs(Photographs(360), Choice(300, 85), 0, 2, 60.0)
     assert tried == 5  # the broken one is passed over
-    assert [(each.side, each.quality) for each in found] == [
-        (256, 80), (256, 90), (300, 85), (320, 80), (320, 90), (None, 85),
+    assert [each.choice for each in found] == [
+        (256, 80, False), (256, 90, False), (300, 85, True), (300, 85, False), (320, 80, False), (320, 90, False),
+        (None, 85, False),
     ]  # fmt: skip
     for each in found:
         images = [Photographs(360).read(i)[0] for i in (0, 2, 3, 4, 5)]
-        sizes = [len(prepare(image, each.side, each.quality, False).jpeg) for image in images]
+        sizes = [len(prepare(image, *each.choice).jpeg) for image in images]
         assert each.kb == pytest.approx(sum(sizes) / 5 / 1e3)
         assert each.images_per_core_s > 0
 
 
 def test_the_table_marks_what_was_asked_for_and_counts_the_whole_set():
-    found = [advice.Cost(256, 90, 20.0, 5000.0), advice.Cost(None, 90, 110.0, 900.0)]
-    lines = advice.table(found, 40, 1_281_167, (None, 90)).splitlines()
+    found = [advice.Cost(Choice(256, 90, True), 20.0, 5000.0), advice.Cost(Choice(None, 90), 110.0, 900.0)]
+    lines = advice.table(found, 40, 1_281_167, Choice(None, 90)).splitlines()
     assert lines[0] == "what a side and a quality cost, tried on 40 of the images:"
-    assert lines[2].split() == ["256", "90", "20.0", "26", "GB", "5,000"]
-    assert lines[3].split() == ["None", "90", "110.0", "141", "GB", "900", "<-", "as", "asked"]
-    assert "5.0 MB" in advice.table(found, 1, 250, (256, 90))
+    assert lines[2].split() == ["--side", "256", "--quality", "90", "--reencode", "20.0", "26", "GB", "5,000"]
+    assert lines[3].split() == ["--side", "None", "--quality", "90", "110.0", "141", "GB", "900", "<-", "as", "asked"]
+    assert "5.0 MB" in advice.table(found, 1, 250, Choice(256, 90))
 
 
 def test_small_images_or_none_need_no_advice():
     for source in (Photographs(200), Photographs(360, n=0)):
-        assert advice.advice(source, (500, 90), False, 0, 1, 60.0).startswith("every side and quality here keeps")
+        assert advice.advice(source, Choice(500, 90, True), 0, 1, 60.0).startswith("every side and quality here keeps")
+
+
+def test_encoding_anew_is_a_choice_where_no_side_is():
+    found, _ = advice.costs(Photographs(200), Choice(500, 90), 0, 1, 60.0)
+    assert [each.choice for each in found] == [(500, 90, True), (None, 90, False)]
 
 
 def test_time_is_limited(monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr(advice.time, "perf_counter", lambda: float(next(clock)))
-    _, tried = advice.costs(Photographs(360), (500, 90), False, 0, 1, 2.5)
+    _, tried = advice.costs(Photographs(360), Choice(500, 90), 0, 1, 2.5)
     assert tried in (1, 2)  # read at 1 and 2 s of 2.5; the broken one may have been among them
 
 
