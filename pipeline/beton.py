@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.bus import guard
 from pipeline.errors import InputError, command
+from pipeline.fetch import Fetch
 from pipeline.intact import CHECKED_AT_OPEN, Later, check_chunks, claimed, read_index, sampled
 from pipeline.manifest import Manifest, identity, read_manifest
 from pipeline.stored import ALLOCATION, METADATA_START, Layout, metadata, read_layout
@@ -38,12 +39,13 @@ class Column:
 @final
 @dataclass(frozen=True, eq=False)
 class Beton:
-    """An open .beton file; only memory maps and arrays, so it may cross a fork, and pickling it opens it anew.
+    """An open .beton file; memory maps and arrays, so it may cross a fork, and pickling it opens it anew.
 
     heights, widths  of n          pixels
     offsets, sizes   of n          sample i is data[offsets[i] : offsets[i] + sizes[i]]
     data             u8 [bytes]    the whole file, memory-mapped, read-only
     pixels, largest                of all images, and of the largest
+    fetch(offsets, sizes)          begins to read samples that a thread will soon touch
     """
 
     layout: Layout
@@ -56,6 +58,7 @@ class Beton:
     pixels: int
     largest: int
     later: Later | None = field(repr=False)
+    fetch: Fetch = field(repr=False)
 
     @property
     def path(self) -> Path:
@@ -129,7 +132,7 @@ def open_beton(path: str | Path, *, verify: bool = False) -> Beton:
     rows, table = metadata(data, layout.n)["image"], data[layout.table_start :].view(ALLOCATION)
     sizes = table["size"] if index.in_order else _joined(layout.path, rows["offset"], table)
     columns = (Column(each) for each in (rows["height"], rows["width"], rows["offset"], sizes))
-    return Beton(layout, manifest, *columns, data, index.pixels, index.largest, later)
+    return Beton(layout, manifest, *columns, data, index.pixels, index.largest, later, Fetch(layout.path))
 
 
 def _joined(path: Path, offsets: np.ndarray, table: np.ndarray) -> np.ndarray:

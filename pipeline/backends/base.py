@@ -34,8 +34,13 @@ class Backend(ABC):
 
 
 def jpeg_source(beton: Beton, ids: np.ndarray) -> kernels.Source:
-    """Where the stored bytes of samples `ids` (i64 [N]) lie, for the kernels; the caller keeps `beton` open."""
-    return kernels.Source(beton.data.ctypes.data, *beton.where(ids), False)
+    """Where the stored bytes of samples `ids` (i64 [N]) lie, for the kernels; the caller keeps `beton` open.
+
+    From here on they are being read: a decoder that comes to them later does not wait for storage.
+    """
+    offsets, sizes, heights, widths = beton.where(ids)
+    beton.fetch(offsets, sizes)
+    return kernels.Source(beton.data.ctypes.data, offsets, sizes, heights, widths, False)
 
 
 def check_decoded(beton: Beton, ids: np.ndarray, errors: np.ndarray) -> None:
