@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -26,6 +26,7 @@ from models.training.progress import headline
 from models.training.pseudo import Tally
 from models.training.schedule import Length
 from models.training.writer import Writer
+from pipeline.choose import Backend, choose
 from pipeline.loader import Loader
 from pipeline.open import open_backend
 from pipeline.oracle import Oracle
@@ -141,8 +142,18 @@ def loader(run: Training) -> Loader:
         run.task, recipe.data, needs, recipe.encoder.patch, recipe.run.seed, run.length.labels_only_steps,
         world.rank, world.size, run.micro, run.length.total_steps,
     )  # fmt: skip
-    backend = open_backend(recipe.data, run.task.beton, world.device)
+    backend = open_backend(replace(recipe.data, backend=back_end(run)), run.task.beton, world.device)
     return Loader(fed, backend, world.device, run.step, recipe.data.ahead, recipe.data.patience_s)
+
+
+def back_end(run: Training) -> Backend:
+    """Who decodes from here on, by the main rank's word; said where it was chosen, and noted for the next start."""
+    data, before = run.recipe.data, events.latest(run.folder, "backend")
+    found = distributed.from_main(choose(data, run.task.beton, run.world.device, before), run.world)
+    if data.backend == "auto" or before not in (None, found.backend):
+        run.say(found.said(before))
+    run.note("decoding", backend=found.backend, why=found.why)
+    return found.backend
 
 
 def oracle(recipe: Recipe, task: Task):

@@ -1,0 +1,143 @@
+"""How many images a CPU-second prepares, of each path and of the peers.
+
+Every case goes through the same images, all cases take turns in one process, and the clock is CPU time over all
+threads and workers, which a busy machine moves little. Ratios compare turns of the same round.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from pipeline.bench.cases import BOUND, CPU, DEVICE, ON_GPU, OVERHEAD, PATCH, Work, own_cases
+from pipeline.bench.peers import PEERS, chosen, peer_cases
+from pipeline.bench.rounds import Turns, interleaved, rate, times
+from pipeline.bench.verdict import Machine, machine, need, verdict
+from pipeline.beton import Beton, open_beton
+from pipeline.errors import InputError, command
+
+GOAL_IMAGES_PER_S = 1000  # at which the loader's own share of a core is said
+PACKAGES = ("ffcv", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numba", "numpy", "torch", "torchvision", "pillow")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    """A .beton file, or a folder that holds train.beton."""
+    against: str | None = None
+    """Peers, with commas between: torchvision, ffcv, ffcv-ssl, dali. All that are installed when absent."""
+    model: str = "vit_small_patch16_224"
+    """The network that the verdict is about."""
+    step_images_per_s: float | None = None
+    """Images (not views) that one GPU trains on in a second, if you measured it."""
+    size: int = 224
+    """Side of the views, in pixels."""
+    threads: int = 1
+    """Decoding threads; more of them share caches and memory, and each prepares a little less."""
+    rounds: int = 5
+    """How often each case runs."""
+    images: int = 500
+    """Images of a round, the file's first."""
+    batch: int = 128
+    """Images in a batch."""
+    json: bool = False
+    """Print JSON instead of the table."""
+
+    def check(self) -> None:
+        """Raise InputError on a value out of range."""
+        for name, low in (("size", 2 * PATCH), ("threads", 1), ("rounds", 1), ("images", 1), ("batch", 1)):
+            if getattr(self, name) < low:
+                raise InputError(f"--{name} must be {low} or more, got {getattr(self, name)}")
+
+
+def measure(options: Options, beton: Beton, peers: list[str]) -> Turns:
+    """Every case by name."""
+    work = Work(beton, np.arange(min(options.images, beton.n)), options.size, options.batch, options.threads)
+    with own_cases(work) as own, peer_cases(peers, work) as others:
+        return interleaved(own | others, options.rounds)
+
+
+def where(options: Options, beton: Beton, here: Machine) -> dict[str, str | int]:
+    """What the figures hold for: machine, versions, data."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    model = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": model[0] if model else "unknown CPU",
+        "cores": here.cores,
+        "gpus": f"{here.gpus} x {here.gpu}" if here.gpus else "none",
+        **{name: found for name in PACKAGES if (found := _version(name))},
+        "data": f"{beton.path.name}, {beton.manifest.stored_kb['mean']:.0f} kB an image",
+        "images": min(options.images, beton.n),
+        "size": options.size,
+        "batch": options.batch,
+        "threads": options.threads,
+        "rounds": options.rounds,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def summary(turns: Turns, options: Options, here: Machine) -> list[str]:
+    """What the loader itself takes, and the verdict."""
+    device, cpu = rate(turns[DEVICE]).median, rate(turns[CPU]).median
+    measured = ON_GPU in turns and options.threads >= here.cores // here.gpus
+    end_to_end = rate(turns[ON_GPU]).wall if measured else None
+    share = GOAL_IMAGES_PER_S / rate(turns[OVERHEAD]).median
+    batches = f"in batches of {options.batch}"
+    return [
+        f"Order, plan and queues take {share:.1%} of a core at {GOAL_IMAGES_PER_S:,} images/s {batches}.",
+        verdict(need(options.model, options.step_images_per_s), device, cpu, here, end_to_end),
+    ]
+
+
+def table(turns: Turns) -> str:
+    """One line a case: rates, and how many times its images the bound, T2 and T0 prepare."""
+    width = max(map(len, turns))
+    heads = ("median", "lowest", "highest", "of bound", "T2 is", "T0 is", "wall, /s")
+    lines = [f"{'images per CPU-second':{width}s}" + "".join(f"{head:>10s}" for head in heads)]
+    for name, each in turns.items():
+        r = rate(each)
+        ratios = f"{times(each, turns[BOUND]):10.2f}" + "".join(f"{times(turns[o], each):9.2f}x" for o in (DEVICE, CPU))
+        lines.append(f"{name:{width}s}{r.median:10.0f}{r.low:10.0f}{r.high:10.0f}{ratios}{r.wall:10.0f}")
+    return "\n".join(lines)
+
+
+def figures(turns: Turns) -> dict[str, dict[str, float]]:
+    """The table as JSON has it."""
+    others = {"of_bound": BOUND, "of_t2": DEVICE, "of_t0": CPU}
+    ratios = {name: {key: times(each, turns[o]) for key, o in others.items()} for name, each in turns.items()}
+    return {name: asdict(rate(each)) | ratios[name] for name, each in turns.items()}
+
+
+def main() -> None:
+    """Print the table, or JSON."""
+    options = tyro.cli(Options, description=__doc__, prog="python -m pipeline.bench")
+    options.check()
+    need(options.model, options.step_images_per_s)
+    peers, path = chosen(options.against), Path(options.path)
+    beton = open_beton(path / "train.beton" if path.is_dir() else path)
+    here = machine()
+    turns, found = measure(options, beton, peers), where(options, beton, here)
+    if options.json:
+        print(json.dumps({"where": found, "rates": figures(turns), "summary": summary(turns, options, here)}))
+        return
+    print(", ".join(f"{name} {value}" for name, value in found.items()))
+    print(table(turns))
+    absent = [name for name in PEERS if name not in peers] if options.against is None else []
+    print("\n".join([*summary(turns, options, here), *([f"Not installed: {', '.join(absent)}."] if absent else [])]))
+
+
+if __name__ == "__main__":
+    command(main)

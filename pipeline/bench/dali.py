@@ -1,0 +1,70 @@
+"""DALI's own operators over the same bytes, for pipeline.bench; nothing is prepared ahead, so CPU time is exact."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import cycle
+from typing import Literal
+
+import torch
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.auto_aug import rand_augment
+
+from pipeline.bench.cases import SCALE, Work
+from pipeline.bench.rounds import Case
+
+OPERATIONS, MAGNITUDE, FILL = 3, 9, 128
+ASPECT = (3 / 4, 4 / 3)
+Kind = Literal["decode", "one crop", "two crops", "two crops, rand_augment on one"]
+
+
+@contextmanager
+def dali_cases(work: Work) -> Iterator[dict[str, Case]]:
+    """On the CPU; decoding in "mixed" mode, and everything else on the GPU, too where there is one."""
+    kinds: tuple[Kind, ...] = ("decode", "one crop", "two crops", "two crops, rand_augment on one")
+    devices = ["cpu", "mixed"] if torch.cuda.is_available() else ["cpu"]
+    yield {
+        f"DALI {device}: {kind}": partial(_run, _pipeline(work, kind, device), work)
+        for device in devices
+        for kind in kinds
+    }
+
+
+def _pipeline(work: Work, kind: Kind, device: str):
+    source = cycle([[work.beton.jpeg(int(i)) for i in ids] for ids in work.batches])
+
+    def crop(image):
+        cut = fn.random_resized_crop(
+            image, size=[work.size, work.size], random_area=list(SCALE), random_aspect_ratio=list(ASPECT),
+            interp_type=types.INTERP_LINEAR, antialias=True,
+        )  # fmt: skip
+        return fn.flip(cut, horizontal=fn.random.coin_flip())
+
+    @pipeline_def(enable_conditionals=True)
+    def define():
+        jpeg = fn.external_source(lambda: next(source), batch=True, dtype=types.UINT8)
+        image = fn.decoders.image(jpeg, device=device)
+        if kind == "decode":
+            return image
+        if kind == "one crop":
+            return crop(image)
+        weak, strong = crop(image), crop(image)
+        if kind != "two crops":
+            sides = [work.size, work.size]
+            strong = rand_augment.rand_augment(strong, n=OPERATIONS, m=MAGNITUDE, shape=sides, fill_value=FILL)
+        return weak, strong
+
+    pipeline = define(
+        batch_size=work.batch, num_threads=work.threads, device_id=None if device == "cpu" else 0, seed=0,
+        prefetch_queue_depth=1, exec_async=False, exec_pipelined=False,
+    )  # fmt: skip
+    pipeline.build()
+    return pipeline
+
+
+def _run(pipeline, work: Work) -> int:
+    for _ in work.batches:
+        pipeline.run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return len(work.ids)

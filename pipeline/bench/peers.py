@@ -1,0 +1,130 @@
+"""What others do to the same JPEG bytes, for pipeline.bench: which of them, and torchvision as MAE and USB use it."""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import final
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision import transforms as T
+from torchvision.datasets import ImageFolder
+
+from pipeline.bench.cases import SCALE, Work
+from pipeline.bench.rounds import Case
+from pipeline.errors import InputError
+
+OPERATIONS = 3  # RandAugment's, USB's ImageNet setting, as in our preset
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+WEAK_STRONG = "torchvision: weak + strong, u8, no DataLoader"
+
+
+@contextmanager
+def torchvision_cases(work: Work) -> Iterator[dict[str, Case]]:
+    """torchvision's DataLoader over a folder of the same bytes, one worker process for each of our threads."""
+    with TemporaryDirectory(prefix="bench-") as folder:
+        kind = Path(folder) / "all"
+        kind.mkdir()
+        for i in work.ids.tolist():
+            (kind / f"{i:08d}.jpg").write_bytes(work.beton.jpeg(i).tobytes())
+        yield {
+            "torchvision: MAE's one crop, f32, DataLoader": partial(loaded, work, folder, mae(work.size)),
+            "torchvision: USB's weak + strong, f32, DataLoader": partial(loaded, work, folder, Two(work.size, True)),
+            WEAK_STRONG: partial(in_turn, work, Two(work.size, False)),
+        }
+
+
+def mae(size: int) -> Callable[[Image.Image], torch.Tensor]:
+    """MAE's pre-training view (its main_pretrain.py): f32 [3, size, size]."""
+    crop = T.RandomResizedCrop(size, SCALE, interpolation=T.InterpolationMode.BICUBIC)
+    return T.Compose([crop, T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(MEAN, STD)])
+
+
+@final
+class Two:
+    """USB's weak and strong views of one image: both [3, size, size], f32 and normalised or u8."""
+
+    def __init__(self, size: int, normalised: bool):
+        cut = [T.RandomResizedCrop(size, SCALE, interpolation=T.InterpolationMode.BILINEAR), T.RandomHorizontalFlip()]
+        last = [T.ToTensor(), T.Normalize(MEAN, STD)] if normalised else [T.PILToTensor()]
+        self.weak, self.strong = T.Compose([*cut, *last]), T.Compose([*cut, T.RandAugment(OPERATIONS), *last])
+
+    def __call__(self, image: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weak and strong."""
+        return self.weak(image), self.strong(image)
+
+
+def loaded(work: Work, folder: str, transform: Callable) -> int:
+    """One epoch of a DataLoader; its workers have ended when it returns, so their CPU time is known."""
+    data = ImageFolder(folder, transform)
+    cuda = torch.cuda.is_available()
+    batches = DataLoader(data, work.batch, shuffle=True, num_workers=work.threads, pin_memory=cuda)
+    return sum(len(labels) for _, labels in batches)
+
+
+def in_turn(work: Work, transform: Callable) -> int:
+    """One image after another in this process: what the transforms cost without a loader around them."""
+    for i in work.ids.tolist():
+        transform(Image.open(io.BytesIO(work.beton.jpeg(i).tobytes())).convert("RGB"))
+    return len(work.ids)
+
+
+def _ffcv(work: Work) -> AbstractContextManager[dict[str, Case]]:
+    from pipeline.bench.ffcv import ffcv_cases  # importing ffcv takes seconds
+
+    return ffcv_cases(work)
+
+
+def _ffcv_ssl(work: Work) -> AbstractContextManager[dict[str, Case]]:
+    from pipeline.bench.ffcv import ffcv_ssl_cases
+
+    return ffcv_ssl_cases(work)
+
+
+def _dali(work: Work) -> AbstractContextManager[dict[str, Case]]:
+    from pipeline.bench.dali import dali_cases
+
+    return dali_cases(work)
+
+
+PEERS = {
+    "torchvision": ("torchvision", torchvision_cases),
+    "ffcv": ("ffcv", _ffcv),
+    "ffcv-ssl": ("ffcv", _ffcv_ssl),
+    "dali": ("nvidia.dali", _dali),
+}
+"""The package that each needs, and its cases."""
+
+
+def chosen(against: str | None) -> list[str]:
+    """The peers named, or those that are installed; InputError for one that is unknown, or asked for and not there."""
+    if against is None:
+        return [name for name, (package, _) in PEERS.items() if installed(package)]
+    names = [name for name in against.split(",") if name]
+    for name in names:
+        if name not in PEERS:
+            raise InputError(f"--against knows {', '.join(PEERS)}, got {name!r}")
+        if not installed(PEERS[name][0]):
+            raise InputError(f"--against {name} needs {PEERS[name][0]}, which is not installed")
+    return names
+
+
+def installed(package: str) -> bool:
+    """Whether a package, or a package in a namespace, is there; it is not imported."""
+    parent = package.rpartition(".")[0]
+    return (not parent or find_spec(parent) is not None) and find_spec(package) is not None
+
+
+@contextmanager
+def peer_cases(names: list[str], work: Work) -> Iterator[dict[str, Case]]:
+    """The cases of all peers named, by name."""
+    with ExitStack() as stack:
+        cases: dict[str, Case] = {}
+        for name in names:
+            cases |= stack.enter_context(PEERS[name][1](work))
+        yield cases

@@ -1,0 +1,77 @@
+"""Who waits for whom: what a step of a model needs against what a machine's cores prepare."""
+
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.errors import InputError
+from pipeline.pool import cores
+
+GFLOP = {
+    "vit_tiny_patch16_224": 34.7,
+    "vit_small_patch16_224": 54.9,
+    "vit_base_patch16_224": 133.7,
+    "vit_large_patch16_224": 411.8,
+}
+"""Of one image in a packed Semi-MAE step (labelled 1 : 7, half of the pseudo-labels pass, MAE's decoder of 8 x 512),
+forward and backward, counted by models.flops: python -m models.bench --model NAME."""
+ASSUMED_GFLOPS = 250_000
+"""What a step is assumed to reach where none was measured: a quarter of an H100's 989 TFLOP/s in bf16."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The cores that this process may use, the GPUs it sees and what they are called."""
+
+    cores: int
+    gpus: int = 0
+    gpu: str = ""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a step takes: decoded images a second on one GPU, and where the figure is from."""
+
+    model: str
+    images_per_s: float
+    origin: str
+
+
+def machine() -> Machine:
+    """This one."""
+    gpus = torch.cuda.device_count()
+    return Machine(cores(), gpus, torch.cuda.get_device_name() if gpus else "")
+
+
+def need(model: str, images_per_s: float | None = None) -> Need:
+    """From a measured rate, or from the model's FLOPs; InputError for a model without either."""
+    if images_per_s is not None:
+        if images_per_s <= 0:
+            raise InputError(f"--step-images-per-s must be above 0, got {images_per_s:g}")
+        return Need(model, images_per_s, "as you say")
+    if model not in GFLOP:
+        raise InputError(f"--model knows {', '.join(GFLOP)}, got {model!r}; for another one say --step-images-per-s")
+    assumed = f"assumed, not measured: {GFLOP[model]:g} GFLOP an image at {ASSUMED_GFLOPS / 1000:g} TFLOP/s"
+    return Need(model, ASSUMED_GFLOPS / GFLOP[model], f"{assumed}, a quarter of an H100's peak")
+
+
+def verdict(need: Need, device: float, cpu: float, here: Machine, end_to_end: float | None = None) -> str:
+    """One sentence.
+
+    device, cpu  images per core-second with the views made on the GPU (T2) and beside the decoder (T0)
+    end_to_end   images/s of T2 measured with this GPU, where it was measured with all cores that a GPU has here
+    """
+    share = here.cores / max(here.gpus, 1)
+    feeds = end_to_end or share * device
+    step = f"{need.model} at {need.images_per_s:,.0f} images/s ({need.origin})"
+    start = f"A {here.gpu}" if here.gpus else "No GPU is here: one"
+    supply = f"{share:.3g} core(s), which feed {'(measured) ' if end_to_end else ''}{feeds:,.0f}"
+    if feeds < need.images_per_s:
+        waits = f"would wait {1 - feeds / need.images_per_s:.0%} of its time for its {supply}"
+    else:
+        waits = f"would not wait for its {supply}: these wait {1 - need.images_per_s / feeds:.0%} of theirs"
+    on_device, on_cpu = (f"{need.images_per_s / rate:.1f}" for rate in (device, cpu))
+    return (
+        f"{start} that trains {step} {waits}; the recipe needs {on_device} cores a GPU with the views made on the GPU "
+        f"(T2), {on_cpu} with the views on the CPU (T0)."
+    )

@@ -1,0 +1,171 @@
+"""What `data.backend auto` means on this machine, and why.
+
+The rule, in this order: memory, if the decoded set fits `memory_mb`. Without a GPU, or with the views made on the CPU,
+ffcv: DALI's CPU decoder is the same library with more around it. What the run was on before, if it was. ffcv, if DALI
+is not installed, or if ffcv decodes ENOUGH_IMAGES_PER_S with the threads that it has. Otherwise the faster of the two,
+measured on the first images of the file; DALI must win by a tenth, as it takes the GPU's time.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import cycle
+from typing import Literal
+
+import numpy as np
+import torch
+
+from pipeline import libffcv
+from pipeline.backends.base import jpeg_source
+from pipeline.backends.ffcv import SLOT_PIXELS, SLOTS
+from pipeline.beton import Beton
+from pipeline.errors import InputError
+from pipeline.pieces import Pieces
+from pipeline.pool import Pool, cores
+from pipeline.ring import Ring
+from pipeline.spec import Data
+
+ENOUGH_IMAGES_PER_S = 5000
+"""Decoded images a second that no step is reckoned to outrun: ViT-S Semi-MAE takes 4,600 on an H100 if it reaches a
+quarter of its peak (pipeline.bench.verdict); larger models take fewer."""
+WINS_BY = 1.1
+IMAGES, BATCH = 512, 256  # that measuring goes through again and again, in the page cache after the first time
+FFCV_S, DALI_S = 1.0, 2.0  # DALI balances hardware engine, kernels and CPU, which takes longer to settle
+
+Backend = Literal["ffcv", "dali", "memory"]
+Start = Callable[[np.ndarray], Callable[[], object]]
+"""Begins to decode images (ids i64 [N]); the result waits for them."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A back-end and the reason in words."""
+
+    backend: Backend
+    why: str
+
+    def said(self, before: Backend | None) -> str:
+        """The choice in a line, and what a run that carries on was on before, if that was another."""
+        changed = f"; until now the run was on {before}" if before not in (None, self.backend) else ""
+        return f"back-end {self.backend}: {self.why}{changed}"
+
+
+def choose(data: Data, beton: Beton, device: torch.device, before: Backend | None = None) -> Choice:
+    """The back-end of a run that was on `before` when it was last started; takes seconds where it has to measure.
+
+    Every rank may call it at the same time, and should: then they share the cores as in training. Whose answer counts
+    is the caller's affair.
+    """
+    if data.backend != "auto":
+        return Choice(data.backend, "as data.backend says")
+    count = data.threads or cores()
+    return rule(
+        memory=(decoded_mb(beton), data.memory_mb),
+        on_gpu=device.type == "cuda" and data.views_on != "cpu",
+        dali_there=dali_there(),
+        before=before,
+        ffcv=lambda: ffcv_rate(beton, device, count),
+        dali=lambda: dali_rate(beton, data.size, device, count),
+    )
+
+
+def rule(
+    memory: tuple[float, float],
+    on_gpu: bool,
+    dali_there: bool,
+    before: Backend | None,
+    ffcv: Callable[[], float],
+    dali: Callable[[], float],
+) -> Choice:
+    """The rule itself.
+
+    memory      MB of the decoded set, and that may be kept
+    on_gpu      whether the GPU makes the views
+    ffcv, dali  measure images/s, called only where the rule depends on it; dali may raise InputError
+    """
+    mb, most_mb = memory
+    if mb <= most_mb:
+        return Choice("memory", f"the decoded images, {mb:,.0f} MB, fit data.memory_mb {most_mb:,.0f}")
+    if not on_gpu:
+        return Choice("ffcv", "the views are made on the CPU, where DALI would only add to the same decoder")
+    if not dali_there:
+        return Choice("ffcv", "DALI is not installed")
+    if before in ("ffcv", "dali"):
+        return Choice(before, "what this run was begun on")
+    by_ffcv = ffcv()
+    if by_ffcv >= ENOUGH_IMAGES_PER_S:
+        return Choice("ffcv", f"it decodes {by_ffcv:,.0f} images/s here, a step takes {ENOUGH_IMAGES_PER_S:,} at most")
+    try:
+        by_dali = dali()
+    except InputError as error:
+        return Choice("ffcv", f"it decodes {by_ffcv:,.0f} images/s here, and {error}")
+    figures = f"DALI decodes {by_dali:,.0f} images/s here, ffcv {by_ffcv:,.0f}"
+    return Choice("dali" if by_dali > WINS_BY * by_ffcv else "ffcv", figures)
+
+
+def decoded_mb(beton: Beton) -> float:
+    """Size of all images as pixels."""
+    return 3 * beton.pixels / 1e6
+
+
+def dali_there() -> bool:
+    """Whether DALI is installed, and our back-end for it is there; neither is imported."""
+    names = ("nvidia", "nvidia.dali", "pipeline.backends.dali")
+    return all(find_spec(name) is not None for name in names)
+
+
+def ffcv_rate(beton: Beton, device: torch.device, threads: int) -> float:
+    """Images a second that the CPU decodes and sends to the device."""
+    libffcv.load()
+    pool, ring = Pool(threads, lambda: None), Ring(max(SLOTS, threads // 2), max(SLOT_PIXELS, beton.largest), device)
+
+    def start(ids: np.ndarray) -> Callable[[], None]:
+        pieces = Pieces(jpeg_source(beton, ids), pool, ring)
+        return lambda: deque(pieces.to(device), maxlen=0)
+
+    try:
+        return measured(start, beton.n, device, FFCV_S)
+    finally:
+        pool.close()
+
+
+def dali_rate(beton: Beton, size: int, device: torch.device, threads: int) -> float:
+    """Images a second that DALI decodes on the device; raises InputError where DALI cannot be used."""
+    from pipeline.backends.dali import Dali
+
+    backend = Dali(beton, size, device, "device", threads)
+    try:
+        return measured(backend.decode, beton.n, device, DALI_S)
+    finally:
+        backend.close()
+
+
+def measured(start: Start, n: int, device: torch.device, limit_s: float) -> float:
+    """Images a second of `start` over the first of n images, two batches at a time; the first time round is not timed.
+
+    Images that cannot be decoded are none of this function's business: they raise where they are trained on.
+    """
+    ids = np.arange(min(n, IMAGES))
+    batches = [ids[first : first + BATCH] for first in range(0, len(ids), BATCH)]
+    for batch in batches:
+        start(batch)()
+    began, done = _now(device), 0
+    waiting = deque([(start(batches[0]), len(batches[0]))])
+    for batch in cycle(batches[1:] + batches[:1]):
+        waiting.append((start(batch), len(batch)))
+        finish, count = waiting.popleft()
+        finish()
+        done += count
+        if time.perf_counter() - began >= limit_s:
+            break
+    finish, count = waiting.popleft()
+    finish()
+    return (done + count) / (_now(device) - began)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
