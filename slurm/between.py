@@ -46,7 +46,7 @@ def decide(code: int, worst: int, now: Now, restarts: int, dry: int, tries: int)
         return "requeued", "end"
     if now.state not in ("RUNNING", ""):
         return ("failed" if now.reason == "TimeLimit" else "cancelled"), "end"
-    if code == STOPPED:
+    if code == worst == STOPPED:  # else a rank broke, and those that srun then ended stopped well
         return "preempted", "requeue"
     if BAD_INPUT in (code, worst) or dry > tries:
         return "failed", "end"

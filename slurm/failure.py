@@ -12,6 +12,7 @@ from pathlib import Path
 from models.training.failed import FOLDER, LOST_PEER
 
 SRUN = re.compile(r"srun: error: (?P<node>[\w.-]+): tasks? (?P<ranks>[\d,-]+): (?P<how>.+)")
+CODE = re.compile(r"Exited with exit code (\d+)")
 BY_SIGNAL = re.compile(r"Killed|Segmentation fault|Bus error|Aborted|Out Of Memory|Floating point|Illegal instruction")
 
 
@@ -97,5 +98,7 @@ def _reported(stderr: Path, start: int) -> list[Failure]:
     before, found, now = data[:start].count(b"\n"), [], time.time()
     for number, line in enumerate(data[start:].decode(errors="replace").splitlines(), before + 1):
         if said := SRUN.search(line):
-            found.append(Failure(said["node"], said["ranks"], said["how"].strip(), str(stderr), number, now))
+            code = CODE.search(said["how"])
+            place = said["node"], said["ranks"], said["how"].strip(), str(stderr), number, now
+            found.append(Failure(*place, int(code[1]) if code else 1))
     return found

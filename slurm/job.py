@@ -61,7 +61,7 @@ class Job(Checkpointable):
             print(f"error: {error}", file=sys.stderr)
         except SystemExit as error:  # tyro's, which has said why
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
-            return code, _failure(job, error, code) if code else None
+            return code, _failure(job, error, code) if code not in (0, STOPPED) else None
         except BaseException as error:
             found = _failure(job, error, CRASHED)
             traceback.print_exc()

@@ -19,6 +19,7 @@ RUNNING, CANCELLED, TIMEOUT = Now("RUNNING"), Now("COMPLETING", "None"), Now("CO
         ({"code": 0, "now": CANCELLED}, ("done", "end")),  # it was faster
         ({"code": 75}, ("preempted", "requeue")),
         ({"code": 75, "now": Now()}, ("preempted", "requeue")),  # the controller does not answer
+        ({"code": 75, "worst": 1}, ("crashed", "again")),  # srun ended the others, which then saved
         ({"code": 75, "now": CANCELLED}, ("cancelled", "end")),  # never brought back
         ({"code": 143, "now": CANCELLED}, ("cancelled", "end")),
         ({"code": 75, "now": Now("COMPLETING", "", 1)}, ("requeued", "end")),  # Slurm has done it
@@ -105,6 +106,11 @@ def test_srun_names_the_rank_that_a_signal_ended(tmp_path):
     failure.write(tmp_path, "x", failure.Failure("n1", "0", "RuntimeError: Connection reset by peer", "a", 1, 10.0))
     found = failure.first(tmp_path, "x", log, start=len("srun: error: n9: task 9: Killed\n"))
     assert (found.node, found.rank, found.error, found.line) == ("n2", "1", "Killed", 3)
+
+
+def test_a_rank_that_stopped_on_request_did_not_break(job, tmp_path):
+    (tmp_path / "7_0_log.err").write_text("srun: error: n1: task 0: Exited with exit code 75\n")
+    assert failure.first(tmp_path, "7_0_0", tmp_path / "7_0_log.err").code == 75
 
 
 def test_without_any_trace_there_is_no_failure(tmp_path):
