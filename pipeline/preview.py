@@ -1,6 +1,10 @@
-"""The views of real images as one picture: original, weak, strong, masked.  python -m pipeline.preview DATA"""
+"""The default views of real images as one picture: original, weak, strong, masked.  python -m pipeline.preview DATA
 
-from dataclasses import dataclass, field, replace
+A recipe's own views: python -m models.preview RECIPE
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -27,25 +31,33 @@ OUTLINE = 125  # pixels of an image to one of its boxes' outlines: a small image
 
 @dataclass(frozen=True)
 class Arguments:
-    """Draw the views of a few images of a .beton file."""
+    """Draw the default views of a few images of a .beton file; `python -m models.preview` draws a recipe's."""
 
     path: Annotated[str, tyro.conf.Positional]
     """A .beton file, or a folder with train.beton."""
     out: str = "preview.png"
+    """Picture to write."""
     images: int = 8
+    size: int = Data.size
+    """Side of the views, in pixels."""
     patch: int = 16
+    """Side of a patch of the masked view, in pixels."""
     seed: int = 0
-    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=lambda: Data(backend="ffcv"))
 
 
-def rows(beton: Beton, data: Data, patch: int, ids: np.ndarray, seed: int = 0) -> list[list[np.ndarray]]:
-    """For each image its four pictures u8 [h, w, 3], as the loader makes them in the first pass.
+def rows(
+    beton: Beton, data: Data, patch: int, ids: np.ndarray, seed: int = 0, columns: Sequence[str] = COLUMNS
+) -> list[list[np.ndarray]]:
+    """For each image (ids i64 [N]) the pictures u8 [h, w, 3] of `columns`, as the loader makes them in the first pass.
 
     Boxes on the original show where the weak and the strong view were cut.
+    Raises InputError if the patch does not divide the view.
     """
-    backend = open_backend(data, beton, torch.device("cpu"))
+    if "masked" in columns and data.size % patch:
+        raise InputError(f"patches of {patch} pixels do not divide views of {data.size}; choose another patch or size")
+    backend = open_backend(replace(data, backend="ffcv", views_on="cpu"), beton, torch.device("cpu"))
     try:
-        wanted = wanted_unlabelled(data, patch, strong=True, visible=True)
+        wanted = wanted_unlabelled(data, patch, strong=True, visible="masked" in columns)
         picks = Picks(ids, np.zeros_like(ids))
         plan = draw(wanted, picks, beton.heights[ids], beton.widths[ids], seed)
         weak, strong = (view.permute(0, 2, 3, 1).numpy() for view in backend.start(plan)())
@@ -53,9 +65,36 @@ def rows(beton: Beton, data: Data, patch: int, ids: np.ndarray, seed: int = 0) -
         backend.close()
     originals = [libffcv.decode(beton.jpeg(i), int(beton.heights[i]), int(beton.widths[i])) for i in ids]
     for v, name in enumerate(("weak", "strong")):
-        originals = [outlined(*each, COLOURS[name]) for each in zip(originals, plan.stacked.boxes[v], strict=True)]
-    masked = [mask(image, visible, patch) for image, visible in zip(weak, plan.visible, strict=True)]
-    return [list(row) for row in zip(originals, weak, strong, masked, strict=True)]
+        if name in columns:
+            originals = [outlined(*each, COLOURS[name]) for each in zip(originals, plan.stacked.boxes[v], strict=True)]
+    made = {"original": originals, "weak": weak, "strong": strong}
+    if "masked" in columns:
+        made["masked"] = [mask(image, visible, patch) for image, visible in zip(weak, plan.visible, strict=True)]
+    return [list(row) for row in zip(*(made[name] for name in columns), strict=True)]
+
+
+def spread(beton: Beton, images: int) -> np.ndarray:
+    """Ids i64 [N] of up to so many images, from the first to the last."""
+    return np.linspace(0, beton.n - 1, min(images, beton.n)).astype(np.int64)
+
+
+def check_picture(out: str, images: int) -> None:
+    """Raise InputError if there would be nothing to draw, or no place or format to write it to."""
+    path = Path(out)
+    if images < 1:
+        raise InputError(f"--images must be 1 or more, got {images}")
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise InputError(f"--out: expected a name that ends in .png, .jpg or .webp, got {out}")
+    if not path.parent.is_dir() or path.is_dir():
+        raise InputError(f"--out: {path if path.is_dir() else path.parent} is {'a' if path.is_dir() else 'no'} folder")
+
+
+def save(page: Image.Image, out: str) -> None:
+    """Write the picture. Raises InputError if the disk refuses."""
+    try:
+        page.save(out)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error.strerror or error}") from error
 
 
 def outlined(image: np.ndarray, box: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
@@ -92,6 +131,11 @@ def sheet(pictures: list[list[np.ndarray]], headings: tuple[str, ...], side: int
     return page
 
 
+def shown_side(size: int) -> int:
+    """The side at which views of `size` pixels are shown."""
+    return max(96, min(224, size))
+
+
 def _fitted(picture: Image.Image, side: int) -> Image.Image:
     scale = side / max(picture.size)
     how = Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS  # small images: show their pixels
@@ -101,14 +145,13 @@ def _fitted(picture: Image.Image, side: int) -> Image.Image:
 def main() -> None:
     """Write the picture and say where it is."""
     a = tyro.cli(Arguments, prog="python -m pipeline.preview")
-    path = Path(a.path)
-    beton = open_beton(path / a.data.train if path.is_dir() else path)
-    if a.images < 1:
-        raise InputError(f"--images must be 1 or more, got {a.images}")
-    ids = np.linspace(0, beton.n - 1, min(a.images, beton.n)).astype(np.int64)
-    data = replace(a.data, backend="ffcv", views_on="cpu")
-    page = sheet(rows(beton, data, a.patch, ids, a.seed), COLUMNS, max(96, min(224, a.data.size)))
-    page.save(a.out)
+    check_picture(a.out, a.images)
+    if a.patch < 1 or a.size < 1 or a.seed < 0:
+        raise InputError(f"--patch and --size must be 1 or more, --seed 0 or more, got {a.patch}, {a.size}, {a.seed}")
+    data, path = Data(size=a.size), Path(a.path)
+    beton = open_beton(path / data.train if path.is_dir() else path)
+    ids = spread(beton, a.images)
+    save(sheet(rows(beton, data, a.patch, ids, a.seed), COLUMNS, shown_side(a.size)), a.out)
     print(f"{a.out}: {len(ids)} images of {beton.path}, {' | '.join(COLUMNS)}")
 
 

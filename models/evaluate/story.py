@@ -1,7 +1,6 @@
 """How a run ends: the last evaluation, pictures of what it saw and made, and the report."""
 
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from models.evaluate.judge import Judge
 from models.evaluate.reconstruct import RATIOS, reconstruct
 from models.method import Method
+from models.preview import columns, views
 from models.recipe import Recipe
 from models.training.distributed import World
 from models.training.journal import Journal, read
@@ -17,8 +17,7 @@ from models.training.precision import precision
 from models.training.render import Picture
 from models.training.report import speed, verdict, write_report
 from pipeline.open import open_backend, sweep
-from pipeline.preview import COLUMNS, rows, sheet
-from pipeline.spec import Mask
+from pipeline.preview import sheet, spread
 from pipeline.task import Task
 
 IMAGES = 8
@@ -59,13 +58,8 @@ def tell(
 
 
 def _pictures(recipe: Recipe, method: Method, judge: Judge, task: Task) -> list[Picture]:
-    masked = method.needs.labelled_visible or method.needs.unlabelled_visible
-    data = replace(recipe.data, backend="ffcv", views_on="cpu", mask=recipe.data.mask if masked else Mask())
-    patch = recipe.encoder.patch if masked else recipe.data.size // 2  # a mask is drawn in any case, and then left out
-    columns = len(COLUMNS) if masked else COLUMNS.index("masked")
-    chosen = np.linspace(0, task.beton.n - 1, min(IMAGES, task.beton.n)).astype(np.int64)
-    views = [line[:columns] for line in rows(task.beton, data, patch, chosen, recipe.run.seed)]
-    pictures = [Picture("Views", "What the recipe makes of training images.", _png(views, COLUMNS[:columns]))]
+    drawn = _png(views(recipe, task.beton, spread(task.beton, IMAGES)), columns(recipe))
+    pictures = [Picture("Views", "What the recipe makes of training images.", drawn)]
     if hasattr(method, "reconstruction"):
         pictures.append(_reconstructions(recipe, method, judge))
     return pictures
@@ -78,14 +72,14 @@ def _reconstructions(recipe: Recipe, method: Method, judge: Judge) -> Picture:
         images = torch.cat(list(sweep(recipe.data, backend, np.arange(min(IMAGES, judge.beton.n)), IMAGES)))
     finally:
         backend.close()
-    columns, headings = [list(images.permute(0, 2, 3, 1).cpu().numpy())], ["image"]
+    shown, headings = [list(images.permute(0, 2, 3, 1).cpu().numpy())], ["image"]
     patches = (recipe.data.size // recipe.encoder.patch) ** 2
     for ratio in (each for each in RATIOS if patches * (1 - each) >= 1):
         with precision(recipe.run, judge.world.device):
             seen, made = reconstruct(method, images, ratio)
-        columns += [list(seen), list(made)]
+        shown += [list(seen), list(made)]
         headings += [f"{ratio:.0%} hidden", "predicted"]
-    lines = [list(line) for line in zip(*columns, strict=True)]
+    lines = [list(line) for line in zip(*shown, strict=True)]
     caption = "Validation images in their own colours; visible patches are shown as they are."
     return Picture("Reconstructions", caption, _png(lines, tuple(headings)))
 

@@ -1,5 +1,6 @@
 """The picture of a data set's views."""
 
+import errno
 import sys
 
 import numpy as np
@@ -16,6 +17,19 @@ IDS = np.array([3, 40, 11])
 def run(monkeypatch, *argv: str) -> None:
     monkeypatch.setattr(sys, "argv", ["preview", *argv])
     preview.main()
+
+
+def full(*_) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("columns", [("original", "strong"), ("original", "weak"), ("weak", "masked")])
+def test_rows_have_the_columns_that_are_asked_for(beton, columns):
+    every = preview.rows(beton, Data(size=32), 8, IDS)
+    some = preview.rows(beton, Data(size=32), 8 if "masked" in columns else 9, IDS, columns=columns)
+    for row, whole in zip(some, every, strict=True):
+        for picture, name in zip(row, columns, strict=True):
+            assert np.array_equal(picture, whole[preview.COLUMNS.index(name)])
 
 
 def test_rows_are_original_weak_strong_and_masked(beton):
@@ -86,9 +100,21 @@ def test_the_command_writes_the_picture(beton, monkeypatch, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("argv", "said"),
-    [(["{}/none.beton"], "no such file"), (["{}", "--images", "0"], "--images must be 1 or more, got 0")],
+    [
+        (["{}/none.beton"], "no such file"),
+        (["{}", "--images", "0"], "--images must be 1 or more, got 0"),
+        (["{}", "--patch", "9"], "patches of 9 pixels do not divide views of 224"),
+        (["{}", "--patch", "0"], "--patch and --size must be 1 or more"),
+        (["{}", "--seed", "-1"], "--seed 0 or more, got 16, 224, -1"),
+        (["{}", "--out", "{}/none/a.png"], "none is no folder"),
+        (["{}", "--out", "{}/folder.png"], "folder.png is a folder"),
+        (["{}", "--out", "{}/a.txt"], "expected a name that ends in .png, .jpg or .webp"),
+        (["{}", "--out", "/dev/full.png"], "/dev/full.png cannot be written: "),
+    ],
 )
 def test_wrong_input_is_one_line(beton, monkeypatch, capsys, argv, said):
+    (beton.path.parent / "folder.png").mkdir(exist_ok=True)
+    monkeypatch.setattr(Image.Image, "save", full if "/dev/full.png" in argv else Image.Image.save)
     monkeypatch.setattr(sys, "argv", ["preview", *(word.format(beton.path.parent) for word in argv)])
     with pytest.raises(SystemExit) as ended:
         command(preview.main)

@@ -1,0 +1,63 @@
+"""The views that a recipe makes of its training images, as one picture.  python -m models.preview RECIPE [FLAGS]
+
+Takes the recipe's flags as train.py does: python -m models.preview semi_mae:digits --data.strong.augment usb
+"""
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import tyro
+
+from models.method import method_class
+from models.recipe import Recipe, resolve
+from pipeline.beton import Beton
+from pipeline.errors import InputError, command
+from pipeline.open import open_data
+from pipeline.preview import COLUMNS, check_picture, rows, save, sheet, shown_side, spread
+
+PROGRAM = "python -m models.preview"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Draw what a recipe makes of a few training images; every other flag is the recipe's, as in train.py."""
+
+    out: str = "preview.png"
+    """Picture to write."""
+    images: int = 8
+
+
+def columns(recipe: Recipe) -> tuple[str, ...]:
+    """The original and the views that the recipe's method reads."""
+    needs = method_class(recipe).needs
+    read = {
+        "original": True,
+        "weak": needs.unlabelled or recipe.data.labelled_view == "weak",
+        "strong": needs.strong or (needs.labelled and recipe.data.labelled_view == "strong"),
+        "masked": needs.labelled_visible or needs.unlabelled_visible,
+    }
+    return tuple(name for name in COLUMNS if read[name])
+
+
+def views(recipe: Recipe, beton: Beton, ids: np.ndarray) -> list[list[np.ndarray]]:
+    """The pictures u8 [h, w, 3] of `columns` for each image (ids i64 [N]) of the recipe's training file."""
+    return rows(beton, recipe.data, recipe.encoder.patch, ids, recipe.run.seed, columns(recipe))
+
+
+def main() -> None:
+    """Write the picture and say where it is."""
+    if len(sys.argv) < 2:
+        raise InputError(f"expected a recipe: {PROGRAM} RECIPE [--out FILE] [FLAGS]; `python train.py` lists them")
+    own = sys.argv[1:] if sys.argv[1].startswith("-") else sys.argv[2:]
+    a, flags = tyro.cli(Arguments, args=own, prog=f"{PROGRAM} RECIPE", return_unknown_args=True)
+    check_picture(a.out, a.images)
+    recipe = resolve(sys.argv[1], flags)
+    beton = open_data(recipe.data, recipe.data.train)
+    ids = spread(beton, a.images)
+    save(sheet(views(recipe, beton, ids), columns(recipe), shown_side(recipe.data.size)), a.out)
+    print(f"{a.out}: {len(ids)} images of {beton.path}, {' | '.join(columns(recipe))}")
+
+
+if __name__ == "__main__":
+    command(main)
