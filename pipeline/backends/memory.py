@@ -26,9 +26,10 @@ class Memory(Backend):
         ends = np.cumsum(self.heights[:] * self.widths[:])
         self._places = np.concatenate([[0], ends[:-1]])
         pixels = _decode_all(beton, self._pool, self._places, int(ends[-1]))
-        self._flat, self._pixels = pixels.reshape(-1), torch.from_numpy(pixels)
-        if not self._on_cpu:
-            self._pixels = self._pixels.to(device)
+        if self._on_cpu:
+            self._flat = pixels.reshape(-1)
+        else:
+            self._pixels = torch.from_numpy(pixels).to(device)  # the host keeps no copy
 
     def start(self, plan: Plan) -> Views:
         ids, places = plan.ids, self._places[plan.ids]

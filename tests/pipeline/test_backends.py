@@ -1,6 +1,7 @@
 """The views of every back-end and executor: the same pictures, from one plan, held to Pillow and OpenCV."""
 
 import threading
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -74,6 +75,17 @@ def test_memory_and_stream_give_the_same_bytes(beton):
         strict=True,
     ):
         assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize(("device", "views_on", "kept"), [("cpu", "cpu", True), ("meta", "device", False)])
+def test_the_host_keeps_pixels_only_for_views_that_are_made_there(beton, device, views_on, kept):
+    Memory(beton, SIZE, CPU, "cpu", 1).close()  # compiles
+    tracemalloc.start()
+    backend = Memory(beton, SIZE, torch.device(device), views_on, 1)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (held > 3 * int((beton.heights[:] * beton.widths[:]).sum())) == kept
+    backend.close()
 
 
 def test_views_on_the_device_are_those_on_the_cpu_up_to_the_filter(beton):
