@@ -71,13 +71,13 @@ def submit(plan: Plan, request: Request) -> list[str]:
     if not request.dry_run:
         for job in plan.jobs:
             _check_free(Path(job.run))
-    logs = plan.root / "slurm"
+    logs, afterok = plan.root / "slurm", dependency(request.after)
     code = _code(plan, request)
     before, after = (
         script.before(request, [Path(job.run) for job in plan.jobs], logs, code),
         script.after(request, plan.root if plan.members else None),
     )
-    words = parameters(request, plan.root.name, dependency(request.after), before, after)
+    words = parameters(request, plan.root.name, afterok, before, after)
     if request.dry_run:
         print(_text(words, logs, len(plan.jobs)))
         return []

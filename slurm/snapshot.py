@@ -31,9 +31,9 @@ def take(root: Path, store: Path, without: tuple[Path, ...] = ()) -> Snapshot:
 
     Raises InputError if `root` is no git checkout, git refuses, or untracked files are so large that they are data.
     """
-    inside = [path.resolve().relative_to(root) for path in (store, *without) if path.resolve().is_relative_to(root)]
-    chosen = [".", *(f":(exclude,top){path}" for path in inside)]
     try:
+        inside = [path for path in (store, *without) if path.is_relative_to(root) and not _ignored(root, path)]
+        chosen = [".", *(f":(exclude,top){path.relative_to(root)}" for path in inside)]
         _check_size(root, _git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", *chosen).split("\0"))
         with tempfile.TemporaryDirectory() as temporary:
             own = os.environ | {"GIT_INDEX_FILE": f"{temporary}/index"}
@@ -77,6 +77,13 @@ def _unpack(root: Path, tree: str, target: Path, commit: str) -> None:
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _ignored(root: Path, path: Path) -> bool:
+    """git add refuses to leave out by name what it leaves out anyway."""
+    return (
+        subprocess.run(["git", "-C", str(root), "check-ignore", "-q", str(path)], capture_output=True).returncode == 0
+    )
 
 
 def _check_size(root: Path, untracked: list[str]) -> None:

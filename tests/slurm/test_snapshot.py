@@ -68,13 +68,15 @@ def test_a_clean_checkout_is_its_commit(tree, tmp_path):
     assert snapshot.take(tree, tmp_path / "store").commit == git(tree, "rev-parse", "HEAD").strip()
 
 
-def test_runs_inside_the_checkout_are_no_code(tree):
-    (tree / "out" / "run").mkdir(parents=True)
-    (tree / "out" / "run" / "last.pt").write_text("weights\n")
-    first = snapshot.take(tree, tree / "out" / ".code", without=(tree / "out" / "run",))
-    second = snapshot.take(tree, tree / "out" / ".code", without=(tree / "out" / "run",))
+@pytest.mark.parametrize("name", ["out", "runs"])
+def test_runs_inside_the_checkout_are_no_code(name, tree):
+    """Whether git ignores them or not."""
+    (tree / name / "run").mkdir(parents=True)
+    (tree / name / "run" / "last.pt").write_text("weights\n")
+    first = snapshot.take(tree, tree / name / ".code", without=(tree / name / "run",))
+    second = snapshot.take(tree, tree / name / ".code", without=(tree / name / "run",))
     assert first == second
-    assert not (first.folder / "out").exists()
+    assert not (first.folder / name).exists()
 
 
 def test_data_among_untracked_files_is_refused(tree, tmp_path, monkeypatch):
