@@ -1,29 +1,40 @@
-"""The packed Semi-MAE step against the way the peers write it.  python -m models.bench --help
+"""The Semi-MAE step that trains against the way the peers write it.  python -m models.bench --help
 
-Same ViT, same decoder, same inputs, forward and backward, variants taking turns in one process; the figure is the
-median of the ratios of neighbouring runs. On a CPU the clock is process time, which other programs do not move.
+"semi_mae" is models.methods.semi_mae itself, on u8 images as the loader hands them out; "packed" its core alone, on
+images that are normalised already, as the peers' are. Same ViT, same decoder, as many images that pass, forward and
+backward, variants taking turns in one process; the figure is the median of the ratios of neighbouring runs. On a CPU
+the clock is process time, which other programs do not move.
 """
 
 import json
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Literal
 
 import timm
 import torch
+import torch.nn.functional as F
 import tyro
+from torch import Tensor
 
-from models.build import build_encoder
-from models.decoder import Decoder
 from models.flops import count
-from models.peers import Step, packed, separate, usb
+from models.method import Moment
+from models.methods.semi_mae import SemiMAE, Settings
+from models.peers import LAMBDA_U, MU, Step, packed, separate, usb
+from models.recipe import Encoder, Recipe
+from models.reconstruction import Reconstruct
+from models.vit import look
+from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.errors import InputError, command
+from pipeline.spec import Data
 
+OURS = "semi_mae"
 VARIANTS = {"packed": packed, "usb": usb, "separate": separate}
+CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -71,54 +82,88 @@ def measure(options: Options, depth: int) -> Measurement:
     for _ in range(options.rounds):
         for name, run in runs.items():
             seconds[name].append(timed(run, options.device))
-    counted = {name: count(run) / 1e9 for name, run in prepare(options, depth, "meta").items()}
+    on_meta = prepare(options, depth, "meta")
+    counted = {name: count(on_meta.get(name, run)) / 1e9 for name, run in runs.items()}
     return Measurement(
         decoder_depth=depth,
         seconds={name: statistics.median(values) for name, values in seconds.items()},
         spread={name: (max(values) - min(values)) / statistics.median(values) for name, values in seconds.items()},
         gflops=counted,
-        times_faster_than={name: _median_ratio(seconds[name], seconds["packed"]) for name in runs if name != "packed"},
-        fewer_flops_than={name: counted[name] / counted["packed"] for name in runs if name != "packed"},
+        times_faster_than={name: _median_ratio(seconds[name], seconds[OURS]) for name in runs if name != OURS},
+        fewer_flops_than={name: counted[name] / counted[OURS] for name in runs if name != OURS},
     )
 
 
 def prepare(options: Options, depth: int, device: str) -> dict[str, Callable[[], None]]:
-    """Each variant as a function that runs one step, forward and backward, on the same networks and inputs."""
+    """Each variant as a function that runs one step, forward and backward, on the same networks and inputs.
+
+    Without the method itself on meta tensors: how many images pass is a number that it reads from them.
+    """
     torch.manual_seed(0)
     with torch.device(device):
-        vit = build_encoder(options.model, image_size=options.image_size, patch=options.patch, classes=1000)
-        decoder = Decoder(
-            vit.embed_dim,
-            vit.patch_embed.grid_size,
-            options.patch,
-            width=options.decoder_width,
-            depth=depth,
-            heads=options.decoder_heads,
-            prefix=vit.num_prefix_tokens,
-        )
-    step = draw_step(options, vit.patch_embed.num_patches, device)
+        method = SemiMAE(recipe(options, depth), CLASSES)
+    batch = draw_batch(options, method.encoder.patch_embed.num_patches, device)
     half = options.precision == "bf16" and device != "meta"
 
-    def run(variant: Callable) -> None:
-        for parameter in (*vit.parameters(), *decoder.parameters()):
+    def precision() -> AbstractContextManager:
+        return torch.autocast(torch.device(device).type, torch.bfloat16) if half else nullcontext()
+
+    def run(loss: Callable[[], Tensor]) -> None:
+        for parameter in method.parameters():
             parameter.grad = None
-        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16) if half else nullcontext():
-            loss = variant(vit, decoder, step)
-        loss.backward()
+        with precision():
+            total = loss()
+        total.backward()
 
-    return {name: partial(run, variant) for name, variant in VARIANTS.items()}
+    losses = {}
+    if device != "meta":
+        with precision():
+            method.settings = replace(method.settings, threshold=threshold(method, batch, passing(options)))
+        losses[OURS] = lambda: method(batch, Moment(step=0, labels_only=False)).total
+    step = as_step(batch, passing(options))
+    for name, variant in VARIANTS.items():
+        losses[name] = partial(variant, method.encoder, method.reconstruction.decoder, step)
+    return {name: partial(run, loss) for name, loss in losses.items()}
 
 
-def draw_step(options: Options, patches: int, device: str) -> Step:
-    """Random inputs; exactly round(pass_rate · unlabelled) images pass."""
+def recipe(options: Options, depth: int) -> Recipe[Settings]:
+    """Semi-MAE with the peers' weights and the decoder asked for."""
+    decoder = Reconstruct(depth=depth, width=options.decoder_width, heads=options.decoder_heads)
+    settings = Settings(lambda_u=LAMBDA_U, mu=MU, smoothing=0.0, reconstruct=decoder)
+    return Recipe(settings, Data(size=options.image_size), Encoder(options.model, patch=options.patch))
+
+
+def passing(options: Options) -> int:
+    """Unlabelled images that pass: a count, not a draw, or the ratio of two runs would depend on luck."""
+    return round(options.pass_rate * options.unlabelled)
+
+
+def threshold(method: SemiMAE, batch: Batch, count: int) -> float:
+    """The confidence that so many weak images of the batch reach, as the method itself sees them."""
+    confidence = look(method.encoder, batch.unlabelled.weak).float().softmax(-1).amax(-1).sort(descending=True).values
+    chosen = 2.0 if count == 0 else float(confidence[count - 1])
+    assert int((confidence >= chosen).sum()) == count, "two images are equally sure: use another precision or pass rate"
+    return chosen
+
+
+def draw_batch(options: Options, patches: int, device: str) -> Batch:
+    """Random u8 images; their coarse structure differs, so that a new network is not equally sure of all."""
     size, unlabelled = options.image_size, options.unlabelled
-    visible = torch.rand(unlabelled, patches).argsort(1)[:, : int(patches * (1 - options.mask_ratio))]
-    # a count, not a draw: the ratio of two runs must not depend on how many happened to pass
-    passed = torch.randperm(unlabelled) < round(options.pass_rate * unlabelled)
-    images = [torch.randn(n, 3, size, size) for n in (options.labelled, unlabelled, unlabelled)]
-    labels = torch.randint(1000, (options.labelled,))
-    moved = [tensor.to(device) for tensor in (images[0], labels, *images[1:], visible.sort(1).values)]
-    return Step(*moved, passed=passed if device == "meta" else passed.to(device))  # meta tensors cannot be counted
+    visible = torch.rand(unlabelled, patches).argsort(1)[:, : int(patches * (1 - options.mask_ratio))].sort(1).values
+    coarse = [torch.randint(256, (n, 3, 4, 4)).float() for n in (options.labelled, unlabelled, unlabelled)]
+    known, weak, strong = (F.interpolate(each, (size, size)).to(torch.uint8).to(device) for each in coarse)
+    labels, ids = torch.randint(CLASSES, (options.labelled,)), [torch.arange(len(each)) for each in (known, weak)]
+    labelled = Labelled(ids[0].to(device), known, labels.to(device))
+    return Batch(0, labelled, Unlabelled(ids[1].to(device), weak, strong, visible.to(device))).check()
+
+
+def as_step(batch: Batch, count: int) -> Step:
+    """The same images for the peers, who take floats; the first `count` pass, whichever they are."""
+    known, unknown = batch.labelled, batch.unlabelled
+    images = [images / 255 - 0.5 for images in (known.images, unknown.weak, unknown.strong)]
+    passed = torch.arange(len(unknown.weak)) < count  # on the host, then moved: meta tensors cannot be counted
+    passed = passed if unknown.weak.is_meta else passed.to(unknown.weak.device)
+    return Step(images[0], known.labels, *images[1:], unknown.visible, passed)
 
 
 def timed(run: Callable[[], None], device: str) -> float:
@@ -166,7 +211,7 @@ def report(options: Options, measurement: Measurement) -> str:
         line = f"  {name:9s}{seconds:9.4f} s  spread {spread:4.0%}  {gflops:9.1f} GFLOP"
         if name in measurement.times_faster_than:
             ours = measurement.times_faster_than[name], measurement.fewer_flops_than[name]
-            line += f"   packed is {ours[0]:.2f}x faster, {ours[1]:.2f}x fewer FLOPs"
+            line += f"   {OURS} is {ours[0]:.2f}x faster, {ours[1]:.2f}x fewer FLOPs"
         lines.append(line)
     return "\n".join(lines)
 
@@ -179,7 +224,7 @@ def main() -> None:
         print(json.dumps({"options": asdict(options), "where": where(options), "measurements": found}))
         return
     print(", ".join(f"{key} {value}" for key, value in where(options).items()))
-    passed = round(options.pass_rate * options.unlabelled)
+    passed = passing(options)
     print(f"{options.model}, {options.labelled} labelled + {options.unlabelled} unlabelled, {passed} pass, "
           f"{options.precision}, n = {options.rounds}")  # fmt: skip
     for depth in options.decoder_depth:

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from models.bench import Options, check, draw_step, main, measure, report, where
+from models.bench import Options, as_step, check, draw_batch, main, measure, passing, prepare, report, where
+from models.methods import semi_mae
+from models.vit import encode
 from pipeline.errors import InputError
 
 TINY = Options(
@@ -27,18 +30,26 @@ TINY = Options(
 
 def test_a_measurement_holds_every_variant_and_its_ratios():
     found = measure(TINY, 1)
-    assert set(found.seconds) == set(found.gflops) == {"packed", "usb", "separate"}
+    assert set(found.seconds) == set(found.gflops) == {"semi_mae", "packed", "usb", "separate"}
     assert all(seconds > 0 for seconds in found.seconds.values())
-    assert found.fewer_flops_than["usb"] == found.gflops["usb"] / found.gflops["packed"] > 1
+    assert found.gflops["semi_mae"] == found.gflops["packed"]  # what trains costs what its core alone does
+    assert found.fewer_flops_than["usb"] == found.gflops["usb"] / found.gflops["semi_mae"] > 1
     text = report(TINY, found)
     assert "decoder 1 x 32" in text
-    assert text.count("packed is") == 2
+    assert text.count("semi_mae is") == 3
     assert where(TINY)["torch"] == torch.__version__
 
 
-def test_as_many_images_pass_as_the_rate_says():
-    assert draw_step(TINY, 16, "cpu").passed.sum() == 2
-    assert draw_step(Options(pass_rate=0.0, image_size=32), 16, "cpu").passed.sum() == 0
+@pytest.mark.parametrize(("rate", "count"), [(0.0, 0), (0.5, 2), (1.0, 4)])
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_as_many_images_pass_as_the_rate_says(rate, count, precision, monkeypatch):
+    """As the method itself and as its core see it: what each encodes of the strong views."""
+    seen = []
+    monkeypatch.setattr(semi_mae, "encode", lambda vit, groups: seen.append(groups[1].rows) or encode(vit, groups))
+    options = replace(TINY, pass_rate=rate, precision=precision)
+    prepare(options, 1, "cpu")["semi_mae"]()
+    assert len(seen[0]) == count
+    assert as_step(draw_batch(options, 16, "cpu"), passing(options)).passed.sum() == count
 
 
 def test_rates_outside_their_range_and_absent_devices_are_refused():
