@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, final
 
 from pipeline.errors import InputError
 
-END_S = 10  # a thread that has not ended by then stands in a dead mount or a hung driver: nothing here can free it
+END_S = 30  # a thread that has not ended by then stands in a dead mount or a hung driver: nothing here can free it
 
 
 class Job(NamedTuple):
