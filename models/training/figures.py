@@ -54,9 +54,7 @@ def curves(
         axes.plot(steps, numbers, color=colour, lw=1.8, marker=dots, ms=4, label=name)
     flat = np.concatenate([values for _, values in lines.values()])
     if log and flat.min() > 0 and flat.max() > 20 * flat.min():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.tick_params(axis="y", which="minor", left=False, labelleft=False)
+        _logarithmic(axes, float(flat.max() / flat.min()))
     elif flat.min() >= 0:
         axes.set_ylim(bottom=0)
     if percent:
@@ -145,6 +143,16 @@ def _steps(axes: "Axes") -> None:
     axes.set_xlabel("step", color=SOFT, fontsize=9)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+
+
+def _logarithmic(axes: "Axes", factor: float) -> None:
+    """A log axis; up to a factor of 1,000 between the values 2 and 5 are marked beside the powers of ten."""
+    from matplotlib.ticker import LogLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if factor < 1000 else (1,)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.tick_params(axis="y", which="minor", left=False, labelleft=False)
 
 
 def _short(number: float) -> str:

@@ -87,8 +87,8 @@ def _summary(steps: Sequence[dict], scores: figures.Series, recipe: dict, enviro
     what += f", {known:,} known labels" if known else ", no label"
     what += f" (split {data['split']})" if known and data.get("split") else ""
     counted = recipe.get("optim", {}).get("epoch_unit") == "step"  # then an epoch is a step, and says nothing
-    epochs = "" if counted else f" {last['epoch']:.3g} epochs,"
-    said = f"{what}: {last['step']:,} steps,{epochs} in {took} on {where}."
+    epochs = "" if counted else f", {last['epoch']:.3g} epochs,"
+    said = f"{what}: {last['step']:,} steps{epochs} in {took} on {where}."
     facts = [("Time", took), ("Images per second", f"{images_per_s:,.0f}"), ("Waiting for data", f"{wait_share:.1%}")]
     name = _headline(scores)
     if name:

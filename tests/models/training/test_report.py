@@ -59,7 +59,7 @@ def test_the_page_says_what_was_trained_and_measured(folder: Path) -> None:
     text = Reader((folder / "report.html").read_text()).text
     for said in (
         "semi_mae:digits",
-        "300 steps",
+        "300 steps, 40 epochs, in 2 min 03 s",
         "50 known labels",
         "2 min 03 s",
         "Final accuracy top1 92.7%",
@@ -180,6 +180,15 @@ def test_only_shares_are_drawn_as_evaluations() -> None:
     drawn = figures.evaluations(rows())
     assert drawn.keys() >= {"accuracy top1", "accuracy top5"}
     assert all(0 <= value <= 1 for _, values in drawn.values() for value in values)
+
+
+@pytest.mark.parametrize(("lowest", "highest"), [(0.05, 1.1), (0.11, 9.0), (0.3, 250.0), (1e-3, 2.0), (1e-6, 10.0)])
+def test_a_log_axis_has_a_few_marks_whatever_its_range(lowest: float, highest: float) -> None:
+    _, axes = figures._axes(figures.FLAT)
+    axes.plot([0, 1], [lowest, highest])
+    figures._logarithmic(axes, highest / lowest)
+    marks = [mark for mark in axes.yaxis.get_majorticklocs() if lowest <= mark <= highest]
+    assert 3 <= len(marks) <= 12
 
 
 def test_there_is_no_figure_of_nothing() -> None:
