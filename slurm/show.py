@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import InputError
-from slurm import results, state
+from slurm import results, state, sweep
 from slurm.state import RECORD, Status
 
 
@@ -92,6 +92,8 @@ def wait(argv: Sequence[str]) -> int:
         found = statuses(asked.runs)
     for each in found:
         print(f"{each.run}  {line(each)}")
+    for root in [Path(name) for name in asked.runs if "members" in state.record(Path(name))]:
+        print(sweep.write(root).read_text(), end="")
     return int(any(each.state != "done" for each in found))
 
 
