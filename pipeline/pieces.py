@@ -6,6 +6,7 @@ Host memory is the ring's, whatever the batch: 2,048 photographs of 500 pixels w
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import NamedTuple, final
 
 import numpy as np
@@ -51,7 +52,8 @@ class Pieces:
                 self._ring.give_back(slot)
         finally:
             for _, decoding in self._asked:
-                decoding.result().wait()  # no thread may still write when the slot has a new owner
+                with suppress(Exception):  # the first error is on its way already; others must not keep the slots
+                    decoding.result().wait()  # no thread may still write when the slot has a new owner
                 self._ring.give_back(decoding.result().slot)
 
     def _ask(self, images: slice) -> Future[_Decoding]:

@@ -23,6 +23,7 @@ from pipeline.backends.base import Backend, Views
 from pipeline.batch import Batch
 from pipeline.errors import InputError
 from pipeline.loader import Loader
+from pipeline.open import open_backend
 from pipeline.plan import Plan
 from pipeline.pool import Pool
 from pipeline.spec import Data, Needs
@@ -171,6 +172,26 @@ def test_an_error_in_a_decoder_reaches_each_next(beton, error) -> None:
 def test_an_error_in_a_kernel_reaches_the_caller(beton) -> None:
     with loader(beton, lambda first, last: _raise(first), 5.0) as batches, pytest.raises(ValueError, match="in a kern"):
         next(batches)
+
+
+@pytest.mark.parametrize("views_on", ["cpu", "device"])
+def test_an_error_in_the_decoder_itself_reaches_the_caller_and_holds_up_no_other_thread(
+    beton, views_on, monkeypatch, capfd
+) -> None:
+    def broken(*_) -> None:
+        raise ZeroDivisionError("in the decoder")
+
+    monkeypatch.setattr("pipeline.threads.END_S", 2)
+    monkeypatch.setattr("pipeline.kernels.make_views", broken)
+    monkeypatch.setattr("pipeline.kernels.decode_packed", broken)
+    monkeypatch.setattr("pipeline.backends.ffcv.SLOT_PIXELS", 1)  # many pieces, few buffers
+    data = Data(str(beton.path.parent), batch=32, size=16, backend="ffcv", views_on=views_on, threads=2)
+    fed = feed(open_task(data, WEAK), data, WEAK, 8, 0, 0, 0, 1, 1, 10)
+    with Loader(fed, open_backend(data, beton, CPU), CPU, patience_s=5.0) as batches:
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError, match="in the decoder"):
+                next(batches)
+    assert capfd.readouterr().err == ""
 
 
 def test_an_error_while_planning_reaches_the_caller(beton) -> None:
