@@ -12,6 +12,10 @@ class InputError(ValueError):
     """Wrong input, said in one line: what was expected, what came, what to do."""
 
 
+left_behind: list[str] = []
+"""Threads that were given up (pipeline.threads): Python's own shut-down could trip over one that wakes amid it."""
+
+
 def command(main: Callable[[], int | None]) -> None:
     """Run a command line's main; an InputError becomes one line on stderr and exit code 2, Ctrl-C one line and 130.
 
@@ -19,15 +23,24 @@ def command(main: Callable[[], int | None]) -> None:
     where the first has ended on the same error torchrun ends them meanwhile, so that the line comes once; an error
     that the first does not have is said all the same.
     """
+    code = _code(main)
+    if left_behind:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _code(main: Callable[[], int | None]) -> int:
     first = os.environ.get("RANK", "0") == "0"
     try:
-        sys.exit(main() or 0)
+        return main() or 0
     except KeyboardInterrupt:
         if first:
             print("interrupted", file=sys.stderr)
-        sys.exit(130)  # as shells call it
+        return 130  # as shells call it
     except InputError as error:
         if not first:
             time.sleep(FIRST_RANK_S)
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2

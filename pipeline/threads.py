@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, final
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, left_behind
 
 END_S = 30  # a thread that has not ended by then stands in a dead mount or a hung driver: nothing here can free it
 
@@ -93,4 +93,5 @@ def _end(jobs: Jobs, threads: list[threading.Thread], process: int) -> None:
         thread.join(max(0, until - time.monotonic()))
     stuck = [thread.name for thread in others if thread.is_alive()]
     if stuck:
+        left_behind.extend(stuck)
         print(f"warning: {', '.join(stuck)} did not end within {END_S:g} s; left behind", file=sys.stderr)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,10 @@ def most_mb(path: Path, views_on: str, batch: int, size: int, batches: int) -> f
     try:
         with Loader(fed, open_backend(data, task.beton, CPU), CPU, ahead=AHEAD) as loader:
             for _ in range(batches):
-                next(loader)
+                batch = next(loader)
+                while not all(future.done() for future in loader._pending):  # a slow consumer: all are there
+                    time.sleep(0.01)
+            del batch
     finally:
         over.set()
         watching.join()

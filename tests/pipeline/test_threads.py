@@ -66,6 +66,7 @@ def test_threads_end_with_the_last_reference(three) -> None:
 
 
 def test_a_thread_that_is_stuck_is_named_and_left_behind(capfd, monkeypatch) -> None:
+    monkeypatch.setattr("pipeline.threads.left_behind", [])
     monkeypatch.setattr("pipeline.threads.END_S", 0.2)
     two, began, go_on = Threads(2, "test"), threading.Event(), threading.Event()
     two.submit(lambda: began.set() or go_on.wait(10))
@@ -89,6 +90,30 @@ def test_a_stuck_thread_does_not_keep_the_process_from_ending() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
     assert (done.returncode, done.stdout) == (0, "end of the script\n")
     assert "test-0 did not end" in done.stderr
+
+
+@pytest.mark.parametrize(("main", "code"), [("lambda: None", 0), ("lambda: 75", 75), ("stop", 2)])
+def test_a_command_that_leaves_a_slow_thread_behind_ends_with_its_own_code(main: str, code: int) -> None:
+    """Python's shut-down ends the thread where it asks for the GIL: amid torch's C++, which aborts the process."""
+    script = f"""if True:
+        import time, torch
+        from pipeline import threads
+        from pipeline.errors import InputError, command
+        threads.END_S = 0.2
+        one, many = threads.Threads(1, "test"), torch.rand(100)
+        def slow():
+            while True:
+                many.sort()
+        def stop():
+            raise InputError("so")
+        one.submit(slow)
+        time.sleep(0.2)
+        one.close()
+        command({main})"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    warning = "warning: test-0 did not end within 0.2 s; left behind\n"
+    assert done.stderr == warning + ("error: so\n" if code == 2 else "")
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
