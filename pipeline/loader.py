@@ -9,20 +9,24 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import final
 
 import numpy as np
 import torch
 
 from pipeline import watchdog
-from pipeline.backends.base import Backend
+from pipeline.backends.base import Backend, Undecodable
 from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.order import Order, Picks
 from pipeline.plan import Plan, Wanted, draw
+from pipeline.replace import Bad
 from pipeline.send import send
 from pipeline.threads import Threads
 
 PLANNERS = 2  # one batch's plan is drawn while another's images decode
+
+Prepared = tuple[Batch, torch.cuda.Event | None, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +62,8 @@ class Feed:
 
 @final
 class Loader:
-    """Endless micro-batches from `step` on; `wait_s` counts the seconds its caller has waited for them.
+    """Endless micro-batches from `step` on; `wait_s` counts the seconds its caller has waited for them,
+    `replaced` the images in them that stand in for others, which do not decode (pipeline.replace).
 
     An error in any thread is raised by next(), and again by each next() after it. So is InputError if no batch comes
     for `patience_s` seconds (None: for ever), or in a process forked since.
@@ -76,10 +81,11 @@ class Loader:
         self._feed, self._backend, self._device, self._ahead = feed, backend, device, ahead
         self._patience_s = patience_s
         self._next = step * feed.micro
-        self._pending: deque[Future[tuple[Batch, torch.cuda.Event | None]]] = deque()
+        self._pending: deque[Future[Prepared]] = deque()
         self._planners = Threads(PLANNERS, "plan")
         self._copies = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
-        self.wait_s = 0.0
+        self._bad = Bad()
+        self.wait_s, self.replaced = 0.0, 0
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -89,9 +95,10 @@ class Loader:
             self._pending.append(self._planners.submit(self._prepare, self._next))
             self._next += 1
         began = time.perf_counter()
-        batch, ready = watchdog.result(self._pending[0], self._patience_s, self._doing)
+        batch, ready, replaced = watchdog.result(self._pending[0], self._patience_s, self._doing)
         self._pending.popleft()
         self.wait_s += time.perf_counter() - began
+        self.replaced += replaced
         if ready is not None:
             _hand_over(batch, ready, self._device)
         return batch
@@ -107,23 +114,20 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _prepare(self, number: int) -> tuple[Batch, torch.cuda.Event | None]:
+    def _prepare(self, number: int) -> Prepared:
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)  # each thread has its own: else pinning would open a context on GPU 0
         feed = self._feed
         step, micro = divmod(number, feed.micro)
-        picked = feed.order.at(step, feed.first_chunk + micro, feed.chunks)
-        plans = [self._plan(wanted, picks) for wanted, picks in zip(feed.wanted(step), picked, strict=True)]
-        views = [None if plan is None else self._backend.start(plan) for plan in plans]
         with torch.cuda.stream(self._copies):  # no effect where there is no GPU
-            made = [None if view is None else view() for view in views]
+            plans, made, replaced = self._views(step, feed.first_chunk + micro)
             batch = Batch(step, self._labelled(plans[0], made[0]), self._unlabelled(plans[1], made[1])).check()
             if self._copies is None:
-                return batch, None
+                return batch, None, replaced
             ready = torch.cuda.Event(blocking=True)  # waiting for it must not spin on a core that could decode
             ready.record()
         ready.synchronize()  # on this thread, ahead of time: else `wait_s` would miss what the device still has to make
-        return batch, ready
+        return batch, ready, replaced
 
     def _doing(self) -> str:
         first, prepared = self._next - len(self._pending), sum(future.done() for future in self._pending)
@@ -132,6 +136,35 @@ class Loader:
             f"waiting for batch {first} (step {step}, micro-batch {micro}); "
             f"{prepared} of the {len(self._pending) - 1} after it are prepared"
         )
+
+    def _views(self, step: int, chunk: int) -> tuple[list[Plan | None], list[list[torch.Tensor] | None], int]:
+        """Plans and views of both streams, and how many images were replaced because they do not decode."""
+        while True:  # each time round, at least one more image is known not to
+            plans, replaced = self._plans(step, chunk)
+            started = [None if plan is None else self._backend.start(plan) for plan in plans]
+            made, found = [], []
+            for views in started:  # all of them, whatever one says: what is not waited for keeps the back-end's buffers
+                try:
+                    made.append(None if views is None else views())
+                except Undecodable as error:
+                    found.append(error)
+            if not found:
+                return plans, made, replaced
+            for error in found:
+                self._bad.add(error)
+
+    def _plans(self, step: int, chunk: int) -> tuple[list[Plan | None], int]:
+        plans, replaced = [], 0
+        picked = self._feed.order.at(step, chunk, self._feed.chunks)
+        for stream, (wanted, picks) in enumerate(zip(self._feed.wanted(step), picked, strict=True)):
+            if wanted is not None and picks is not None:
+                picks, n = self._bad.replaced(picks, partial(self._later, stream, step, chunk))
+                replaced += n
+            plans.append(self._plan(wanted, picks))
+        return plans, replaced
+
+    def _later(self, stream: int, step: int, chunk: int, steps: int) -> Picks:
+        return self._feed.order.at(step + steps, chunk, self._feed.chunks)[stream]
 
     def _plan(self, wanted: Wanted | None, picks: Picks | None) -> Plan | None:
         if wanted is None or picks is None:

@@ -7,6 +7,7 @@ are not UTF-8 are escaped as in Python. Its SHA-256 is in the manifest and part 
 import hashlib
 import re
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 from pipeline.beton import Beton
@@ -35,6 +36,15 @@ def read_names(beton: Beton) -> list[str]:
     if hashlib.sha256(text).hexdigest() != beton.manifest.names_sha256:
         raise InputError(f"{path} does not hold the names of {beton.path.name}; run pipeline.convert again")
     return [_unescape(line) for line in text.decode().split("\n")[:-1]]
+
+
+def read_name(beton: Beton, i: int) -> str | None:
+    """The name of sample `i`, or None where there is no names file; unlike `read_names` it checks no digest."""
+    try:
+        with open(names_path(beton.path), "rb") as lines:
+            return _unescape(next(islice(lines, i, None)).decode().rstrip("\n"))
+    except (OSError, StopIteration, UnicodeDecodeError):
+        return None
 
 
 def _escape(name: str) -> bytes:

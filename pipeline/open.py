@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pipeline import rng
 from pipeline.backends.base import Backend
+from pipeline.backends.dali import Dali
 from pipeline.backends.ffcv import FFCV
 from pipeline.backends.memory import Memory
 from pipeline.beton import Beton, open_beton
@@ -32,7 +33,8 @@ def open_backend(data: Data, beton: Beton, device: torch.device) -> Backend:
     views_on = data.views_on if data.views_on != "auto" else "cpu" if device.type == "cpu" else "device"
     pixels_mb = 3 * beton.pixels / 1e6
     memory = data.backend == "memory" or (data.backend == "auto" and pixels_mb <= data.memory_mb)
-    return (Memory if memory else FFCV)(beton, data.size, device, views_on, data.threads)
+    made = Dali if data.backend == "dali" else Memory if memory else FFCV
+    return made(beton, data.size, device, views_on, data.threads)
 
 
 def sweep(data: Data, backend: Backend, ids: np.ndarray, batch: int) -> Iterator[Tensor]:

@@ -77,7 +77,7 @@ class Data:
     """The view that is evaluated: resize to 256, centre crop 224 as in every peer, by area instead of bicubically."""
     mask: Mask = field(default_factory=Mask)
     """Which patches of the weak view the encoder sees in the masked branch."""
-    backend: Literal["auto", "ffcv", "memory"] = "auto"
+    backend: Literal["auto", "ffcv", "dali", "memory"] = "auto"
     """Who reads and decodes: auto keeps sets of up to `memory_mb` decoded in memory and streams larger ones."""
     memory_mb: int = 1024
     """backend auto: decoded size up to which a set is kept in memory."""

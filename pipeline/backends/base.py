@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import final
 
 import numpy as np
 from torch import Tensor
@@ -9,9 +10,26 @@ from torch import Tensor
 from pipeline import kernels
 from pipeline.beton import Beton, Column
 from pipeline.errors import InputError
+from pipeline.names import read_name
 from pipeline.plan import Plan
 
 Views = Callable[[], list[Tensor]]
+
+
+@final
+class Undecodable(InputError):
+    """Images `ids` (i64 [n], each once) of a file that decoded when it was written and no longer do."""
+
+    def __init__(self, beton: Beton, ids: np.ndarray):
+        self.beton, self.ids = beton, np.unique(ids)
+        said = f"{self.named(self.ids[0])} no longer decodes, though it did when the file was written"
+        said += f", nor do {len(self.ids) - 1} others" if len(self.ids) > 1 else ""
+        super().__init__(f"{beton.path}: {said}; run python -m pipeline.beton {beton.path}")
+
+    def named(self, i: int) -> str:
+        """Image 7, and the name of the file that it was made of if that is known: "image 7 (n01440764/x.JPEG)"."""
+        name = read_name(self.beton, int(i))
+        return f"image {i}" + (f" ({name})" if name else "")
 
 
 class Backend(ABC):
@@ -25,7 +43,7 @@ class Backend(ABC):
         """Begin a plan's work and return at once; the result, when called, waits for it and gives one
         u8 [N, 3, S, S] (channels last, on the device) for each view of the plan.
 
-        The result raises InputError naming the first image that cannot be decoded.
+        The result raises Undecodable, after all its work, if images of the plan cannot be decoded.
         """
 
     @abstractmethod
@@ -44,10 +62,6 @@ def jpeg_source(beton: Beton, ids: np.ndarray) -> kernels.Source:
 
 
 def check_decoded(beton: Beton, ids: np.ndarray, errors: np.ndarray) -> None:
-    """Raise InputError for the first image whose decoder reported an error (i32 [N], 0 where all is well)."""
+    """Raise Undecodable if the decoder reported errors (i32 [N], 0 where all is well) for images `ids` (i64 [N])."""
     if errors.any():
-        bad = int(ids[errors.nonzero()[0][0]])
-        raise InputError(
-            f"{beton.path}: image {bad} no longer decodes, though it did when the file was written; "
-            f"run python -m pipeline.beton {beton.path}"
-        )
+        raise Undecodable(beton, ids[errors != 0])

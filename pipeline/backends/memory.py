@@ -20,12 +20,12 @@ class Memory(Backend):
 
     def __init__(self, beton: Beton, size: int, device: torch.device, views_on: str, threads: int | None = None):
         libffcv.load()
-        self._device, self._on_cpu = device, views_on == "cpu"
+        self._beton, self._device, self._on_cpu = beton, device, views_on == "cpu"
         self.heights, self.widths = beton.heights, beton.widths
         self._pool = Pool(threads, lambda: kernels.scratch(1, size))
         ends = np.cumsum(self.heights[:] * self.widths[:])
         self._places = np.concatenate([[0], ends[:-1]])
-        pixels = _decode_all(beton, self._pool, self._places, int(ends[-1]))
+        pixels, self._errors = _decode_all(beton, self._pool, self._places, int(ends[-1]))
         if self._on_cpu:
             self._flat = pixels.reshape(-1)
         else:
@@ -33,6 +33,8 @@ class Memory(Backend):
 
     def start(self, plan: Plan) -> Views:
         ids, places = plan.ids, self._places[plan.ids]
+        if self._errors[ids].any():
+            return lambda: check_decoded(self._beton, ids, self._errors[ids])
         if not self._on_cpu:
             packed = Packed(self._pixels, places, self.widths[ids])
             return lambda: make_views(packed, plan.stacked, plan.size)
@@ -45,10 +47,9 @@ class Memory(Backend):
         self._pool.close()
 
 
-def _decode_all(beton: Beton, pool: Pool, places: np.ndarray, pixels: int) -> np.ndarray:
+def _decode_all(beton: Beton, pool: Pool, places: np.ndarray, pixels: int) -> tuple[np.ndarray, np.ndarray]:
     decoded, errors = np.empty((pixels, 3), np.uint8), np.zeros(beton.n, np.int32)
     flat = decoded.reshape(-1)
     source = jpeg_source(beton, np.arange(beton.n))
     pool.start(lambda first, last, _: kernels.decode_packed(first, last, source, flat, places, errors), beton.n)()
-    check_decoded(beton, np.arange(beton.n), errors)
-    return decoded
+    return decoded, errors

@@ -14,6 +14,7 @@ from pipeline.backends.ffcv import FFCV
 from pipeline.backends.memory import Memory
 from pipeline.beton import Beton
 from pipeline.errors import InputError
+from pipeline.names import read_names
 from pipeline.order import Picks
 from pipeline.plan import Plan, Wanted, draw
 from pipeline.spec import Mask, View
@@ -129,7 +130,7 @@ def test_a_sample_that_no_longer_decodes_is_named(beton, tmp_path):
     broken = np.array(beton.data)
     broken[beton.offsets[7] + 20 : beton.offsets[7] + beton.sizes[7]] = 0
     backend = FFCV(replace(beton, data=broken), SIZE, CPU, "cpu", 2)
-    with pytest.raises(InputError, match="image 7 no longer decodes"):
+    with pytest.raises(InputError, match=rf"image 7 \({read_names(beton)[7]}\) no longer decodes"):
         backend.start(plan_of(beton, np.arange(20)))()
     backend.start(plan_of(beton, np.arange(8, 20)))()
     backend.close()

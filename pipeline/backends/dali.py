@@ -1,0 +1,88 @@
+"""NVIDIA DALI as the decoder of a .beton: on a GPU its nvJPEG, else its CPU decoder; our code makes the views."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline import kernels, libffcv
+from pipeline.backends.base import Backend, Views
+from pipeline.backends.dali_decoder import Decoder
+from pipeline.beton import Beton
+from pipeline.errors import InputError
+from pipeline.on_cpu import start_views
+from pipeline.on_device import Packed, make_views
+from pipeline.plan import Plan
+from pipeline.pool import Pool, cores
+
+
+@final
+class Dali(Backend):
+    """Streams JPEG from a .beton, whose memory map DALI reads in place.
+
+    size      side of the largest view that a plan will ask for
+    views_on  "cpu": DALI decodes on the CPU, numba kernels make the views (T0). "device": DALI decodes where the
+              views are made, on a GPU through nvJPEG, and torch makes them there (T2).
+
+    DALI only decodes. Its own resize with a region of interest would be another filter, at other weights than the
+    area filter of the other back-ends, without reflected padding; RandAugment and masks would be ours all the same.
+    So the decoded images are handed on as one packed buffer, without a copy, to the executors that ffcv uses, and the
+    decoder is all that may differ: nothing on the CPU, the inverse transform's rounding on a GPU.
+
+    What damage is found is the decoder's affair, too: of an image whose header is whole and which does not end early,
+    DALI passes over wrong bits that libffcv reports.
+    """
+
+    def __init__(self, beton: Beton, size: int, device: torch.device, views_on: str, threads: int | None = None):
+        libffcv.load()
+        self._device, self._on_cpu = device, views_on == "cpu"
+        self.heights, self.widths = beton.heights, beton.widths
+        on_gpu = device.type == "cuda" and not self._on_cpu
+        self._pool = Pool(threads, lambda: kernels.scratch(1, size))
+        try:
+            self._decoder = Decoder(beton, device if on_gpu else None, threads or cores(), self._pool)
+        except InputError:
+            self._pool.close()
+            raise
+        self._reading: deque[tuple[torch.cuda.Event, Tensor]] = deque()
+        self._lock = threading.Lock()
+
+    def start(self, plan: Plan) -> Views:
+        decoded = self.decode(plan.ids)
+        return lambda: self._views(decoded(), plan)
+
+    def decode(self, ids: np.ndarray) -> Callable[[], Packed]:
+        """Begin to decode images `ids` (i64 [N]) and make nothing of them; the result waits."""
+        areas = self.heights[ids] * self.widths[ids]
+        pixels, places = self._decoder.start(ids), np.cumsum(areas) - areas
+        return lambda: Packed(pixels.result(), places, self.widths[ids])
+
+    def close(self) -> None:
+        self._decoder.close()
+        self._pool.close()
+        for read, _ in self._reading:
+            read.synchronize()
+        self._reading.clear()
+
+    def _views(self, packed: Packed, plan: Plan) -> list[Tensor]:
+        if not self._on_cpu:
+            views = make_views(packed, plan.stacked, plan.size)
+            if packed.pixels.device.type == "cuda":
+                self._keep(packed.pixels)
+            return views
+        sides, unused = (self.heights[plan.ids], packed.widths), np.zeros(len(plan.ids), np.int64)
+        source = kernels.Source(packed.pixels.data_ptr(), 3 * packed.places, unused, *sides, True)
+        return start_views(self._pool, source, plan.stacked, plan.size, self._device)()[0]
+
+    def _keep(self, pixels: Tensor) -> None:
+        """DALI fills memory anew as soon as torch lets go of it: hold it until the device has read it."""
+        read = torch.cuda.Event()
+        read.record(torch.cuda.current_stream(pixels.device))
+        with self._lock:
+            self._reading.append((read, pixels))
+            while self._reading and self._reading[0][0].query():
+                self._reading.popleft()

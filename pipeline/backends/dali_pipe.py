@@ -1,0 +1,134 @@
+"""One DALI pipeline that decodes JPEG, and what a user reads where there can be none.
+
+DALI is imported when the first pipeline is built: a run that does not use it need not wait a second for it.
+"""
+
+import contextlib
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import InputError
+
+REMEDY = "run `make setup` (drivers before 580: `make setup EXTRA=cuda12`), or choose data.backend ffcv"
+
+
+@final
+class Pipe:
+    """Decodes batches of up to `most` JPEGs to RGB, in the order they were fed; for one thread at a time.
+
+    device   a GPU: nvJPEG, and its hardware engine where there is one. None: libjpeg-turbo on `threads` threads.
+
+    Of the choices that DALI leaves, those of libffcv: the fast inverse transform, interpolated chroma, EXIF ignored.
+    Then the CPU's pixels are libffcv's, bit for bit; nvJPEG has a transform of its own.
+
+    Raises InputError if DALI is not installed, or finds no driver, GPU or nvJPEG that it can use.
+    """
+
+    def __init__(self, device: torch.device | None, threads: int, most: int):
+        dali = load()
+        if device is not None:
+            _check_nvjpeg(dali)
+        try:
+            self._pipeline = _build(dali, device, threads, most)
+        except RuntimeError as error:
+            said = f"{_versions(dali)}, and says: {reason(error)}"
+            raise InputError(f"DALI cannot start on {device or 'the CPU'}: it {said}; {REMEDY}") from error
+
+    def feed(self, jpegs: list[np.ndarray]) -> None:
+        """Begin to decode a batch, u8 [bytes] each, and return at once; their memory must stay until it is taken."""
+        self._pipeline.feed_input("jpegs", jpegs)
+        self._pipeline.schedule_run()
+
+    def take(self) -> Any:
+        """Wait for the oldest batch: a DALI TensorList of u8 [height, width, 3], which keeps its own memory.
+
+        Raises RuntimeError if any image cannot be decoded; then nothing more should be asked of this pipeline.
+        """
+        (images,) = self._pipeline.share_outputs()
+        self._pipeline.release_outputs()
+        return images
+
+
+def packed(images: Sequence[Any]) -> Tensor:
+    """The pixels of a TensorList one image after another, u8 [pixels, 3]: its own memory where that is in one piece.
+
+    The memory is DALI's again as soon as the tensor is gone, whatever a GPU is still doing with it.
+    """
+    pixels = sum(height * width for height, width, _ in images.shape())
+    with contextlib.suppress(RuntimeError):  # what DALI says where each image lies on its own
+        return torch.from_dlpack(images.as_reshaped_tensor([pixels, 3]))
+    return torch.cat([torch.from_dlpack(image).reshape(-1, 3) for image in images])
+
+
+def load() -> ModuleType:
+    """Import DALI. Raises InputError if it is not installed, or is but cannot be imported."""
+    try:
+        import nvidia.dali
+        import nvidia.dali.fn
+        import nvidia.dali.types
+    except ModuleNotFoundError as error:
+        if error.name in ("nvidia", "nvidia.dali"):
+            raise InputError(f"data.backend dali needs NVIDIA DALI, which is not installed; {REMEDY}") from error
+        raise InputError(f"NVIDIA DALI is installed without {error.name}, which it needs; {REMEDY}") from error
+    except (ImportError, OSError, RuntimeError) as error:
+        raise InputError(f"NVIDIA DALI is installed but cannot be loaded ({reason(error)}); {REMEDY}") from error
+    return nvidia.dali
+
+
+def reason(error: BaseException) -> str:
+    """The one line of a DALI error that says what happened: not where, and not what DALI thinks of it."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    dull = ("Critical error", "Current pipeline", "Error in", "which was used", "File ", "encountered:")
+    return next((line.rstrip(":. ") for line in lines if line and not line.startswith(dull)), type(error).__name__)
+
+
+def _build(dali: ModuleType, device: torch.device | None, threads: int, most: int) -> Any:
+    fn, types = dali.fn, dali.types
+    device_id = None
+    if device is not None:
+        device_id = torch.cuda.current_device() if device.index is None else device.index
+    # a queue of one does not limit how much is fed: the first run starts as many batches as the queue has places,
+    # and there is only one to start
+    made = dali.Pipeline(most, threads, device_id, seed=0, prefetch_queue_depth=1)
+    with made:
+        jpegs = fn.external_source(name="jpegs", dtype=types.UINT8, ndim=1, no_copy=True)
+        images = fn.decoders.image(
+            jpegs, device="cpu" if device_id is None else "mixed", output_type=types.RGB, adjust_orientation=False,
+            use_fast_idct=True, jpeg_fancy_upsampling=True,
+            affine=False,  # else the threads of several processes on a machine are pinned to the same cores
+        )  # fmt: skip
+        made.set_outputs(images)
+    made.build()
+    return made
+
+
+def _check_nvjpeg(dali: ModuleType) -> None:
+    """Without nvJPEG, "mixed" would decode on the CPU and only say so on stderr."""
+    name = f"libnvjpeg.so.{_major(dali)}"
+    wheels = [found for folder in _wheels() for found in sorted(Path(folder).glob(f"*/lib/{name}"))]
+    for path in (name, *wheels, Path("/usr/local/cuda/lib64") / name):
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(str(path))
+            return
+    raise InputError(f"DALI finds no nvJPEG ({name}) and would decode on the CPU; {REMEDY}")
+
+
+def _wheels() -> Sequence[str]:
+    import nvidia
+
+    return list(nvidia.__path__)
+
+
+def _versions(dali: ModuleType) -> str:
+    return f"is made for CUDA {_major(dali)}, torch for {torch.version.cuda or 'the CPU'}"
+
+
+def _major(dali: ModuleType) -> int:
+    return int(str(dali.__cuda_version__)[:2])
