@@ -1,7 +1,7 @@
-"""A memory-mapped file that can no longer be read (cut short, mount gone): one line and exit code 2, no silent death.
+"""A memory-mapped file that can no longer be read (cut short, mount gone): one line and exit code 1, no silent death.
 
 The kernel answers such a read with SIGBUS, in whatever thread it is, amid a decoder: no Python handler can run. So the
-handler is machine code that finds the file by the address that failed, and calls write(2) and _exit(2) alone. llvmlite
+handler is machine code that finds the file by the address that failed, and calls write and _exit alone. llvmlite
 (numba's) makes it in some milliseconds; numba itself would take 200, and the addresses in it rule out a cache.
 """
 
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from pipeline.errors import Unavailable
 
 SLOTS = 16  # files at once that can be named; a bus error in another map is left to whoever had the signal before
 CODE, ADDRESS = 8, 16  # of siginfo_t, in 64-bit Linux: where si_code and si_addr are
@@ -38,7 +40,7 @@ class Installed(NamedTuple):
 
 
 def guard(data: np.ndarray, path: Path) -> None:
-    """From now on a bus error in `data` (u8 [bytes], memory-mapped) names `path` and ends the process with code 2."""
+    """From now on a bus error in `data` (u8 [bytes], memory-mapped) names `path` and ends the process with code 1."""
     mapped = data
     while isinstance(mapped, np.ndarray):
         mapped = mapped.base
@@ -103,7 +105,7 @@ def _handler(files: int, before: int) -> str:
         inside = b.and_(b.icmp_unsigned(">=", address, first), b.icmp_unsigned("<", address, last))
         with b.if_then(inside):
             b.call(write, [i32(2), message, length])
-            b.call(end, [i32(2)])
+            b.call(end, [i32(Unavailable.code)])
     b.call(sigaction, [number, i64(before), i64(0)])  # and the read fails again, for that one to see
     b.ret_void()
     return str(module)

@@ -11,13 +11,21 @@ FIRST_RANK_S = 3.0
 class InputError(ValueError):
     """Wrong input, said in one line: what was expected, what came, what to do."""
 
+    code = 2
+
+
+class Unavailable(InputError):
+    """Storage or a machine that failed, said as plainly: not the command's fault, so that another try is worth it."""
+
+    code = 1
+
 
 left_behind: list[str] = []
 """Threads that were given up (pipeline.threads): Python's own shut-down could trip over one that wakes amid it."""
 
 
 def command(main: Callable[[], int | None]) -> None:
-    """Run a command line's main; an InputError becomes one line on stderr and exit code 2, Ctrl-C one line and 130.
+    """Run a command line's main; an InputError becomes one line on stderr and its exit code, Ctrl-C one line and 130.
 
     Of several ranks the first says at once what is wrong. The others wait, and speak only if they are still there:
     where the first has ended on the same error torchrun ends them meanwhile, so that the line comes once; an error
@@ -43,4 +51,4 @@ def _code(main: Callable[[], int | None]) -> int:
         if not first:
             time.sleep(FIRST_RANK_S)
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.code

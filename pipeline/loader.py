@@ -142,15 +142,17 @@ class Loader:
         while True:  # each time round, at least one more image is known not to
             plans, replaced = self._plans(step, chunk)
             started = [None if plan is None else self._backend.start(plan) for plan in plans]
-            made, found = [], []
+            made, errors = [], []
             for views in started:  # all of them, whatever one says: what is not waited for keeps the back-end's buffers
                 try:
                     made.append(None if views is None else views())
-                except Undecodable as error:
-                    found.append(error)
-            if not found:
+                except Exception as error:
+                    errors.append(error)
+            if not errors:
                 return plans, made, replaced
-            for error in found:
+            for error in errors:
+                if not isinstance(error, Undecodable):
+                    raise error
                 self._bad.add(error)
 
     def _plans(self, step: int, chunk: int) -> tuple[list[Plan | None], int]:

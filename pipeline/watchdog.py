@@ -8,7 +8,7 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError
+from pipeline.errors import Unavailable
 
 TICK_S = 1.0
 COMPILE_S = 1800  # compiling for half an hour is being stuck, too
@@ -17,7 +17,7 @@ STATES = {"R": "runs", "S": "sleeps", "D": "waits for a disk or a driver", "T": 
 
 
 def result(future: Future, patience_s: float | None, doing: Callable[[], str]) -> Any:
-    """A future's result; after `patience_s` seconds without it, InputError (never, where that is None).
+    """A future's result; after `patience_s` seconds without it, Unavailable (never, where that is None).
 
     `doing` says what is waited for; it and where every thread stands go to stderr first. Seconds in which a thread
     compiles do not count, and seconds are counted in ticks: a process that Slurm suspends and wakes is not stuck.
@@ -30,7 +30,7 @@ def result(future: Future, patience_s: float | None, doing: Callable[[], str]) -
         waited += TICK_S
         if patience_s is not None and waited >= patience_s:
             print(f"{doing()}\n{standing()}", file=sys.stderr, flush=True)
-            raise InputError(
+            raise Unavailable(
                 f"no batch for {patience_s:g} s, see above where every thread stands; is the storage alive? "
                 "data.patience_s sets how long to wait"
             )

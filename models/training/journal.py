@@ -35,7 +35,7 @@ class Journal:
     """Sums what steps report on the device and reads it every `log_steps`; only the main rank writes.
 
     A row is {step, epoch, lr, loss, gradient_norm, parts, pseudo, timing}: means over the steps since the row before,
-    and over ranks. Everything but `timing` is a function of the recipe and its seed: a resumed run writes the rows of
+    and over ranks; `replaced` beside them, where there were any, counts images that stood in for undecodable ones. Everything but `timing` is a function of the recipe and its seed: a resumed run writes the rows of
     an uninterrupted one, bit for bit (on as many ranks). Evaluations are rows {step, epoch, evaluation, values}.
     """
 
@@ -63,15 +63,26 @@ class Journal:
             self.board = _board(folder, resumed)
 
     def record(
-        self, step: int, loss: Tensor, parts: dict[str, Tensor], norm: Tensor, *, lr: float, images: int, wait_s: float
+        self,
+        step: int,
+        loss: Tensor,
+        parts: dict[str, Tensor],
+        norm: Tensor,
+        *,
+        lr: float,
+        images: int,
+        wait_s: float,
+        replaced: int = 0,
     ) -> bool:
         """Note the update that made it `step` updates; True if a row was due: then the device was waited for.
 
         loss, parts, norm  f32 []  of this rank's share of the step, on the device
         images             of the step, over all ranks
         wait_s             for the loader, on this rank
+        replaced           images of this rank that do not decode and were replaced (pipeline.replace)
         """
-        for name, value in {"loss": loss, "gradient_norm": norm, **{f"parts/{n}": v for n, v in parts.items()}}.items():
+        noted = {"loss": loss, "gradient_norm": norm, "replaced": torch.full_like(loss, replaced)}
+        for name, value in {**noted, **{f"parts/{n}": v for n, v in parts.items()}}.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach().double()
             self.counts[name] = self.counts.get(name, 0) + 1
         self.clock.step(images, wait_s)
@@ -137,7 +148,7 @@ class Journal:
         wait = torch.tensor([timing.pop("wait_share")], dtype=torch.float64)
         numbers = (add(torch.cat([means, wait, own_s]), self.world) / size).tolist()
         values, wait_share, own_s = numbers[: len(means)], numbers[len(means)], numbers[-size:]
-        self.sums, self.counts = {}, {}
+        counted, self.sums, self.counts = self.counts["replaced"], {}, {}
         pseudo = {}
         if self.tally is not None:
             self.tally.settle(self.world)
@@ -147,8 +158,10 @@ class Journal:
         of = dict(zip(names, values, strict=True))
         row = {"step": step, "epoch": self.length.epoch(step), "lr": lr}
         row |= {"loss": of.pop("loss"), "gradient_norm": of.pop("gradient_norm")}
+        replaced = round(of.pop("replaced") * counted * size)
         row |= {"parts": {name.removeprefix("parts/"): value for name, value in of.items()}}
         row |= {"pseudo": pseudo} if pseudo else {}
+        row |= {"replaced": replaced} if replaced else {}
         elapsed_s = self.elapsed_before + time.perf_counter() - self.began
         step_s = timing.pop("step_s")
         timing |= self.stragglers.timing(own_s, timing["images_per_s"]) if size > 1 else {}

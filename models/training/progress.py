@@ -95,6 +95,8 @@ def line(place: str, row: dict, left_s: float | None) -> str:
     said = [place, f"loss {row['loss']:.4f}", *(f"{name} {value:.4f}" for name, value in row["parts"].items())]
     if "passed" in row.get("pseudo", {}):
         said.append(f"passed {row['pseudo']['passed']:.0%}")
+    if "replaced" in row:
+        said.append(f"replaced {row['replaced']}")
     if timing["images_per_s"] is not None:
         said += [f"{timing['images_per_s']:,.0f} img/s", f"wait {timing['wait_share']:.0%}"]
     if "memory_gb" in timing:

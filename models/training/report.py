@@ -98,7 +98,14 @@ def _summary(steps: Sequence[dict], scores: figures.Series, recipe: dict, enviro
     facts.insert(1 if name else 0, ("Final loss", _number(last["loss"])))
     if "memory_gb" in last["timing"]:
         facts.append(("GPU memory", f"{last['timing']['memory_gb']:.1f} GB"))
-    return [Text(said, lead=True), Facts(facts)]
+    return [Text(said, lead=True), Facts(facts), *_replaced(steps, data)]
+
+
+def _replaced(steps: Sequence[dict], data: dict) -> list[Text]:
+    n = sum(row.get("replaced", 0) for row in steps)
+    check = f"python -m pipeline.beton {data.get('root', '')}/{data.get('train', '')}"
+    said = f"{n:,} times an image that no longer decodes was replaced by another: {check} says what is damaged."
+    return [Text(said)] if n else []
 
 
 def _headline(scores: figures.Series) -> str | None:

@@ -1,4 +1,4 @@
-"""Files that vanish under their memory map: one line and exit code 2, from whatever thread; no other signal is caught.
+"""Files that vanish under their memory map: one line and exit code 1, from whatever thread; no other signal is caught.
 
 Each case is a process of its own: the handler ends it.
 """
@@ -62,11 +62,11 @@ READS = {
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
-def test_a_file_cut_short_is_named_and_ends_the_process_with_code_2(read, two) -> None:
+def test_a_file_cut_short_is_named_and_ends_the_process_with_code_1(read, two) -> None:
     done = run(
         BEFORE + OPENED + "os.truncate(second, 4096); print(b[:4096].sum(), a.sum(), flush=True)\n    " + read, *two
     )
-    assert (done.returncode, done.stdout, done.stderr) == (2, "4096 1048576\n", said(two[1]))
+    assert (done.returncode, done.stdout, done.stderr) == (1, "4096 1048576\n", said(two[1]))
 
 
 def test_files_that_stay_are_read_and_nothing_is_said(two) -> None:
@@ -91,7 +91,7 @@ def test_faulthandler_stays_usable(when, two) -> None:
     enable = "faulthandler.enable()\n    "
     guarded = enable + OPENED if when == "before" else OPENED + enable
     done = run(BEFORE + guarded + "os.truncate(first, 0); a[9]", *two)
-    assert (done.returncode, done.stderr.splitlines()[-1] + "\n") == (2, said(two[0]))
+    assert (done.returncode, done.stderr.splitlines()[-1] + "\n") == (1, said(two[0]))
     two[0].write_bytes(two[1].read_bytes())
     other = run(BEFORE + guarded + "c = open_map(second); os.truncate(second, 0); c[9]", *two)
     assert other.returncode == -signal.SIGBUS
@@ -106,7 +106,7 @@ def test_faulthandler_stays_usable(when, two) -> None:
 def test_a_forked_child_is_guarded_too(two) -> None:
     code = "os.truncate(first, 0)\n    if os.fork() == 0: a[9]\n    print(os.waitstatus_to_exitcode(os.wait()[1]))"
     done = run(BEFORE + OPENED + code, *two)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", said(two[0]))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", said(two[0]))
 
 
 def test_more_files_than_can_be_named_are_opened_and_closed(two) -> None:
@@ -145,6 +145,6 @@ def test_a_beton_cut_short_under_a_loader_ends_with_the_line(beton, tmp_path) ->
             for _ in range(10):
                 next(batches)"""
     done = run(code, tmp_path)
-    assert (done.returncode, done.stdout) == (2, "running\n")
+    assert (done.returncode, done.stdout) == (1, "running\n")
     assert done.stderr == said(tmp_path / "train.beton")
     assert os.path.getsize(tmp_path / "train.beton") == 4096
