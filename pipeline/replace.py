@@ -41,8 +41,8 @@ class Bad:
     def replaced(self, picks: Picks, later: Callable[[int], Picks]) -> tuple[Picks, int]:
         """The picks without bad images, and how many of them are others now; later(k): those of k steps on.
 
-        Raises InputError if more than a tenth of the picked images (more than one, of fewer than ten) do not decode,
-        or if there is none to take a place.
+        Raises InputError if more than two and more than a tenth of the picked images do not decode, or if there is none
+        to take a place.
         """
         bad = self._ids
         ids, passes = picks
@@ -51,7 +51,7 @@ class Bad:
         if not n:
             return picks, 0
         different = len(np.unique(ids))
-        if len(np.unique(ids[wrong])) > max(1, MOST * different):
+        if len(np.unique(ids[wrong])) > max(2, MOST * different):
             raise self._hopeless(f"{n} of {len(ids)} images of a batch do not decode")
         for step in range(1, STEPS + 1):
             other = later(step)  # where the length of a slice changes, the shorter one is gone through again
@@ -62,7 +62,9 @@ class Bad:
             wrong = np.isin(ids, bad)
             if not wrong.any():
                 return Picks(ids, passes), n
-        raise self._hopeless(f"nor does an image that could take its place in the next {STEPS} steps")
+        raise self._hopeless(
+            f"an image does not decode, nor does any that could take its place in the next {STEPS} steps"
+        )
 
     def _hopeless(self, why: str) -> InputError:
-        return InputError(f"{self._error}; {why}")
+        return InputError(f"{why}: {self._error}")

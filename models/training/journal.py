@@ -35,8 +35,9 @@ class Journal:
     """Sums what steps report on the device and reads it every `log_steps`; only the main rank writes.
 
     A row is {step, epoch, lr, loss, gradient_norm, parts, pseudo, timing}: means over the steps since the row before,
-    and over ranks; `replaced` beside them, where there were any, counts images that stood in for undecodable ones. Everything but `timing` is a function of the recipe and its seed: a resumed run writes the rows of
-    an uninterrupted one, bit for bit (on as many ranks). Evaluations are rows {step, epoch, evaluation, values}.
+    and over ranks. Where images stood in for others that do not decode, `replaced` counts them. Everything but `timing`
+    is a function of the recipe and its seed: a resumed run writes the rows of an uninterrupted one, bit for bit (on as
+    many ranks). Evaluations are rows {step, epoch, evaluation, values}.
     """
 
     def __init__(

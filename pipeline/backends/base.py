@@ -22,9 +22,11 @@ class Undecodable(InputError):
 
     def __init__(self, beton: Beton, ids: np.ndarray):
         self.beton, self.ids = beton, np.unique(ids)
-        said = f"{self.named(self.ids[0])} no longer decodes, though it did when the file was written"
-        said += f", nor do {len(self.ids) - 1} others" if len(self.ids) > 1 else ""
-        super().__init__(f"{beton.path}: {said}; run python -m pipeline.beton {beton.path}")
+        said = f"{self.named(self.ids[0])} no longer decodes"
+        said += f" (and {len(self.ids) - 1} more)" if len(self.ids) > 1 else ""
+        super().__init__(
+            f"{beton.path}: {said}, though it did when the file was written; run python -m pipeline.beton {beton.path}"
+        )
 
     def named(self, i: int) -> str:
         """Image 7, and the name of the file that it was made of if that is known: "image 7 (n01440764/x.JPEG)"."""

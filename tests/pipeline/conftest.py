@@ -1,14 +1,17 @@
 """Small real .beton files for the tests of the data path."""
 
 import io
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.backends import dali_pipe
 from pipeline.beton import Beton, open_beton
 from pipeline.convert import Options, convert
+from pipeline.errors import InputError
 from pipeline.sources import Source
 from pipeline.split import make_split, save_split
 
@@ -39,6 +42,23 @@ def beton(tmp_path_factory) -> Beton:
     opened = open_beton(path)
     save_split(opened, make_split(opened, per_class=2))
     return opened
+
+
+@pytest.fixture(scope="session")
+def dali():
+    """DALI, or a skip that says what is missing."""
+    try:
+        return dali_pipe.load()
+    except InputError as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+def nothing_stays():
+    """Every thread that a test starts is gone at its end, DALI's own included."""
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
 
 
 def as_pillow(beton: Beton, i: int) -> Image.Image:

@@ -121,20 +121,6 @@ def test_a_loss_that_is_not_a_number_is_still_json(tmp_path: Path) -> None:
     assert json.loads(text)["parts"] == {"label": None}
 
 
-def test_replaced_images_are_counted_only_where_there_are_any_and_across_a_stop(tmp_path: Path) -> None:
-    made = journal(tmp_path)
-    for step, replaced in enumerate((0, 2, 1, 0, 0, 0, 0, 0, 3, 4), 1):
-        loss, parts, norm = losses(step)
-        made.record(step, loss, parts, norm, lr=0.1, images=8, wait_s=0.0, replaced=replaced)
-        if step in (2, 9):
-            state = made.state_dict()
-            made.close()
-            made = journal(tmp_path, resumed=step)
-            made.load_state_dict(state)
-    made.close()
-    assert [row.get("replaced") for row in read(tmp_path)] == [3, None, 7]
-
-
 def test_pauses_and_the_first_step_do_not_count_in_the_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
