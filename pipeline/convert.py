@@ -202,7 +202,7 @@ def main() -> None:
 
     def door(
         source: Annotated[Path, arg(metavar="SRC")],
-        out: Annotated[Path, arg(metavar="OUT.beton")],
+        out: Annotated[Path | None, arg(metavar="OUT.beton")] = None,
         /,
         options: Options = Options(),
         unlabelled: Path | None = None,
@@ -212,7 +212,7 @@ def main() -> None:
 
         Args:
             source: folder of class folders, folder of images without labels, or CSV with path,label
-            out: file to write
+            out: file to write; --advise needs none
             options: how images are stored, and which labels may be seen
             unlabelled: folder of images to add without labels
             advise: write nothing, but measure on some images what each side and quality would cost
@@ -222,6 +222,8 @@ def main() -> None:
         if advise:
             print(advice(find(source, unlabelled), *asked))
             return
+        if out is None:
+            raise InputError(f"expected the file to write: python -m pipeline.convert {source} OUT.beton")
         convert(source, out, options, unlabelled=unlabelled, progress=sys.stderr.isatty())
         beton = open_beton(out)
         print(describe(beton, [split_name(fraction, k, options.seed) for fraction, k in options.draws()]))

@@ -47,6 +47,9 @@ def _code(main: Callable[[], int | None]) -> int:
         if first:
             print("interrupted", file=sys.stderr)
         return 130  # as shells call it
+    except BrokenPipeError:  # whoever read our output, `head` say, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except InputError as error:
         if not first:
             time.sleep(FIRST_RANK_S)

@@ -88,5 +88,7 @@ def test_the_command_advises_without_writing(tmp_path):
     said = subprocess.run([*words, "--advise"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "tried on 3 of the images" in said
     assert not out.exists()
+    nowhere = subprocess.run(words[:-1], cwd=ROOT, capture_output=True, text=True)
+    assert (nowhere.returncode, "expected the file to write" in nowhere.stderr) == (2, True)
     convert(Photographs(360), out, Options(max_bad=1.0))  # and one that is there already stays
     assert subprocess.run([*words, "--advise"], cwd=ROOT, capture_output=True, text=True, check=True).stdout

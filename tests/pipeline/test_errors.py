@@ -68,3 +68,12 @@ def test_under_torchrun_a_line_comes_once_whoever_has_the_error(tmp_path, condit
     ended = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
     assert ended.stderr.splitlines().count("error: wrong") == 1
+
+
+def test_a_reader_that_has_enough_ends_a_command_quietly() -> None:
+    code = "from pipeline.errors import command\ndef main():\n    while True: print('a line')\ncommand(main)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True) as writer:
+        assert writer.stdout.readline() == "a line\n"
+        writer.stdout.close()
+        assert writer.stderr.read() == ""
+        assert writer.wait(timeout=30) == 141
