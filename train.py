@@ -5,7 +5,7 @@ Exit codes: 0 trained to the end, 2 bad input, 75 stopped early on request (save
 """
 
 import sys
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing
 
 import models  # noqa: F401 -- first: it says how threads wait, and torch listens only once
 from models.recipe import Recipe, list_if_asked, resolve
@@ -63,7 +63,7 @@ def to_the_end(run: Training, stop: Stop) -> int:
             last = run.step == run.length.total_steps
             if every(recipe.run.evaluate_steps, run.step) and not last:
                 with run.paused():
-                    run.journal.evaluation(run.step, "val", run.judges["val"](run.method))
+                    run.journal.evaluation(run.step, "val", run.judges["val"](run.whole()))
             why = STEP if run.step == recipe.run.stop_step else vote(stop.why(run.writer.save_s))
             if why or last or every(recipe.run.save_steps, run.step):
                 run.save()
@@ -73,7 +73,7 @@ def to_the_end(run: Training, stop: Stop) -> int:
     with run.paused():
         if run.step < run.length.total_steps:
             return stopped(run, WHY[why])
-        tell(recipe, run.method, run.journal, run.task, run.judges, run.folder, run.world)
+        tell(recipe, run.whole(), run.journal, run.task, run.judges, run.folder, run.world)
         run.writer.wait()
     run.note("done", step=run.step)
     return DONE
@@ -98,8 +98,7 @@ def one_step(run: Training, batches: Loader) -> None:
     for number in range(micro):
         batch = next(batches)
         seed_step(recipe.run.seed, step, run.world.rank * micro + number)
-        last = number == micro - 1
-        with nullcontext() if last or run.world.size == 1 else run.model.no_sync():
+        with distributed.gathering(run.model, number == micro - 1):
             with run.journal.clock.forward(), precision(recipe.run, run.world.device):
                 loss: Loss = run.model(batch, now)
             (loss.total / micro).backward()

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from models.recipe import Recipe
 from models.training.average import Average
@@ -106,8 +107,12 @@ def encoder(recipe: Recipe, classes: int) -> VisionTransformer:
 
 
 def idle(module: nn.Module) -> Tensor:
-    """A zero that touches each parameter of a module, so that DDP sees a gradient where a step did not need it."""
-    touched = [parameter.flatten()[0] for parameter in module.parameters() if parameter.requires_grad]
+    """A zero that touches each parameter of a module, so that DDP sees a gradient where a step did not need it.
+
+    Those that are sharded at the moment are left out: FSDP2 does not wait for them.
+    """
+    trained = (parameter for parameter in module.parameters() if parameter.requires_grad)
+    touched = [parameter.flatten()[0] for parameter in trained if not isinstance(parameter, DTensor)]
     return 0.0 * torch.stack(touched).sum()
 
 

@@ -90,6 +90,8 @@ class Run:
     """GPUs to use; checked against those visible and those started by torchrun."""
     device_images: int | None = None
     """Most images that fit on one device at once; smaller than its share of the batch means accumulation."""
+    shard: bool = False
+    """FSDP2: spread weights, gradients and moments over the processes, for encoders too large for one device."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 autocast on CUDA, float32 on CPU."""
     compile: Literal["auto", "on", "off"] = "auto"

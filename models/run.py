@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -15,7 +16,7 @@ from models.method import Method
 from models.packed import compile_blocks
 from models.ready import ready
 from models.recipe import Recipe
-from models.training import distributed, events, folder
+from models.training import checkpoint, distributed, events, folder, pieces, shard
 from models.training.distributed import World
 from models.training.failed import Told
 from models.training.guard import Guard
@@ -47,6 +48,7 @@ class Training:
     length: Length
     micro: int
     method: Method
+    outline: Method | None
     model: nn.Module
     optimiser: torch.optim.AdamW
     journal: Journal
@@ -73,8 +75,14 @@ class Training:
         with self.paused():
             self.guard.check(self.folder)
             state = self.state()
-            if self.world.main:
+            if self.recipe.run.shard:
+                self.writer.save(pieces.split(state, main=self.world.main))
+            elif self.world.main:
                 self.writer.save(state)
+
+    def whole(self) -> Method:
+        """The method with all its weights, to be evaluated. A collective call."""
+        return self.method if self.outline is None else shard.whole(self.method, self.outline, self.world)
 
     def done(self, steps: int) -> None:
         """This many steps are: show it, and hear what became of the save under way."""
@@ -110,28 +118,36 @@ def prepare(recipe: Recipe, world: World, told: Told, ending: ExitStack, patienc
         folder.environment(its.folder, world)
     distributed.agree(True, world)  # the others write into the folder, too, which now is there, and ours
     told.began()
-    method = its.method.to(world.device).train()
+    method, outline, model = laid_out(recipe, its.method.train(), world)
     stepper = optimiser(method, recipe.optim)
     tally = Tally(len(its.task.classes), known) if method.needs.strong else None
     start = its.found["step"] if its.found else 0
     journal = Journal(its.folder, its.length, world, log_steps=recipe.run.log_steps, tally=tally, resumed=start)
     ending.enter_context(closing(journal))
     if its.found:
-        stepper.load_state_dict(its.found["optimiser"])
+        stepper.load_state_dict(shard.spread(its.found["optimiser"], stepper))
         journal.load_state_dict(its.found["journal"])
-    if recipe.run.compile == "on" or (recipe.run.compile == "auto" and world.device.type == "cuda"):
-        compile_blocks(method, sizes=len(distinct_sizes(recipe.data)))
-    model = distributed.wrap(method, world)
     files = f"{its.task.beton.n:,} images of {its.task.beton.path}"
     files += f", {its.task.pools[0]:,} with a known label" if its.task.pools[0] else ""
-    writer = ending.enter_context(closing(Writer(its.folder, its.folder / METRICS)))
-    common = its.folder, its.task, its.judges, its.length, its.micro, method
+    put = partial(checkpoint.save_pieces, world=world) if recipe.run.shard else None
+    writer = ending.enter_context(closing(Writer(its.folder, its.folder / METRICS, put=put)))
+    common = its.folder, its.task, its.judges, its.length, its.micro, method, outline
     signs = writer, patience, events.Heartbeat(its.folder, world.rank)
     run = Training(recipe, world, *common, model, stepper, journal, Guard(world), *signs, start)
     run.note("resumed" if its.found else "started", step=start, ranks=world.size)
     run.say(headline(recipe.name, files, its.task.batches, its.length.total_steps, world, its.micro, start))
     run.say(its.origin, growth(its.length.total_steps, recipe.data))
     return run
+
+
+def laid_out(recipe: Recipe, method: Method, world: World) -> tuple[Method, Method | None, nn.Module]:
+    """A method on its device or devices, what `Training.whole` fills if they share it, and what gives the loss."""
+    if recipe.run.compile == "on" or (recipe.run.compile == "auto" and world.device.type == "cuda"):
+        compile_blocks(method, sizes=len(distinct_sizes(recipe.data)))
+    if recipe.run.shard:
+        outline = shard.outline(method)
+        return method, outline, shard.shard(method, world)
+    return method, None, distributed.wrap(method.to(world.device), world)
 
 
 def loader(run: Training) -> Loader:

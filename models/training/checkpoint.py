@@ -1,70 +1,62 @@
 """Checkpoints that survive kills, full disks and flipped bits: tensors and JSON types, checked before they are used."""
 
-import hashlib
 import os
-import pickle
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
-import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from models.training import pieces, sealed
+from models.training.distributed import World
+from models.training.sealed import Damaged
 from pipeline.errors import InputError
 
 LAST, PREVIOUS, PARTIAL, DAMAGED = "last.pt", "previous.pt", "last.pt.partial", "last.pt.damaged"
-_PREFIX = b"sha256:"
-_COMMENT_BYTES = len(_PREFIX) + 64
-
-
-class Damaged(InputError):
-    """A checkpoint whose bytes are not what was written: the one before may serve. Not a disk that cannot be read."""
 
 
 def save(folder: Path, state: dict) -> Path:
     """Write `folder`/last.pt; the one before becomes previous.pt.
 
-    A kill at any moment leaves a loadable last.pt: the new file is complete and on disk before it takes the name. It
-    is a torch.save archive whose zip comment is the SHA-256 of all before it, so that file and checksum are one thing
-    and plain `torch.load(path, weights_only=True)` reads it.
+    A kill at any moment leaves a loadable last.pt: the new file is complete and on disk before it takes the name.
 
     Raises TypeError naming the key that is neither tensor nor JSON type, InputError if the disk refuses (the
     checkpoints before stay).
     """
     check_types(state, "state")
     partial, last = folder / PARTIAL, folder / LAST
+    sealed.write(partial, state)
     try:
-        with open(partial, "w+b") as file:
-            torch.save(state, file)
-            _seal(file)
         if last.exists():
             _keep(last, folder / PREVIOUS)
         os.replace(partial, last)
-        _sync_folder(folder)
-    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+        sealed.sync_folder(folder)
+    except OSError as error:
         partial.unlink(missing_ok=True)
-        reason = error.strerror if isinstance(error, OSError) else _cause(error)
-        raise InputError(
-            f"cannot save a checkpoint in {folder}: {reason}; the one before is intact: free some space and run again"
-        ) from error
+        raise sealed.refused(folder, error) from error
+    pieces.tidy(folder, last, folder / PREVIOUS)
     return last
 
 
-def load(path: Path) -> dict:
-    """The state in a checkpoint, on the CPU, if its checksum is right; only tensors and plain types are unpickled.
+def save_pieces(folder: Path, held: dict, world: World) -> None:
+    """Write what models.training.pieces.split has made of a state on each rank, as `save` does; a collective call.
 
-    Raises InputError if the file is missing or cannot be read, Damaged (one too) if its checksum is wrong or it holds
+    last.pt takes its name once every rank's piece is on disk. Raises InputError on all ranks if one's disk refuses.
+    """
+    digests = _together(lambda: pieces.write(folder, held, world.rank, world.size), world)
+    _together(lambda: str(save(folder, pieces.naming(held, digests)) if world.main else ""), world)
+
+
+def load(path: Path) -> dict:
+    """The state in a checkpoint, whole and on the CPU, whether it was written in one file or in pieces.
+
+    Raises InputError if a file is missing or cannot be read, Damaged (one too) if a checksum is wrong or it holds
     anything that would run code.
     """
-    try:
-        with open(path, "rb") as file:
-            _verify(file, path)
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"cannot read checkpoint {path}: {error.strerror}") from error
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise Damaged(f"{path} holds more than tensors and plain types; only a run's own checkpoints load") from error
+    state = sealed.read(path)
+    return pieces.join(state, path) if pieces.SET in state else state
 
 
 def latest(folder: Path) -> tuple[dict, Path] | None:
@@ -91,35 +83,6 @@ def latest(folder: Path) -> tuple[dict, Path] | None:
     return None
 
 
-def _seal(file: BinaryIO) -> None:
-    """End the archive with its checksum: the zip comment, whose length is the archive's last two bytes."""
-    file.flush()
-    file.seek(-2, os.SEEK_END)
-    file.write(_COMMENT_BYTES.to_bytes(2, "little"))
-    file.seek(0)
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
-    file.seek(0, os.SEEK_END)
-    file.write(_PREFIX + digest.encode())
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _verify(file: BinaryIO, path: Path) -> None:
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _COMMENT_BYTES))
-    comment = file.read()
-    if not comment.startswith(_PREFIX):
-        raise Damaged(f"{path} does not end in a checksum: cut short, or not a checkpoint of this trainer")
-    file.seek(0)
-    digest, left = hashlib.sha256(), size - _COMMENT_BYTES
-    while left and (block := file.read(min(left, 1 << 20))):
-        digest.update(block)
-        left -= len(block)
-    if comment != _PREFIX + digest.hexdigest().encode():
-        raise Damaged(f"{path} is damaged: its checksum does not fit its content")
-    file.seek(0)
-
-
 def _keep(last: Path, previous: Path) -> None:
     """Give `last` a second name in one atomic step; it keeps its own."""
     spare = previous.with_suffix(".pt.partial")
@@ -139,20 +102,18 @@ def _set_aside(last: Path) -> None:
         return
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _together(do: Callable[[], str], world: World) -> list[str]:
+    """What `do` gave on each rank, or on all the InputError of the first where it failed: none waits for another."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _cause(error: BaseException) -> str:
-    while error is not None:
-        if isinstance(error, OSError) and error.strerror:
-            return error.strerror
-        error, last = error.__cause__ or error.__context__, error
-    return str(last).splitlines()[0]
+        mine = do(), None
+    except InputError as error:
+        mine = None, str(error)
+    said = [mine] * world.size
+    dist.all_gather_object(said, mine, group=world.saving)
+    for rank, (_, error) in enumerate(said):
+        if error is not None:
+            raise InputError(error if rank == world.rank else f"rank {rank}: {error}")
+    return [given for given, _ in said]
 
 
 def check_types(value: object, key: str) -> None:

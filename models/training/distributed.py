@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -19,13 +20,16 @@ from pipeline.errors import InputError
 
 @dataclass
 class World:
-    """This process among all: `control` is a gloo group for tensors on the host, absent in a single process."""
+    """This process among all: `control` is a gloo group for tensors on the host, absent in a single process; `saving`
+    another, for the thread that writes a sharded run's checkpoints.
+    """
 
     rank: int
     size: int
     local_rank: int
     device: torch.device
     control: dist.ProcessGroup | None = None
+    saving: dist.ProcessGroup | None = None
     nodes: tuple[str, ...] = ()
     """The node of each rank; empty in a single process."""
 
@@ -39,8 +43,8 @@ def start(run: Run) -> World:
     """Join the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), or be alone; bind the device.
 
     NCCL between GPUs, gloo between CPUs. Raises InputError if `run.devices` is not what was started or is more than
-    is visible, if a single process would leave visible GPUs idle unasked, if two processes share a GPU, or if srun
-    started several that do not know of each other.
+    is visible, if a single process would leave visible GPUs idle unasked or be sharded, if two processes share a GPU,
+    or if srun started several that do not know of each other.
     """
     _check_step()
     rank, size, local = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
@@ -52,10 +56,16 @@ def start(run: Run) -> World:
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
     if size == 1:
+        if run.shard:
+            raise InputError(
+                "run.shard spreads a run over processes, one was started; use torchrun, or drop --run.shard"
+            )
         return World(rank, size, local, device)
     limit = timedelta(seconds=max(LEAST_TIMEOUT_S, TIMEOUT * run.patience_s))
     dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None, timeout=limit)
     world = World(rank, size, local, device, dist.new_group(backend="gloo", timeout=limit))
+    if run.shard:
+        world.saving = dist.new_group(backend="gloo", timeout=limit)
     if cuda:
         _check_shared(world)
     nodes = [NODE] * size
@@ -65,11 +75,11 @@ def start(run: Run) -> World:
 
 
 def finish(world: World) -> None:
-    """Leave the groups. No thread of `control` is left: one that let go of its last tensor while Python shuts down
+    """Leave the groups. No thread of theirs is left: one that let go of its last tensor while Python shuts down
     would abort the process, after all its work.
     """
     if world.size > 1:
-        world.control = None  # the threads are joined with the last reference
+        world.control = world.saving = None  # the threads are joined with the last reference
         dist.destroy_process_group()
 
 
@@ -77,7 +87,7 @@ def wrap(method: nn.Module, world: World) -> nn.Module:
     """The method under DDP, which averages gradients over ranks as backward goes; itself in a single process.
 
     Not static_graph: the labels-only phase runs another graph than the steps after it. Every parameter must get a
-    gradient on every rank in every step (models.method.idle).
+    gradient on every rank in every step (models.method.idle). models.training.shard is the other way.
     """
     if world.size == 1:
         return method
@@ -90,6 +100,11 @@ def wrap(method: nn.Module, world: World) -> nn.Module:
             find_unused_parameters=False,
             gradient_as_bucket_view=True,
         )
+
+
+def gathering(model: nn.Module, last: bool) -> AbstractContextManager:
+    """For the backward pass of a micro-batch: under DDP ranks exchange gradients once, in the last one."""
+    return nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
 
 
 def agree(flag: bool, world: World) -> bool:

@@ -22,7 +22,7 @@ from pipeline.errors import InputError
 RECIPE, ENVIRONMENT, LOCK, REPORT = "recipe.json", "environment.json", "lock", "report.html"
 FREE = {
     *(f"run.{name}" for name in ("folder", "fresh", "device", "devices", "device_images", "compile", "oracle")),
-    *(f"run.{name}" for name in ("log_steps", "save_steps", "evaluate_steps", "stop_step", "patience_s")),
+    *(f"run.{name}" for name in ("shard", "log_steps", "save_steps", "evaluate_steps", "stop_step", "patience_s")),
     *(f"data.{name}" for name in ("root", "threads", "ahead", "backend", "memory_mb", "patience_s")),
 }
 """Fields that say where and how a run computes, not what: they may change from one start to the next."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from models.recipe import Optim
 from pipeline.errors import InputError
@@ -56,6 +57,8 @@ def clip(parameters: Iterable[nn.Parameter], norm: float | None) -> Tensor:
     """The gradients' total norm before clipping, f32 [] on the device; scales them down to `norm` unless absent."""
     trained = [parameter for parameter in parameters if parameter.grad is not None]
     total = torch.nn.utils.get_total_norm([parameter.grad for parameter in trained])
+    if isinstance(total, DTensor):
+        total = total.full_tensor()  # over all ranks' shards
     if norm is not None:
         torch.nn.utils.clip_grads_with_norm_(trained, norm, total)
     return total

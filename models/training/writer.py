@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import final
@@ -23,9 +23,9 @@ class Writer:
     What went wrong on the thread is raised by the next call of `check`, `save` or `close`, whichever comes first.
     """
 
-    def __init__(self, folder: Path, *first: Path) -> None:
-        """first: files that must be on disk before a new checkpoint takes its name."""
-        self.folder, self.first = folder, first
+    def __init__(self, folder: Path, *first: Path, put: Callable[[Path, dict], object] | None = None) -> None:
+        """first: files that must be on disk before a new checkpoint takes its name; put: instead of checkpoint.save."""
+        self.folder, self.first, self.put = folder, first, put
         self.save_s = 0.0
         """Seconds that the last save took, from its copy to its name."""
         self._buffers: dict[str, Tensor] = {}
@@ -64,7 +64,7 @@ class Writer:
             copies_done.synchronize()
         for path in self.first:
             _sync(path)
-        checkpoint.save(self.folder, state)
+        (self.put or checkpoint.save)(self.folder, state)
         self.save_s = time.monotonic() - began
 
     def _copy(self, state: dict) -> Copied:

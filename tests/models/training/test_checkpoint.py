@@ -23,7 +23,7 @@ KILLS = """
 import builtins, os, signal, sys
 from pathlib import Path
 import torch
-from models.training import checkpoint
+from models.training import checkpoint, sealed
 
 folder, weight = Path(sys.argv[1]), torch.arange(20_000.0)
 
@@ -46,7 +46,7 @@ def kill_at(event):
     torch.save = half
     for name in ("fsync", "replace", "link", "unlink", "rename"):
         setattr(os, name, counted(getattr(os, name)))
-    checkpoint._seal = counted(checkpoint._seal)
+    sealed._seal = counted(sealed._seal)
 
 def state(step):
     return {"step": step, "weight": weight + step}

@@ -110,7 +110,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from models.training import checkpoint
+from models.training import checkpoint, sealed
 from models.training.writer import Writer
 
 def state(step):
@@ -127,7 +127,7 @@ def train_on(folder, phase):
         return call
     for name in ("fsync", "replace", "link", "unlink"):
         setattr(os, name, counted(getattr(os, name)))
-    checkpoint._seal, torch.save = counted(checkpoint._seal), counted(torch.save)
+    sealed._seal, torch.save = counted(sealed._seal), counted(torch.save)
     writer = Writer(folder)
     writer.save(state(3))
     while writer._writing is not None:  # training goes on

@@ -1,0 +1,107 @@
+"""A file of tensors and plain types that ends in its own checksum: cut short or damaged, it is noticed."""
+
+import hashlib
+import os
+import pickle
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from pipeline.errors import InputError
+
+_PREFIX = b"sha256:"
+_COMMENT_BYTES = len(_PREFIX) + 64
+
+
+class Damaged(InputError):
+    """A checkpoint whose bytes are not what was written: the one before may serve. Not a disk that cannot be read."""
+
+
+def write(path: Path, state: dict) -> str:
+    """Write a state and have it on disk; -> its SHA-256 in hex.
+
+    A torch.save archive whose zip comment is the SHA-256 of all before it, so that file and checksum are one thing and
+    plain `torch.load(path, weights_only=True)` reads it. Raises InputError if the disk refuses; then no file is left.
+    """
+    try:
+        with open(path, "w+b") as file:
+            torch.save(state, file)
+            return _seal(file)
+    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+        path.unlink(missing_ok=True)
+        raise refused(path.parent, error) from error
+
+
+def read(path: Path, digest: str | None = None) -> dict:
+    """The state in a file, on the CPU, if its checksum is right, and `digest`; only plain types are unpickled.
+
+    Raises InputError if the file is missing or cannot be read, Damaged (one too) if its checksum is wrong or it holds
+    anything that would run code.
+    """
+    try:
+        with open(path, "rb") as file:
+            found = _verify(file, path)
+            if digest not in (None, found):
+                raise Damaged(f"{path} is of another save than the checkpoint that names it")
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"cannot read checkpoint {path}: {error.strerror}") from error
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise Damaged(f"{path} holds more than tensors and plain types; only a run's own checkpoints load") from error
+
+
+def refused(folder: Path, error: OSError | RuntimeError) -> InputError:
+    """What to tell of a disk that did not take a checkpoint."""
+    reason = error.strerror if isinstance(error, OSError) else _cause(error)
+    return InputError(
+        f"cannot save a checkpoint in {folder}: {reason}; the one before is intact: free some space and run again"
+    )
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on disk, too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _seal(file: BinaryIO) -> str:
+    """End the archive with its checksum: the zip comment, whose length is the archive's last two bytes."""
+    file.flush()
+    file.seek(-2, os.SEEK_END)
+    file.write(_COMMENT_BYTES.to_bytes(2, "little"))
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    file.seek(0, os.SEEK_END)
+    file.write(_PREFIX + digest.encode())
+    file.flush()
+    os.fsync(file.fileno())
+    return digest
+
+
+def _verify(file: BinaryIO, path: Path) -> str:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _COMMENT_BYTES))
+    comment = file.read()
+    if not comment.startswith(_PREFIX):
+        raise Damaged(f"{path} does not end in a checksum: cut short, or not a checkpoint of this trainer")
+    file.seek(0)
+    digest, left = hashlib.sha256(), size - _COMMENT_BYTES
+    while left and (block := file.read(min(left, 1 << 20))):
+        digest.update(block)
+        left -= len(block)
+    if comment != _PREFIX + digest.hexdigest().encode():
+        raise Damaged(f"{path} is damaged: its checksum does not fit its content")
+    file.seek(0)
+    return digest.hexdigest()
+
+
+def _cause(error: BaseException) -> str:
+    while error is not None:
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        error, last = error.__cause__ or error.__context__, error
+    return str(last).splitlines()[0]
