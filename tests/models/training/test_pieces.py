@@ -1,0 +1,251 @@
+"""Checkpoints in pieces: 5 rows over 2 ranks, and 1 row, which leaves the other rank an empty shard."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.training import checkpoint
+from pipeline.errors import InputError
+
+from .ranks import run_ranks
+
+RANK = """
+import os, sys, signal
+from datetime import timedelta
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+from models.training import checkpoint, pieces, sealed
+from models.training.distributed import World, finish
+from models.training.writer import Writer
+from functools import partial
+
+def join_in(rank, size, store):
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=timedelta(seconds=60))
+    return World(rank, size, rank, torch.device("cpu"), saving=dist.new_group(backend="gloo"))
+
+def state(step, size):
+    mesh = init_device_mesh("cpu", (size,))
+    def spread(tensor):
+        return distribute_tensor(tensor, mesh, [Shard(0)], src_data_rank=None)
+    whole = torch.arange(5000.0).reshape(5, 1000) + step
+    return {"step": step, "method": {"w": spread(whole), "one": spread(whole[:1]), "count": torch.tensor(step)},
+            "optimiser": {"state": {0: {"exp_avg": spread(-whole), "step": 1.0}}, "param_groups": [{"params": [0]}]}}
+
+def save(folder, step, world):
+    checkpoint.save_pieces(folder, pieces.split(state(step, world.size), main=world.main), world)
+"""
+
+
+def assert_state(found: dict, step: int) -> None:
+    whole = torch.arange(5000.0).reshape(5, 1000) + step
+    assert found["step"] == found["method"]["count"] == step
+    assert torch.equal(found["method"]["w"], whole)
+    assert torch.equal(found["method"]["one"], whole[:1])
+    assert torch.equal(found["optimiser"]["state"][0]["exp_avg"], -whole)
+    assert found["optimiser"]["param_groups"] == [{"params": [0]}]
+    assert found.keys() == {"step", "method", "optimiser"}
+
+
+@pytest.fixture(scope="module")
+def three_saves(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    script = RANK + """
+world = join_in(int(os.environ["RANK"]), 2, "env://")
+writer = Writer(Path(sys.argv[1]), put=partial(checkpoint.save_pieces, world=world))
+for step in (1, 2, 3):
+    writer.save(pieces.split(state(step, 2), main=world.main))
+writer.wait()
+writer.close()
+finish(world)
+"""
+    run_ranks(script, 2, str(folder))
+    return folder
+
+
+@pytest.fixture
+def saved(three_saves, tmp_path) -> Path:
+    return Path(shutil.copytree(three_saves, tmp_path / "saved"))
+
+
+def test_pieces_come_back_as_whole_tensors_and_older_sets_go(saved: Path) -> None:
+    assert_state(checkpoint.load(saved / "last.pt"), 3)
+    assert_state(checkpoint.load(saved / "previous.pt"), 2)
+    assert sorted(path.name for path in (saved / "shards").iterdir()) == ["step-2", "step-3"]
+
+
+def test_each_rank_writes_its_own_rows_only(saved: Path) -> None:
+    for rank, rows in enumerate((3, 2)):
+        held = torch.load(saved / "shards" / "step-3" / f"{rank}-of-2.pt", weights_only=True)["shards"]
+        assert [len(shard) for shard in held] == [rows, 1 - rank, rows]
+    assert (saved / "last.pt").stat().st_size < 10_000
+
+
+def damaged(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+SPOIL = {
+    "damaged": lambda piece: damaged(piece),
+    "cut short": lambda piece: piece.write_bytes(piece.read_bytes()[:-3]),
+    "missing": lambda piece: piece.unlink(),
+    "of another save": lambda piece: shutil.copy(piece.parents[1] / "step-2" / piece.name, piece),
+}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("how", SPOIL)
+def test_a_piece_that_is_not_what_was_written_gives_way_to_the_set_before(saved: Path, capsys, how, rank) -> None:
+    SPOIL[how](saved / "shards" / "step-3" / f"{rank}-of-2.pt")
+    found, path = checkpoint.latest(saved)
+    assert path == saved / "previous.pt"
+    assert_state(found, 2)
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_checkpoint_without_its_folder_is_said_in_one_line(saved: Path, tmp_path: Path) -> None:
+    alone = Path(shutil.copy(saved / "last.pt", tmp_path))
+    with pytest.raises(InputError, match=r"^[^\n]* in pieces and [^\n]* is missing; keep it beside its shards folder$"):
+        checkpoint.load(alone)
+
+
+def test_whole_checkpoints_after_pieces_leave_no_folder(saved: Path) -> None:
+    for step in (4, 5):
+        checkpoint.save(saved, {"step": step})
+    assert sorted(path.name for path in saved.iterdir()) == ["last.pt", "previous.pt"]
+
+
+FULL = RANK + """
+import resource
+from pipeline.errors import InputError
+world = join_in(int(os.environ["RANK"]), 2, "env://")
+folder = Path(sys.argv[1])
+save(folder, 1, world)
+if world.rank == int(sys.argv[2]):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+try:
+    save(folder, 2, world)
+except InputError as error:
+    print(error)
+if world.rank == int(sys.argv[2]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+dist.barrier()
+print(checkpoint.latest(folder)[0]["step"])
+dist.barrier()
+save(folder, 3, world)
+finish(world)
+"""
+
+
+@pytest.mark.parametrize("full", [0, 1])
+def test_one_ranks_full_disk_is_said_by_all_and_the_set_before_stays(tmp_path: Path, full: int) -> None:
+    said = [out.splitlines() for out in run_ranks(FULL, 2, str(tmp_path), str(full))]
+    assert [step for _, step in said] == ["1", "1"]
+    assert said[full][0].startswith("cannot save a checkpoint in ")
+    assert "File too large" in said[full][0]
+    assert said[1 - full][0] == f"rank {full}: {said[full][0]}"
+    assert_state(checkpoint.load(tmp_path / "last.pt"), 3)
+    assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == ["step-1", "step-3"]
+
+
+KILLS = RANK + """
+def save(folder, step, world):  # what split makes of a state, without the second that a first DTensor takes
+    whole = torch.arange(5000.0).reshape(5, 1000) + step
+    mine = whole[:3] if world.main else whole[3:]
+    rest = {"step": step, "method": {"w": {pieces.NUMBER: 0}}, "optimiser": {pieces.NUMBER: 1}}
+    checkpoint.save_pieces(folder, {"step": step, "shards": [mine, -mine], "rest": rest}, world)
+
+def kill_at(event):
+    left = [event]
+    def counted(function):
+        def call(*arguments, **named):
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+            return function(*arguments, **named)
+        return call
+    def half(state, file, save=torch.save):
+        save(state, file)
+        file.flush()
+        if left[0] == 0:
+            file.truncate(file.tell() // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+    torch.save = half
+    for name in ("mkdir", "fsync", "replace", "link", "unlink", "rmdir"):
+        setattr(os, name, counted(getattr(os, name)))
+    sealed._seal, dist.all_gather_object = counted(sealed._seal), counted(dist.all_gather_object)
+
+def ranks(do):
+    children = []
+    for rank in range(2):
+        if (child := os.fork()) == 0:
+            try:
+                do(join_in(rank, 2, f"file://{store}"))
+            except RuntimeError:
+                os._exit(3)
+            os._exit(0)
+        children.append(child)
+    ended = [os.waitpid(child, 0)[1] for child in children]
+    store.unlink(missing_ok=True)
+    return ended
+
+def before(world):
+    for step in (1, 2):
+        save(folder, step, world)
+
+def broken(world):
+    if world.rank == victim:
+        kill_at(event)
+    save(folder, 3, world)
+
+root, victim, event, seen = Path(sys.argv[1]), int(sys.argv[2]), 0, []
+store = root / "store"
+(root / "before").mkdir()
+folder = root / "before"
+assert ranks(before) == [0, 0]
+finished = False
+while not finished:
+    folder = root / f"event-{event}"
+    shutil.copytree(root / "before", folder)
+    ended = ranks(broken)
+    finished = ended == [0, 0]
+    assert finished or (os.WIFSIGNALED(ended[victim]) and os.WTERMSIG(ended[victim]) == signal.SIGKILL), ended
+    found, path = checkpoint.latest(folder)
+    whole = torch.arange(5000.0).reshape(5, 1000) + found["step"]
+    assert path.name == "last.pt" and found["step"] in (2, 3), (event, path)
+    assert torch.equal(found["method"]["w"], whole) and torch.equal(found["optimiser"], -whole)
+    assert checkpoint.load(folder / "previous.pt")["step"] in (1, 2), event
+    seen.append(found["step"])
+    if event % 4 == 0:
+        step = found["step"]
+        assert ranks(lambda world: save(folder, 4, world)) == [0, 0]
+        assert checkpoint.load(folder / "last.pt")["step"] == 4
+        assert sorted(each.name for each in folder.iterdir()) == ["last.pt", "previous.pt", "shards"], event
+        assert sorted(each.name for each in (folder / "shards").iterdir()) == [f"step-{step}", "step-4"], event
+    shutil.rmtree(folder)
+    event += 1
+print(*seen)
+"""
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_kill_of_any_rank_in_any_phase_leaves_a_whole_set(tmp_path: Path, victim: int) -> None:
+    command = [sys.executable, "-c", "import shutil\n" + KILLS, str(tmp_path), str(victim)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=180)
+    assert run.returncode == 0, run.stderr
+    seen = run.stdout.split()
+    assert len(seen) >= (18 if victim == 0 else 8)
+    assert seen == sorted(seen)
+    assert set(seen) == {"2", "3"}
