@@ -1,6 +1,7 @@
 """NVIDIA DALI as the decoder of a .beton: on a GPU its nvJPEG, else its CPU decoder; our code makes the views."""
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import final
@@ -48,6 +49,7 @@ class Dali(Backend):
         except InputError:
             self._pool.close()
             raise
+        self._end = weakref.finalize(self, self._decoder.close)
         self._reading: deque[tuple[torch.cuda.Event, Tensor]] = deque()
         self._lock = threading.Lock()
 
@@ -62,7 +64,7 @@ class Dali(Backend):
         return lambda: Packed(pixels.result(), places, self.widths[ids])
 
     def close(self) -> None:
-        self._decoder.close()
+        self._end()
         self._pool.close()
         for read, _ in self._reading:
             read.synchronize()

@@ -1,5 +1,6 @@
 """Batches of a .beton decoded by DALI on a thread of its own: fed ahead, taken in order, mended where one fails."""
 
+import atexit
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -55,6 +56,7 @@ class Decoder:
         self._running: deque[Job] = deque()
         self._thread = threading.Thread(target=self._serve, name="dali", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # after DALI's import, so before DALI ends its pipelines under our thread
 
     def start(self, ids: np.ndarray) -> Future[Tensor]:
         """Ask for images `ids` (i64 [N]), one after another in u8 [pixels, 3] on the device."""
@@ -66,6 +68,7 @@ class Decoder:
 
     def close(self) -> None:
         """Drop what is not decoded and join every thread."""
+        atexit.unregister(self.close)
         self._closing.set()
         self._jobs.put(None)
         self._thread.join(END_S)

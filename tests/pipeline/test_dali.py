@@ -1,8 +1,6 @@
 """DALI beside FFCV: one recipe, the same batches, whatever goes wrong with an image; nothing left behind."""
 
-import gc
 import io
-import os
 import threading
 from dataclasses import replace
 
@@ -214,20 +212,3 @@ def test_a_pipeline_that_cannot_be_built_again_fails_its_batch_and_does_not_hang
     with pytest.raises(InputError, match="no memory left"):
         backend.decode(np.arange(8))()
     backend.close()
-
-
-def test_closing_ends_every_thread_whatever_was_asked(dali, beton):
-    def tasks() -> int:
-        gc.collect()
-        return len(os.listdir("/proc/self/task"))
-
-    counts = []
-    for _ in range(4):
-        backend = opened(Dali, beton)
-        for _ in range(6):
-            backend.start(plan_of(beton, np.arange(60)))
-        backend.close()
-        counts.append(tasks())
-    assert counts[1] == counts[3]  # the first leaves one thread that DALI keeps for the process
-    with pytest.raises(RuntimeError, match="closed"):
-        backend.decode(np.arange(2))
