@@ -1,6 +1,6 @@
-"""DDP: one rank where three pseudo-labels pass and one where none does give the gradients of a single process.
+"""One rank where three pseudo-labels pass and one where none does give the gradients of a single process.
 
-Run as a script this file is one rank: `python test_distributed_step.py <rank> <folder>`.
+Run as a script this file is one rank: `python test_distributed_step.py <rank> <folder> <way>`.
 """
 
 import os
@@ -8,18 +8,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
 from models import peers
 from models.decoder import Decoder
-from models.vit import Size, build_encoder
+from models.packed import compile_blocks
+from models.training.distributed import World
+from models.training.shard import shard
+from models.vit import Size, build_encoder, look
 
 DOUBLE, PASSED = torch.float64, (3, 0)
 
 
 class Method(nn.Module):
-    """Every parameter is used inside one forward: that is what DDP waits for."""
+    """Every parameter is used inside one forward: that is what DDP waits for. The encoder runs as a teacher, first."""
 
     def __init__(self):
         super().__init__()
@@ -28,6 +32,7 @@ class Method(nn.Module):
         self.decoder = Decoder(32, (4, 4), 8, width=24, depth=1, heads=3).to(DOUBLE)
 
     def forward(self, step, way=peers.packed):
+        look(self.encoder, step.weak)
         return way(self.encoder, self.decoder, step)
 
 
@@ -38,23 +43,46 @@ def draw(rank):
     return peers.Step(images[0], torch.tensor([rank]), *images[1:], visible, torch.arange(7) < PASSED[rank])
 
 
-def one_rank(rank, folder):
+WAYS = {
+    "ddp": lambda method, _: nn.parallel.DistributedDataParallel(method),  # find_unused_parameters stays False
+    "shard": shard,
+    "shard, checkpointing": lambda method, world: shard(checkpointing(method), world),
+    "shard, compiled": lambda method, world: shard(compiled(method), world),
+}
+
+
+def checkpointing(method):
+    method.encoder.set_grad_checkpointing()
+    return method
+
+
+def compiled(method):
+    compile_blocks(method, "eager")
+    return method
+
+
+def one_rank(rank, folder, way):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    method = nn.parallel.DistributedDataParallel(Method())  # find_unused_parameters stays False
+    method = WAYS[way](Method(), World(rank, 2, rank, torch.device("cpu")))
     for _ in range(2):  # a second step: DDP complains about the first one's unused parameters only then
         method.zero_grad()
         method(draw(rank)).backward()
-    gradients = {name: parameter.grad for name, parameter in method.module.named_parameters()}
+    gradients = {
+        name: parameter.grad if way == "ddp" else parameter.grad.full_tensor()
+        for name, parameter in (method.module if way == "ddp" else method).named_parameters()
+    }
     torch.save(gradients, Path(folder) / f"gradients-{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_unequal_pass_counts_give_the_gradients_of_one_process(tmp_path):
+@pytest.mark.parametrize("way", WAYS)
+def test_unequal_pass_counts_give_the_gradients_of_one_process(tmp_path, way):
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     ranks = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], env=environment) for rank in range(2)
+        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path), way], env=environment)
+        for rank in range(2)
     ]
     try:
         assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
@@ -75,4 +103,4 @@ def test_unequal_pass_counts_give_the_gradients_of_one_process(tmp_path):
 
 
 if __name__ == "__main__":
-    one_rank(int(sys.argv[1]), sys.argv[2])
+    one_rank(int(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -1,0 +1,92 @@
+"""FSDP2, a step at a time, on two gloo ranks."""
+
+from .ranks import run_ranks
+
+RANK = """
+import os, sys
+from dataclasses import replace
+import torch
+from torch.distributed.tensor import DTensor
+from models.method import idle
+from models.methods import semi_mae
+from models.packed import compile_blocks
+from models.recipe import Encoder, Run
+from models.reconstruction import Reconstruct
+from models.training import distributed, shard
+from models.training.optim import clip, optimiser, set_rate
+from models.vit import look
+
+torch.set_num_threads(1)
+world = distributed.start(Run(device="cpu", shard=True))
+recipe = semi_mae.digits()
+recipe = replace(
+    recipe,
+    method=replace(recipe.method, reconstruct=Reconstruct(1, 32, 2)),
+    encoder=replace(recipe.encoder, width=32, depth=2, heads=2),
+)
+torch.manual_seed(0)
+plain, spread = semi_mae.SemiMAE(recipe, 10), semi_mae.SemiMAE(recipe, 10)
+spread.load_state_dict(plain.state_dict())
+
+def bytes_of(tensors):
+    return sum((t.to_local() if isinstance(t, DTensor) else t).untyped_storage().nbytes() for t in tensors)
+"""
+
+HALVES = (
+    RANK
+    + """
+whole_bytes = bytes_of(plain.parameters())
+made = optimiser(shard.shard(spread, world), recipe.optim)
+assert all(isinstance(p, DTensor) for p in spread.parameters())
+assert bytes_of(spread.parameters()) < 0.55 * whole_bytes
+for p in spread.parameters():
+    if p.requires_grad:
+        p.grad = torch.ones_like(p)
+made.step()
+trained = bytes_of(p for p in plain.parameters() if p.requires_grad)
+def moments():
+    return [t for held in made.state.values() for name, t in held.items() if name.startswith("exp")]
+assert len(moments()) == 2 * len([p for p in plain.parameters() if p.requires_grad])
+assert bytes_of(moments()) < 0.55 * 2 * trained, "made"
+saved = made.state_dict()
+full = {n: {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in held.items()}
+        for n, held in saved["state"].items()}
+made.load_state_dict(shard.spread(saved | {"state": full}, made))
+assert bytes_of(moments()) < 0.55 * 2 * trained, "loaded"
+norm = clip(spread.parameters(), 0.5)
+assert type(norm) is torch.Tensor
+torch.testing.assert_close(norm, torch.tensor(float(trained / 4)).sqrt())
+torch.testing.assert_close(clip(spread.parameters(), None), torch.tensor(0.5))
+distributed.finish(world)
+"""
+)
+
+ALONE = (
+    RANK
+    + """
+empty = shard.outline(spread)
+assert all(p.is_meta for p in empty.parameters()) and not any(b.is_meta for b in empty.buffers())
+shard.shard(spread, world)
+copied = shard.whole(spread, empty, world)
+assert not any(isinstance(p, DTensor) for p in copied.parameters())
+found, expected = copied.state_dict(), plain.state_dict()
+assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+assert [p.requires_grad for p in copied.parameters()] == [p.requires_grad for p in plain.parameters()]
+assert all(p.is_meta for p in empty.parameters())
+if world.main:  # while the other does nothing
+    images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    assert torch.equal(copied.logits(images), plain.logits(images))
+    visible = torch.arange(4).expand(3, -1)
+    predicted = [m.reconstruction.predict(m.encoder, images, visible) for m in (copied, plain)]
+    assert torch.equal(*predicted)
+distributed.finish(world)
+"""
+)
+
+
+def test_a_rank_holds_half_of_the_weights_and_of_the_moments_made_or_loaded() -> None:
+    run_ranks(HALVES, 2)
+
+
+def test_the_whole_method_is_plain_and_one_rank_may_use_it_alone() -> None:
+    run_ranks(ALONE, 2)
