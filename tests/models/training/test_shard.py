@@ -7,14 +7,11 @@ import os, sys
 from dataclasses import replace
 import torch
 from torch.distributed.tensor import DTensor
-from models.method import idle
 from models.methods import semi_mae
-from models.packed import compile_blocks
-from models.recipe import Encoder, Run
+from models.recipe import Run
 from models.reconstruction import Reconstruct
 from models.training import distributed, shard
 from models.training.optim import clip, optimiser, set_rate
-from models.vit import look
 
 torch.set_num_threads(1)
 world = distributed.start(Run(device="cpu", shard=True))
@@ -61,6 +58,32 @@ distributed.finish(world)
 """
 )
 
+GUARDED = (
+    RANK
+    + """
+from models.training.guard import Guard
+made = optimiser(shard.shard(spread, world), recipe.optim)
+set_rate(made, 1e-2)
+guard = Guard(world)
+def held():
+    moments = [t for held in made.state.values() for t in held.values()]
+    return [(t.to_local() if isinstance(t, DTensor) else t).clone() for t in [*spread.parameters(), *moments]]
+def step(number, loss):
+    for p in spread.parameters():
+        if p.requires_grad:
+            p.grad = torch.ones_like(p)
+    guard.step(made, loss, clip(spread.parameters(), None), torch.arange(2), number)
+step(0, torch.tensor(1.0))
+before = held()
+step(1, torch.tensor(float("nan") if world.rank == 1 else 1.0))
+assert all(torch.equal(a, b) for a, b in zip(before, held(), strict=True))
+step(2, torch.tensor(1.0))
+assert not all(torch.equal(a, b) for a, b in zip(before, held(), strict=True))
+assert {float(held["step"]) for held in made.state.values()} == {2.0}
+distributed.finish(world)
+"""
+)
+
 ALONE = (
     RANK
     + """
@@ -86,6 +109,10 @@ distributed.finish(world)
 
 def test_a_rank_holds_half_of_the_weights_and_of_the_moments_made_or_loaded() -> None:
     run_ranks(HALVES, 2)
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_leaves_every_shard_as_it_is() -> None:
+    run_ranks(GUARDED, 2)
 
 
 def test_the_whole_method_is_plain_and_one_rank_may_use_it_alone() -> None:
