@@ -113,7 +113,7 @@ def idle(module: nn.Module) -> Tensor:
     """
     trained = (parameter for parameter in module.parameters() if parameter.requires_grad)
     touched = [parameter.flatten()[0] for parameter in trained if not isinstance(parameter, DTensor)]
-    return 0.0 * torch.stack(touched).sum()
+    return 0.0 * torch.stack(touched).sum() if touched else torch.zeros(())
 
 
 def method_class(recipe: Recipe) -> type[Method]:
