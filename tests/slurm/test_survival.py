@@ -4,6 +4,7 @@ Each test prints a row of docs/reliability.md. SHOTCRETE_LONG=1 adds those that 
 """
 
 import os
+import random
 import signal
 import subprocess
 import time
@@ -19,6 +20,7 @@ from tests.conftest import DECODER, TINY, rows, same, weights
 
 pytestmark = pytest.mark.slurm
 long = pytest.mark.skipif(not os.environ.get("SHOTCRETE_LONG"), reason="waits a minute for Slurm; set SHOTCRETE_LONG=1")
+KILLS = int(os.environ.get("SHOTCRETE_KILLS", 0))
 STEPS, SAVE_STEPS, LOG_STEPS = 160, 16, 4
 FLAGS = [*TINY, *DECODER, f"--optim.epochs={STEPS}", f"--run.save-steps={SAVE_STEPS}", f"--run.log-steps={LOG_STEPS}",
          "--encoder.drop-path=0.3"]  # fmt: skip
@@ -159,6 +161,26 @@ def test_one_rank_is_killed(train, ends_equal):
     assert job.repeated() <= SAVE_STEPS
 
 
+@pytest.mark.skipif(not KILLS, reason="ten seconds a kill; set SHOTCRETE_KILLS=100")
+def test_either_rank_is_killed_again_and_again(train, digits, tmp_path, capsys):
+    more, chance = f"--optim.epochs={40 * KILLS}", random.Random(0)
+    straight = submitted(digits, tmp_path / "straight", "semi_mae:digits", "--hours", "2", "--", more)
+    assert submit.main(["wait", str(straight.run), "--poll", "0.5"]) == 0, straight.said()
+    job = train("--hours", "2", "--tries", "20", "--", more)
+    for kill in range(KILLS):
+        job.until(lambda kill=kill: job.events.count("started") == kill + 1)
+        began = time.time()
+        job.until(lambda began=began: written(job.run / "metrics.jsonl") > began + 0.1)
+        time.sleep(chance.uniform(0, 1))
+        os.kill(rank(job, chance.choice("01")), signal.SIGKILL)
+        job.until(lambda kill=kill: job.events.count("crashed") == kill + 1)
+    assert submit.main(["wait", str(job.run), "--poll", "0.5"]) == 0, job.said()
+    with capsys.disabled():
+        print(f"\n| {KILLS} kills | {time.monotonic() - job.began:.0f} | {KILLS} | {job.repeated()} |")
+    assert same(weights(job.run), weights(straight.run))
+    assert rows(job.run) == rows(straight.run)
+
+
 def test_a_sweep_is_one_array_and_a_table_and_a_signal_to_one_member_is_its_own_affair(train, tmp_path):
     root = tmp_path / "run"
     train("--nodes", "1", "--parallel", "2", recipe="mae:digits_mask_ratio")
@@ -205,6 +227,10 @@ def test_a_node_dies(which, name, train, ends_equal, cluster):
     found = job.events
     assert found[:2] + found[-2:] == ["submitted", "started", "started", "done"]
     ends_equal(job, name, found)
+
+
+def written(path: Path) -> float:
+    return path.stat().st_mtime if path.exists() else 0.0
 
 
 def rank(job: Job, number: str) -> int:
