@@ -21,12 +21,12 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
+from models.branches.mae import Reconstruct
 from models.flops import count
 from models.method import Moment
 from models.methods.semi_mae import SemiMAE, Settings
 from models.peers import LAMBDA_U, MU, Step, packed, separate, usb
 from models.recipe import Encoder, Recipe
-from models.reconstruction import Reconstruct
 from models.vit import look
 from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.errors import InputError, command

@@ -48,7 +48,6 @@ class Method(nn.Module, ABC):
     average  the moving average of the encoder, where the recipe keeps one
     """
 
-    needs: ClassVar[Needs]
     has_classifier: ClassVar[bool] = True
 
     def __init__(self, recipe: Recipe, classes: int) -> None:
@@ -56,6 +55,11 @@ class Method(nn.Module, ABC):
         self.encoder = encoder(recipe, classes)
         decay = recipe.optim.average
         self.average = None if decay is None else Average(self.encoder, decay, warm_up=recipe.optim.average_warm_up)
+
+    @staticmethod
+    @abstractmethod
+    def needs(recipe: Recipe) -> Needs:
+        """The parts of a batch that a recipe of this method reads."""
 
     @abstractmethod
     def forward(self, batch: Batch, now: Moment) -> Loss:

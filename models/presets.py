@@ -2,8 +2,8 @@
 
 from typing import Literal
 
+from models.branches.mae import Reconstruct
 from models.recipe import Encoder, Optim, Run
-from models.reconstruction import Reconstruct
 from pipeline.spec import Data, Mask, View
 
 

@@ -30,7 +30,7 @@ class Arguments:
 
 def columns(recipe: Recipe) -> tuple[str, ...]:
     """The original and the views that the recipe's method reads."""
-    needs = method_class(recipe).needs
+    needs = method_class(recipe).needs(recipe)
     read = {
         "original": True,
         "weak": needs.unlabelled or recipe.data.labelled_view == "weak",

@@ -44,8 +44,8 @@ def ready(recipe: Recipe, world: World) -> Ready:
     where, kind = run_folder(recipe), method_class(recipe)
     folder.check_same_recipe(where, recipe)
     check_attention(recipe, world)
-    task = open_task(recipe.data, kind.needs)
-    check_views(task, recipe.data, kind.needs, recipe.encoder.patch)
+    task = open_task(recipe.data, kind.needs(recipe))
+    check_views(task, recipe.data, kind.needs(recipe), recipe.encoder.patch)
     files = {"val": recipe.data.val, "test": recipe.data.test}
     judges = {name: Judge(recipe, file, task.beton, world) for name, file in files.items() if file}
     steps = length(recipe.optim, Pools(*task.pools, *task.batches))

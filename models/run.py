@@ -120,7 +120,7 @@ def prepare(recipe: Recipe, world: World, told: Told, ending: ExitStack, patienc
     told.began()
     method, outline, model = laid_out(recipe, its.method.train(), world)
     stepper = optimiser(method, recipe.optim)
-    tally = Tally(len(its.task.classes), known) if method.needs.strong else None
+    tally = Tally(len(its.task.classes), known) if method.needs(recipe).strong else None
     start = its.found["step"] if its.found else 0
     journal = Journal(its.folder, its.length, world, log_steps=recipe.run.log_steps, tally=tally, resumed=start)
     ending.enter_context(closing(journal))
@@ -153,7 +153,7 @@ def laid_out(recipe: Recipe, method: Method, world: World) -> tuple[Method, Meth
 def loader(run: Training) -> Loader:
     """The run's batches from its step on."""
     recipe, world = run.recipe, run.world
-    needs = type(run.method).needs
+    needs = run.method.needs(recipe)
     fed = feed(
         run.task, recipe.data, needs, recipe.encoder.patch, recipe.run.seed, run.length.labels_only_steps,
         world.rank, world.size, run.micro, run.length.total_steps,

@@ -5,25 +5,36 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+DIMENSIONS = {"visible": (2, 3), "hidden": (3,)}
+
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images whose labels may be seen: ids i64 [N], images u8 [N, 3, S, S], labels i64 [N], visible i64 [N, K]."""
+    """Images whose labels may be seen: ids i64 [N], images u8 [N, 3, S, S], labels i64 [N].
+
+    visible i64 [N, K] and hidden as in Unlabelled, of `images`.
+    """
 
     ids: Tensor
     images: Tensor
     labels: Tensor
     visible: Tensor | None = None
+    hidden: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """Images without labels: ids i64 [N], weak and strong u8 [N, 3, S, S], visible i64 [N, K] patches of weak."""
+    """Images without labels: ids i64 [N], weak and strong u8 [N, 3, S, S].
+
+    visible  i64 [N, K]      patches of weak that the masked branch may see; [N, W, K] in W windows of each image
+    hidden   i64 [N, W, M]   the windows' other patches; None where no windows were asked for: simply the rest
+    """
 
     ids: Tensor
     weak: Tensor
     strong: Tensor | None = None
     visible: Tensor | None = None
+    hidden: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -50,9 +61,9 @@ def _check(name: str, part: Labelled | Unlabelled) -> None:
             continue
         image = field.name in ("images", "weak", "strong")
         dtype, shape = (torch.uint8, (n, 3)) if image else (torch.int64, (n,))
-        dimensions = 4 if image else 2 if field.name == "visible" else 1
-        if tensor.dtype != dtype or tuple(tensor.shape[: len(shape)]) != shape or tensor.ndim != dimensions:
+        dimensions = (4,) if image else DIMENSIONS.get(field.name, (1,))
+        if tensor.dtype != dtype or tuple(tensor.shape[: len(shape)]) != shape or tensor.ndim not in dimensions:
             raise TypeError(
-                f"batch.{name}.{field.name}: expected {dtype} {list(shape)} with {dimensions} dimensions, "
+                f"batch.{name}.{field.name}: expected {dtype} {list(shape)} with {dimensions[0]} dimensions, "
                 f"got {tensor.dtype} {list(tensor.shape)}"
             )

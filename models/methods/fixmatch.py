@@ -1,7 +1,7 @@
 """FixMatch on a plain ViT (Sohn et al. 2020; on ViT: Semi-MAE's baseline, Semiformer's objective)."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 from models import presets
 from models.losses import label_loss, pseudo_label_loss
@@ -34,14 +34,16 @@ class Settings:
 class FixMatch(Method):
     """L = L_s + lambda_u L_u (Sohn et al. 2020, eq. 3, 4)."""
 
-    needs: ClassVar[Needs] = Needs(labelled=True, unlabelled=True, strong=True)
-
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
         super().__init__(recipe, classes)
         self.settings = recipe.method
         if self.settings.drop_rejected:
             check_droppable(self.encoder)
         self.teacher(self.settings.teacher)  # refuse at once what would fail at the first pseudo-label
+
+    @staticmethod
+    def needs(recipe: Recipe[Settings]) -> Needs:
+        return Needs(labelled=True, unlabelled=True, strong=True)
 
     def forward(self, batch: Batch, now: Moment) -> Loss:
         known, unknown, s = batch.labelled, batch.unlabelled, self.settings

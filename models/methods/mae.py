@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, final
 
 from models import presets
+from models.branches.mae import MAEBranch, Reconstruct
 from models.method import Loss, Method, Moment
 from models.recipe import Encoder, Recipe
-from models.reconstruction import Reconstruct, Reconstruction
-from models.vit import Part, encode
+from models.vit import encode
 from pipeline.batch import Batch
 from pipeline.spec import Needs
 
@@ -25,16 +25,19 @@ class Settings:
 class MAE(Method):
     """L = mean squared error over hidden patches (section 3)."""
 
-    needs: ClassVar[Needs] = Needs(unlabelled=True, unlabelled_visible=True)
     has_classifier: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
         super().__init__(recipe, classes=0)  # no classifier: nothing here would train it
-        self.reconstruction = Reconstruction(self.encoder, recipe.method.reconstruct)
+        self.reconstruction = MAEBranch(self.encoder, recipe.method.reconstruct)
+
+    @staticmethod
+    def needs(recipe: Recipe[Settings]) -> Needs:
+        return Needs(unlabelled=True, unlabelled_visible=True)
 
     def forward(self, batch: Batch, now: Moment) -> Loss:
         images, visible = batch.unlabelled.weak, batch.unlabelled.visible
-        (partly,) = encode(self.encoder, [Part(images, visible)])
+        (partly,) = encode(self.encoder, [self.reconstruction.group(images, visible)])
         pixels = self.reconstruction(partly, images, visible)
         return Loss(pixels, {"pixels": pixels.detach()})
 

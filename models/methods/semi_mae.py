@@ -7,17 +7,18 @@ phase (always off), positions and pooling (encoder), stochastic depth in the bra
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 from torch import nn
 
 from models import presets
+from models.branches.choose import Kind, branch
+from models.branches.mae import Reconstruct
 from models.losses import label_loss, pseudo_label_loss
 from models.method import Guesses, Loss, Method, Moment, idle
 from models.pseudo_label import check_droppable, confident, of_confident, pseudo_labels
 from models.recipe import Recipe
-from models.reconstruction import Reconstruct, Reconstruction
-from models.vit import Part, Whole, classify, encode
+from models.vit import Whole, classify, encode
 from pipeline.batch import Batch
 from pipeline.spec import Needs
 
@@ -39,6 +40,8 @@ class Settings:
     drop_rejected: bool = True
     """Leave strong views whose guess did not pass out of the network: they have exactly no gradient. Off for encoders
     that mix the images of a batch."""
+    branch: Kind = "mae"
+    """The masked branch: MAE, SimMIM, or LoMaR's windows (which want data.mask.kind window)."""
     reconstruct: Reconstruct = field(default_factory=Reconstruct)
     """The masked branch; the paper uses "the default settings" of MAE, and pixels as target."""
 
@@ -47,15 +50,17 @@ class Settings:
 class SemiMAE(Method):
     """L = L_s + lambda_u L_u + mu L_MAE (eq. 3)."""
 
-    needs: ClassVar[Needs] = Needs(labelled=True, unlabelled=True, strong=True, unlabelled_visible=True)
-
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
         super().__init__(recipe, classes)
         self.settings = recipe.method
         if self.settings.drop_rejected:
             check_droppable(self.encoder)
         self.teacher(self.settings.teacher)  # refuse at once what would fail at the first pseudo-label
-        self.reconstruction = Reconstruction(self.encoder, self.settings.reconstruct)
+        self.reconstruction = branch(self.settings.branch, self.encoder, self.settings.reconstruct, recipe.data.mask)
+
+    @staticmethod
+    def needs(recipe: Recipe[Settings]) -> Needs:
+        return Needs(labelled=True, unlabelled=True, strong=True, unlabelled_visible=True)
 
     def resting(self, now: Moment) -> Iterable[nn.Parameter]:
         return self.reconstruction.parameters() if now.labels_only else ()
@@ -73,14 +78,14 @@ class SemiMAE(Method):
             [
                 Whole(known.images),
                 confident(unknown.strong, guess, s.drop_rejected),
-                Part(unknown.weak, unknown.visible),
+                self.reconstruction.group(unknown.weak, unknown.visible, unknown.hidden),
             ],
         )
         logits, strong_logits = classify(self.encoder, [seen, strong])
         label = label_loss(logits, known.labels, s.smoothing)  # eq. 1
         passed = of_confident(strong_logits, guess, s.drop_rejected)
         pseudo = pseudo_label_loss(passed, guess.classes[guess.rows], len(guess.classes))  # eq. 2
-        pixels = self.reconstruction(partly, unknown.weak, unknown.visible)
+        pixels = self.reconstruction(partly, unknown.weak, unknown.visible, unknown.hidden)
         return Loss(
             label + s.lambda_u * pseudo + s.mu * pixels,  # eq. 3
             {"label": label.detach(), "pseudo": pseudo.detach(), "pixels": pixels.detach()},

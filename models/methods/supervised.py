@@ -1,7 +1,7 @@
 """Labels only: the baseline that every semi-supervised number is read against."""
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 from models import presets
 from models.losses import label_loss
@@ -24,11 +24,13 @@ class Settings:
 class Supervised(Method):
     """L = CE(p(x), y) over labelled images."""
 
-    needs: ClassVar[Needs] = Needs(labelled=True)
-
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
         super().__init__(recipe, classes)
         self.smoothing = recipe.method.smoothing
+
+    @staticmethod
+    def needs(recipe: Recipe[Settings]) -> Needs:
+        return Needs(labelled=True)
 
     def forward(self, batch: Batch, now: Moment) -> Loss:
         known = batch.labelled

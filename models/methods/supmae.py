@@ -1,18 +1,19 @@
 """SupMAE: MAE on labelled images, with a classifier on the visible tokens (Liang et al. 2022)."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
 
 from models import presets
+from models.branches.choose import Kind, branch
+from models.branches.mae import Reconstruct
 from models.heads import mlp_head
 from models.losses import label_loss
 from models.method import Loss, Method, Moment
 from models.recipe import Encoder, Recipe
-from models.reconstruction import Reconstruct, Reconstruction
-from models.vit import Part, Whole, encode, evaluating
+from models.vit import Whole, encode, evaluating
 from pipeline.batch import Batch
 from pipeline.errors import InputError
 from pipeline.spec import Needs
@@ -33,6 +34,8 @@ class Settings:
     """Layers of the head (Table 2f)."""
     hidden: int | None = None
     """Width between them; four times the encoder's when absent (3072 for ViT-B)."""
+    branch: Kind = "mae"
+    """The masked branch: MAE, SimMIM, or LoMaR's windows (which want data.mask.kind window)."""
     reconstruct: Reconstruct = field(default_factory=lambda: Reconstruct(depth=1, target="norm_pix"))
     """The decoder: one block (Table 2e), normalised pixels."""
 
@@ -41,20 +44,22 @@ class Settings:
 class SupMAE(Method):
     """L = L_rec + class_weight CE(logits / temperature, y) (section 3)."""
 
-    needs: ClassVar[Needs] = Needs(labelled=True, labelled_visible=True)
-
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
         if recipe.optim.average is not None:
             raise InputError("supmae keeps no average: its head would not be in it; set --optim.average None")
         super().__init__(recipe, classes=0)  # the timm head stays empty: the classifier is thrown away with the decoder
         self.settings = recipe.method
-        self.reconstruction = Reconstruction(self.encoder, self.settings.reconstruct)
+        self.reconstruction = branch(self.settings.branch, self.encoder, self.settings.reconstruct, recipe.data.mask)
         self.head = mlp_head(self.encoder.embed_dim, classes, layers=self.settings.layers, hidden=self.settings.hidden)
+
+    @staticmethod
+    def needs(recipe: Recipe[Settings]) -> Needs:
+        return Needs(labelled=True, labelled_visible=True)
 
     def forward(self, batch: Batch, now: Moment) -> Loss:
         known, s = batch.labelled, self.settings
-        (partly,) = encode(self.encoder, [Part(known.images, known.visible)])
-        pixels = self.reconstruction(partly, known.images, known.visible)
+        (partly,) = encode(self.encoder, [self.reconstruction.group(known.images, known.visible, known.hidden)])
+        pixels = self.reconstruction(partly, known.images, known.visible, known.hidden)
         label = label_loss(self.head(self.pooled(partly)) / s.temperature, known.labels)
         return Loss(pixels + s.class_weight * label, {"pixels": pixels.detach(), "label": label.detach()})
 

@@ -8,11 +8,11 @@ import torch
 from timm.layers import resample_abs_pos_embed
 
 from models import peers
+from models.branches.mae import MAEBranch, Reconstruct
 from models.decoder import Decoder, predicted_ids
 from models.flops import GroupCost, count, decoder_flops, encoder_flops
 from models.packed import as_packed, compile_blocks
 from models.positions import resampled
-from models.reconstruction import Reconstruct, Reconstruction
 from models.vit import Chosen, Covered, Part, Size, Whole, build_encoder, classify, encode, look
 
 DOUBLE = torch.float64
@@ -87,7 +87,7 @@ def test_the_decoder_is_one_of_its_grid_with_resampled_positions(everything):
 @pytest.mark.parametrize("normalise", [False, True])
 def test_the_pixel_loss_and_its_gradients_are_those_of_networks_of_that_size(normalise):
     vit, plain = pair(24)
-    branch = Reconstruction(vit, Reconstruct(1, 24, 3, target="norm_pix" if normalise else "pixel")).to(DOUBLE)
+    branch = MAEBranch(vit, Reconstruct(1, 24, 3, target="norm_pix" if normalise else "pixel")).to(DOUBLE)
     small = Decoder(32, (3, 3), 8, width=24, depth=1, heads=3).to(DOUBLE)
     small.load_state_dict(branch.decoder.state_dict())
     small.positions = resample_abs_pos_embed(branch.decoder.positions[None], [3, 3], num_prefix_tokens=0)[0]
@@ -129,7 +129,7 @@ def test_the_same_grid_gives_the_table_itself_and_resampling_keeps_the_picture()
 def test_a_smaller_image_costs_the_closed_form_of_its_patches(pixels):
     with torch.device("meta"):
         vit = build_encoder("vit_small_patch16_224", image_size=224, patch=16, classes=0)
-        branch = Reconstruction(vit, Reconstruct())
+        branch = MAEBranch(vit, Reconstruct())
         x = torch.empty(2, 3, pixels, pixels)
     vit.pos_embed.requires_grad_(False)
     patches = (pixels // 16) ** 2

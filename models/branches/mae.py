@@ -1,13 +1,14 @@
-"""The masked branch: a decoder on the encoder's visible tokens, and what it should predict."""
+"""MAE's branch: a decoder on the encoder's visible tokens, and what it should predict."""
 
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Literal, final
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.branches.base import Branch
 from models.decoder import Decoder, predicted_ids
 from models.losses import pixel_loss
 from models.patches import grid_of
@@ -27,8 +28,9 @@ class Reconstruct:
     """Which patches the loss looks at."""
 
 
-class Reconstruction(nn.Module):
-    """MAE's decoder and loss for one encoder."""
+@final
+class MAEBranch(Branch):
+    """MAE's decoder and loss for one encoder (section 3)."""
 
     def __init__(self, encoder: VisionTransformer, settings: Reconstruct) -> None:
         super().__init__()
@@ -44,7 +46,11 @@ class Reconstruction(nn.Module):
             prefix=encoder.num_prefix_tokens,
         )
 
-    def forward(self, tokens: Tensor, images: Tensor, visible: Tensor) -> Tensor:
+    def group(self, images: Tensor, visible: Tensor, hidden: Tensor | None = None) -> Part:
+        """The visible patches alone."""
+        return Part(images, visible)
+
+    def forward(self, tokens: Tensor, images: Tensor, visible: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Pixel loss of `images` (u8 [N, 3, S, S]) from the tokens (float [N, P + K, C]) of their visible patches."""
         grid = grid_of(images, self.patch)
         ids = predicted_ids(visible, prod(grid), everything=self.settings.patches == "all")

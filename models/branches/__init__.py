@@ -1,0 +1,1 @@
+"""Masked-image objectives on a shared encoder, one small file each."""

@@ -1,0 +1,23 @@
+"""The masked branch that a recipe names."""
+
+from typing import Literal
+
+from timm.models.vision_transformer import VisionTransformer
+
+from models.branches.base import Branch
+from models.branches.mae import MAEBranch, Reconstruct
+from pipeline.errors import InputError
+from pipeline.spec import Mask
+
+Kind = Literal["mae", "lomar", "simmim"]
+BRANCHES: dict[str, type[Branch]] = {"mae": MAEBranch}
+
+
+def branch(kind: Kind, encoder: VisionTransformer, reconstruct: Reconstruct, mask: Mask) -> Branch:
+    """Build it. Raises InputError where the recipe's mask is not one that it can read."""
+    chosen = BRANCHES[kind]
+    if mask.kind not in chosen.masks:
+        raise InputError(
+            f"branch {kind} reads masks of kind {', '.join(chosen.masks)}, got {mask.kind}; set --data.mask.kind"
+        )
+    return chosen(encoder, reconstruct)
