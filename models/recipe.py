@@ -156,7 +156,7 @@ def resolve(name: str, flags: list[str]) -> Recipe:
 
     from models.bounds import check_bounds  # which reads Recipe
 
-    recipe = _find(name)
+    recipe = named(name)
     known = [flag for flag in _flags(recipe) if flag.startswith("--") and "." in flag]  # all but the name
     for flag in flags:
         spelt = flag.split("=")[0].replace("_", "-")
@@ -169,7 +169,8 @@ def resolve(name: str, flags: list[str]) -> Recipe:
     return recipe
 
 
-def _find(name: str) -> Recipe:
+def named(name: str) -> Recipe:
+    """The recipe called `name`, as written. Raises InputError with the nearest name if there is none."""
     from models.sweep import member, sweeps  # which reads Recipe
 
     if "/" in name:
