@@ -68,6 +68,7 @@ class Covered:
     mask_token  float [C]     learned; positions are added to it
     ids         i64 [n, K]    the patches themselves (a window, say); None means all, in raster order
     rows        i64 [n]       which images; None means all
+    read        only so many patches, the first of `ids`, are read: the last block leaves out the others
     """
 
     images: Tensor
@@ -76,6 +77,7 @@ class Covered:
     ids: Tensor | None = None
     rows: Tensor | None = None
     drop_path: bool = True
+    read: int | None = None
 
 
 Group = Whole | Chosen | Part | Covered
@@ -84,8 +86,9 @@ Group = Whole | Chosen | Part | Covered
 def encode(vit: VisionTransformer, groups: Sequence[Group]) -> list[Tensor]:
     """One [n_g, tokens_g, C] a group, final-normed: prefix tokens, then patches in the order of their ids.
 
-    With class-token pooling a `pooled` group comes back as its class token alone (tokens_g = 1): the last block does
-    the rest of its work for nobody. The vit's blocks must be packed (`build_encoder`, `as_packed`).
+    With class-token pooling a `pooled` group comes back as its class token alone (tokens_g = 1), a covered one as the
+    prefix and its `read` patches: the last block would do the rest of its work for nobody. The vit's blocks must be
+    packed (`build_encoder`, `as_packed`).
     """
     x, layout = embed(vit, groups)
     heads = tuple(_tokens_read(vit, group, tokens) for group, (_, tokens) in zip(groups, layout.shapes, strict=True))
@@ -156,6 +159,8 @@ def _wanted(group: Group) -> tuple[Tensor | None, Tensor | None]:
 
 
 def _tokens_read(vit: VisionTransformer, group: Group, tokens: int) -> int:
+    if isinstance(group, Covered) and group.read is not None:
+        return vit.num_prefix_tokens + group.read
     pooled = isinstance(group, Whole | Chosen) and group.pooled
     return 1 if pooled and vit.global_pool == "token" and vit.attn_pool is None else tokens
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from models.vit import Group
+from models.vit import Group, normalisation_of
 
 
 class Branch(nn.Module, ABC):
@@ -20,6 +20,12 @@ class Branch(nn.Module, ABC):
     masks: ClassVar[tuple[str, ...]] = ("random", "block", "grid", "unit")
     """Kinds of data.mask that it reads."""
 
+    def __init__(self, encoder: VisionTransformer, *, keep_visible: bool = False) -> None:
+        """keep_visible: more than the branch's own loss reads the visible tokens (SupMAE), so none may be left out."""
+        super().__init__()
+        self.patch, self.prefix = encoder.patch_embed.patch_size[0], encoder.num_prefix_tokens
+        self.normalisation, self.keep_visible = normalisation_of(encoder), keep_visible
+
     @abstractmethod
     def group(self, images: Tensor, visible: Tensor, hidden: Tensor | None = None) -> Group:
         """What the encoder is to see."""
@@ -27,6 +33,14 @@ class Branch(nn.Module, ABC):
     @abstractmethod
     def forward(self, tokens: Tensor, images: Tensor, visible: Tensor, hidden: Tensor | None = None) -> Tensor:
         """The loss [] of the tokens, float [n, k, C], that the encoder made of `group`."""
+
+    def visible_tokens(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """Those of the patches that were seen, float [N, K, C] ([N, W · K, C] in windows); needs `keep_visible`."""
+        return tokens[:, self.prefix :]
+
+    def class_tokens(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """The class token of each image, float [N, C]; in windows the mean over them."""
+        return tokens[:, 0]
 
     def predict(self, encoder: VisionTransformer, images: Tensor, visible: Tensor) -> Tensor | None:
         """Predicted pixels f32 [N, L - K, P] of the hidden patches, ascending, normalised as the encoder's input is;

@@ -13,11 +13,13 @@ Kind = Literal["mae", "lomar", "simmim"]
 BRANCHES: dict[str, type[Branch]] = {"mae": MAEBranch}
 
 
-def branch(kind: Kind, encoder: VisionTransformer, reconstruct: Reconstruct, mask: Mask) -> Branch:
-    """Build it. Raises InputError where the recipe's mask is not one that it can read."""
+def branch(
+    kind: Kind, encoder: VisionTransformer, reconstruct: Reconstruct, mask: Mask, *, keep_visible: bool = False
+) -> Branch:
+    """Build it; keep_visible: see Branch. Raises InputError where the recipe's mask is not one that it can read."""
     chosen = BRANCHES[kind]
     if mask.kind not in chosen.masks:
         raise InputError(
             f"branch {kind} reads masks of kind {', '.join(chosen.masks)}, got {mask.kind}; set --data.mask.kind"
         )
-    return chosen(encoder, reconstruct)
+    return chosen(encoder, reconstruct, keep_visible=keep_visible)

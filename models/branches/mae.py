@@ -12,7 +12,7 @@ from models.branches.base import Branch
 from models.decoder import Decoder, predicted_ids
 from models.losses import pixel_loss
 from models.patches import grid_of
-from models.vit import Part, encode, evaluating, normalisation_of
+from models.vit import Part, encode, evaluating
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,9 @@ class Reconstruct:
 class MAEBranch(Branch):
     """MAE's decoder and loss for one encoder (section 3)."""
 
-    def __init__(self, encoder: VisionTransformer, settings: Reconstruct) -> None:
-        super().__init__()
-        self.settings, self.patch = settings, encoder.patch_embed.patch_size[0]
-        self.normalisation = normalisation_of(encoder)
+    def __init__(self, encoder: VisionTransformer, settings: Reconstruct, *, keep_visible: bool = False) -> None:
+        super().__init__(encoder, keep_visible=keep_visible)
+        self.settings = settings
         self.decoder = Decoder(
             encoder.embed_dim,
             encoder.patch_embed.grid_size,
