@@ -1,0 +1,126 @@
+"""Every recipe that `python train.py` lists, and the first of every sweep, learns: 20 steps of a toy of it on digits."""
+
+import re
+from dataclasses import fields, is_dataclass, replace
+
+import pytest
+import torch
+
+from models.method import Method, Moment, method_class
+from models.recipe import Recipe, catalogue, resolve
+from models.sweep import members, sweeps
+from models.training.optim import optimiser, set_rate
+from pipeline.batch import Batch
+from pipeline.loader import Loader
+from pipeline.open import open_backend
+from pipeline.task import feed, open_task
+
+STEPS, LR, CLASSES = 20, 3e-3, 10
+SHRUNK = {  # what every toy has in common; fields that a recipe does not have are left out
+    "data.size": 16, "data.sizes": None, "data.split": "25-per-class", "data.test": None, "data.train": "train.beton",
+    "data.val": "val.beton", "data.batch": 32, "data.ratio": 3, "data.weak.padding": 2, "data.backend": "memory",
+    "encoder.name": None, "encoder.width": 32, "encoder.depth": 2, "encoder.heads": 2, "encoder.patch": 4,
+    "encoder.drop_path": 0.0, "optim.lr": LR, "optim.lr_batch": None, "optim.clip": None, "run.start": None,
+    "method.threshold": 0.0, "method.reconstruct.depth": 1, "method.reconstruct.width": 32,
+    "method.reconstruct.heads": 2,
+}  # fmt: skip
+FITTED: dict[str, dict[str, object]] = {}
+"""By a pattern of the recipe's name: what cannot hold on a grid of 4 x 4 patches, or has sizes of its own."""
+SPARED: dict[str, dict[str, str]] = {}
+"""By a pattern of the recipe's name: trainable parameters, by pattern, that get no gradient, and why."""
+
+
+def toy(name: str, root: str) -> Recipe:
+    """The recipe with everything large made small."""
+    recipe = members(name)[0] if name in SWEEPS else resolve(name, [])
+    fitted = [values for pattern, values in FITTED.items() if re.search(pattern, name)]
+    for dotted, value in {**SHRUNK, "data.root": root}.items():
+        recipe = changed(recipe, dotted, value)
+    for values in fitted:
+        for dotted, value in values.items():
+            assert has(recipe, dotted), f"{name} has no {dotted} any more"
+            recipe = changed(recipe, dotted, value)
+    return recipe
+
+
+def has(part: object, dotted: str) -> bool:
+    first, _, others = dotted.partition(".")
+    known = is_dataclass(part) and first in {field.name for field in fields(part)}
+    return known and (not others or has(getattr(part, first), others))
+
+
+def changed(part: object, dotted: str, value: object) -> object:
+    """The dataclass with one field, named through its parts, set; as it is where there is no such field."""
+    first, _, others = dotted.partition(".")
+    if not has(part, dotted):
+        return part
+    return replace(part, **{first: changed(getattr(part, first), others, value) if others else value})
+
+
+def two_batches(recipe: Recipe, needs) -> list[Batch]:
+    """One of labelled images only, where the method begins with such a phase, and one of everything it reads."""
+    first = int(recipe.optim.labels_only_epochs > 0)
+    task = open_task(recipe.data, needs)
+    fed = feed(task, recipe.data, needs, recipe.encoder.patch, 0, first, 0, 1, 1, total_steps=first + 1)
+    with Loader(fed, open_backend(recipe.data, task.beton, torch.device("cpu")), torch.device("cpu")) as batches:
+        return [next(batches) for _ in range(first + 1)]
+
+
+def learn(method: Method, recipe: Recipe, batch: Batch, now: Moment) -> tuple[list[float], set[str]]:
+    """Losses of STEPS steps on one batch, and the names of the parameters that had a gradient other than zero."""
+    stepper, losses, moved = optimiser(method, recipe.optim), [], set()
+    set_rate(stepper, LR)
+    for step in range(STEPS):
+        torch.manual_seed(0)
+        loss = method(batch, now)
+        assert all(part.isfinite() for part in loss.parts.values())
+        loss.total.backward()
+        moved |= {name for name, p in method.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        for parameter in method.resting(now):
+            parameter.grad = None
+        stepper.step()
+        stepper.zero_grad()
+        method.after_step(step)
+        losses.append(loss.total.item())
+    return losses, moved
+
+
+def spared(name: str, parameters: set[str]) -> set[str]:
+    patterns = [p for names, held in SPARED.items() if re.search(names, name) for p in held]
+    found = {parameter for parameter in parameters if any(re.search(pattern, parameter) for pattern in patterns)}
+    assert all(any(re.search(pattern, parameter) for parameter in found) for pattern in patterns), "spared in vain"
+    return found
+
+
+SWEEPS = [name for name, _ in sweeps()]
+NAMES = [name for name, _ in catalogue()] + SWEEPS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_toy_of_it_learns_one_batch_and_moves_every_weight_that_it_trains(name, digits):
+    recipe = toy(name, str(digits))
+    torch.manual_seed(0)
+    method = method_class(recipe)(recipe, CLASSES).train()
+    *labels_only, batch = two_batches(recipe, method.needs(recipe))
+    named = dict(method.named_parameters())
+    frozen = {key: p.detach().clone() for key, p in named.items() if not p.requires_grad}
+    trained = named.keys() - frozen.keys()
+    assert not any(key.startswith("average.") for key in trained)
+
+    later = Moment(10**6, labels_only=False)
+    losses, moved = learn(method, recipe, batch, later)
+    assert min(losses[-3:]) < 0.97 * losses[0], losses
+    resting = {key for key, p in named.items() if any(p is other for other in method.resting(later))}
+    assert moved == trained - spared(name, trained) - resting
+    assert all(torch.equal(p, named[key]) for key, p in frozen.items() if not key.startswith("average."))
+
+    for first in labels_only:
+        early = Moment(0, labels_only=True)
+        losses, moved = learn(method, recipe, first, early)
+        assert losses[-1] < losses[0], losses
+        resting = {key for key, p in named.items() if any(p is other for other in method.resting(early))}
+        assert moved == trained - resting - spared(name, trained)
+
+
+def test_the_overrides_are_of_recipes_that_there_are():
+    assert all(any(re.search(pattern, name) for name in NAMES) for pattern in (*FITTED, *SPARED))
