@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 
-from models.recipe import Encoder, Recipe
+from models.recipe import Encoder, Optim, Recipe
 from pipeline.errors import InputError
 from pipeline.spec import View
 
@@ -20,7 +20,7 @@ COUNTS = {
 POSITIVE = {
     "data": ("ratio", "patience_s"),
     "run": ("patience_s",),
-    "optim": ("epochs", "clip", "lr_batch", "layer_decay"),
+    "optim": ("epochs", "clip", "lr_batch", "layer_decay", "drop_epochs"),
     "method": ("temperature",),
     **dict.fromkeys(VIEWS, ("short_side",)),
 }
@@ -31,7 +31,7 @@ NOT_NEGATIVE = {
     **dict.fromkeys(VIEWS, ("padding", "jitter")),
 }
 BELOW_ONE = {"encoder": ("drop_path",), "optim": ("average", "betas"), "method": ("smoothing",)}
-SHARES = {"method": ("threshold",), **dict.fromkeys(VIEWS, ("jitter_probability",))}
+SHARES = {"optim": ("drop_factor",), "method": ("threshold",), **dict.fromkeys(VIEWS, ("jitter_probability",))}
 RULES = (
     (COUNTS, "at least 1", lambda value: value >= 1),
     (POSITIVE, "above 0", lambda value: value > 0),
@@ -59,6 +59,7 @@ def check_bounds(recipe: Recipe) -> None:
     for group in VIEWS:
         _check_view(group, getattr(recipe.data, group.removeprefix("data.")))
     _check_size(recipe.encoder)
+    _check_epochs(recipe.optim)
 
 
 def _numbers(part: object, prefix: str = "") -> Iterator[tuple[str, tuple[float, ...]]]:
@@ -96,3 +97,21 @@ def _check_size(encoder: Encoder) -> None:
         )
     if encoder.name is None and encoder.width is None:
         raise InputError("encoder.name is None, as are width, depth and heads; set the name or these three")
+
+
+def _check_epochs(optim: Optim) -> None:
+    if optim.labels_only_epochs > optim.epochs:
+        raise InputError(
+            f"optim.labels_only_epochs is {optim.labels_only_epochs:g} of optim.epochs {optim.epochs:g}, which counts "
+            "both phases; raise epochs"
+        )
+    if optim.rise_epochs > optim.epochs:
+        raise InputError(f"optim.rise_epochs is {optim.rise_epochs:g} of optim.epochs {optim.epochs:g}; lower it")
+    drops = " ".join(f"{epochs:g}" for epochs in optim.drop_epochs)
+    if (optim.schedule == "steps") != bool(drops):
+        raise InputError(
+            f"optim.schedule is {optim.schedule} and optim.drop_epochs is {drops or 'empty'}: schedule steps needs "
+            "some, cosine takes none; set the other of the two"
+        )
+    if list(optim.drop_epochs) != sorted(set(optim.drop_epochs)) or max(optim.drop_epochs, default=0) > optim.epochs:
+        raise InputError(f"optim.drop_epochs is {drops}, expected ascending epochs, none after {optim.epochs:g}")

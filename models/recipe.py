@@ -50,8 +50,14 @@ class Optim:
     lr: float = 1e-3
     """Peak rate, for a batch of `lr_batch` images, scaled linearly; absolute when that is absent."""
     lr_batch: int | None = None
+    schedule: Literal["cosine", "steps"] = "cosine"
+    """After the rise: half a cosine down to `final_lr`, or a fall at each of `drop_epochs`, never below it."""
     final_lr: float = 0.0
     """Rate at the end of the cosine; scaled like `lr`."""
+    drop_epochs: tuple[float, ...] = ()
+    """Schedule "steps": where the rate falls, in epochs from the start of the run (SimMIM: 700 of 800)."""
+    drop_factor: float = 0.1
+    """Schedule "steps": what the rate is multiplied by at each of them (SimMIM)."""
     epochs: float = 100
     """Length of the run, labels-only phase included."""
     rise_epochs: float = 5

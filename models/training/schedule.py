@@ -1,6 +1,7 @@
 """How long a run is and what its rate is: pure functions of the step."""
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from models.recipe import Optim
@@ -33,6 +34,8 @@ class Length:
     """Steps of an epoch before `labels_only_steps`; fractional, since batches run on over the end of a pass."""
     epoch_steps: float
     """Steps of an epoch afterwards."""
+    drop_steps: tuple[int, ...] = ()
+    """Steps from which the rate is lower (Optim.drop_epochs)."""
 
     def epoch(self, step: int) -> float:
         """Epochs done after `step` steps."""
@@ -51,15 +54,8 @@ def length(optim: Optim, pools: Pools) -> Length:
     phase, one pass over the labelled images at the whole batch (Semiformer: 128116 images, 864 a step, 148 steps).
     Partial steps are dropped once at the end of a phase, not in each epoch.
 
-    Raises InputError if the method reads no image of that pool, or if the phases do not fit into `epochs`.
+    Raises InputError if the method reads no image of that pool, or if not one step is left.
     """
-    if optim.labels_only_epochs > optim.epochs:
-        raise InputError(
-            f"optim.labels_only_epochs is {optim.labels_only_epochs:g} of optim.epochs {optim.epochs:g}, which counts "
-            "both phases; raise epochs"
-        )
-    if optim.rise_epochs > optim.epochs:
-        raise InputError(f"optim.rise_epochs is {optim.rise_epochs:g} of optim.epochs {optim.epochs:g}; lower it")
     first, then = _epoch_steps(optim, pools)
 
     def steps(epochs: float) -> int:
@@ -69,19 +65,23 @@ def length(optim: Optim, pools: Pools) -> Length:
     total = steps(optim.epochs)
     if total < 1:
         raise InputError(f"optim.epochs {optim.epochs:g} is less than one step of {pools.batch} images; raise it")
-    return Length(total, steps(optim.rise_epochs), steps(optim.labels_only_epochs), first, then)
+    drops = tuple(steps(epochs) for epochs in optim.drop_epochs)
+    return Length(total, steps(optim.rise_epochs), steps(optim.labels_only_epochs), first, then, drops)
 
 
 def rate(step: int, length: Length, optim: Optim, batch: int) -> float:
     """Learning rate of the step with this number, counted from 0.
 
-    Linear from 0 over `rise_steps`, then one half cosine to `final_lr` at `total_steps`, through both phases; scaled
-    by batch / lr_batch (Goyal et al. 2017) where `lr_batch` is set. As MAE's lr_sched.py, per step.
+    Linear from 0 over `rise_steps`, as MAE's lr_sched.py, per step; then, through both phases, half a cosine to
+    `final_lr` at `total_steps`, or times `drop_factor` from each of `drop_steps` on, at least `final_lr` (SimMIM's
+    MultiStepLRScheduler, per step). Scaled by batch / lr_batch (Goyal et al. 2017) where `lr_batch` is set.
     """
     scale = 1.0 if optim.lr_batch is None else batch / optim.lr_batch
     peak, final = optim.lr * scale, optim.final_lr * scale
     if step < length.rise_steps:
         return peak * step / length.rise_steps
+    if optim.schedule == "steps":
+        return max(final, peak * optim.drop_factor ** bisect_right(length.drop_steps, step))
     done = (step - length.rise_steps) / max(1, length.total_steps - length.rise_steps)
     return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -91,11 +93,45 @@ def test_the_rate_scales_with_the_batch_only_where_asked() -> None:
     assert rate(0, run, absolute, 4096) == 1.5e-4
 
 
+BY_HAND = {  # 8 images, 2 a step: 4 steps an epoch; rise over 1 epoch, tenths from epochs 3 and 4.5 of 6
+    0: 0.0, 1: 0.25, 2: 0.5, 3: 0.75, 4: 1.0, 11: 1.0, 12: 0.1, 17: 0.1, 18: 0.01, 23: 0.01,
+}  # fmt: skip
+
+
+def test_a_rate_in_steps_is_the_table_worked_out_by_hand() -> None:
+    optim = Optim(lr=1.0, schedule="steps", drop_epochs=(3, 4.5), epochs=6, rise_epochs=1)
+    run = length(optim, Pools(0, 8, 0, 2))
+    assert (run.total_steps, run.drop_steps) == (24, (12, 18))
+    assert {step: rate(step, run, optim, 2) for step in BY_HAND} == pytest.approx(BY_HAND)
+    floored = replace(optim, final_lr=0.05)
+    assert [rate(step, run, floored, 2) for step in (4, 12, 18)] == pytest.approx([1.0, 0.1, 0.05])
+
+
+def test_simmims_rate_falls_to_a_tenth_at_epoch_700_of_800_and_is_torchs_multi_step() -> None:
+    optim = Optim(lr=1e-4, lr_batch=512, schedule="steps", drop_epochs=(700,), epochs=800, rise_epochs=10)
+    run = length(optim, Pools(0, 1_281_167, 0, 2048))  # 625.57 steps an epoch
+    assert (run.rise_steps, run.drop_steps, run.total_steps) == (6255, (437_898,), 500_455)
+    assert [rate(s, run, optim, 2048) for s in (6255, 437_897, 437_898)] == pytest.approx([4e-4, 4e-4, 4e-5])
+    short = Optim(lr=1e-2, schedule="steps", drop_epochs=(5, 9), drop_factor=0.5, epochs=12, rise_epochs=0)
+    dummy = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-2)
+    theirs, rates = torch.optim.lr_scheduler.MultiStepLR(dummy, [5, 9], 0.5), []
+    for _ in range(12):
+        rates.append(dummy.param_groups[0]["lr"])
+        dummy.step()
+        theirs.step()
+    run = length(replace(short, epoch_unit="step"), SEMIFORMER)
+    assert [rate(step, run, short, 1) for step in range(12)] == pytest.approx(rates)
+
+
+def test_a_fall_counts_its_epochs_through_both_phases() -> None:
+    pools = Pools(labelled=100, unlabelled=700, labelled_batch=5, unlabelled_batch=35)
+    optim = Optim(epochs=10, rise_epochs=0, labels_only_epochs=4, epoch_unit="labelled", drop_epochs=(2, 6))
+    assert length(optim, pools).drop_steps == (2 * 100 // 40, 4 * 100 // 40 + 2 * 100 // 5)
+
+
 @pytest.mark.parametrize(
     ("optim", "pools", "message"),
     [
-        (Optim(epochs=5, labels_only_epochs=6), SEMIFORMER, "labels_only_epochs is 6 of optim.epochs 5"),
-        (Optim(epochs=5, rise_epochs=6), SEMIFORMER, "rise_epochs is 6"),
         (Optim(epoch_unit="unlabelled"), Pools(100, 0, 8, 0), "epoch_unit is unlabelled"),
         (Optim(epoch_unit="labelled"), Pools(0, 100, 0, 8), "epoch_unit is labelled"),
         (Optim(labels_only_epochs=9), Pools(0, 100, 0, 8), "no labelled images"),
