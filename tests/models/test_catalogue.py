@@ -1,4 +1,4 @@
-"""Every recipe that `python train.py` lists, and the first of every sweep, learns: 20 steps of a toy of it on digits."""
+"""Every recipe that `python train.py` lists, and the first of every sweep, learns: 20 steps of its toy on digits."""
 
 import re
 from dataclasses import fields, is_dataclass, replace
