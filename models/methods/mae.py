@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, final
 
-from models import presets
+from models import presets, presets_cifar10
 from models.branches.mae import MAEBranch, Reconstruct
 from models.method import Loss, Method, Moment
 from models.recipe import Encoder, Recipe
@@ -49,6 +49,26 @@ def digits() -> Recipe[Settings]:
         presets.digits_data(),
         presets.digits_encoder(),
         presets.digits_optim(labels_only=0, average=None),
+    )
+
+
+def cifar10() -> Recipe[Settings]:
+    """CIFAR-10, no labels, a small ViT, 1,000 steps: pre-training for semi_mae:cifar10 --run.start."""
+    return Recipe(
+        Settings(presets_cifar10.cifar10_decoder()),
+        presets_cifar10.cifar10_data(),
+        presets_cifar10.cifar10_encoder(),
+        presets_cifar10.cifar10_optim(labels_only=0, average=None),
+    )
+
+
+def cifar10_tiny() -> Recipe[Settings]:
+    """CIFAR-10, no labels, ViT-Tiny/4, 40,000 steps.  Here: not yet run."""
+    return Recipe(
+        Settings(presets_cifar10.cifar10_tiny_decoder()),
+        presets_cifar10.cifar10_tiny_data(),
+        presets_cifar10.cifar10_tiny_encoder(),
+        presets_cifar10.cifar10_tiny_optim(labels_only=0, average=None),
     )
 
 

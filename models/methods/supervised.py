@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import final
 
-from models import presets
+from models import presets, presets_cifar10
 from models.losses import label_loss
 from models.method import Loss, Method, Moment
 from models.recipe import Recipe
@@ -43,6 +43,26 @@ def digits() -> Recipe[Settings]:
     """Embedded digits, 5 labels a class, ViT of 4 x 64: the floor of the ladder."""
     return Recipe(
         Settings(smoothing=0.0), presets.digits_data(), presets.digits_encoder(), presets.digits_optim(labels_only=0)
+    )
+
+
+def cifar10() -> Recipe[Settings]:
+    """CIFAR-10, 4,000 labels, a small ViT, 1,000 steps: the floor of the ladder."""
+    return Recipe(
+        Settings(smoothing=0.0),
+        presets_cifar10.cifar10_data(),
+        presets_cifar10.cifar10_encoder(),
+        presets_cifar10.cifar10_optim(labels_only=0),
+    )
+
+
+def cifar10_tiny() -> Recipe[Settings]:
+    """CIFAR-10, 4,000 labels, ViT-Tiny/4, 40,000 steps.  Here: not yet run."""
+    return Recipe(
+        Settings(smoothing=0.0),
+        presets_cifar10.cifar10_tiny_data(),
+        presets_cifar10.cifar10_tiny_encoder(),
+        presets_cifar10.cifar10_tiny_optim(labels_only=0),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from models import presets
+from models import presets, presets_cifar10
 from models.branches.choose import Kind, branch
 from models.branches.mae import Reconstruct
 from models.heads import mlp_head
@@ -84,6 +84,26 @@ def digits() -> Recipe[Settings]:
         presets.digits_data(labelled_view="weak"),
         presets.digits_encoder(),
         presets.digits_optim(labels_only=0, average=None),
+    )
+
+
+def cifar10() -> Recipe[Settings]:
+    """CIFAR-10, 4,000 labels, a small ViT, 1,000 steps: pre-training on the labelled images alone."""
+    return Recipe(
+        Settings(class_weight=1.0, temperature=1.0, reconstruct=presets_cifar10.cifar10_decoder()),  # as on digits
+        presets_cifar10.cifar10_data(),
+        presets_cifar10.cifar10_encoder(),
+        presets_cifar10.cifar10_optim(labels_only=0, average=None),
+    )
+
+
+def cifar10_tiny() -> Recipe[Settings]:
+    """CIFAR-10, every label, ViT-Tiny/4, 40,000 steps.  Here: not yet run."""
+    return Recipe(
+        Settings(reconstruct=presets_cifar10.cifar10_tiny_decoder()),  # weight and temperature: Table 2d, code
+        presets_cifar10.cifar10_tiny_data(split=None),
+        presets_cifar10.cifar10_tiny_encoder(),
+        presets_cifar10.cifar10_tiny_optim(labels_only=0, average=None),
     )
 
 
