@@ -13,6 +13,7 @@ COUNTS = {
     "data": ("batch", "size", "ahead", "threads", "memory_mb"),
     "encoder": ("patch", "width", "depth", "heads"),
     "run": ("devices", "device_images", "log_steps", "save_steps", "evaluate_steps", "stop_step"),
+    "data.mask": ("unit", "window", "windows"),
     "method": ("layers", "hidden"),
     "method.reconstruct": ("depth", "width", "heads"),
     **dict.fromkeys(VIEWS, ("layers",)),
@@ -20,6 +21,7 @@ COUNTS = {
 POSITIVE = {
     "data": ("ratio", "patience_s"),
     "run": ("patience_s",),
+    "encoder": ("layer_scale",),
     "optim": ("epochs", "clip", "lr_batch", "layer_decay", "drop_epochs"),
     "method": ("temperature",),
     **dict.fromkeys(VIEWS, ("short_side",)),

@@ -179,17 +179,17 @@ class Loader:
             return None
         labels = self._feed.labels[plan.ids]
         assert (labels >= 0).all(), "an image without a known label is in the labelled pool"
-        return Labelled(self._send(plan.ids), views[0], self._send(labels), self._visible(plan))
+        return Labelled(self._send(plan.ids), views[0], self._send(labels), *self._masked(plan))
 
     def _unlabelled(self, plan: Plan | None, views: list[torch.Tensor] | None) -> Unlabelled | None:
         if plan is None:
             return None
-        return Unlabelled(
-            self._send(plan.ids), visible=self._visible(plan), **dict(zip(plan.names, views, strict=True))
-        )
+        visible, hidden = self._masked(plan)
+        made = dict(zip(plan.names, views, strict=True))
+        return Unlabelled(self._send(plan.ids), visible=visible, hidden=hidden, **made)
 
-    def _visible(self, plan: Plan) -> torch.Tensor | None:
-        return None if plan.visible is None else self._send(plan.visible)
+    def _masked(self, plan: Plan) -> list[torch.Tensor | None]:
+        return [None if ids is None else self._send(ids) for ids in (plan.visible, plan.hidden)]
 
     def _send(self, array: np.ndarray) -> torch.Tensor:
         return send(array, self._device)

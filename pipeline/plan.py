@@ -14,7 +14,17 @@ from pipeline import rng
 from pipeline.errors import InputError
 from pipeline.order import Picks
 from pipeline.spec import Mask, View
-from pipeline.views import colour_jitter, crop_flip, erase, mask_block, mask_grid, mask_random, rand_augment
+from pipeline.views import (
+    colour_jitter,
+    crop_flip,
+    erase,
+    mask_block,
+    mask_grid,
+    mask_random,
+    mask_unit,
+    mask_window,
+    rand_augment,
+)
 
 MASKS = {"random": mask_random.draw, "block": mask_block.draw, "grid": mask_grid.draw}
 
@@ -43,13 +53,20 @@ class Stacked(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """ids i64 [N]; names of the V views; their side S and choices; visible i64 [N, K] where a mask was asked for."""
+    """What happens to N images.
+
+    ids      i64 [N]
+    names    of the V views; `size` is their side, `stacked` their choices
+    visible  i64 [N, K] where a mask was asked for; [N, W, K] in windows
+    hidden   i64 [N, W, M], the windows' other patches; None where no windows were asked for: simply the rest
+    """
 
     ids: np.ndarray
     names: tuple[str, ...]
     size: int
     stacked: Stacked
     visible: np.ndarray | None
+    hidden: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -61,16 +78,18 @@ class Wanted:
     mask: Mask | None = None
     patch: int = 16
 
-    @property
-    def visible(self) -> int:
-        """Patches that stay visible in each image."""
-        return visible_patches(self.mask, self.size // self.patch) if self.mask else 0
-
 
 def visible_patches(mask: Mask, grid: int) -> int:
-    """MAE's count, floor(L (1 - ratio)) of the L = grid² patches; InputError where nothing would be left, or hidden."""
+    """Patches of each image (of each window) that stay visible; InputError where nothing would be left, or hidden.
+
+    MAE's count, floor(L (1 - ratio)) of the L = grid² patches; SimMIM's and LoMaR's where units or windows are hidden.
+    """
+    if mask.kind == "window":
+        return mask.window**2 - mask_window.hidden_of_window(mask, grid)
     total = grid * grid
     visible = int(total * (1 - mask.ratio) + 1e-9)  # 0.8 of 10 is 8, not 7.999...
+    if mask.kind == "unit":
+        visible = total - mask.unit**2 * mask_unit.hidden_units(mask.ratio, mask.unit, grid)
     if not 0 < visible < total:
         raise InputError(
             f"mask ratio {mask.ratio:g} leaves {visible} of {total} patches visible; choose between 0 and 1"
@@ -86,11 +105,20 @@ def draw(wanted: Wanted, picks: Picks, heights: np.ndarray, widths: np.ndarray, 
         _draw_view(view, view_keys, heights, widths, wanted.size)
         for (view, _), view_keys in zip(wanted.views.values(), keys, strict=True)
     ]
-    visible = None
+    masked = None, None
     if wanted.mask:
-        keys = rng.derive(mask_keys, streams[0])
-        visible = MASKS[wanted.mask.kind](keys, wanted.size // wanted.patch, wanted.visible)
-    return Plan(picks.ids, tuple(wanted.views), wanted.size, _stack(views), visible)
+        masked = draw_mask(wanted.mask, rng.derive(mask_keys, streams[0]), wanted.size // wanted.patch)
+    return Plan(picks.ids, tuple(wanted.views), wanted.size, _stack(views), *masked)
+
+
+def draw_mask(mask: Mask, keys: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Ids of the visible patches and, in windows, of the hidden ones (see Plan), for each of the keys u64 [N]."""
+    if mask.kind == "window":
+        return mask_window.draw(keys, grid, mask)
+    visible = visible_patches(mask, grid)
+    if mask.kind == "unit":
+        return mask_unit.draw(keys, grid, mask.unit, (grid * grid - visible) // mask.unit**2), None
+    return MASKS[mask.kind](keys, grid, visible), None
 
 
 def _draw_view(view: View, keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, size: int) -> Stacked:

@@ -25,6 +25,7 @@ from pipeline.task import wanted_unlabelled
 COLUMNS = ("original", "weak", "strong", "masked")
 COLOURS = {"weak": (0, 114, 178), "strong": (213, 94, 0)}  # of headings and boxes; colour-blind eyes tell them apart
 HIDDEN = 118  # grey of a hidden patch
+PALE = 4  # how much weaker an image is outside a window
 GAP, HEADING = 6, 24
 OUTLINE = 125  # pixels of an image to one of its boxes' outlines: a small image has none
 
@@ -69,7 +70,8 @@ def rows(
             originals = [outlined(*each, COLOURS[name]) for each in zip(originals, plan.stacked.boxes[v], strict=True)]
     made = {"original": originals, "weak": weak, "strong": strong}
     if "masked" in columns:
-        made["masked"] = [mask(image, visible, patch) for image, visible in zip(weak, plan.visible, strict=True)]
+        hidden = [None] * len(ids) if plan.hidden is None else plan.hidden
+        made["masked"] = [masked(*each, patch) for each in zip(weak, plan.visible, hidden, strict=True)]
     return [list(row) for row in zip(*(made[name] for name in columns), strict=True)]
 
 
@@ -114,6 +116,24 @@ def mask(image: np.ndarray, visible: np.ndarray, patch: int) -> np.ndarray:
     shown[visible] = True
     shown = shown.reshape(grid, grid).repeat(patch, 0).repeat(patch, 1)
     return np.where(shown[..., None], image, np.uint8(HIDDEN))
+
+
+def masked(image: np.ndarray, visible: np.ndarray, hidden: np.ndarray | None, patch: int) -> np.ndarray:
+    """The image as its mask leaves it: `mask`; of W windows (visible i64 [W, K], hidden i64 [W, M]) W small pictures,
+    each with the image pale outside its window, which the encoder sees by itself."""
+    if hidden is None:
+        return mask(image, visible, patch)
+    pale = (255 - (255 - image.astype(np.int16)) // PALE).astype(np.uint8)
+    tiles = []
+    for seen, unseen in zip(visible, hidden, strict=True):
+        inside = mask(np.full_like(image, 1), np.append(seen, unseen), patch) == 1
+        tiles.append(np.where(inside, mask(image, seen, patch), pale))
+    across = int(np.ceil(np.sqrt(len(tiles))))
+    tiles += [np.full_like(image, 255)] * (-len(tiles) % across)
+    gap = len(image) // 16
+    framed = [np.pad(tile, ((0, gap), (0, gap), (0, 0)), constant_values=255) for tile in tiles]
+    lines = [np.concatenate(framed[i : i + across], 1) for i in range(0, len(framed), across)]
+    return np.concatenate(lines)[: -gap or None, : -gap or None]
 
 
 def sheet(pictures: list[list[np.ndarray]], headings: tuple[str, ...], side: int) -> Image.Image:

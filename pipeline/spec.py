@@ -35,10 +35,20 @@ class View:
 class Mask:
     """Which patches stay visible."""
 
-    kind: Literal["random", "block", "grid"] = "random"
-    """How visible patches are drawn (MAE Table 1f)."""
+    kind: Literal["random", "block", "grid", "unit", "window"] = "random"
+    """How visible patches are drawn: MAE's three (Table 1f), SimMIM's units of several patches, or inside LoMaR's
+    windows, outside of which nothing is read."""
     ratio: float = 0.75
-    """Share of patches that are hidden."""
+    """Share of patches that are hidden; kind window: of a window's."""
+    unit: int = 2
+    """kind unit: side of a unit, in patches (SimMIM: 32 pixels)."""
+    window: int = 7
+    """kind window: side of a window, in patches."""
+    windows: int = 4
+    """kind window: windows of an image, each at a place of its own."""
+    same_place: bool = False
+    """kind window: every window of an image at one place, with masks of their own: in effect what the authors' code
+    does at its batch sizes."""
 
 
 @dataclass(frozen=True)

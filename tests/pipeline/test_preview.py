@@ -122,3 +122,21 @@ def test_wrong_input_is_one_line(beton, monkeypatch, capsys, argv, said):
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_windows_are_shown_one_by_one_with_the_image_pale_around_them():
+    image = np.random.default_rng(0).integers(0, 200, (16, 16, 3), np.uint8)
+    visible, hidden = np.array([[0, 5], [10, 11], [1, 6]]), np.array([[1, 4], [14, 15], [2, 5]])
+    page = preview.masked(image, visible, hidden, 4)
+    assert page.shape == (33, 33, 3)  # two by two, a pixel between them
+    for window, (y, x) in enumerate([(0, 0), (0, 17), (17, 0)]):
+        tile = page[y : y + 16, x : x + 16]
+        for patch in range(16):
+            at = np.s_[4 * (patch // 4) : 4 * (patch // 4) + 4, 4 * (patch % 4) : 4 * (patch % 4) + 4]
+            if patch in visible[window]:
+                assert np.array_equal(tile[at], image[at])
+            elif patch in hidden[window]:
+                assert (tile[at] == preview.HIDDEN).all()
+            else:
+                assert (tile[at] >= 191).all()
+    assert (page[17:, 17:] == 255).all()

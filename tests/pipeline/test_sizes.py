@@ -110,6 +110,8 @@ def test_a_crop_is_the_same_part_of_the_image_at_every_size(beton):
         (Mask(ratio=0.8), "data.sizes holds 16, at which mask ratio 0.8 leaves 0 of 4"),
         (Mask("block", 0.8), "data.sizes holds 16, at which mask ratio 0.8 leaves 0 of 4"),
         (Mask("grid", 0.75), "data.sizes holds 24, at which a grid mask keeps a quarter of an even grid"),
+        (Mask("unit", 0.5), "data.sizes holds 24, at which units of 2 x 2 patches do not fill a grid of 3 x 3"),
+        (Mask("window", 0.5, window=3), "data.sizes holds 24, at which a grid of 3 x 3 has 1 places"),
     ],
 )
 def test_a_mask_that_a_smaller_grid_cannot_have_is_refused_before_the_run(beton, mask, says):
