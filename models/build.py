@@ -11,7 +11,8 @@ from torch import nn
 
 from models.packed import as_packed
 from models.patches import IMAGENET, Normalisation, nearest_sizes
-from models.positions import mae_init, sincos_2d
+from models.positions import beit_init, mae_init, sincos_2d
+from models.relative import add_relative
 from pipeline.errors import InputError
 
 
@@ -31,9 +32,10 @@ def build_encoder(
     patch: int,
     classes: int,
     pool: Literal["token", "avg"] = "token",
-    position: Literal["learned", "sincos"] = "learned",
-    weights: Literal["timm", "mae"] = "timm",
+    position: Literal["learned", "sincos", "irpe", "bias", "none"] = "learned",
+    weights: Literal["timm", "mae", "beit"] = "timm",
     drop_path: float = 0.0,
+    layer_scale: float | None = None,
     attention: Literal["sdpa", "varlen"] = "sdpa",
     normalisation: Normalisation = IMAGENET,
     checkpointing: bool = False,
@@ -44,9 +46,11 @@ def build_encoder(
     model       any plain ViT that timm knows by name, such as "vit_small_patch16_224", or a Size
     patch       patch side in pixels; overrides the name's
     pool        what the classifier reads: the class token, or the mean of the patch tokens after the final norm
-    position    "sincos" is MAE's fixed table, zero for class token and registers, never trained
-    weights     initial ones: timm's truncated normal, or MAE's Xavier-uniform
+    position    "sincos" is MAE's fixed table, zero for class token and registers, never trained; "irpe" and "bias" are
+                relative (models.relative), without absolute ones; "none" knows no positions
+    weights     initial ones: timm's truncated normal, MAE's Xavier-uniform, or BEiT's (and SimMIM's) depth-rescaled
     drop_path   stochastic depth of the last block; rises linearly from 0
+    layer_scale initial factor of each branch (LayerScale), trained; None has no such factors, or the named model's own
     attention   see PackedBlock
 
     Raises InputError for models that are not plain ViTs and patches that do not divide the image.
@@ -59,6 +63,10 @@ def build_encoder(
     # fc_norm=False: else timm moves the final norm behind average pooling, and a decoder would get un-normed tokens
     options = {"img_size": image_size, "patch_size": patch, "num_classes": classes, "global_pool": pool,
                "fc_norm": False, "drop_path_rate": drop_path}  # fmt: skip
+    if layer_scale is not None:
+        options["init_values"] = layer_scale
+    if position in ("irpe", "bias", "none"):
+        options["pos_embed"] = "none"
     if isinstance(model, Size) and model.width % model.heads:
         raise InputError(f"heads divide the width, got width {model.width} and {model.heads} heads")
     vit = as_packed(_create(model, options, pretrained), attention)
@@ -69,8 +77,12 @@ def build_encoder(
         for token in (vit.cls_token, vit.reg_token):
             if token is not None:
                 nn.init.normal_(token, std=0.02)
+    if weights == "beit":
+        beit_init(vit)
     if position == "sincos":
         fix_positions(vit)
+    if position in ("irpe", "bias"):
+        add_relative(vit, position)
     return vit
 
 

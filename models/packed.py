@@ -1,7 +1,8 @@
 """timm's ViT block on a packed token matrix; the only file that knows timm's insides.
 
 One matrix (rows, C) holds the tokens of every image group. LayerNorm, qkv, projection and MLP run once over all of it;
-only attention and drop-path look at the `Layout`. No parameter is added, renamed or reshaped: checkpoints stay timm's.
+only attention and drop-path look at the `Layout`. No parameter is renamed or reshaped, and none is added but what
+`models.relative` names: checkpoints stay timm's.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,10 +15,12 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from models.layout import Layout, kept_rows, paired_runs
+from models.relative import attention_bias
 from pipeline.errors import InputError
 
 ATTENTIONS = ("sdpa", "varlen")
 Factors = Tensor | None
+Pairs = tuple[Tensor, ...] | None  # see models.relative.pairs; one a group
 
 
 class PackedBlock(Block):
@@ -27,6 +30,7 @@ class PackedBlock(Block):
     """
 
     attention: str = "sdpa"
+    relative: bool = False  # see models.relative
     compiler: str | Callable | None = None  # see compile_blocks
 
     def forward(
@@ -36,28 +40,38 @@ class PackedBlock(Block):
         is_causal: bool = False,
         layout: Layout | None = None,
         heads: tuple[int, ...] | None = None,
+        pairs: Pairs = None,
     ) -> Tensor:
         """Without `layout` timm's forward on [N, tokens, C]; with it, [rows, C] -> [rows, C].
 
         heads  keep only the first heads[g] tokens of each sample of group g: the rows that a loss reads. Keys and
                values still come from every token, so the kept rows are exact. For the last block.
+        pairs  where positions are relative: what `models.relative.pairs` says of each group
         """
+        if self.relative and pairs is None:
+            raise InputError("an encoder with relative positions runs on groups only; use models.vit.encode or look")
         if layout is None:
             return super().forward(x, attn_mask=attn_mask, is_causal=is_causal)
         run = _rows if self.compiler is None else _compiled_rows(self.compiler)
         drops = (drop_factors(drop_path, x, layout) for drop_path in (self.drop_path1, self.drop_path2))
-        return run(self, x, layout, heads, *drops)
+        return run(self, x, layout, heads, pairs, *drops)
 
 
 def _rows(
-    block: PackedBlock, x: Tensor, layout: Layout, heads: tuple[int, ...] | None, drop1: Factors, drop2: Factors
+    block: PackedBlock,
+    x: Tensor,
+    layout: Layout,
+    heads: tuple[int, ...] | None,
+    pairs: Pairs,
+    drop1: Factors,
+    drop2: Factors,
 ) -> Tensor:
     layout, kept = kept_rows(layout, heads)
     normed = block.norm1(x)
     if kept.shapes == layout.shapes:
-        y = _attend_all(block.attn, normed, layout, block.attention)
+        y = _attend_all(block.attn, normed, layout, block.attention, pairs)
     else:
-        y = _attend_some(block.attn, normed, kept, layout, block.attention)
+        y = _attend_some(block.attn, normed, kept, layout, block.attention, pairs)
         x = first_tokens(x, kept, layout)
     x = x + _dropped(block.ls1(y), kept, drop1)
     return x + _dropped(block.ls2(block.mlp(block.norm2(x))), kept, drop2)
@@ -85,6 +99,8 @@ def as_packed(vit: VisionTransformer, attention: str = "sdpa") -> VisionTransfor
         raise InputError(f"square patches of 3 channels are expected, got {tuple(vit.patch_embed.proj.weight.shape)}")
     for block in vit.blocks:
         block.__class__ = PackedBlock
+        if attention == "varlen" and block.relative:
+            raise InputError("attention varlen takes no relative positions; choose attention sdpa")
         block.attention = attention
     return vit
 
@@ -149,12 +165,12 @@ def sample_factors(drop_path: DropPath, like: Tensor, samples: int) -> Tensor:
     return factors.div_(keep) if keep > 0.0 and drop_path.scale_by_keep else factors
 
 
-def _attend_all(attn: Attention, x: Tensor, layout: Layout, attention: str) -> Tensor:
+def _attend_all(attn: Attention, x: Tensor, layout: Layout, attention: str, pairs: Pairs) -> Tensor:
     q, k, v = attn.qkv(x).unflatten(1, (3, attn.num_heads, attn.head_dim)).unbind(1)
-    return _finish(attn, x, _attend(attn, q, k, v, layout, layout, attention))
+    return _finish(attn, x, _attend(attn, q, k, v, layout, layout, attention, pairs))
 
 
-def _attend_some(attn: Attention, x: Tensor, kept: Layout, layout: Layout, attention: str) -> Tensor:
+def _attend_some(attn: Attention, x: Tensor, kept: Layout, layout: Layout, attention: str, pairs: Pairs) -> Tensor:
     """Queries for the kept rows only: the query third of qkv runs on them, the key and value thirds on all rows."""
     weight, bias, dim = attn.qkv.weight, attn.qkv.bias, attn.attn_dim
     wanted = first_tokens(x, kept, layout)
@@ -162,26 +178,37 @@ def _attend_some(attn: Attention, x: Tensor, kept: Layout, layout: Layout, atten
     kv = F.linear(x, weight[dim:], None if bias is None else bias[dim:])
     k, v = kv.unflatten(1, (2, attn.num_heads, attn.head_dim)).unbind(1)
     q = q.unflatten(1, (attn.num_heads, attn.head_dim))
-    return _finish(attn, wanted, _attend(attn, q, k, v, kept, layout, attention))
+    return _finish(attn, wanted, _attend(attn, q, k, v, kept, layout, attention, pairs))
 
 
-def _attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor, queries: Layout, keys: Layout, attention: str) -> Tensor:
+def _attend(
+    attn: Attention, q: Tensor, k: Tensor, v: Tensor, queries: Layout, keys: Layout, attention: str, pairs: Pairs
+) -> Tensor:
     """[rows, heads, head_dim] each -> [query rows, heads · head_dim]; no sample sees another."""
     q, k = attn.q_norm(q), attn.k_norm(k)
     dropout = attn.attn_drop.p if attn.training else 0.0
     if attention == "varlen":
         return _attend_varlen(q, k, v, queries, keys, dropout).flatten(1)
     outs, query_start, key_start = [], 0, 0
-    for samples, wanted, tokens in paired_runs(queries, keys):
+    for (samples, wanted, tokens), pair in _runs(queries, keys, pairs):
         query_end, key_end = query_start + samples * wanted, key_start + samples * tokens
         q_run = q[query_start:query_end].unflatten(0, (samples, wanted)).transpose(1, 2)
         k_run, v_run = (z[key_start:key_end].unflatten(0, (samples, tokens)).transpose(1, 2) for z in (k, v))
-        out = F.scaled_dot_product_attention(q_run, k_run, v_run, dropout_p=dropout)
+        bias = None if pair is None else attention_bias(attn, q_run, pair)
+        out = F.scaled_dot_product_attention(q_run, k_run, v_run, attn_mask=bias, dropout_p=dropout)
         outs.append(out.transpose(1, 2).flatten(0, 1).flatten(1))
         query_start, key_start = query_end, key_end
     if len(outs) == 1:
         return outs[0]
     return torch.cat(outs) if outs else q.flatten(1)
+
+
+def _runs(queries: Layout, keys: Layout, pairs: Pairs) -> list[tuple[tuple[int, int, int], Tensor | None]]:
+    if pairs is None:
+        return [(run, None) for run in paired_runs(queries, keys)]
+    # a run a group, as each has its own pairs
+    shapes = zip(queries.shapes, keys.shapes, pairs, strict=True)
+    return [((samples, wanted, tokens), pair) for (samples, wanted), (_, tokens), pair in shapes if samples]
 
 
 def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, queries: Layout, keys: Layout, dropout: float) -> Tensor:

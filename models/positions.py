@@ -1,7 +1,8 @@
-"""Fixed positions, positions of another grid, and MAE's initial weights."""
+"""Fixed positions, positions of another grid, and initial weights of MAE and BEiT."""
 
 import torch
-from timm.layers import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed, trunc_normal_
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
@@ -41,3 +42,23 @@ def mae_init(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight.view(module.weight.shape[0], -1))
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def beit_init(vit: VisionTransformer) -> None:
+    """BEiT's initial weights, which SimMIM's ViT has, too; in place.
+
+    Truncated normal of 0.02 for linears, patch embedding and tokens, zero biases; what writes into the residual stream
+    of block i (from 1) is divided by sqrt(2 i), so that its variance grows no faster than the logarithm of depth.
+    """
+    for module in vit.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for token in (vit.cls_token, vit.reg_token):
+        if token is not None:
+            trunc_normal_(token, std=0.02)
+    for number, block in enumerate(vit.blocks, 1):
+        for last in (block.attn.proj, block.mlp.fc2):
+            last.weight.div_((2 * number) ** 0.5)

@@ -31,12 +31,14 @@ class Encoder:
     heads: int | None = None
     patch: int = 16
     """Side of a patch, in pixels."""
-    position: Literal["learned", "sincos"] = "learned"
-    """Position embedding: learned, or MAE's fixed 2-D sine and cosine."""
+    position: Literal["learned", "sincos", "irpe", "bias", "none"] = "learned"
+    """Positions: learned, MAE's fixed 2-D sine and cosine, LoMaR's relative ones, SimMIM's relative bias, or none."""
     pool: Literal["token", "avg"] = "token"
     """What the classifier reads: the class token, or the mean over patches."""
     drop_path: float = 0.0
     """Stochastic depth of the last block; linear in depth."""
+    layer_scale: float | None = None
+    """Initial factor of each branch, trained; 0.1 in SimMIM. Absent: no such factors."""
     attention: Literal["sdpa", "varlen"] = "sdpa"
     """One attention call a run of equal lengths, or torch's varlen_attn: one call in all, CUDA in half precision."""
     checkpointing: bool = False

@@ -17,8 +17,10 @@ from torch.utils.checkpoint import checkpoint
 
 from models.build import Size, build_encoder
 from models.layout import Layout
+from models.packed import Pairs
 from models.patches import IMAGENET, Normalisation, gather_patches, grid_of, normalised
 from models.positions import resampled
+from models.relative import pairs
 
 __all__ = ["Chosen", "Covered", "Group", "Part", "Size", "Whole", "build_encoder", "classify", "embed", "encode",
            "evaluating", "look", "normalisation_of"]  # fmt: skip
@@ -92,9 +94,10 @@ def encode(vit: VisionTransformer, groups: Sequence[Group]) -> list[Tensor]:
     """
     x, layout = embed(vit, groups)
     heads = tuple(_tokens_read(vit, group, tokens) for group, (_, tokens) in zip(groups, layout.shapes, strict=True))
+    related = _pairs(vit, groups)
     for block in vit.blocks[:-1]:
-        x = _run(vit, block, x, layout, None)
-    x = _run(vit, vit.blocks[-1], x, layout, heads)
+        x = _run(vit, block, x, layout, None, related)
+    x = _run(vit, vit.blocks[-1], x, layout, heads, related)
     return layout.trimmed(heads).split(vit.norm(x))
 
 
@@ -165,10 +168,19 @@ def _tokens_read(vit: VisionTransformer, group: Group, tokens: int) -> int:
     return 1 if pooled and vit.global_pool == "token" and vit.attn_pool is None else tokens
 
 
-def _run(vit: VisionTransformer, block: nn.Module, x: Tensor, layout: Layout, heads: tuple[int, ...] | None) -> Tensor:
+def _run(
+    vit: VisionTransformer, block: nn.Module, x: Tensor, layout: Layout, heads: tuple[int, ...] | None, pairs: Pairs
+) -> Tensor:
     if vit.grad_checkpointing and torch.is_grad_enabled():
-        return checkpoint(block, x, None, False, layout, heads, use_reentrant=False)
-    return block(x, layout=layout, heads=heads)
+        return checkpoint(block, x, None, False, layout, heads, pairs, use_reentrant=False)
+    return block(x, layout=layout, heads=heads, pairs=pairs)
+
+
+def _pairs(vit: VisionTransformer, groups: Sequence[Group]) -> Pairs:
+    if not vit.blocks[0].relative:
+        return None
+    patch = vit.patch_embed.patch_size[0]
+    return tuple(pairs(vit, grid_of(group.images, patch), _wanted(group)[1], group.images.device) for group in groups)
 
 
 def _project(vit: VisionTransformer, pixels: list[Tensor]) -> list[Tensor]:
