@@ -17,6 +17,8 @@ from pipeline.batch import Batch
 from pipeline.errors import InputError
 from pipeline.spec import Needs
 
+WEIGHTS = {"sincos": "mae", "irpe": "mae", "bias": "beit"}  # irpe is LoMaR's, which starts as MAE does
+
 
 class Moment(NamedTuple):
     """Where in the run a step is."""
@@ -94,7 +96,7 @@ class Method(nn.Module, ABC):
 
 
 def encoder(recipe: Recipe, classes: int) -> VisionTransformer:
-    """The encoder that a recipe describes, with MAE's initial weights where its positions are MAE's too."""
+    """The encoder that a recipe describes, with the initial weights of those whose positions it has."""
     e = recipe.encoder
     return build_encoder(
         Size(e.width, e.depth, e.heads) if e.width else e.name,
@@ -103,8 +105,9 @@ def encoder(recipe: Recipe, classes: int) -> VisionTransformer:
         classes=classes,
         pool=e.pool,
         position=e.position,
-        weights="mae" if e.position == "sincos" else "timm",
+        weights=WEIGHTS.get(e.position, "timm"),
         drop_path=e.drop_path,
+        layer_scale=e.layer_scale,
         attention=e.attention,
         checkpointing=e.checkpointing,
     )
