@@ -21,6 +21,9 @@ class Decoder(nn.Module):
     encoder_width  width of the tokens that come in
     grid           patches down and across; positions of other grids are resampled from it
     prefix         tokens before the patches: class token and registers
+    predicts       numbers predicted for each patch; patch² · 3 when absent
+    mask_tokens    hidden patches enter here, as a learned token. False where the encoder has seen one in their places
+                   (Tab. 1c, "encoder w/ [M]"): every patch then comes with a token of its own
     """
 
     def __init__(
@@ -33,6 +36,8 @@ class Decoder(nn.Module):
         depth: int = 8,  # MAE Tab. 1a
         heads: int = 16,
         prefix: int = 1,
+        predicts: int | None = None,
+        mask_tokens: bool = True,
     ) -> None:
         super().__init__()
         if depth < 1 or width % heads:
@@ -41,20 +46,22 @@ class Decoder(nn.Module):
         norm = partial(nn.LayerNorm, eps=1e-6)
         self.prefix, self.grid = prefix, tuple(grid)
         self.embed = nn.Linear(encoder_width, width)
-        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width)) if mask_tokens else None
         self.register_buffer("positions", sincos_2d(width, grid).float(), persistent=False)
         self.blocks = nn.ModuleList(PackedBlock(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
         self.norm = norm(width)
-        self.predict = nn.Linear(width, patch * patch * 3)
+        self.predict = nn.Linear(width, predicts or patch * patch * 3)
         self.apply(mae_init)
-        nn.init.normal_(self.mask_token, std=0.02)
+        if mask_tokens:
+            nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(
         self, tokens: Tensor, visible: Tensor, predict_ids: Tensor, grid: tuple[int, int] | None = None
     ) -> Tensor:
-        """Pixels of the patches asked for, [N, M, patch² · 3], in the order of `predict_ids`.
+        """Predictions for the patches asked for, [N, M, predicts], in the order of `predict_ids`.
 
-        tokens       float [N, prefix + K, encoder_width]   the encoder's, final-normed
+        tokens       float [N, prefix + K, encoder_width]   the encoder's, final-normed; without mask tokens
+                     [N, prefix + L, encoder_width], patches in raster order
         visible      i64 [N, K]   the patches it saw
         predict_ids  i64 [N, M]   all hidden ones (M = L - K), or all there are (M = L; MAE Tab. 1c, "all pixels"):
                                   a visible patch is then predicted from its own token
@@ -66,6 +73,9 @@ class Decoder(nn.Module):
         patches, (samples, seen) = len(positions), visible.shape
         x = self.embed(tokens)
         prefix, shown = x[:, : self.prefix], x[:, self.prefix :]
+        if self.mask_token is None:
+            x = _wanted_first(shown + positions, prefix, predict_ids)
+            return self.predict(self.norm(self._through_blocks(x, predict_ids.shape[1])))
         hidden = self.mask_token + positions[predict_ids]
         if predict_ids.shape[1] == patches - seen:
             x = torch.cat([hidden, prefix, shown + positions[visible]], 1)
@@ -86,6 +96,12 @@ class Decoder(nn.Module):
         for block in self.blocks[:-1]:
             x = block(x, layout=layout)
         return self.blocks[-1](x, layout=layout, heads=(wanted,)).unflatten(0, (samples, wanted))
+
+
+def _wanted_first(shown: Tensor, prefix: Tensor, ids: Tensor) -> Tensor:
+    """Tokens of every patch [N, L, width] as [those of `ids`, prefix, the others]."""
+    others = hidden_from_visible(ids, shown.shape[1])
+    return torch.cat([shown.gather(1, _over(ids, shown)), prefix, shown.gather(1, _over(others, shown))], 1)
 
 
 def _over(ids: Tensor, like: Tensor) -> Tensor:

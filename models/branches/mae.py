@@ -6,13 +6,13 @@ from typing import Literal, final
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.branches.base import Branch
 from models.decoder import Decoder, predicted_ids
-from models.losses import pixel_loss
 from models.patches import grid_of
-from models.vit import Part, encode, evaluating
+from models.targets.choose import Kind, target
+from models.vit import Covered, Part, encode, evaluating
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,17 @@ class Reconstruct:
     depth: int = 8
     width: int = 512
     heads: int = 16
-    target: Literal["pixel", "norm_pix"] = "pixel"
-    """norm_pix: each patch is normalised by its own mean and spread."""
+    target: Kind = "pixel"
+    """norm_pix: each patch is normalised by its own mean and spread. pca: its largest principal components. tokens:
+    the codes of a tokenizer."""
+    target_file: str | None = None
+    """pca: what `python -m models.fit_pca` wrote. tokens: what `python -m models.fit_vq` wrote. A checkpoint holds what
+    was read from it, and what it holds counts, but a run that carries on still wants the file."""
     patches: Literal["hidden", "all"] = "hidden"
     """Which patches the loss looks at."""
+    encoder_mask_tokens: bool = False
+    """Let the encoder, too, see a learned token in the place of each hidden patch (Table 1c, "encoder w/ [M]"): several
+    times the FLOPs, and worse."""
 
 
 @final
@@ -35,6 +42,11 @@ class MAEBranch(Branch):
     def __init__(self, encoder: VisionTransformer, settings: Reconstruct, *, keep_visible: bool = False) -> None:
         super().__init__(encoder, keep_visible=keep_visible)
         self.settings = settings
+        self.target = target(settings.target, settings.target_file, self.patch, self.normalisation)
+        self.mask_token = None
+        if settings.encoder_mask_tokens:
+            self.mask_token = nn.Parameter(torch.empty(1, 1, encoder.embed_dim))
+            nn.init.normal_(self.mask_token, std=0.02)  # as the decoder's; the paper does not say
         self.decoder = Decoder(
             encoder.embed_dim,
             encoder.patch_embed.grid_size,
@@ -42,30 +54,36 @@ class MAEBranch(Branch):
             width=settings.width,
             depth=settings.depth,
             heads=settings.heads,
-            prefix=encoder.num_prefix_tokens,
+            prefix=self.prefix,
+            predicts=self.target.width,
+            mask_tokens=not settings.encoder_mask_tokens,
         )
 
-    def group(self, images: Tensor, visible: Tensor, hidden: Tensor | None = None) -> Part:
-        """The visible patches alone."""
-        return Part(images, visible)
+    def group(self, images: Tensor, visible: Tensor, hidden: Tensor | None = None) -> Part | Covered:
+        """The visible patches alone; with encoder_mask_tokens all of them, in raster order."""
+        if self.mask_token is None:
+            return Part(images, visible)
+        covered = torch.ones(len(visible), prod(grid_of(images, self.patch)), dtype=torch.bool, device=visible.device)
+        return Covered(images, covered.scatter(1, visible, False), self.mask_token[0, 0], drop_path=False)
 
     def forward(self, tokens: Tensor, images: Tensor, visible: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Pixel loss of `images` (u8 [N, 3, S, S]) from the tokens (float [N, P + K, C]) of their visible patches."""
+        """The target's loss of `images` (u8 [N, 3, S, S]) from the tokens (float [N, P + K, C]) of `group`."""
         grid = grid_of(images, self.patch)
         ids = predicted_ids(visible, prod(grid), everything=self.settings.patches == "all")
-        return pixel_loss(
-            self.decoder(tokens, visible, ids, grid),
-            images,
-            ids,
-            self.patch,
-            normalise=self.settings.target == "norm_pix",
-            normalisation=self.normalisation,
-        )
+        return self.target.loss(self.decoder(tokens, visible, ids, grid), images, ids)
+
+    def visible_tokens(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """Those of the patches that were seen, float [N, K, C]."""
+        patches = tokens[:, self.prefix :]
+        if self.mask_token is None:
+            return patches
+        return patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[-1]))
 
     @torch.no_grad()
-    def predict(self, encoder: VisionTransformer, images: Tensor, visible: Tensor) -> Tensor:
-        """Predicted pixels f32 [N, L - K, P] of the hidden patches, in ascending order, in the target's own scale."""
+    def predict(self, encoder: VisionTransformer, images: Tensor, visible: Tensor) -> Tensor | None:
+        """Predicted pixels f32 [N, L - K, P] of the hidden patches, in ascending order; see Branch.predict."""
         with evaluating(encoder), evaluating(self):
-            (tokens,) = encode(encoder, [Part(images, visible)])
+            (tokens,) = encode(encoder, [self.group(images, visible)])
             grid = grid_of(images, self.patch)
-            return self.decoder(tokens, visible, predicted_ids(visible, prod(grid)), grid).float()
+            ids = predicted_ids(visible, prod(grid))
+            return self.target.to_pixels(self.decoder(tokens, visible, ids, grid), images, ids)

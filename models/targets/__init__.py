@@ -1,0 +1,1 @@
+"""What a masked branch predicts, one small file each."""
