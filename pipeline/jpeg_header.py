@@ -12,6 +12,13 @@ def is_sound(jpeg: np.ndarray, height: int, width: int) -> bool:
     return bool(_is_sound(_readable(jpeg), 0, len(jpeg), height, width))
 
 
+def plain_size(jpeg: np.ndarray) -> tuple[int, int] | None:
+    """Height and width of u8 [bytes] if it is what the training decoder takes as it is: a sound header, 3 components
+    that a JFIF header calls YCbCr, no EXIF (which may turn the image); None where someone else must look."""
+    height, width = _plain_size(_readable(jpeg))
+    return (height, width) if height and _is_sound(_readable(jpeg), 0, len(jpeg), height, width) else None
+
+
 def check(first: int, last: int, data: np.ndarray, offsets, sizes, heights, widths, errors: np.ndarray) -> None:
     """Note in `errors` (i32 [N]) which of images first..last-1 of a file, data u8 [bytes], are not sound."""
     _check(first, last, _readable(data), offsets, sizes, heights, widths, errors)
@@ -28,6 +35,22 @@ def _check(first, last, data, offsets, sizes, heights, widths, errors):
     for i in range(first, last):
         sound = _is_sound(data, offsets[i], offsets[i] + sizes[i], heights[i], widths[i])
         errors[i] = 0 if sound else 1
+
+
+@njit(nogil=True, cache=True)
+def _plain_size(data):
+    at, jfif = 2, False
+    while at + 10 <= data.size and data[at] == 0xFF:
+        marker, length = data[at + 1], _word(data, at + 2)
+        if marker in _FRAMES:
+            three = data[at + 9] == 3
+            return (_word(data, at + 5), _word(data, at + 7)) if jfif and three else (0, 0)
+        if marker == 0xE0:
+            jfif = True
+        elif marker in (0xE1, 0xEE):  # EXIF; Adobe's, which may say that the components are RGB
+            return 0, 0
+        at += 2 + length
+    return 0, 0
 
 
 @njit(nogil=True, cache=True)

@@ -39,6 +39,25 @@ def tiny(monkeypatch, digits):
     return run
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, digits):
+    """trained(recipe) -> the folder of a finished tiny run of it, the same one for every test: only look at it."""
+    made: dict[str, Path] = {}
+
+    def of(recipe: str) -> Path:
+        if recipe not in made:
+            made[recipe] = folder = tmp_path_factory.mktemp("trained")
+            more = [*TINY, *(DECODER if "mae" in recipe else []), f"--data.root={digits}", f"--run.folder={folder}"]
+            before, sys.argv = sys.argv, ["train.py", recipe, *more, "--data.weak.jitter", "0.1", "0.1", "0", "0"]
+            try:
+                assert train.main() == 0
+            finally:
+                sys.argv = before
+        return made[recipe]
+
+    return of
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     """The method's tensors in a run's last checkpoint."""
     return checkpoint.load(folder / "last.pt")["method"]

@@ -1,0 +1,67 @@
+"""A trained run, taken up again to be looked at: its recipe, its method with the weights, its classes."""
+
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from models.method import Method, method_class
+from models.recipe import Recipe, named
+from models.training import checkpoint
+from models.training.checkpoint import LAST
+from pipeline.errors import InputError
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """The method is in eval mode on its device; classes in the order of its scores."""
+
+    path: Path
+    recipe: Recipe
+    method: Method
+    classes: tuple[str, ...]
+    step: int
+
+
+def load_run(path: Path, device: torch.device | None = None) -> Loaded:
+    """Load a run folder's last.pt, or a checkpoint of ours by its own path.
+
+    Raises InputError if there is none, if it is no checkpoint of a run, or was written by a recipe that is no more.
+    """
+    file = path / LAST if path.is_dir() else path
+    if not file.exists():
+        raise InputError(f"{path}: expected a run folder with {LAST}, or a checkpoint; found none")
+    state = checkpoint.load(file)
+    if not isinstance(state.get("method"), dict) or not isinstance(state.get("recipe"), dict):
+        raise InputError(f"{file} is no checkpoint of a run: it holds no method and recipe; use a run's {LAST}")
+    recipe = restored(state["recipe"], file)
+    method = method_class(recipe)(recipe, len(state["classes"]))
+    try:
+        method.load_state_dict(state["method"])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"{file} does not fit the recipe {recipe.name} of this version: {reason}") from error
+    return Loaded(file, recipe, method.eval().to(device), tuple(state["classes"]), state["step"])
+
+
+def restored(saved: dict[str, Any], file: Path) -> Recipe:
+    """The Recipe that a checkpoint's JSON describes; a field that has come since keeps its default."""
+    try:
+        return _filled(named(saved["name"]), saved, "")
+    except (InputError, KeyError) as error:
+        raise InputError(f"{file}: its recipe cannot be restored ({error}); use the version that trained it") from error
+
+
+def _filled(default: Any, saved: dict[str, Any], prefix: str) -> Any:
+    known = {field.name for field in fields(default)}
+    values = {}
+    for name, value in saved.items():
+        if name not in known:
+            raise InputError(f"it holds {prefix}{name}, which is unknown here")
+        held = getattr(default, name)
+        if isinstance(value, dict) and is_dataclass(held):
+            value = _filled(held, value, f"{prefix}{name}.")
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return replace(default, **values)

@@ -1,0 +1,142 @@
+"""Image files of any kind, read ahead and shown as images are evaluated: what `predict` looks at."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import NamedTuple, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline import kernels, libffcv, rng
+from pipeline.encode import prepare
+from pipeline.errors import InputError
+from pipeline.jpeg_header import plain_size
+from pipeline.listing import listing
+from pipeline.on_cpu import start_views
+from pipeline.order import Picks
+from pipeline.plan import Wanted, draw
+from pipeline.pool import Pool, cores
+from pipeline.spec import Data
+from pipeline.threads import Threads
+
+QUALITY = 100  # of what no training decoder takes (PNG, turned or CMYK JPEG): it goes through a JPEG in memory
+
+
+class Shown(NamedTuple):
+    """Images u8 [n, 3, S, S] of `paths`, and (path, reason) of the files of this batch that are no images."""
+
+    paths: list[Path]
+    images: Tensor
+    rejected: list[tuple[Path, str]]
+
+
+class Read(NamedTuple):
+    """One file as a JPEG: u8 [bytes] and its size in pixels."""
+
+    jpeg: np.ndarray
+    height: int
+    width: int
+
+
+def find_images(given: Sequence[Path]) -> list[Path]:
+    """The files among `given`, and the images below its folders, in alphabetical order, hidden ones left out.
+
+    Raises InputError for a path that is not there, and if there is no image at all.
+    """
+    found: list[Path] = []
+    for path in given:
+        if not path.exists():
+            raise InputError(f"{path}: expected an image or a folder of images, found nothing")
+        found += [path / name for name in listing(path).images] if path.is_dir() else [path]
+    if not found:
+        raise InputError(f"{', '.join(map(str, given))}: expected images, found none")
+    return found
+
+
+def sweep_files(paths: Sequence[Path], data: Data, device: torch.device, batch: int) -> Iterator[Shown]:
+    """Every file once, in order, through the evaluation view of `data`.
+
+    While a batch is used the next one is decoded, and the one after it read.
+    """
+    libffcv.load()
+    threads, pools = Threads(data.threads or cores(), "read"), _Pools(data)
+    read: deque[tuple[list[Path], list[Future]]] = deque()
+    begun: deque[Callable[[], Shown]] = deque()
+    try:
+        for first in range(0, len(paths) + 2 * batch, batch):
+            if part := list(paths[first : first + batch]):
+                read.append((part, [threads.submit(_read, path) for path in part]))
+            if len(read) > 1 or (read and not part):
+                begun.append(_begin(*read.popleft(), data, device, pools))
+            if len(begun) > 1 or (begun and not part and not read):
+                yield begun.popleft()()
+        while begun:
+            yield begun.popleft()()
+    finally:
+        threads.close()
+        pools.close()
+
+
+def _read(path: Path) -> Read | str:
+    """A file as a JPEG that the training decoder takes, or why it is none."""
+    try:
+        blob = path.read_bytes()
+        jpeg = np.frombuffer(blob, np.uint8)
+        size = plain_size(jpeg)
+        if size is not None:
+            return Read(jpeg, *size)
+        made = prepare(blob, None, QUALITY, reencode=False)
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    except InputError as error:
+        return str(error)
+    return Read(np.frombuffer(made.jpeg, np.uint8), made.height, made.width)
+
+
+def _begin(
+    paths: list[Path], reads: list[Future], data: Data, device: torch.device, pools: "_Pools"
+) -> Callable[[], Shown]:
+    results = [read.result() for read in reads]
+    rejected = [(path, why) for path, why in zip(paths, results, strict=True) if isinstance(why, str)]
+    good = [(path, each) for path, each in zip(paths, results, strict=True) if isinstance(each, Read)]
+    if not good:
+        nothing = torch.empty(0, 3, data.size, data.size, dtype=torch.uint8, device=device)
+        return lambda: Shown([], nothing, rejected)
+    jpegs, heights, widths = zip(*(each for _, each in good), strict=True)
+    heights, widths, sizes = (np.array(column, np.int64) for column in (heights, widths, list(map(len, jpegs))))
+    together = np.concatenate(jpegs)
+    source = kernels.Source(together.ctypes.data, np.cumsum(sizes) - sizes, sizes, heights, widths, False)
+    picks = Picks(np.zeros(len(good), np.int64), np.zeros(len(good), np.int64))
+    plan = draw(Wanted({"images": (data.evaluate, rng.WEAK)}, data.size), picks, heights, widths, 0)
+    wait = start_views(pools.of(int((heights * widths).max())), source, plan.stacked, data.size, device)
+
+    def finish(_keep: np.ndarray = together) -> Shown:  # the decoder holds its address only
+        (images,), errors = wait()
+        broken = [(path, "corrupt or truncated JPEG") for (path, _), e in zip(good, errors, strict=True) if e]
+        if broken:
+            images = images[torch.from_numpy(np.flatnonzero(errors == 0)).to(device)]
+        whole = [path for (path, _), e in zip(good, errors, strict=True) if not e]
+        return Shown(whole, images, rejected + broken)
+
+    return finish
+
+
+@final
+class _Pools:
+    """Decoding threads with scratch for the largest image so far; smaller ones may still be at work."""
+
+    def __init__(self, data: Data) -> None:
+        self.data, self.largest, self.pools = data, 0, []
+
+    def of(self, pixels: int) -> Pool:
+        if pixels > self.largest:
+            self.largest = largest = max(pixels, 2 * self.largest)
+            self.pools.append(Pool(self.data.threads, lambda: kernels.scratch(largest, self.data.size)))
+        return self.pools[-1]
+
+    def close(self) -> None:
+        for pool in self.pools:
+            pool.close()

@@ -1,0 +1,69 @@
+"""A run taken up again is the run: recipe, weights and classes; what is none is said in one line."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from models.load import load_run, restored
+from models.recipe import resolve
+from models.training import checkpoint
+from pipeline.errors import InputError
+from pipeline.open import open_backend, open_data, sweep
+from pipeline.split import known_labels
+
+from ..conftest import rows, same, weights
+
+
+@pytest.fixture
+def run(run):
+    """A finished tiny run."""
+    return trained("supervised:digits")
+
+
+def test_recipe_weights_and_classes_come_back(run):
+    loaded = load_run(run)
+    assert same(loaded.method.state_dict(), weights(run))
+    assert (loaded.classes, loaded.step) == (tuple("0123456789"), 12)
+    assert loaded.recipe.data.weak.jitter == (0.1, 0.1, 0.0, 0.0)  # a tuple again, not JSON's list
+    assert json.loads((run / "recipe.json").read_text())["optim"]["epochs"] == loaded.recipe.optim.epochs == 12
+    assert not loaded.method.training
+    assert same(load_run(run / "last.pt").method.state_dict(), loaded.method.state_dict())
+
+
+def test_it_judges_as_the_run_judged_itself(run):
+    loaded = load_run(run)
+    data = loaded.recipe.data
+    beton = open_data(data, "test.beton")
+    backend = open_backend(data, beton, torch.device("cpu"))
+    scores = torch.cat([loaded.method.logits(images) for images in sweep(data, backend, np.arange(beton.n), 100)])
+    backend.close()
+    right = scores.argmax(1).numpy() == known_labels(beton, None)[np.arange(beton.n)]
+    (said,) = (row for row in rows(run) if row.get("evaluation") == "test")
+    assert said["values"]["top1"] == pytest.approx(right.mean())
+
+
+@pytest.mark.parametrize(("held", "said"), [
+    ({"weights": torch.zeros(1)}, "holds no method and recipe"),
+    ({"method": {}, "recipe": {"name": "nobody:digits"}, "classes": [], "step": 0}, "cannot be restored"),
+    ({"method": {}, "recipe": {"name": "mae:digits", "optim": {"lrr": 1}}, "classes": [], "step": 0}, "optim.lrr"),
+    ({"method": {}, "recipe": {"name": "mae:digits"}, "classes": [], "step": 0}, "does not fit the recipe mae:digits"),
+])  # fmt: skip
+def test_what_is_no_run_is_said(held, said, tmp_path):
+    checkpoint.save(tmp_path, held)
+    with pytest.raises(InputError, match=said):
+        load_run(tmp_path)
+
+
+def test_a_folder_without_a_checkpoint_is_said(tmp_path):
+    with pytest.raises(InputError, match=r"expected a run folder with last\.pt"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["semi_mae:digits", "mae:in1k_b16_growing", "mae:digits_mask_ratio/2"])
+def test_a_recipe_survives_json(name, tmp_path):
+    from dataclasses import asdict
+
+    recipe = resolve(name, [])
+    assert restored(json.loads(json.dumps(asdict(recipe))), tmp_path) == recipe
