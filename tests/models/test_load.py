@@ -17,7 +17,7 @@ from ..conftest import rows, same, weights
 
 
 @pytest.fixture
-def run(run):
+def run(trained):
     """A finished tiny run."""
     return trained("supervised:digits")
 
