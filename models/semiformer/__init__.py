@@ -1,0 +1,1 @@
+"""Semiformer: a vision transformer and a convolutional network, coupled stage by stage (Weng et al. 2022)."""

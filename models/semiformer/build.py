@@ -1,0 +1,89 @@
+"""The Semiformer that a recipe describes, and what a recipe may not ask of one."""
+
+from dataclasses import fields
+
+import torch
+from torch import nn
+
+from models.patches import nearest_sizes
+from models.positions import sincos_2d
+from models.recipe import Recipe
+from models.semiformer.model import Semiformer, Shape
+from pipeline.errors import InputError
+
+SMALL = "semiformer_small"
+READ = {"name", "width", "depth", "heads", "patch", "position", "drop_path", "attention"}
+"""Fields of recipe.encoder that mean something here; the others must be left at their defaults."""
+PATCHES = (4, 8, 16)
+
+
+def build_semiformer(recipe: Recipe, classes: int, *, channels: int, double_class_token: bool) -> Semiformer:
+    """encoder.name "semiformer_small", or a width, depth and heads, with `channels`.
+
+    position  "none" (Weng et al.), or "learned" (their Semiformer_PE) or MAE's "sincos", added to the stem's tokens
+
+    Raises InputError for everything else that a ViT has and a Semiformer has not.
+    """
+    e, size = recipe.encoder, recipe.data.size
+    check(recipe)
+    shape = Shape(channels=channels) if e.name == SMALL else Shape(e.width, e.depth, e.heads, channels)
+    check_shape(shape)
+    if size % e.patch:
+        raise InputError(
+            f"patches of {e.patch} pixels do not divide images of {size}; set the image size to "
+            f"{nearest_sizes(size, e.patch)}"
+        )
+    grid = (size // e.patch, size // e.patch)
+    model = Semiformer(
+        shape,
+        patch=e.patch,
+        grid=grid,
+        classes=classes,
+        drop_path=e.drop_path,
+        double_class_token=double_class_token,
+    )
+    if e.position != "none":
+        model.pos_embed = positions(e.position, shape.width, grid)
+    for block in model.blocks:
+        block.attention = e.attention
+    return model
+
+
+def positions(kind: str, width: int, grid: tuple[int, int]) -> nn.Parameter:
+    """[1, 1 + L, width]; learned ones start as timm's do, MAE's table is not to be trained."""
+    if kind == "learned":
+        return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1 + grid[0] * grid[1], width), std=0.02))
+    table = torch.cat([torch.zeros(1, width), sincos_2d(width, grid).float()])
+    return nn.Parameter(table[None], requires_grad=False)
+
+
+def check(recipe: Recipe) -> None:
+    """Raise InputError for what a recipe may ask of a ViT, but not of a Semiformer."""
+    e = recipe.encoder
+    if e.name not in (None, SMALL):
+        raise InputError(f"encoder.name is {e.name}; set {SMALL}, or None and encoder.width, depth and heads")
+    if e.patch not in PATCHES:
+        raise InputError(f"encoder.patch is {e.patch}, and the stem is one for patches of 4, 8 or 16 pixels; set one")
+    if e.position not in ("none", "learned", "sincos"):
+        raise InputError(f"encoder.position is {e.position}; a Semiformer has none, learned or sincos ones; set one")
+    for field in fields(e):
+        if field.name not in READ and (value := getattr(e, field.name)) != field.default:
+            raise InputError(
+                f"encoder.{field.name} is {value}, which a Semiformer does not have; leave it at {field.default}"
+            )
+    if recipe.optim.layer_decay is not None:
+        raise InputError("optim.layer_decay needs one stack of layers and a Semiformer has two; leave it at None")
+    if recipe.run.shard:
+        raise InputError("run.shard spreads ViTs; a Semiformer has convolutions outside of blocks; drop --run.shard")
+
+
+def check_shape(shape: Shape) -> None:
+    """Raise InputError for a size that cannot be built."""
+    if shape.width % shape.heads:
+        raise InputError(f"heads divide the width, got width {shape.width} and {shape.heads} heads")
+    if shape.depth < 2:
+        raise InputError(f"encoder.depth is {shape.depth}; a Semiformer has a stage for itself, then coupled ones: 2+")
+    if shape.channels < 4 or shape.channels % 4:
+        raise InputError(
+            f"method.channels is {shape.channels}; a bottleneck has a quarter of them; set a multiple of 4"
+        )
