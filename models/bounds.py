@@ -24,16 +24,28 @@ POSITIVE = {
     "encoder": ("layer_scale",),
     "optim": ("epochs", "clip", "lr_batch", "layer_decay", "drop_epochs"),
     "method": ("temperature",),
+    "method.pseudo": ("temperature",),
     **dict.fromkeys(VIEWS, ("short_side",)),
 }
 NOT_NEGATIVE = {
     "run": ("seed",),
     "optim": ("lr", "final_lr", "rise_epochs", "labels_only_epochs", "weight_decay"),
     "method": ("lambda_u", "mu", "class_weight"),
+    "method.pseudo": ("fairness",),
     **dict.fromkeys(VIEWS, ("padding", "jitter")),
 }
-BELOW_ONE = {"encoder": ("drop_path",), "optim": ("average", "betas"), "method": ("smoothing",)}
-SHARES = {"optim": ("drop_factor",), "method": ("threshold",), **dict.fromkeys(VIEWS, ("jitter_probability",))}
+BELOW_ONE = {
+    "encoder": ("drop_path",),
+    "optim": ("average", "betas"),
+    "method": ("smoothing",),
+    "method.pseudo": ("smoothing", "momentum"),
+}
+SHARES = {
+    "optim": ("drop_factor",),
+    "method": ("threshold",),
+    "method.reconstruct": ("predict",),
+    **dict.fromkeys(VIEWS, ("jitter_probability",)),
+}
 RULES = (
     (COUNTS, "at least 1", lambda value: value >= 1),
     (POSITIVE, "above 0", lambda value: value > 0),

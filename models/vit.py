@@ -23,7 +23,7 @@ from models.positions import resampled
 from models.relative import pairs
 
 __all__ = ["Chosen", "Covered", "Group", "Part", "Size", "Whole", "build_encoder", "classify", "embed", "encode",
-           "evaluating", "look", "normalisation_of"]  # fmt: skip
+           "encode_every", "evaluating", "look", "normalisation_of"]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
@@ -99,6 +99,19 @@ def encode(vit: VisionTransformer, groups: Sequence[Group]) -> list[Tensor]:
         x = _run(vit, block, x, layout, None, related)
     x = _run(vit, vit.blocks[-1], x, layout, heads, related)
     return layout.trimmed(heads).split(vit.norm(x))
+
+
+def encode_every(vit: VisionTransformer, group: Group) -> list[Tensor]:
+    """What goes into the first block of one group, and what comes out of each: depth + 1 of [n, tokens, C].
+
+    The last is final-normed, as in `encode`: so the norm is trained, which whoever uses the encoder reads.
+    """
+    x, layout = embed(vit, [group])
+    related, layers = _pairs(vit, [group]), [x]
+    for block in vit.blocks:
+        layers.append(_run(vit, block, layers[-1], layout, None, related))
+    layers[-1] = vit.norm(layers[-1])
+    return [layout.split(layer)[0] for layer in layers]
 
 
 def classify(vit: VisionTransformer, groups: Sequence[Tensor]) -> list[Tensor]:
