@@ -3,13 +3,14 @@
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from models.memory import Memory
 from models.recipe import Recipe
 from models.training.average import Average
 from models.vit import Size, build_encoder, look
@@ -28,7 +29,7 @@ class Moment(NamedTuple):
 
 
 class Guesses(NamedTuple):
-    """Pseudo-labels of one step, for the report: ids, classes i64 [N], passed bool [N]."""
+    """Pseudo-labels of one step, for the report: ids, classes i64 [N], passed bool [N]: of at least half the weight."""
 
     ids: Tensor
     classes: Tensor
@@ -50,13 +51,18 @@ class Method(nn.Module, ABC):
     average  the moving average of the encoder, where the recipe keeps one
     """
 
-    has_classifier: ClassVar[bool] = True
+    has_classifier: bool = True
 
     def __init__(self, recipe: Recipe, classes: int) -> None:
         super().__init__()
-        self.encoder = encoder(recipe, classes)
+        self.encoder = self.build(recipe, classes)
         decay = recipe.optim.average
         self.average = None if decay is None else Average(self.encoder, decay, warm_up=recipe.optim.average_warm_up)
+
+    @staticmethod
+    def build(recipe: Recipe, classes: int) -> nn.Module:
+        """The encoder that a recipe describes; a method with an encoder that is no plain ViT overrides this."""
+        return encoder(recipe, classes)
 
     @staticmethod
     @abstractmethod
@@ -89,10 +95,21 @@ class Method(nn.Module, ABC):
         """The weights that are evaluated and exported: the average where there is one."""
         return self.encoder if self.average is None else self.average.module
 
+    def sized(self, images: int, unlabelled: int) -> None:
+        """Told once, before weights are loaded: images in the training file, and those of them that are unlabelled."""
+        for part in self.memories():
+            part.sized(images, unlabelled)
+
     def after_step(self, step: int) -> None:
-        """Called after the update of each step: the average moves here."""
+        """Called after the update of each step: the average moves here, and what remembers steps."""
         if self.average is not None:
             self.average.update(self.encoder, step)
+        for part in self.memories():
+            part.after_step()
+
+    def memories(self) -> list[Memory]:
+        """Those of the parts that remember something of each step."""
+        return [part for part in self.modules() if isinstance(part, Memory)]
 
 
 def encoder(recipe: Recipe, classes: int) -> VisionTransformer:

@@ -136,22 +136,34 @@ def _not_a_flag() -> object:
 
 
 def catalogue() -> Iterator[tuple[str, str]]:
-    """Every recipe's name on the command line and the first line of its docstring.
+    """Every recipe's name on the command line and the first line of its docstring."""
+    return defined("Recipe[")
+
+
+def defined(returns: str) -> Iterator[tuple[str, str]]:
+    """Name on the command line and first line of every function in methods/ whose annotation begins so.
 
     Read from the sources: importing the methods brings in torch and timm, which take seconds.
     """
     for path in sorted(METHODS.glob("[!_]*.py")):
         for each in ast.parse(path.read_text()).body:
-            if isinstance(each, ast.FunctionDef) and each.returns and ast.unparse(each.returns).startswith("Recipe["):
+            public = isinstance(each, ast.FunctionDef) and not each.name.startswith("_")
+            if public and each.returns and ast.unparse(each.returns).startswith(returns):
                 yield f"{path.stem}:{each.name}", ast.get_docstring(each).splitlines()[0]
 
 
 def list_if_asked() -> None:
-    """End the process with a list of the recipes, if its command line names none."""
+    """End the process with a list of the recipes and the sweeps, if its command line names none."""
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print("python train.py RECIPE [--group.field VALUE ...]   (RECIPE --help shows every field)\n")
-        print("\n".join(f"  {name:28s} {line}" for name, line in catalogue()))
+        _list(catalogue())
+        print("\npython -m slurm.submit SWEEP [-- --group.field VALUE ...]   (SWEEP/0 is the first of its recipes)\n")
+        _list(defined("Iterator[Recipe["))
         sys.exit(0)
+
+
+def _list(found: Iterator[tuple[str, str]]) -> None:
+    print("\n".join(f"  {name:38s} {line}" for name, line in found))
 
 
 def resolve(name: str, flags: list[str]) -> Recipe:
@@ -169,7 +181,7 @@ def resolve(name: str, flags: list[str]) -> Recipe:
     for flag in flags:
         spelt = flag.split("=")[0].replace("_", "-")
         if flag.startswith("--") and spelt not in known and spelt != "--help":
-            raise InputError(f"{name} has no field {spelt}{_nearest(spelt, known)}; add --help to see them all")
+            raise InputError(f"{name} has no field {spelt}{nearest(spelt, known)}; add --help to see them all")
     first = os.environ.get("RANK", "0") == "0"  # of several ranks, which have the same command line, one speaks
     with nullcontext() if first else redirect_stderr(io.StringIO()):
         recipe = tyro.cli(Recipe[type(recipe.method)], default=recipe, args=flags, prog=f"train.py {name}")
@@ -189,7 +201,7 @@ def named(name: str) -> Recipe:
             raise InputError(
                 f"{name} is a sweep; `python -m slurm.submit {name}` runs it, {name}/0 is its first recipe"
             )
-        near = _nearest(name, names + several)
+        near = nearest(name, names + several)
         raise InputError(f"no recipe is called {name!r}{near}; `python train.py` lists them")
     method, _, function = name.partition(":")
     return replace(getattr(importlib.import_module(f"models.methods.{method}"), function)(), name=name)
@@ -207,6 +219,7 @@ def _flags(part: object, prefix: str = "--") -> Iterator[str]:
             yield f"{head}.no-{last}"
 
 
-def _nearest(name: str, names: list[str]) -> str:
+def nearest(name: str, names: list[str]) -> str:
+    """What an error says behind a wrong name: the most similar one, or nothing."""
     near = difflib.get_close_matches(name, names, 1, 0.4)
     return f"; did you mean {near[0]}?" if near else ""

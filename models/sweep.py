@@ -1,27 +1,38 @@
 """Sweeps: functions that yield recipes. "mae:digits_mask_ratio" is one; "mae:digits_mask_ratio/2" its third recipe."""
 
 import importlib
-import inspect
-from collections.abc import Iterator
-from typing import get_args, get_origin
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
-from models.recipe import METHODS, Recipe
+from models.recipe import Recipe, defined, nearest
 from pipeline.errors import InputError
+
+Part = TypeVar("Part")
 
 
 def sweeps() -> Iterator[tuple[str, str]]:
     """Every sweep's name on the command line and the first line of its docstring."""
-    for path in sorted(METHODS.glob("[!_]*.py")):
-        module = importlib.import_module(f"models.methods.{path.stem}")
-        for name, function in inspect.getmembers(module, inspect.isfunction):
-            if function.__module__ == module.__name__ and _yields_recipes(function):
-                yield f"{path.stem}:{name}", inspect.getdoc(function).splitlines()[0]
+    return defined("Iterator[Recipe[")
+
+
+def along(recipe: Part, field: str, values: Sequence[object]) -> Iterator[Part]:
+    """The recipe with one field, by its dotted name, at each of these values."""
+    for value in values:
+        yield changed(recipe, {field: value})
+
+
+def changed(recipe: Part, fields: dict[str, object]) -> Part:
+    """A copy of the recipe with these fields, by their names on the command line: {"data.mask.ratio": 0.5}."""
+    for name, value in fields.items():
+        first, _, others = name.partition(".")
+        value = changed(getattr(recipe, first), {others: value}) if others else value
+        recipe = replace(recipe, **{first: value})
+    return recipe
 
 
 def members(sweep: str) -> list[Recipe]:
     """The recipes of a sweep, named `sweep`/0, `sweep`/1 and so on; the order is the function's."""
-    from dataclasses import replace
-
     method, _, function = sweep.partition(":")
     recipes = getattr(importlib.import_module(f"models.methods.{method}"), function)()
     return [replace(recipe, name=f"{sweep}/{index}") for index, recipe in enumerate(recipes)]
@@ -32,13 +43,8 @@ def member(name: str) -> Recipe:
     sweep, _, index = name.rpartition("/")
     known = [known for known, _ in sweeps()]
     if sweep not in known:
-        raise InputError(f"no sweep is called {sweep!r}; there are {', '.join(known)}")
+        raise InputError(f"no sweep is called {sweep!r}{nearest(sweep, known)}; `python train.py` lists them")
     found = members(sweep)
     if not (index.isdigit() and int(index) < len(found)):
         raise InputError(f"{sweep} has the members {sweep}/0 to {sweep}/{len(found) - 1}, got {name!r}")
     return found[int(index)]
-
-
-def _yields_recipes(function: object) -> bool:
-    returns = inspect.signature(function).return_annotation
-    return get_origin(returns) is Iterator and get_origin(get_args(returns)[0]) is Recipe

@@ -60,7 +60,7 @@ def tell(
 def _pictures(recipe: Recipe, method: Method, judge: Judge, task: Task) -> list[Picture]:
     drawn = _png(views(recipe, task.beton, spread(task.beton, IMAGES)), columns(recipe))
     pictures = [Picture("Views", "What the recipe makes of training images.", drawn)]
-    if hasattr(method, "reconstruction"):
+    if getattr(method, "reconstruction", None) is not None:
         pictures.append(_reconstructions(recipe, method, judge))
     return pictures
 

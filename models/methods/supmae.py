@@ -1,20 +1,21 @@
 """SupMAE: MAE on labelled images, with a classifier on the visible tokens (Liang et al. 2022)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
 import torch
 from torch import Tensor
 
 from models import presets, presets_cifar10
+from models.branches.base import Branch
 from models.branches.choose import Kind, branch
 from models.branches.mae import Reconstruct
 from models.heads import mlp_head
 from models.losses import label_loss
 from models.method import Loss, Method, Moment
 from models.recipe import Encoder, Recipe
-from models.vit import Whole, encode, evaluating
-from pipeline.batch import Batch
+from models.vit import Part, Whole, encode, evaluating
+from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.errors import InputError
 from pipeline.spec import Needs
 
@@ -23,6 +24,8 @@ from pipeline.spec import Needs
 class Settings:
     """Pixels and classes from the same visible tokens."""
 
+    objective: Literal["both", "rec", "cls"] = "both"
+    """Pixels and classes, pixels alone (no classifier is built), or classes alone (no decoder is) (Table 2a)."""
     class_weight: float = 0.01
     """Weight of the classification loss (Table 2d)."""
     temperature: float = 10.0
@@ -34,6 +37,9 @@ class Settings:
     """Layers of the head (Table 2f)."""
     hidden: int | None = None
     """Width between them; four times the encoder's when absent (3072 for ViT-B)."""
+    unlabelled: bool = False
+    """Reconstruct unlabelled images, too, `data.ratio` for each labelled one: what a label of -100, ignored by the
+    cross-entropy, does in the authors' code. Pixels: mean over the images of both kinds. Classes: over the labelled."""
     branch: Kind = "mae"
     """The masked branch: MAE, SimMIM, or LoMaR's windows (which want data.mask.kind window)."""
     reconstruct: Reconstruct = field(default_factory=lambda: Reconstruct(depth=1, target="norm_pix"))
@@ -42,39 +48,84 @@ class Settings:
 
 @final
 class SupMAE(Method):
-    """L = L_rec + class_weight CE(logits / temperature, y) (section 3)."""
+    """L = L_rec + class_weight CE(logits / temperature, y) (section 3), or one of the two terms.
+
+    With unlabelled images the head still runs on all of them, as in the authors' code: its batch norm's statistics are
+    those of every image that it is to judge.
+    """
 
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
-        if recipe.optim.average is not None:
-            raise InputError("supmae keeps no average: its head would not be in it; set --optim.average None")
+        check(recipe)
         super().__init__(recipe, classes=0)  # the timm head stays empty: the classifier is thrown away with the decoder
-        self.settings = recipe.method
-        self.reconstruction = branch(self.settings.branch, self.encoder, self.settings.reconstruct, recipe.data.mask)
-        self.head = mlp_head(self.encoder.embed_dim, classes, layers=self.settings.layers, hidden=self.settings.hidden)
+        self.settings = s = recipe.method
+        self.has_classifier = s.objective != "rec"
+        self.reconstruction = self.head = None
+        if s.objective != "cls":
+            read = self.has_classifier and s.pool == "avg"
+            self.reconstruction = branch(s.branch, self.encoder, s.reconstruct, recipe.data.mask, keep_visible=read)
+        if self.has_classifier:
+            self.head = mlp_head(self.encoder.embed_dim, classes, layers=s.layers, hidden=s.hidden)
 
     @staticmethod
     def needs(recipe: Recipe[Settings]) -> Needs:
-        return Needs(labelled=True, labelled_visible=True)
+        more = recipe.method.unlabelled
+        return Needs(labelled=True, labelled_visible=True, unlabelled=more, unlabelled_visible=more)
 
     def forward(self, batch: Batch, now: Moment) -> Loss:
-        known, s = batch.labelled, self.settings
-        (partly,) = encode(self.encoder, [self.reconstruction.group(known.images, known.visible, known.hidden)])
-        pixels = self.reconstruction(partly, known.images, known.visible, known.hidden)
-        label = label_loss(self.head(self.pooled(partly)) / s.temperature, known.labels)
-        return Loss(pixels + s.class_weight * label, {"pixels": pixels.detach(), "label": label.detach()})
+        s, own = self.settings, self.reconstruction
+        images, visible, hidden = shown(batch.labelled, batch.unlabelled if s.unlabelled else None)
+        group = Part(images, visible) if own is None else own.group(images, visible, hidden)
+        (partly,) = encode(self.encoder, [group])
+        parts, total = {}, 0.0
+        if own is not None:
+            parts["pixels"] = own(partly, images, visible, hidden)
+            total = parts["pixels"]
+        if self.head is not None:
+            logits = self.head(self.pooled(partly, visible)) / s.temperature
+            parts["label"] = label_loss(logits[: len(batch.labelled.labels)], batch.labelled.labels)
+            total = total + s.class_weight * parts["label"]
+        return Loss(total, {name: part.detach() for name, part in parts.items()})
 
-    def pooled(self, tokens: Tensor) -> Tensor:
-        """Tokens [N, P + K, C] -> what the head reads, [N, C]."""
+    def pooled(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """Tokens of the branch's group -> what the head reads, [N, C]."""
+        if self.reconstruction is None:
+            return self.plainly_pooled(tokens)
         if self.settings.pool == "token":
-            return tokens[:, 0]
-        return tokens[:, self.encoder.num_prefix_tokens :].mean(1)
+            return self.reconstruction.class_tokens(tokens, visible)
+        return self.reconstruction.visible_tokens(tokens, visible).mean(1)
+
+    def plainly_pooled(self, tokens: Tensor) -> Tensor:
+        """Prefix tokens, then patches [N, P + K, C] -> [N, C]."""
+        return tokens[:, 0] if self.settings.pool == "token" else tokens[:, self.encoder.num_prefix_tokens :].mean(1)
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """Class scores from every patch, though the head was trained on the visible ones."""
         with evaluating(self):
             (tokens,) = encode(self.judged, [Whole(images, pooled=False)])
-            return self.head(self.pooled(tokens))
+            return self.head(self.plainly_pooled(tokens))
+
+
+def check(recipe: Recipe[Settings]) -> None:
+    """Raise InputError for settings that do not go together."""
+    s = recipe.method
+    if recipe.optim.average is not None:
+        raise InputError("supmae keeps no average: its head would not be in it; set --optim.average None")
+    if s.objective == "cls" and (s.branch != "mae" or recipe.data.mask.kind not in Branch.masks):
+        raise InputError(
+            f"objective cls has no branch and reads plain visible patches, got branch {s.branch} and mask "
+            f"{recipe.data.mask.kind}; set --method.branch mae --data.mask.kind random"
+        )
+    if s.objective == "cls" and s.unlabelled:
+        raise InputError("objective cls learns nothing from unlabelled images; set --method.no-unlabelled")
+
+
+def shown(known: Labelled, more: Unlabelled | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Images, visible and hidden ids of both kinds, the labelled ones first."""
+    if more is None:
+        return known.images, known.visible, known.hidden
+    hidden = None if known.hidden is None else torch.cat([known.hidden, more.hidden])
+    return torch.cat([known.images, more.weak]), torch.cat([known.visible, more.visible]), hidden
 
 
 def digits() -> Recipe[Settings]:
@@ -107,6 +158,12 @@ def cifar10_tiny() -> Recipe[Settings]:
     )
 
 
+def digits_unlabelled() -> Recipe[Settings]:
+    """Embedded digits, 5 labels a class, and pixels of every image: SupMAE with the labels there are."""
+    recipe = digits()
+    return replace(recipe, method=replace(recipe.method, unlabelled=True))
+
+
 def in1k_b16() -> Recipe[Settings]:
     """ImageNet, ViT-B/16, 400 epochs, 1-block decoder.  Paper: 83.6 % fine-tuned (Table 1).  Here: not yet run."""
     return Recipe(
@@ -114,5 +171,17 @@ def in1k_b16() -> Recipe[Settings]:
         presets.mae_data(labelled_view="weak"),
         Encoder("vit_base_patch16_224", position="sincos"),  # as MAE
         presets.mae_optim(epochs=400, rise_epochs=20, epoch_unit="labelled"),  # authors' code
+        presets.in1k_run(),
+    )
+
+
+def in1k_10pct_b16() -> Recipe[Settings]:
+    """ImageNet with a tenth of its labels, ViT-B/16, 400 epochs, pixels of every image; ours.  Here: not yet run."""
+    data = presets.mae_data(labelled_view="weak")
+    return Recipe(
+        Settings(unlabelled=True),
+        replace(data, split="0.10", ratio=7),  # as semi_mae:in1k_10pct
+        Encoder("vit_base_patch16_224", position="sincos"),
+        presets.mae_optim(epochs=400, rise_epochs=20),  # in1k_b16, in passes of all images
         presets.in1k_run(),
     )
