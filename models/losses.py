@@ -15,9 +15,10 @@ def pixel_loss(
     patch: int,
     *,
     normalise: bool,
+    absolute: bool = False,
     normalisation: Normalisation = IMAGENET,
 ) -> Tensor:
-    """Mean squared error over the predicted patches (MAE section 3, "Reconstruction target").
+    """Mean squared error over the predicted patches (MAE section 3, "Reconstruction target"), or absolute (SimMIM 3.4).
 
     predicted  float [N, M, P]      decoder output; P = patch² · 3 in (y, x, channel) order
     images     u8    [N, 3, H, W]   0..255; or float, normalised as the encoder saw it
@@ -33,7 +34,7 @@ def pixel_loss(
     if normalise:
         variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
         target = (target - mean) / (variance + 1e-6).sqrt()
-    return F.mse_loss(predicted, target)
+    return (F.l1_loss if absolute else F.mse_loss)(predicted, target)
 
 
 def label_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -41,18 +42,25 @@ def label_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor
     return F.cross_entropy(at_least_f32(logits), labels, label_smoothing=smoothing)
 
 
-def pseudo_label_loss(logits: Tensor, targets: Tensor, n_all: int) -> Tensor:
+def pseudo_label_loss(
+    logits: Tensor, targets: Tensor, n_all: int, weights: Tensor | None = None, smoothing: float = 0.0
+) -> Tensor:
     """Cross-entropy of the samples that passed, over all N_u that might have (Semi-MAE eq. 2, indicator in the mean).
 
     logits   float [n, classes]   only the samples whose confidence reached the threshold; n may be 0
     targets  i64 [n]              their pseudo-labels; or float [n, classes], distributions
     n_all    N_u of this rank. Not n: a mean over n would weigh samples more, the fewer pass
+    weights  float [n]            of the samples; all 1 when absent
 
     Raises InputError if n_all < 1.
     """
     if n_all < 1:
         raise InputError(f"the mean runs over all unlabelled images, and there are {n_all}")
-    return F.cross_entropy(at_least_f32(logits), targets, reduction="sum") / n_all
+    logits = at_least_f32(logits)
+    if targets.is_floating_point():
+        targets = targets.to(logits.dtype)
+    each = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+    return (each if weights is None else each * weights.to(each.dtype)).sum() / n_all
 
 
 def at_least_f32(x: Tensor) -> Tensor:

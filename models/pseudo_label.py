@@ -1,55 +1,134 @@
-"""Pseudo-labels: what a teacher thinks an unlabelled image shows, and whether it is sure enough to be believed."""
+"""Pseudo-labels: what a teacher thinks an unlabelled image shows, whether it is believed, and what that costs."""
 
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from models.losses import at_least_f32
-from models.vit import Chosen, Whole, look
+from models.align import Alignment
+from models.losses import at_least_f32, pseudo_label_loss
+from models.method import Guesses
+from models.mixup import confident_pairs, mix, mixed_targets
+from models.pseudo import Pseudo
+from models.thresholds.choose import threshold
+from models.vit import Chosen, Whole, normalisation_of
+from pipeline.batch import Unlabelled
 from pipeline.errors import InputError
 
 
-class Pseudo(NamedTuple):
-    """classes i64 [N]; passed bool [N]; rows i64 [n], the images that passed."""
+class Guess(NamedTuple):
+    """Pseudo-labels of N unlabelled images, ready to learn from.
 
-    classes: Tensor
-    passed: Tensor
-    rows: Tensor
-
-
-def pseudo_labels(teacher: VisionTransformer, weak: Tensor, threshold: float) -> Pseudo:
-    """Label weak views u8 [N, 3, S, S] by the teacher's argmax where its probability is at least the threshold.
-
-    FixMatch writes "greater or equal" (Sohn et al. 2020, eq. 4), Semi-MAE "greater": f32 tells them apart only at
-    equality. Counting the rows is the step's one host sync: the shapes of what follows depend on it.
+    strong   the n strong views (or mixtures of them) to encode
+    targets  i64 [n], or distributions float [n, C]
+    weights  float [n]  0 for what is not believed
+    shown    for the report
     """
-    with torch.no_grad():
-        confidence, classes = at_least_f32(look(teacher, weak)).softmax(-1).max(-1)
-        passed = confidence >= threshold
-        return Pseudo(classes, passed, passed.nonzero().squeeze(1))
+
+    strong: Whole | Chosen
+    targets: Tensor
+    weights: Tensor
+    shown: Guesses
 
 
-def confident(images: Tensor, pseudo: Pseudo, drop_rejected: bool) -> Chosen | Whole:
-    """The strong views to encode: those whose pseudo-label passed, or all of them."""
-    return Chosen(images, pseudo.rows) if drop_rejected else Whole(images)
+@final
+class PseudoLabels(nn.Module):
+    """From the teacher's scores to the loss of the strong views; settings: models.pseudo.
 
-
-def of_confident(logits: Tensor, pseudo: Pseudo, drop_rejected: bool) -> Tensor:
-    """Logits [n, C] of the images that passed, from those of the group that `confident` made."""
-    return logits if drop_rejected else logits[pseudo.rows]
-
-
-def check_droppable(network: nn.Module) -> None:
-    """Raise InputError if an image's output depends on the images beside it: then dropping some changes the rest.
-
-    Nor is dropping exact for a loss that reads rejected images (soft weights, contrasts between all strong views); a
-    method with such a loss encodes `Whole` groups.
+    Raises InputError for settings that do not go together, and for those that ask to leave out images which count.
     """
+
+    def __init__(self, settings: Pseudo, classes: int, network: VisionTransformer) -> None:
+        super().__init__()
+        check(settings)
+        self.settings, self.classes = settings, classes
+        self.normalisation = normalisation_of(network)
+        self.threshold = threshold(settings, classes)
+        self.alignment = None
+        if settings.align != "none":
+            self.alignment = Alignment(settings.align, classes, settings.momentum)
+        self.why_whole = why_whole(settings, network, rejects=self.threshold.rejects)
+
+    @torch.no_grad()
+    def forward(self, scores: Tensor, unknown: Unlabelled) -> Guess:
+        """What the teacher's scores (float [N, C]) of the weak views say of the strong ones.
+
+        Counting those that passed is the step's one host sync: the shapes of what follows depend on it.
+        """
+        s, scores = self.settings, at_least_f32(scores)
+        aligned = scores if self.alignment is None else self.alignment(scores)
+        probabilities = aligned.softmax(-1)
+        confidence, likely = probabilities.max(-1)
+        weights = self.threshold.weigh(confidence, likely)
+        self.threshold.notice(unknown.ids, probabilities)
+
+        told = aligned if s.align_labels else scores
+        classes = told.argmax(-1)
+        targets = (told / s.temperature).softmax(-1) if s.soft else classes
+        # what has half of the full weight counts as passed
+        shown = Guesses(unknown.ids, classes, weights >= 0.5)
+        if s.mixup:
+            return self._mixed(unknown.strong, confidence, weights, targets, shown)
+        if self.why_whole:
+            return Guess(Whole(unknown.strong), targets, weights, shown)
+        rows = weights.nonzero().squeeze(1)
+        return Guess(Chosen(unknown.strong, rows), targets[rows], weights[rows], shown)
+
+    def loss(self, logits: Tensor, guess: Guess) -> Tensor:
+        """Cross-entropy of the strong views' logits (float [n, C]), over all N images (FixMatch eq. 4)."""
+        n_all = len(guess.shown.ids)
+        loss = pseudo_label_loss(logits, guess.targets, n_all, guess.weights, self.settings.smoothing)
+        more = self.threshold.extra_loss(at_least_f32(logits), guess.weights)
+        return loss if more is None else loss + more
+
+    @torch.no_grad()
+    def labelled(self, logits: Tensor, labels: Tensor) -> None:
+        """Look at what the network made of labelled images (float [M, C], labels i64 [M]): some thresholds and
+        alignments go by it.
+        """
+        probabilities = at_least_f32(logits.detach()).softmax(-1)
+        self.threshold.notice_labelled(probabilities)
+        if self.alignment is not None:
+            self.alignment.notice_labelled(probabilities, labels)
+
+    def _mixed(self, strong: Tensor, confidence: Tensor, weights: Tensor, targets: Tensor, shown: Guesses) -> Guess:
+        """A mixture is as sure as the surer of its two (Semi-ViT): with one threshold it passes if one of them does."""
+        pairs = confident_pairs(confidence)
+        weights = torch.maximum(weights, weights[pairs.partners])
+        rows = None if self.why_whole else weights.nonzero().squeeze(1)
+        images, shares = mix(strong, pairs, rows, self.normalisation)
+        targets = mixed_targets(targets, pairs, rows, shares, self.classes)
+        return Guess(Whole(images), targets, weights if rows is None else weights[rows], shown)
+
+
+def check(s: Pseudo) -> None:
+    """Raise InputError for a setting that would say nothing."""
+    if s.fairness and s.kind != "freematch":
+        raise InputError(f"pseudo.fairness is FreeMatch's, and pseudo.kind is {s.kind}; set one of the two")
+    if s.temperature != 1 and not s.soft:
+        raise InputError(
+            f"pseudo.temperature {s.temperature:g} changes soft labels, and these are hard; add --method.pseudo.soft"
+        )
+
+
+def why_whole(s: Pseudo, network: nn.Module, *, rejects: bool) -> str | None:
+    """Why every strong view is encoded; None where those of no weight are left out.
+
+    Raises InputError if they shall be and may not.
+    """
+    if s.drop_rejected == "off":
+        return "asked for"
+    why = None if rejects else f"{s.kind} gives every image a weight"
+    why = why or mixing(network)
+    if why and s.drop_rejected == "on":
+        raise InputError(f"{why}, so none can be left out exactly; set --method.pseudo.drop-rejected auto")
+    return why
+
+
+def mixing(network: nn.Module) -> str | None:
+    """What lets an image's output depend on the images beside it: then leaving out some changes the rest."""
     for name, module in network.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            raise InputError(
-                f"{name} is a {type(module).__name__}, which mixes the images of a batch, so rejected ones cannot be "
-                "left out exactly; set --method.no-drop-rejected"
-            )
+            return f"{name} is a {type(module).__name__}, which mixes the images of a batch"
+    return None

@@ -52,6 +52,7 @@ def ready(recipe: Recipe, world: World) -> Ready:
     micro = distributed.accumulation(task.batches, world.size, recipe.run.device_images)
     torch.manual_seed(recipe.run.seed)
     method, origin = kind(recipe, len(task.classes)), None
+    method.sized(task.beton.n, task.pools[1])
     found = None if recipe.run.fresh else checkpoint.latest(where)
     distributed.same(found[0]["step"] if found else 0, world, f"the step to carry on from in {where}")
     if found:

@@ -15,7 +15,7 @@ from .conftest import DECODER, TINY, assert_close, rows, same, weights
 from .processes import Started, start, start_ranks
 
 RECIPES = {
-    "semi_mae:digits": ["--method.threshold=0.108", "--optim.labels-only-epochs=4"],
+    "semi_mae:digits": ["--method.pseudo.threshold=0.108", "--optim.labels-only-epochs=4"],
     "supmae:digits": [],
 }
 SEMI_MAE = pytest.mark.parametrize("runs", ["semi_mae:digits"], indirect=True)

@@ -12,8 +12,8 @@ from .conftest import DECODER, TINY, assert_close, rows, same, weights
 from .processes import Started, start, start_ranks
 
 RECIPES = {
-    "semi_mae:digits": ["--method.threshold=0.108", "--optim.labels-only-epochs=4", *DECODER],
-    "fixmatch:digits": ["--method.threshold=0.108", "--method.teacher=self", "--optim.clip=0.5"],
+    "semi_mae:digits": ["--method.pseudo.threshold=0.108", "--optim.labels-only-epochs=4", *DECODER],
+    "fixmatch:digits": ["--method.pseudo.threshold=0.108", "--method.pseudo.teacher=self", "--optim.clip=0.5"],
     "mae:digits": ["--optim.layer-decay=0.75", "--run.device-images=8", "--run.evaluate-steps=5", *DECODER],
 }
 SHARD = "--run.shard"

@@ -19,7 +19,7 @@ KILLS = int(os.environ.get("SHOTCRETE_KILLS", 3))
 SEED = int(os.environ.get("SHOTCRETE_KILL_SEED", 0))
 STEPS, SAVE_STEPS = 40, 8
 FLAGS = ["semi_mae:digits", *TINY, *DECODER, f"--optim.epochs={STEPS}", f"--run.save-steps={SAVE_STEPS}",
-         "--method.threshold=0.108", "--encoder.drop-path=0.3", "--run.evaluate-steps=20"]  # fmt: skip
+         "--method.pseudo.threshold=0.108", "--encoder.drop-path=0.3", "--run.evaluate-steps=20"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pipeline.stored import metadata
 from .conftest import assert_close, rows, same, weights
 
 RECIPES = ["supervised:digits", "fixmatch:digits", "mae:digits", "supmae:digits", "semi_mae:digits"]
-LOW = "--method.threshold=0.108"  # ten classes: a new network is this sure of some guesses
+LOW = "--method.pseudo.threshold=0.108"  # ten classes: a new network is this sure of some guesses
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -7,18 +7,19 @@ phase (always off), positions and pooling (encoder), stochastic depth in the bra
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, final
+from typing import final
 
 from torch import nn
 
 from models import presets, presets_cifar10
 from models.branches.choose import Kind, branch
 from models.branches.mae import Reconstruct
-from models.losses import label_loss, pseudo_label_loss
-from models.method import Guesses, Loss, Method, Moment, idle
-from models.pseudo_label import check_droppable, confident, of_confident, pseudo_labels
+from models.losses import label_loss
+from models.method import Loss, Method, Moment, idle
+from models.pseudo import Pseudo
+from models.pseudo_label import PseudoLabels
 from models.recipe import Recipe
-from models.vit import Whole, classify, encode
+from models.vit import Whole, classify, encode, look
 from pipeline.batch import Batch
 from pipeline.spec import Needs
 
@@ -27,19 +28,14 @@ from pipeline.spec import Needs
 class Settings:
     """Three losses through one encoder."""
 
-    threshold: float = 0.7
-    """Confidence from which a pseudo-label is believed (tau); the paper gives none, this is Semiformer's."""
     lambda_u: float = 10.0
     """Weight of the pseudo-labelled loss (section 4)."""
     mu: float = 5.0
     """Weight of the reconstruction loss (section 4)."""
     smoothing: float = 0.1
     """Label smoothing of the labelled loss (Semiformer code)."""
-    teacher: Literal["self", "average"] = "self"
-    """Who labels: the network itself in eval mode, or its moving average (optim.average)."""
-    drop_rejected: bool = True
-    """Leave strong views whose guess did not pass out of the network: they have exactly no gradient. Off for encoders
-    that mix the images of a batch."""
+    pseudo: Pseudo = field(default_factory=Pseudo)
+    """How unlabelled images come to their labels; the paper gives no threshold, 0.7 is Semiformer's."""
     branch: Kind = "mae"
     """The masked branch: MAE, SimMIM, or LoMaR's windows (which want data.mask.kind window)."""
     reconstruct: Reconstruct = field(default_factory=Reconstruct)
@@ -53,9 +49,8 @@ class SemiMAE(Method):
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
         super().__init__(recipe, classes)
         self.settings = recipe.method
-        if self.settings.drop_rejected:
-            check_droppable(self.encoder)
-        self.teacher(self.settings.teacher)  # refuse at once what would fail at the first pseudo-label
+        self.teacher(self.settings.pseudo.teacher)  # refuse at once what would fail at the first pseudo-label
+        self.pseudo = PseudoLabels(self.settings.pseudo, classes, self.encoder)
         self.reconstruction = branch(self.settings.branch, self.encoder, self.settings.reconstruct, recipe.data.mask)
 
     @staticmethod
@@ -72,24 +67,18 @@ class SemiMAE(Method):
             label = label_loss(logits, known.labels, s.smoothing)
             return Loss(label + idle(self.reconstruction), {"label": label.detach()})
 
-        guess = pseudo_labels(self.teacher(s.teacher), unknown.weak, s.threshold)  # only looked at: no gradient
-        seen, strong, partly = encode(
-            self.encoder,
-            [
-                Whole(known.images),
-                confident(unknown.strong, guess, s.drop_rejected),
-                self.reconstruction.group(unknown.weak, unknown.visible, unknown.hidden),
-            ],
-        )
+        guess = self.pseudo(look(self.teacher(s.pseudo.teacher), unknown.weak), unknown)  # only looked at: no gradient
+        masked = self.reconstruction.group(unknown.weak, unknown.visible, unknown.hidden)
+        seen, strong, partly = encode(self.encoder, [Whole(known.images), guess.strong, masked])
         logits, strong_logits = classify(self.encoder, [seen, strong])
         label = label_loss(logits, known.labels, s.smoothing)  # eq. 1
-        passed = of_confident(strong_logits, guess, s.drop_rejected)
-        pseudo = pseudo_label_loss(passed, guess.classes[guess.rows], len(guess.classes))  # eq. 2
+        pseudo = self.pseudo.loss(strong_logits, guess)  # eq. 2
         pixels = self.reconstruction(partly, unknown.weak, unknown.visible, unknown.hidden)
+        self.pseudo.labelled(logits, known.labels)
         return Loss(
             label + s.lambda_u * pseudo + s.mu * pixels,  # eq. 3
             {"label": label.detach(), "pseudo": pseudo.detach(), "pixels": pixels.detach()},
-            Guesses(unknown.ids, guess.classes, guess.passed),
+            guess.shown,
         )
 
 
@@ -97,7 +86,11 @@ def digits() -> Recipe[Settings]:
     """Embedded digits, 5 labels a class, ViT of 4 x 64: the demo, about two minutes on 2 cores."""
     return Recipe(
         Settings(
-            threshold=0.7, lambda_u=1.0, mu=3.0, smoothing=0.0, teacher="average", reconstruct=presets.digits_decoder()
+            lambda_u=1.0,
+            mu=3.0,
+            smoothing=0.0,
+            pseudo=Pseudo(0.7, teacher="average"),
+            reconstruct=presets.digits_decoder(),
         ),  # ours, chosen on val
         presets.digits_data(),
         presets.digits_encoder(),
@@ -109,11 +102,10 @@ def cifar10() -> Recipe[Settings]:
     """CIFAR-10, 4,000 labels, a small ViT, 1,000 steps: the top of the ladder."""
     return Recipe(
         Settings(
-            threshold=0.95,  # as fixmatch:cifar10
             lambda_u=1.0,
             mu=3.0,  # as on digits
             smoothing=0.0,
-            teacher="average",
+            pseudo=Pseudo(0.95, teacher="average"),  # as fixmatch:cifar10
             reconstruct=presets_cifar10.cifar10_decoder(),
         ),
         presets_cifar10.cifar10_data(),
@@ -126,10 +118,10 @@ def cifar10_tiny() -> Recipe[Settings]:
     """CIFAR-10, 4,000 labels, ViT-Tiny/4, 40,000 steps.  Here: not yet run."""
     return Recipe(
         Settings(
-            threshold=0.95,  # as fixmatch:cifar10_tiny
             lambda_u=1.0,
             mu=5.0,  # section 4
             smoothing=0.0,
+            pseudo=Pseudo(0.95),  # as fixmatch:cifar10_tiny
             reconstruct=presets_cifar10.cifar10_tiny_decoder(),
         ),
         presets_cifar10.cifar10_tiny_data(),

@@ -21,7 +21,7 @@ SHRUNK = {  # what every toy has in common; fields that a recipe does not have a
     "data.val": "val.beton", "data.batch": 32, "data.ratio": 3, "data.weak.padding": 2, "data.backend": "memory",
     "encoder.name": None, "encoder.width": 32, "encoder.depth": 2, "encoder.heads": 2, "encoder.patch": 4,
     "encoder.drop_path": 0.0, "optim.lr": LR, "optim.lr_batch": None, "optim.clip": None, "run.start": None,
-    "method.threshold": 0.0, "method.reconstruct.depth": 1, "method.reconstruct.width": 32,
+    "method.pseudo.threshold": 0.0, "method.reconstruct.depth": 1, "method.reconstruct.width": 32,
     "method.reconstruct.heads": 2,
 }  # fmt: skip
 FITTED: dict[str, dict[str, object]] = {}

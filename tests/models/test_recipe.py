@@ -29,5 +29,5 @@ def test_help_shows_every_field_and_not_the_recipe_s_name(capsys):
     assert ended.value.code == 0
     said = capsys.readouterr().out
     assert "--encoder.name" in said
-    assert "--method.threshold" in said
+    assert "--method.pseudo.threshold" in said
     assert " --name" not in said

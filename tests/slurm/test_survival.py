@@ -24,7 +24,7 @@ KILLS = int(os.environ.get("SHOTCRETE_KILLS", 0))
 STEPS, SAVE_STEPS, LOG_STEPS = 160, 16, 4
 FLAGS = [*TINY, *DECODER, f"--optim.epochs={STEPS}", f"--run.save-steps={SAVE_STEPS}", f"--run.log-steps={LOG_STEPS}",
          "--encoder.drop-path=0.3"]  # fmt: skip
-METHOD = {"semi_mae:digits": ["--method.threshold=0.108"]}
+METHOD = {"semi_mae:digits": ["--method.pseudo.threshold=0.108"]}
 HALFWAY = 92
 
 

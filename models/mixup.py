@@ -1,0 +1,79 @@
+"""Pairs of images made into one, with the share that each has in it; torch draws, so the step's seed says how."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.patches import IMAGENET, Normalisation, normalised
+
+
+class Pairs(NamedTuple):
+    """What becomes of each of N images: its partner i64 [N], its share of the mixture float [N], whether the partner
+    enters by a rectangle bool [N], and where that is centred, float [N, 2], in units of the image's side.
+    """
+
+    partners: Tensor
+    shares: Tensor
+    cut: Tensor
+    centres: Tensor
+
+
+def confident_pairs(confidence: Tensor) -> Pairs:
+    """Probabilistic pseudo mixup (Semi-ViT: Cai et al. 2022, section 4.2): an image's share is its confidence (float
+    [N]) over that of both; partners by a random permutation, half of the pairs by a rectangle.
+
+    Partners come from the same micro-batch; like dropped paths, which they are depends on how a step is cut.
+    """
+    n, device = len(confidence), confidence.device
+    partners = torch.randperm(n, device=device)
+    shares = confidence / (confidence + confidence[partners])
+    cut = torch.rand(n, device=device) < 0.5
+    return Pairs(partners, shares, cut, torch.rand(n, 2, device=device, dtype=confidence.dtype))
+
+
+def mix(
+    images: Tensor, pairs: Pairs, rows: Tensor | None = None, normalisation: Normalisation = IMAGENET
+) -> tuple[Tensor, Tensor]:
+    """Mixtures of images u8 [N, 3, H, W], normalised, float [n, 3, H, W], and the first images' final shares [n].
+
+    rows  i64 [n]  which of the mixtures to make; None means all
+
+    A rectangle covers the partner's share of the area where it is inside of the image, and counts for what is.
+    """
+    if rows is None:
+        rows = torch.arange(len(images), device=images.device)
+    partners, shares, cut, centres = (each[rows] for each in pairs)
+    inside = rectangle(shares, centres, *images.shape[-2:]) & cut[:, None, None]
+    left = 1 - inside.to(shares.dtype).mean((1, 2))
+    shares = torch.where(cut, left, shares)
+    weights = torch.where(cut[:, None, None], (~inside).to(shares.dtype), shares[:, None, None])
+    own, others = (as_normalised(images[which], normalisation) for which in (rows, partners))
+    return torch.lerp(others, own, weights[:, None].to(own.dtype)), shares
+
+
+def as_normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
+    """u8 [N, 3, H, W] -> f32, as the encoder would normalise them; floats are taken as normalised already."""
+    lines = images.permute(0, 2, 3, 1).flatten(2)
+    return normalised(lines, torch.float32, normalisation).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+
+
+def rectangle(shares: Tensor, centres: Tensor, height: int, width: int) -> Tensor:
+    """bool [n, H, W]: a rectangle of (1 - shares) of the area, the image's form, whole pixels, cut at the border."""
+    sides = (1 - shares).sqrt()
+    spans = []
+    for axis, size in enumerate((height, width)):
+        half = (sides * size).floor() // 2
+        centre = (centres[:, axis] * size).floor()
+        at = torch.arange(size, device=shares.device)
+        spans.append((at >= (centre - half)[:, None]) & (at < (centre + half)[:, None]))
+    return spans[0][:, :, None] & spans[1][:, None, :]
+
+
+def mixed_targets(targets: Tensor, pairs: Pairs, rows: Tensor | None, shares: Tensor, classes: int) -> Tensor:
+    """Distributions [n, C] of mixtures, from the images' classes i64 [N] or distributions float [N, C]."""
+    if not targets.is_floating_point():
+        empty = torch.zeros(len(targets), classes, dtype=shares.dtype, device=targets.device)
+        targets = empty.scatter_(1, targets[:, None], 1.0)
+    own, others = (targets, targets[pairs.partners]) if rows is None else (targets[rows], targets[pairs.partners[rows]])
+    return shares[:, None] * own + (1 - shares[:, None]) * others

@@ -1,0 +1,44 @@
+"""How unlabelled images come to their labels: the settings that FixMatch and its descendants share."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["fixed", "flexmatch", "freematch", "softmatch", "adamatch"]
+Target = Literal["none", "uniform", "labels", "predictions"]
+
+
+@dataclass(frozen=True)
+class Pseudo:
+    """A label for an unlabelled image: who gives it, when it is believed, and what it is compared with."""
+
+    threshold: float = 0.7
+    """Confidence from which a pseudo-label is believed (tau); adamatch: relative to that of the labelled images;
+    freematch and softmatch learn theirs."""
+    kind: Kind = "fixed"
+    """What is believed. fixed: from the threshold on (FixMatch). flexmatch: lower for classes that are learned late.
+    freematch: a learned threshold for each class. softmatch: everything, weighted by a truncated Gaussian of its
+    confidence. adamatch: the threshold times the labelled images' mean confidence."""
+    momentum: float = 0.999
+    """Of running statistics: of freematch, softmatch, adamatch and the alignment."""
+    fairness: float = 0.0
+    """freematch: weight of its fairness loss, relative to the pseudo-labelled one (w_f / w_u, 0.05 on CIFAR)."""
+    align: Target = "none"
+    """Distribution alignment: guesses are tilted until their running mean is uniform, the labels' mean (ReMixMatch), or
+    that of the predictions on labelled images (AdaMatch)."""
+    align_labels: bool = True
+    """Let the alignment change labels, too (ReMixMatch, AdaMatch); without, only whether they are believed
+    (SoftMatch)."""
+    teacher: Literal["self", "average"] = "self"
+    """Who labels: the network itself in eval mode, or its moving average (optim.average)."""
+    soft: bool = False
+    """Take the teacher's distribution for a label (UDA), not its most likely class."""
+    temperature: float = 1.0
+    """Of soft labels: below 1 sharpens them."""
+    smoothing: float = 0.0
+    """Label smoothing of the pseudo-labelled loss."""
+    mixup: bool = False
+    """Probabilistic pseudo mixup (Semi-ViT): strong views are mixed in pairs, in the ratio of their confidences; half
+    of the pairs by a rectangle."""
+    drop_rejected: Literal["auto", "on", "off"] = "auto"
+    """Leave strong views of no weight out of the network: they have exactly no gradient. auto: where that is so: not
+    with softmatch, which gives each a weight, nor in networks with batch norm. on: refuse where it is not."""

@@ -1,0 +1,1 @@
+"""Which pseudo-labels are believed, and how much: one paper, one file."""
