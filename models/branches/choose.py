@@ -5,12 +5,14 @@ from typing import Literal
 from timm.models.vision_transformer import VisionTransformer
 
 from models.branches.base import Branch
+from models.branches.lomar import LoMaRBranch
 from models.branches.mae import MAEBranch, Reconstruct
+from models.branches.simmim import SimMIMBranch
 from pipeline.errors import InputError
 from pipeline.spec import Mask
 
 Kind = Literal["mae", "lomar", "simmim"]
-BRANCHES: dict[str, type[Branch]] = {"mae": MAEBranch}
+BRANCHES: dict[str, type[Branch]] = {"mae": MAEBranch, "lomar": LoMaRBranch, "simmim": SimMIMBranch}
 
 
 def branch(
@@ -22,4 +24,6 @@ def branch(
         raise InputError(
             f"branch {kind} reads masks of kind {', '.join(chosen.masks)}, got {mask.kind}; set --data.mask.kind"
         )
+    if chosen is LoMaRBranch:
+        return LoMaRBranch(encoder, reconstruct, mask.window, keep_visible=keep_visible)
     return chosen(encoder, reconstruct, keep_visible=keep_visible)

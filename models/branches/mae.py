@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.branches.base import Branch
 from models.decoder import Decoder, predicted_ids
 from models.patches import grid_of
-from models.targets.choose import Kind, target
+from models.targets.choose import Error, Kind, target
 from models.vit import Covered, Part, encode, evaluating
 
 
@@ -30,6 +30,8 @@ class Reconstruct:
     was read from it, and what it holds counts, but a run that carries on still wants the file."""
     patches: Literal["hidden", "all"] = "hidden"
     """Which patches the loss looks at."""
+    error: Error | None = None
+    """How pixels are compared; the branch's own way when absent: absolute in SimMIM, squared in every other."""
     encoder_mask_tokens: bool = False
     """Let the encoder, too, see a learned token in the place of each hidden patch (Table 1c, "encoder w/ [M]"): several
     times the FLOPs, and worse."""
@@ -42,7 +44,8 @@ class MAEBranch(Branch):
     def __init__(self, encoder: VisionTransformer, settings: Reconstruct, *, keep_visible: bool = False) -> None:
         super().__init__(encoder, keep_visible=keep_visible)
         self.settings = settings
-        self.target = target(settings.target, settings.target_file, self.patch, self.normalisation)
+        kind, file, error = settings.target, settings.target_file, settings.error
+        self.target = target(kind, file, self.patch, self.normalisation, error=error)
         self.mask_token = None
         if settings.encoder_mask_tokens:
             self.mask_token = nn.Parameter(torch.empty(1, 1, encoder.embed_dim))

@@ -12,20 +12,37 @@ from models.targets.vq import load_vq
 from pipeline.errors import InputError
 
 Kind = Literal["pixel", "norm_pix", "pca", "tokens"]
+Error = Literal["squared", "absolute"]
 OF_A_FILE = ("pca", "tokens")
 
 
-def target(kind: Kind, file: str | None, patch: int, normalisation: Normalisation) -> Target:
-    """Build it. Raises InputError if it needs a file and the one named is none, or is not for it."""
+def target(
+    kind: Kind,
+    file: str | None,
+    patch: int,
+    normalisation: Normalisation,
+    *,
+    error: Error | None = None,
+    usual: Error = "squared",
+) -> Target:
+    """Build it; pixels are compared by their `error`, or as `usual` in the branch that asks.
+
+    Raises InputError if it needs a file and the one named is none, or is not for it, or if it has no such error.
+    """
     if file is not None and kind not in OF_A_FILE:
         raise InputError(
             f"method.reconstruct.target_file is {file}, but target {kind} reads none; choose pca, or tokens"
         )
+    if error is not None and kind in OF_A_FILE:
+        raise InputError(
+            f"method.reconstruct.error is {error}, which compares pixels; target {kind} has a way of its own: set None"
+        )
+    absolute = (error or usual) == "absolute"
     match kind:
         case "pixel":
-            return Pixel(patch, normalisation)
+            return Pixel(patch, normalisation, absolute)
         case "norm_pix":
-            return NormPix(patch, normalisation)
+            return NormPix(patch, normalisation, absolute)
         case "pca":
             return load_pca(file, patch, normalisation)
         case "tokens":

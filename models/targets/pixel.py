@@ -11,14 +11,15 @@ from models.targets.base import Target
 
 @final
 class Pixel(Target):
-    """Mean squared error of pixels."""
+    """Mean squared, or absolute, error of pixels."""
 
-    def __init__(self, patch: int, normalisation: Normalisation) -> None:
+    def __init__(self, patch: int, normalisation: Normalisation, absolute: bool = False) -> None:
         super().__init__()
-        self.patch, self.normalisation, self.width = patch, normalisation, 3 * patch * patch
+        self.patch, self.normalisation, self.width, self.absolute = patch, normalisation, 3 * patch * patch, absolute
 
     def loss(self, predicted: Tensor, images: Tensor, ids: Tensor) -> Tensor:
-        return pixel_loss(predicted, images, ids, self.patch, normalise=False, normalisation=self.normalisation)
+        how = {"normalise": False, "absolute": self.absolute, "normalisation": self.normalisation}
+        return pixel_loss(predicted, images, ids, self.patch, **how)
 
     def to_pixels(self, predicted: Tensor, images: Tensor, ids: Tensor) -> Tensor:
         return predicted.float()
