@@ -38,6 +38,16 @@ def members(sweep: str) -> list[Recipe]:
     return [replace(recipe, name=f"{sweep}/{index}") for index, recipe in enumerate(recipes)]
 
 
+def check_apart(recipes: Sequence[Recipe]) -> None:
+    """Raise InputError if two members of a sweep are one and the same run: flags set what the sweep varies."""
+    seen: dict[Recipe, str] = {}
+    for recipe in recipes:
+        if (other := seen.setdefault(replace(recipe, name=""), recipe.name)) != recipe.name:
+            raise InputError(
+                f"{recipe.name} and {other} are the same run with these flags; leave out what the sweep itself varies"
+            )
+
+
 def member(name: str) -> Recipe:
     """One recipe of a sweep. Raises InputError if there is no such sweep, or it has fewer."""
     sweep, _, index = name.rpartition("/")
