@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import TypeVar
 
 from models.recipe import Recipe, defined, nearest
@@ -40,11 +41,10 @@ def members(sweep: str) -> list[Recipe]:
 
 def check_apart(recipes: Sequence[Recipe]) -> None:
     """Raise InputError if two members of a sweep are one and the same run: flags set what the sweep varies."""
-    seen: dict[Recipe, str] = {}
-    for recipe in recipes:
-        if (other := seen.setdefault(replace(recipe, name=""), recipe.name)) != recipe.name:
+    for one, other in combinations(recipes, 2):
+        if replace(one, name="") == replace(other, name=""):
             raise InputError(
-                f"{recipe.name} and {other} are the same run with these flags; leave out what the sweep itself varies"
+                f"{one.name} and {other.name} are the same run with these flags; leave out what the sweep itself varies"
             )
 
 

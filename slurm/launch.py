@@ -47,7 +47,7 @@ def plan(target: str, overrides: Sequence[str], folder: str | None = None) -> Pl
         raise InputError(f"--folder is for modules; the folder of a recipe is `-- --run.folder {folder}`")
     from models.ready import run_folder
     from models.recipe import resolve
-    from models.sweep import members, sweeps
+    from models.sweep import check_apart, members, sweeps
 
     if target not in [name for name, _ in sweeps()]:
         recipe = resolve(target, list(overrides))
@@ -56,6 +56,7 @@ def plan(target: str, overrides: Sequence[str], folder: str | None = None) -> Pl
         return Plan(target, overrides, root, (Job("train", [target, *overrides], str(root)),))
     names = [member.name for member in members(target)]
     recipes = [resolve(name, list(overrides)) for name in names]
+    check_apart(recipes)
     root = run_folder(replace(recipes[0], name=target)).resolve()
     jobs = []
     for name, recipe in zip(names, recipes, strict=True):

@@ -95,7 +95,7 @@ def in1k_loss_patches() -> Iterator[Recipe[Settings]]:
 
 
 def digits_augmentation() -> Iterator[Recipe[Settings]]:
-    """Embedded digits, the view: whole, crop, crop of random size, and colour jitter; none mirrored.  Here: not yet run."""
+    """Embedded digits, the view: whole, crop, crop of random size, and colour jitter.  Here: not yet run."""
     whole = View(crop="centre", short_side=1.0, flip=False)
     crop = View(crop="resize_then_crop", short_side=1.0, padding=2, flip=False)  # mae:digits
     sizes = {"scale": (0.5, 1.0), "flip": False}  # ours: at 0.2 a crop holds no digit
