@@ -17,8 +17,9 @@ RATIOS = (0.5, 0.75, 0.9)
 
 
 @torch.no_grad()
-def reconstruct(method: Method, images: Tensor, ratio: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """What the encoder saw and what the decoder made of it: two u8 [N, S, S, 3] for images u8 [N, 3, S, S].
+def reconstruct(method: Method, images: Tensor, ratio: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
+    """What the encoder saw and what the decoder made of it: two u8 [N, S, S, 3] for images u8 [N, 3, S, S]; None where
+    a prediction is no picture.
 
     Visible patches are shown as they are. Normalised targets are put back on each patch's own mean and spread, which
     the network was never told: the picture shows structure, not brightness, that it found.
@@ -30,6 +31,8 @@ def reconstruct(method: Method, images: Tensor, ratio: float, seed: int = 0) -> 
     visible = torch.from_numpy(visible_ids).to(images.device)
     hidden = hidden_from_visible(visible, grid * grid)
     predicted = branch.predict(method.encoder, images, visible)
+    if predicted is None:
+        return None
     normalisation = normalisation_of(method.encoder)
     if branch.settings.target == "norm_pix":
         truth = normalised(gather_patches(images, None, hidden, patch), torch.float32, normalisation)

@@ -61,12 +61,14 @@ def _pictures(recipe: Recipe, method: Method, judge: Judge, task: Task) -> list[
     drawn = _png(views(recipe, task.beton, spread(task.beton, IMAGES)), columns(recipe))
     pictures = [Picture("Views", "What the recipe makes of training images.", drawn)]
     if getattr(method, "reconstruction", None) is not None:
-        pictures.append(_reconstructions(recipe, method, judge))
+        made = _reconstructions(recipe, method, judge)
+        pictures += [] if made is None else [made]
     return pictures
 
 
-def _reconstructions(recipe: Recipe, method: Method, judge: Judge) -> Picture:
-    """Validation images, and for each mask ratio what was left of them and what came back."""
+def _reconstructions(recipe: Recipe, method: Method, judge: Judge) -> Picture | None:
+    """Validation images, and for each mask ratio what was left of them and what came back; None where a prediction is
+    no picture."""
     backend = open_backend(recipe.data, judge.beton, judge.world.device)
     try:
         images = torch.cat(list(sweep(recipe.data, backend, np.arange(min(IMAGES, judge.beton.n)), IMAGES)))
@@ -76,8 +78,10 @@ def _reconstructions(recipe: Recipe, method: Method, judge: Judge) -> Picture:
     patches = (recipe.data.size // recipe.encoder.patch) ** 2
     for ratio in (each for each in RATIOS if patches * (1 - each) >= 1):
         with precision(recipe.run, judge.world.device):
-            seen, made = reconstruct(method, images, ratio)
-        shown += [list(seen), list(made)]
+            made = reconstruct(method, images, ratio)
+        if made is None:
+            return None
+        shown += [list(pictures) for pictures in made]
         headings += [f"{ratio:.0%} hidden", "predicted"]
     lines = [list(line) for line in zip(*shown, strict=True)]
     caption = "Validation images in their own colours; visible patches are shown as they are."
