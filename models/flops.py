@@ -7,6 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.cross_decoder import CrossDecoder
 from models.decoder import Decoder
 
 
@@ -47,7 +48,8 @@ def classifier_flops(vit: VisionTransformer, samples: int, *, learns: bool = Tru
 def decoder_flops(decoder: Decoder, samples: int, visible: int, predicted: int, patches: int | None = None) -> int:
     """Forward and backward of the decoder; the last block and the prediction run on the predicted rows only.
 
-    `patches` of an image, where they are not those of the decoder's own grid.
+    `patches` of an image, where they are not those of the decoder's own grid. Behind an encoder with mask tokens all
+    of them are `visible`.
     """
     width, mlp = decoder.embed.out_features, decoder.blocks[0].mlp.fc1.out_features
     tokens = decoder.prefix + (patches or decoder.positions.shape[0])
@@ -55,6 +57,17 @@ def decoder_flops(decoder: Decoder, samples: int, visible: int, predicted: int, 
     blocks = (len(decoder.blocks) - 1) * block_flops(tokens, tokens, width, mlp)
     blocks += block_flops(tokens, predicted, width, mlp)
     return 3 * samples * (embed + blocks + 2 * predicted * width * decoder.predict.out_features)
+
+
+def cross_decoder_flops(decoder: CrossDecoder, samples: int, tokens: int, predicted: int) -> int:
+    """Forward and backward of CrossMAE's decoder, which asks `tokens` of the encoder about `predicted` patches: linear in
+    both, and nothing runs on the patches that are not asked for."""
+    (block, *_), depth = decoder.blocks, len(decoder.blocks)
+    width, memory, mlp = block.queries.in_features, block.keys_values.in_features, block.mlp.fc1.out_features
+    asking = predicted * (4 * width * width + 4 * tokens * width + 4 * width * mlp)
+    mix = 0 if decoder.mix is None else 2 * decoder.mix.numel() * tokens * memory
+    total = depth * (asking + 4 * tokens * memory * width) + mix + 2 * predicted * width * decoder.predict.out_features
+    return 3 * samples * total
 
 
 def block_flops(tokens: int, heads: int, width: int, mlp: int) -> int:
