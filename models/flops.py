@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.cross_decoder import CrossDecoder
 from models.decoder import Decoder
+from models.relative import BUCKETS
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,18 @@ class GroupCost:
 def encoder_flops(vit: VisionTransformer, groups: Sequence[GroupCost]) -> int:
     """2·P·D·n + L(24nD² + 4n²D) an image, less what the trim of the last block saves; thrice that where it learns.
 
-    The projection of pixels costs twice, not thrice: nobody asks for the gradient of an image.
+    The projection of pixels costs twice, not thrice: nobody asks for the gradient of an image. iRPE adds 2·50·D·n a
+    block, its queries times its table; a bias is looked up, which is no FLOP.
     """
     width, depth, mlp = vit.embed_dim, len(vit.blocks), vit.blocks[0].mlp.fc1.out_features
+    table = 2 * BUCKETS * width if hasattr(vit.blocks[0].attn, "rpe_k") else 0
     total = 0
     for group in groups:
         tokens = vit.num_prefix_tokens + group.patches
         heads = tokens if group.heads is None else group.heads
         pixels = 2 * group.patches * vit.patch_embed.proj.weight[0].numel() * width
         blocks = (depth - 1) * block_flops(tokens, tokens, width, mlp) + block_flops(tokens, heads, width, mlp)
+        blocks += ((depth - 1) * tokens + heads) * table
         total += group.samples * (pixels * (2 if group.learns else 1) + blocks * (3 if group.learns else 1))
     return total
 
@@ -60,8 +64,8 @@ def decoder_flops(decoder: Decoder, samples: int, visible: int, predicted: int, 
 
 
 def cross_decoder_flops(decoder: CrossDecoder, samples: int, tokens: int, predicted: int) -> int:
-    """Forward and backward of CrossMAE's decoder, which asks `tokens` of the encoder about `predicted` patches: linear in
-    both, and nothing runs on the patches that are not asked for."""
+    """Forward and backward of CrossMAE's decoder, which asks `tokens` of the encoder about `predicted` patches; nothing
+    runs on the others."""
     (block, *_), depth = decoder.blocks, len(decoder.blocks)
     width, memory, mlp = block.queries.in_features, block.keys_values.in_features, block.mlp.fc1.out_features
     asking = predicted * (4 * width * width + 4 * tokens * width + 4 * width * mlp)
