@@ -12,7 +12,7 @@ from torch import nn
 from models.packed import as_packed
 from models.patches import IMAGENET, Normalisation, nearest_sizes
 from models.positions import beit_init, mae_init, sincos_2d
-from models.relative import add_relative
+from models.relative import KINDS, add_relative
 from pipeline.errors import InputError
 
 
@@ -32,7 +32,7 @@ def build_encoder(
     patch: int,
     classes: int,
     pool: Literal["token", "avg"] = "token",
-    position: Literal["learned", "sincos", "irpe", "bias", "none"] = "learned",
+    position: Literal["learned", "sincos", "irpe", "bias", "block_bias", "none"] = "learned",
     weights: Literal["timm", "mae", "beit"] = "timm",
     drop_path: float = 0.0,
     layer_scale: float | None = None,
@@ -46,8 +46,8 @@ def build_encoder(
     model       any plain ViT that timm knows by name, such as "vit_small_patch16_224", or a Size
     patch       patch side in pixels; overrides the name's
     pool        what the classifier reads: the class token, or the mean of the patch tokens after the final norm
-    position    "sincos" is MAE's fixed table, zero for class token and registers, never trained; "irpe" and "bias" are
-                relative (models.relative), without absolute ones; "none" knows no positions
+    position    "sincos" is MAE's fixed table, zero for class token and registers, never trained; "irpe", "bias" and
+                "block_bias" are relative (models.relative), without absolute ones; "none" knows no positions
     weights     initial ones: timm's truncated normal, MAE's Xavier-uniform, or BEiT's (and SimMIM's) depth-rescaled
     drop_path   stochastic depth of the last block; rises linearly from 0
     layer_scale initial factor of each branch (LayerScale), trained; None has no such factors, or the named model's own
@@ -65,7 +65,7 @@ def build_encoder(
                "fc_norm": False, "drop_path_rate": drop_path}  # fmt: skip
     if layer_scale is not None:
         options["init_values"] = layer_scale
-    if position in ("irpe", "bias", "none"):
+    if position in (*KINDS, "none"):
         options["pos_embed"] = "none"
     if isinstance(model, Size) and model.width % model.heads:
         raise InputError(f"heads divide the width, got width {model.width} and {model.heads} heads")
@@ -81,7 +81,7 @@ def build_encoder(
         beit_init(vit)
     if position == "sincos":
         fix_positions(vit)
-    if position in ("irpe", "bias"):
+    if position in KINDS:
         add_relative(vit, position)
     return vit
 

@@ -18,7 +18,8 @@ from pipeline.batch import Batch
 from pipeline.errors import InputError
 from pipeline.spec import Needs
 
-WEIGHTS = {"sincos": "mae", "irpe": "mae", "bias": "beit"}  # irpe is LoMaR's, which starts as MAE does
+# irpe is LoMaR's, which starts as MAE does
+WEIGHTS = {"sincos": "mae", "irpe": "mae", "bias": "beit", "block_bias": "beit"}
 
 
 class Moment(NamedTuple):

@@ -31,8 +31,9 @@ class Encoder:
     heads: int | None = None
     patch: int = 16
     """Side of a patch, in pixels."""
-    position: Literal["learned", "sincos", "irpe", "bias", "none"] = "learned"
-    """Positions: learned, MAE's fixed 2-D sine and cosine, LoMaR's relative ones, SimMIM's relative bias, or none."""
+    position: Literal["learned", "sincos", "irpe", "bias", "block_bias", "none"] = "learned"
+    """Learned, MAE's fixed 2-D sine and cosine, LoMaR's relative ones (irpe), SimMIM's relative bias, shared by blocks
+    as it pre-trains or one a block as it fine-tunes (a start from the former copies it), or none."""
     pool: Literal["token", "avg"] = "token"
     """What the classifier reads: the class token, or the mean over patches."""
     drop_path: float = 0.0

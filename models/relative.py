@@ -1,16 +1,18 @@
 """Positions as differences: what attention adds to q · k for each pair of tokens, in place of absolute positions.
 
-Two kinds, behind one seam. Once a step and group, `pairs` says which entry of a table each pair of tokens has; in each
-block, `attention_bias` makes of it (and of the queries) what is added to the scaled scores. In a state dict they are
+Three kinds, behind one seam. Once a step and group, `pairs` says which entry of a table each pair of tokens has; in
+each block, `attention_bias` makes of it (and of the queries) what is added to the scaled scores. In a state dict:
 
     blocks.<i>.attn.rpe_k.lookup_table_weight   [1, head_dim, 50]   irpe: a table a block (iRPE's and LoMaR's name)
     rel_pos_bias.relative_position_bias_table   [(2h - 1)(2w - 1) + 3, heads]   bias: one table (SimMIM's, BEiT's name)
+    blocks.<i>.attn.relative_position_bias_table   block_bias: the same, one a block; SimMIM and BEiT fine-tune with it
 
 and everything else is timm's; `pos_embed` is absent. Both tables start at zero, and both decay with the weights, as in
 the authors' code (SimMIM, BEiT and LoMaR spare vectors, tokens and pos_embed alone; timm's Beit spares its table, too).
 """
 
-from typing import Literal, final
+from collections.abc import Iterable
+from typing import Literal, final, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,9 @@ from torch import Tensor, nn
 
 from pipeline.errors import InputError
 
-Kind = Literal["irpe", "bias"]
+Kind = Literal["irpe", "bias", "block_bias"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+SHARED, OWN = "rel_pos_bias.relative_position_bias_table", "attn.relative_position_bias_table"
 BUCKETS, PREFIX_BUCKET = 50, 49
 
 
@@ -27,12 +31,15 @@ def add_relative(vit: VisionTransformer, kind: Kind) -> None:
     """Give a packed encoder its tables, in place. Raises InputError for varlen attention, which takes no bias."""
     if any(block.attention == "varlen" for block in vit.blocks):
         raise InputError(f"attention varlen adds nothing to scores, position {kind} must; choose attention sdpa")
+    grid, heads = tuple(vit.patch_embed.grid_size), vit.blocks[0].attn.num_heads
     if kind == "bias":
-        vit.rel_pos_bias = PositionBias(tuple(vit.patch_embed.grid_size), vit.blocks[0].attn.num_heads)
+        vit.rel_pos_bias = PositionBias(grid, heads)
     for block in vit.blocks:
         block.relative = True
         if kind == "irpe":
             block.attn.rpe_k = ContextualPositions(block.attn.head_dim)
+        if kind == "block_bias":
+            block.attn.relative_position_bias_table = empty_table(grid, heads)
 
 
 def pairs(vit: VisionTransformer, grid: tuple[int, int], ids: Tensor | None, device: torch.device) -> Tensor | None:
@@ -41,7 +48,8 @@ def pairs(vit: VisionTransformer, grid: tuple[int, int], ids: Tensor | None, dev
     grid  patches down and across of the group's images
     ids   i64 [n, K]  the patches of each image, in the order of their tokens; None means all, in raster order
 
-    irpe: i64 [n, T, T], query first; bias: float [n, heads, T, T]; n is 1 where all images have the same.
+    irpe, block_bias: i64 [n, T, T], query first; bias: float [n, heads, T, T]; n is 1 where all images have the same.
+    Raises InputError for block_bias and images of another size than the encoder's.
     """
     if not vit.blocks[0].relative:
         return None
@@ -49,14 +57,39 @@ def pairs(vit: VisionTransformer, grid: tuple[int, int], ids: Tensor | None, dev
         ids = torch.arange(grid[0] * grid[1], device=device)[None]
     if (shared := getattr(vit, "rel_pos_bias", None)) is not None:
         return shared(ids, grid, vit.num_prefix_tokens)
-    return irpe_buckets(ids, grid[1], vit.num_prefix_tokens)
+    if hasattr(vit.blocks[0].attn, "rpe_k"):
+        return irpe_buckets(ids, grid[1], vit.num_prefix_tokens)
+    if tuple(grid) != (own := tuple(vit.patch_embed.grid_size)):
+        raise InputError(f"position block_bias is of {own} patches, got images of {tuple(grid)}; use one data.size")
+    return bias_entries(ids, grid, vit.num_prefix_tokens)
 
 
 def attention_bias(attn: nn.Module, q: Tensor, pairs: Tensor) -> Tensor:
     """[n or 1, heads, queries, T]: what is added to scaled scores. q is [n, heads, queries, head_dim]; the first
     queries of T tokens may be all there are."""
-    contextual = getattr(attn, "rpe_k", None)
-    return pairs[:, :, : q.shape[2]] if contextual is None else contextual(q, pairs)
+    if (contextual := getattr(attn, "rpe_k", None)) is not None:
+        return contextual(q, pairs)
+    if (table := getattr(attn, "relative_position_bias_table", None)) is not None:
+        return looked_up(table.to(q.dtype), pairs[:, : q.shape[2]])
+    return pairs[:, :, : q.shape[2]]
+
+
+def kind_of(names: Iterable[str]) -> str:
+    """Whose positions a state dict of an encoder holds: irpe, bias, block_bias, absolute or none."""
+    found = set(names)
+    if SHARED in found:
+        return "bias"
+    if f"blocks.0.{OWN}" in found:
+        return "block_bias"
+    if "blocks.0.attn.rpe_k.lookup_table_weight" in found:
+        return "irpe"
+    return "absolute" if "pos_embed" in found else "none"
+
+
+def bias_for_each_block(held: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
+    """An encoder's state with one shared bias as one with a table a block, all the same (SimMIM's fine-tuning)."""
+    rest = {name: tensor for name, tensor in held.items() if name != SHARED}
+    return rest | {f"blocks.{number}.{OWN}": held[SHARED] for number in range(depth)}
 
 
 @final
@@ -110,16 +143,14 @@ class PositionBias(nn.Module):
     def __init__(self, grid: tuple[int, int], heads: int) -> None:
         super().__init__()
         self.grid = grid
-        entries = (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
-        self.relative_position_bias_table = nn.Parameter(torch.zeros(entries, heads))
+        self.relative_position_bias_table = empty_table(grid, heads)
 
     def forward(self, ids: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
         """i64 [n, K] of a grid -> [n, heads, prefix + K, prefix + K], in autocast's type where it is on."""
         table, device = self.table(grid), ids.device.type
         if torch.is_autocast_enabled(device):
             table = table.to(torch.get_autocast_dtype(device))
-        # contiguous: CUDA's fused attention wants keys side by side
-        return table[bias_entries(ids, grid, prefix)].permute(0, 3, 1, 2).contiguous()
+        return looked_up(table, bias_entries(ids, grid, prefix))
 
     def table(self, grid: tuple[int, int]) -> Tensor:
         """The table of a grid [(2h - 1)(2w - 1) + 3, heads]: itself for its own, else bicubic, with gradient."""
@@ -130,6 +161,16 @@ class PositionBias(nn.Module):
         picture = table[:-3].T.unflatten(1, own)[None]
         picture = F.interpolate(picture, size=wanted, mode="bicubic", antialias=True)
         return torch.cat([picture[0].flatten(1).T, table[-3:]])
+
+
+def empty_table(grid: tuple[int, int], heads: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros((2 * grid[0] - 1) * (2 * grid[1] - 1) + 3, heads))
+
+
+def looked_up(table: Tensor, entries: Tensor) -> Tensor:
+    """table [entries, heads], i64 [n, queries, T] -> [n, heads, queries, T]."""
+    # contiguous: CUDA's fused attention wants keys side by side
+    return table[entries].permute(0, 3, 1, 2).contiguous()
 
 
 def bias_entries(ids: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:

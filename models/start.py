@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from models.method import Method
+from models.relative import bias_for_each_block, kind_of
 from models.training import checkpoint
 from pipeline.errors import InputError
 
@@ -12,8 +13,9 @@ HEAD = "head."
 def load_encoder(method: Method, path: Path) -> str:
     """Copy the encoder of a checkpoint into a method, the moving average where the run kept one; -> what was done.
 
-    A classifier is copied if both have one of the same shape, and stays new otherwise. Raises InputError naming the
-    first tensor that is missing or of another shape.
+    A classifier is copied if both have one of the same shape, and stays new otherwise; a position bias that all blocks
+    shared becomes each block's own, where the method's encoder has such. Raises InputError for positions of another
+    kind, and naming the first tensor that is missing or of another shape.
     """
     held = checkpoint.load(path).get("method")
     if not isinstance(held, dict):
@@ -21,6 +23,11 @@ def load_encoder(method: Method, path: Path) -> str:
     prefix = "average.module." if any(name.startswith("average.module.") for name in held) else "encoder."
     found = {name.removeprefix(prefix): tensor for name, tensor in held.items() if name.startswith(prefix)}
     wanted = method.encoder.state_dict()
+    came, expected = kind_of(found), kind_of(wanted)
+    if (came, expected) == ("bias", "block_bias"):
+        found = bias_for_each_block(found, len(method.encoder.blocks))
+    elif came != expected:
+        raise InputError(f"{path} was trained with positions {came}, expected {expected}; set encoder.position")
     new = [name for name in wanted if name.startswith(HEAD) and not _same(found, wanted, name)]
     for name in wanted.keys() - set(new):
         if not _same(found, wanted, name):
