@@ -19,11 +19,14 @@ def branch(
     kind: Kind, encoder: VisionTransformer, reconstruct: Reconstruct, mask: Mask, *, keep_visible: bool = False
 ) -> Branch:
     """Build it; keep_visible: see Branch. Raises InputError where the recipe's mask is not one that it can read."""
-    chosen = BRANCHES[kind]
-    if mask.kind not in chosen.masks:
-        raise InputError(
-            f"branch {kind} reads masks of kind {', '.join(chosen.masks)}, got {mask.kind}; set --data.mask.kind"
-        )
-    if chosen is LoMaRBranch:
+    check_mask(kind, mask)
+    if kind == "lomar":
         return LoMaRBranch(encoder, reconstruct, mask.window, keep_visible=keep_visible)
-    return chosen(encoder, reconstruct, keep_visible=keep_visible)
+    return BRANCHES[kind](encoder, reconstruct, keep_visible=keep_visible)
+
+
+def check_mask(kind: Kind, mask: Mask) -> None:
+    """Raise InputError where a branch cannot read a mask."""
+    kinds = BRANCHES[kind].masks
+    if mask.kind not in kinds:
+        raise InputError(f"branch {kind} reads masks of kind {', '.join(kinds)}, got {mask.kind}; set --data.mask.kind")

@@ -1,0 +1,87 @@
+"""SimMIM: cover units of an image, encode all of it, predict covered pixels with one linear layer (Xie et al. 2022)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+from models import presets, presets_masked
+from models.branches.choose import check_mask
+from models.branches.mae import Reconstruct
+from models.branches.simmim import SimMIMBranch
+from models.method import Loss, Method, Moment
+from models.recipe import Encoder, Optim, Recipe
+from models.vit import encode
+from pipeline.batch import Batch
+from pipeline.spec import Data, Needs, View
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One loss: pixels."""
+
+    target: Literal["pixel", "norm_pix"] = "pixel"
+    """norm_pix: each patch is normalised by its own mean and spread, as in MAE."""
+    error: Literal["absolute", "squared"] = "absolute"
+    """How pixels are compared (section 3.4)."""
+
+
+@final
+class SimMIM(Method):
+    """L = mean absolute error over the covered pixels (section 3.4)."""
+
+    has_classifier: ClassVar[bool] = False
+
+    def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
+        super().__init__(recipe, classes=0)  # no classifier: nothing here would train it
+        check_mask("simmim", recipe.data.mask)
+        settings = Reconstruct(target=recipe.method.target, error=recipe.method.error)
+        self.reconstruction = SimMIMBranch(self.encoder, settings, drop_path=True)
+
+    @staticmethod
+    def needs(recipe: Recipe[Settings]) -> Needs:
+        return Needs(unlabelled=True, unlabelled_visible=True)
+
+    def forward(self, batch: Batch, now: Moment) -> Loss:
+        images, visible = batch.unlabelled.weak, batch.unlabelled.visible
+        (tokens,) = encode(self.encoder, [self.reconstruction.group(images, visible)])
+        pixels = self.reconstruction(tokens, images, visible)
+        return Loss(pixels, {"pixels": pixels.detach()})
+
+
+def digits() -> Recipe[Settings]:
+    """Embedded digits, no labels, ViT of 4 x 64: pre-training for semi_mae:digits --run.start."""
+    return Recipe(
+        Settings(),
+        presets_masked.with_mask(presets.digits_data(), presets_masked.digits_units()),
+        presets.digits_encoder(),
+        presets.digits_optim(labels_only=0, average=None),
+    )
+
+
+def in1k_b16() -> Recipe[Settings]:
+    """ImageNet, ViT-B/16, 800 epochs.  Paper: 83.8 % fine-tuned (Table 6).  Here: not yet run.
+
+    SimMIM's ViT has no bias on keys, ours does: a softmax cannot tell.
+    """
+    return Recipe(
+        Settings(),
+        Data(
+            root="data/in1k",
+            batch=2048,  # SimMIM code
+            weak=View(scale=(0.67, 1.0)),  # SimMIM code
+            mask=presets_masked.simmim_mask(),
+        ),
+        Encoder("vit_base_patch16_224", position="bias", layer_scale=0.1, pool="avg", drop_path=0.1),  # SimMIM code
+        Optim(
+            lr=1e-4,
+            lr_batch=512,
+            schedule="steps",
+            drop_epochs=(700,),
+            drop_factor=0.1,
+            epochs=800,
+            rise_epochs=10,
+            weight_decay=0.05,
+            betas=(0.9, 0.999),
+            clip=5.0,
+        ),  # SimMIM code
+        presets.in1k_run(),
+    )
