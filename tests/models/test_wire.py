@@ -1,0 +1,192 @@
+"""Bytes over the wire: of the collectives that real steps make, and of the sockets that carry them."""
+
+import json
+import os
+import socket
+import struct
+import time
+from collections import Counter
+from math import log2
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as processes
+from torch import nn
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from models import wire
+from models.bench import Options, draw_batch
+from models.branches.mae import Reconstruct
+from models.flops import count
+from models.method import Moment
+from models.recipe import Encoder, Recipe
+from models.training.distributed import World
+from models.training.shard import shard
+from models.vit import Part, encode
+from pipeline.errors import InputError
+from pipeline.spec import Data
+from tests.processes import PRELOAD
+
+NOW = Moment(step=0, labels_only=False)
+RANKS = 3  # divides no width here: every tensor is padded
+
+
+class Collectives(TorchDispatchMode):
+    """Bytes of the whole tensors of all collectives below it, by kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = Counter()
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if op.namespace == "c10d":
+            tensors = args[1] if op.__name__.startswith("_reduce_scatter") else args[0]
+            whole = tensors if isinstance(tensors, torch.Tensor) else sum(map(torch.Tensor.flatten, tensors))
+            self.found[op.__name__.split(".")[0]] += whole.nbytes
+            self.found["calls"] += 1
+        return op(*args, **(kwargs or {}))
+
+
+def small(name):
+    kind, own = wire.METHODS[name]
+    settings = own() if name == "FixMatch" else own(reconstruct=Reconstruct(depth=3, width=40, heads=2))
+    torch.manual_seed(0)
+    return kind(Recipe(settings, Data(size=32), Encoder(None, 36, 2, 3, patch=8, position="sincos")), wire.CLASSES)
+
+
+def spread(name, way, world):
+    return nn.parallel.DistributedDataParallel(small(name)) if way == "ddp" else shard(small(name), world)
+
+
+def step(model):
+    model(draw_batch(Options(image_size=32, labelled=1, unlabelled=3), 16, "cpu"), NOW).total.backward()
+
+
+def sent():
+    """Bytes that this process has sent over TCP: the kernel's own count (tcpi_bytes_sent)."""
+    total = 0
+    for path in Path("/proc/self/fd").iterdir():
+        if path.is_symlink() and os.readlink(path).startswith("socket:"):
+            with socket.socket(fileno=os.dup(int(path.name))) as each:
+                if each.family in (socket.AF_INET, socket.AF_INET6):
+                    total += struct.unpack_from("Q", each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256), 200)[0]
+    return total
+
+
+def one_rank(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
+    found = {}
+    for name in wire.METHODS:
+        for way in ("ddp", "fsdp"):
+            model = spread(name, way, World(rank, RANKS, rank, torch.device("cpu")))
+            step(model)  # DDP sorts its buckets after the first
+            dist.barrier()
+            before = sent()
+            with Collectives() as collectives:
+                step(model)
+            dist.barrier()
+            time.sleep(0.05)
+            found[f"{name} {way}"] = collectives.found | {"sent": sent() - before}
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """What each of three gloo ranks did in one step: measured[rank]["MAE ddp"]."""
+    folder = tmp_path_factory.mktemp("ranks")
+    processes.get_context("forkserver").set_forkserver_preload(PRELOAD)
+    processes.start_processes(one_rank, (str(folder),), RANKS, start_method="forkserver")
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(RANKS)]
+
+
+@pytest.mark.parametrize("name", wire.METHODS)
+def test_ddp_sends_what_goes_through_the_sockets(measured, name):
+    told = wire.ddp(small(name))
+    for rank in measured:
+        found = rank[f"{name} ddp"]
+        assert told.forward + told.backward == 2 * found["allreduce_"]
+        assert told.sent(RANKS) == pytest.approx(found["sent"], rel=0.02)
+
+
+@pytest.mark.parametrize("name", wire.METHODS)
+def test_fsdp_gathers_and_scatters_what_its_collectives_are_given(measured, name):
+    told = wire.fsdp(small(name), RANKS)
+    for rank in measured:
+        found = rank[f"{name} fsdp"]
+        assert set(found) == {"_allgather_base_", "_reduce_scatter_base_", "calls", "sent"}
+        assert told.forward + told.backward == found["_allgather_base_"] + found["_reduce_scatter_base_"]
+        assert told.gathers == found["calls"]
+        extra = found["_reduce_scatter_base_"] * (RANKS - 1) / RANKS  # gloo scatters by an all-reduce: twice the bytes
+        assert told.sent(RANKS) + extra == pytest.approx(found["sent"], rel=0.02)
+
+
+@pytest.mark.parametrize("ranks", [8, 64])
+def test_fsdp_on_more_ranks_than_there_are_here(ranks):
+    """In a world whose other ranks are pretended; 64 is more than any tensor here has rows."""
+    dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
+    try:
+        model = shard(small("Semi-MAE"), World(0, ranks, 0, torch.device("cpu")))
+        with Collectives() as collectives:
+            step(model)
+    finally:
+        dist.destroy_process_group()
+    assert sum(collectives.found.values()) - collectives.found["calls"] == pytest.approx(
+        wire.fsdp(small("Semi-MAE"), ranks).sent(ranks) * ranks / (ranks - 1)
+    )
+
+
+def test_what_is_trained_is_timms_network_but_for_its_positions():
+    for model in wire.MODELS:
+        with torch.device("meta"):
+            plain = timm.create_model(model, num_classes=wire.CLASSES)
+        expected = sum(p.numel() for p in plain.parameters()) - plain.pos_embed.numel()
+        assert wire.ddp(wire.networks(model)["FixMatch"]).backward == 2 * 4 * expected
+
+
+def test_a_step_computes_what_torch_counts():
+    method, options = wire.networks("vit_small_patch16_224")["MAE"], wire.Options(labelled=1, unlabelled=1)
+    with torch.device("meta"):
+        images, visible = torch.empty(2, 3, 224, 224), torch.empty(2, 49, dtype=torch.int64)
+        hidden = torch.empty(2, 147, dtype=torch.int64)
+
+    def forward():
+        return method.reconstruction.decoder(encode(method.encoder, [Part(images, visible)])[0], visible, hidden).sum()
+
+    alone, both = count(forward), count(lambda: forward().backward())
+    assert wire.step_flops(method, options) == (alone, both - alone)
+
+
+def test_the_page_and_the_command_say_the_same_of_the_recipe():
+    """docs/scale.md: 54.9 GFLOP an image, for ViT-S with 8 blocks; at 1 : 7."""
+    flops = sum(wire.step_flops(wire.networks("vit_small_patch16_224")["Semi-MAE"], wire.Options()))
+    assert flops / (13 + 91) / 1e9 == pytest.approx(54.9, abs=0.05)
+
+
+def test_milliseconds_are_bytes_over_the_slowest_link_and_a_way_through_all_ranks():
+    links = wire.Links(nvlink_gb_s=100, card_gb_s=10, inside_us=1, between_us=10)
+    ring, tree = wire.Traffic(10**9, 3 * 10**9, gathers=5), wire.Traffic(0, 10**9, reduces=5)
+    assert sum(wire.seconds(ring, 8, 1, links)) == pytest.approx(4 * 7 / 8 / 100 + 5 * 7e-6)
+    assert sum(wire.seconds(ring, 64, 2, links)) == pytest.approx(4 * 63 / 64 / 20 + 5 * (56e-6 + 80e-6))
+    assert sum(wire.seconds(tree, 64, 8, links)) == pytest.approx(63 / 64 / 80 + 5 * 2 * log2(8) * 11e-6)
+    assert wire.added(ring, (0.005, 1.0), 8, 1, links) == pytest.approx((0.035035, 0.035035 / 4 - 0.005))
+
+
+def test_the_page_has_what_the_command_prints(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["wire"])
+    wire.main()
+    page = (Path(wire.__file__).parents[1] / "docs" / "scale.md").read_text()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| vit")]
+    assert len(lines) == 20
+    assert all(line in page for line in lines)
+
+
+def test_one_gpu_sends_nothing_and_is_refused(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["wire", "--ranks", "1", "1"])
+    with pytest.raises(InputError, match="2 GPUs or more"):
+        wire.main()
