@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Literal
 
@@ -118,7 +118,7 @@ def prepare(options: Options, depth: int, device: str) -> dict[str, Callable[[],
     losses = {}
     if device != "meta":
         with precision():
-            method.settings = replace(method.settings, threshold=threshold(method, batch, passing(options)))
+            method.pseudo.threshold.threshold = threshold(method, batch, passing(options))
         losses[OURS] = lambda: method(batch, Moment(step=0, labels_only=False)).total
     step = as_step(batch, passing(options))
     for name, variant in VARIANTS.items():
@@ -195,11 +195,11 @@ def check(options: Options) -> None:
         raise InputError("no CUDA device was found; use --device cpu")
 
 
-def where(options: Options) -> dict[str, str]:
+def where(device: str) -> dict[str, str]:
     """What the figures hold for: versions, device, threads."""
-    cuda = options.device.startswith("cuda")
-    device = torch.cuda.get_device_name(options.device) if cuda else f"CPU, {torch.get_num_threads()} thread(s)"
-    return {"device": device, "torch": torch.__version__, "timm": timm.__version__,
+    cuda = device.startswith("cuda")
+    name = torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} thread(s)"
+    return {"device": name, "torch": torch.__version__, "timm": timm.__version__,
             "clock": "CUDA events" if cuda else "process time"}  # fmt: skip
 
 
@@ -221,9 +221,9 @@ def main() -> None:
     check(options)
     if options.json:
         found = [asdict(measure(options, depth)) for depth in options.decoder_depth]
-        print(json.dumps({"options": asdict(options), "where": where(options), "measurements": found}))
+        print(json.dumps({"options": asdict(options), "where": where(options.device), "measurements": found}))
         return
-    print(", ".join(f"{key} {value}" for key, value in where(options).items()))
+    print(", ".join(f"{key} {value}" for key, value in where(options.device).items()))
     passed = passing(options)
     print(f"{options.model}, {options.labelled} labelled + {options.unlabelled} unlabelled, {passed} pass, "
           f"{options.precision}, n = {options.rounds}")  # fmt: skip

@@ -1,0 +1,89 @@
+"""What a pre-training step costs: counts that equal the closed form and the paper's ratios, and a timing that runs."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models import costs
+from models.costs import DEEP, MASK_TOKENS, SHALLOW, SUPMAE, Options, check, gflops, main, measure, recipes, report
+from models.flops import GroupCost, decoder_flops, encoder_flops
+from models.sweep import changed
+from pipeline.errors import InputError
+
+TINY = Options(counted=(), timed=("vit_tiny_patch16_224",), images=2, rounds=2, device="cpu", precision="f32")
+SMALL = {"encoder.width": 64, "encoder.depth": 2, "encoder.heads": 4, "encoder.name": None, "data.size": 32,
+         "encoder.patch": 8, "method.reconstruct.width": 32, "method.reconstruct.heads": 4}  # fmt: skip
+
+
+ALL = recipes
+
+
+def small(model: str) -> dict:
+    return {name: changed(recipe, SMALL) for name, recipe in ALL(model).items()}
+
+
+@pytest.fixture
+def on_small_ones(monkeypatch):
+    monkeypatch.setattr(costs, "recipes", small)
+
+
+def test_vit_l_with_mask_tokens_costs_the_papers_3_3_times_the_flops():
+    named = recipes("vit_large_patch16_224")
+    assert gflops(named[MASK_TOKENS]) / gflops(named[DEEP]) == pytest.approx(3.3, abs=0.05)
+
+
+def test_counts_are_the_closed_form():
+    recipe = recipes("vit_tiny_patch16_224")[SHALLOW]
+    method, _ = costs.prepare(recipe, 2, "meta")
+    flops = encoder_flops(method.encoder, [GroupCost(1, 49)])
+    flops += decoder_flops(method.reconstruction.decoder, 1, visible=49, predicted=147)
+    assert gflops(recipe) == pytest.approx(flops / 1e9, rel=1e-12)
+
+
+def test_a_measurement_holds_every_method_and_its_ratios(on_small_ones):
+    cost = measure("vit_tiny_patch16_224", TINY)
+    assert set(cost.gflops) == set(cost.seconds) == {MASK_TOKENS, DEEP, SHALLOW, SUPMAE}
+    assert cost.fewer_flops[MASK_TOKENS] == cost.faster[MASK_TOKENS] == 1
+    assert cost.fewer_flops[SHALLOW] == cost.gflops[MASK_TOKENS] / cost.gflops[SHALLOW] > cost.fewer_flops[DEEP] > 1
+    assert all(seconds > 0 for seconds in cost.seconds.values())
+    text = report(cost)
+    assert text.count("faster") == text.count("GFLOP") == 4
+    assert "x the time" in text
+
+
+def test_what_is_not_timed_is_counted_alone(on_small_ones):
+    cost = measure("vit_tiny_patch16_224", replace(TINY, timed=()))
+    assert cost.seconds is None
+    assert "faster" not in report(cost)
+
+
+def test_the_command_prints_json(on_small_ones, monkeypatch, capsys):
+    words = "--counted --timed vit_tiny_patch16_224 --images 2 --rounds 1 --device cpu --precision bf16 --json"
+    monkeypatch.setattr("sys.argv", ["costs", *words.split()])
+    main()
+    found = json.loads(capsys.readouterr().out)
+    assert found["where"]["torch"] == torch.__version__
+    assert found["costs"][0]["faster"][MASK_TOKENS] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (replace(TINY, rounds=0), "got 0 of 2"),
+        (replace(TINY, images=1), "got 2 of 1"),
+        (replace(TINY, device="cuda"), "use --device cpu"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(options, said, monkeypatch):
+    monkeypatch.setattr(costs, "CUDA", False)
+    check(TINY)
+    with pytest.raises(InputError, match=said):
+        check(options)
+
+
+def test_an_encoder_whose_name_says_no_patch_is_refused():
+    assert costs.patch_of("vit_huge_patch14_224") == 14
+    with pytest.raises(InputError, match="got 'resnet50'"):
+        costs.patch_of("resnet50")
