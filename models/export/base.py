@@ -1,0 +1,72 @@
+"""What an export is: files written into an empty folder, then loaded with the library that they are for."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, final
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from models.load import Loaded
+from models.patches import normalised
+from models.vit import normalisation_of
+from pipeline.errors import InputError
+
+
+@final
+@dataclass(frozen=True)
+class Checked:
+    """How far the loaded copy is from ours: the largest difference of an output, or why nobody could look."""
+
+    difference: float | None
+    how: str
+
+
+class Export(ABC):
+    """One form.
+
+    tolerance  largest difference of an output that is still the same model; 0 means bitwise
+    """
+
+    tolerance: ClassVar[float] = 0.0
+
+    @abstractmethod
+    def write(self, loaded: Loaded, folder: Path) -> None:
+        """Write the files. Raises InputError where this form cannot hold the run."""
+
+    @abstractmethod
+    def check(self, loaded: Loaded, folder: Path) -> Checked:
+        """Load them there and compare outputs on random images."""
+
+
+def plain_encoder(loaded: Loaded, form: str) -> VisionTransformer:
+    """The judged encoder, if it is a timm ViT and nothing more. Raises InputError if it is not."""
+    encoder = loaded.method.judged
+    position = loaded.recipe.encoder.position
+    if type(encoder) is not VisionTransformer or position in ("irpe", "bias"):
+        came = f"positions of kind {position}" if type(encoder) is VisionTransformer else type(encoder).__name__
+        raise InputError(f"{form} holds a plain ViT, {loaded.path} has {came}; use --to safetensors or --to onnx")
+    return encoder
+
+
+def images_like(loaded: Loaded, n: int = 4) -> Tensor:
+    """Random images u8 [n, 3, S, S] to compare outputs on."""
+    side = loaded.recipe.data.size
+    return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def as_input(loaded: Loaded, images: Tensor) -> Tensor:
+    """u8 [N, 3, S, S] -> f32, normalised as every other library expects it from its caller."""
+    flat = images.permute(0, 2, 3, 1).flatten(1)
+    return normalised(flat, torch.float32, normalisation_of(loaded.method.encoder)).view(
+        len(images), *images.shape[2:], 3
+    ).permute(0, 3, 1, 2)  # fmt: skip
+
+
+def largest_difference(model: nn.Module, theirs: Callable[[Tensor], Tensor], images: Tensor) -> float:
+    """max |ours - theirs| over the outputs."""
+    with torch.inference_mode():
+        return float((model(images) - theirs(images)).abs().max())

@@ -1,0 +1,77 @@
+"""The model card: what a model was trained on, with which labels, by which recipe, and what it was measured to do."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import timm
+import torch
+
+from models.export.base import Checked
+from models.load import Loaded
+from models.recipe import catalogue
+from models.training.folder import ENVIRONMENT
+from models.training.journal import METRICS
+
+SHOWN = 12  # classes that are named
+
+
+def card(loaded: Loaded, form: str, checked: Checked, use: str) -> str:
+    """Markdown for README.md beside the exported files."""
+    recipe, folder = loaded.recipe, loaded.path.parent
+    said = dict(catalogue()).get(recipe.name, "a member of a sweep")
+    environment = _read(folder / ENVIRONMENT)
+    labels = {None: "every label of the file"}.get(recipe.data.split, f"those of the split {recipe.data.split}")
+    lines = [
+        f"# {recipe.name}", "", said, "",
+        "## Use", "", "```python", use, "```", "",
+        "Images are RGB; " + how_to_cut(loaded), "",
+        "## What it is", "",
+        f"* form: {form}, {agreement(checked)}",
+        f"* trained for {loaded.step:,} steps of {recipe.data.batch} images, seed {recipe.run.seed}",
+        f"* data: `{recipe.data.train}` in `{recipe.data.root}`; labels that were seen: {labels}",
+        f"* classes: {len(loaded.classes)}" + (f" ({', '.join(loaded.classes[:SHOWN])}"
+        + (", ..." if len(loaded.classes) > SHOWN else "") + ")" if loaded.classes else ""),
+        f"* trained with torch {environment.get('torch', 'unknown')}, timm {environment.get('timm', 'unknown')} on "
+        f"{environment.get('device', 'unknown')}, commit {environment.get('commit') or 'unknown'}; "
+        f"exported with torch {torch.__version__}, timm {timm.__version__}",
+        "", "## Results", "", *results(folder / METRICS), "",
+        "## Recipe", "", "```json", json.dumps(asdict(recipe), indent=2), "```", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def how_to_cut(loaded: Loaded) -> str:
+    """How an image becomes the network's input, in a sentence."""
+    view, side = loaded.recipe.data.evaluate, loaded.recipe.data.size
+    return (
+        f"resized so that the short side is {round(side * view.short_side)}, then the middle {side} x {side}. "
+        "Training resized by area; other filters cost a little accuracy."
+    )
+
+
+def agreement(checked: Checked) -> str:
+    """What the check found."""
+    if checked.difference is None:
+        return f"not checked: {checked.how}"
+    equal = (
+        "bitwise equal outputs" if checked.difference == 0 else f"outputs differ by {checked.difference:.1e} at most"
+    )
+    return f"{equal} when loaded with {checked.how}"
+
+
+def results(journal: Path) -> list[str]:
+    """The last evaluation on each file that the run's journal holds, as a table."""
+    last: dict[str, dict] = {}
+    for line in journal.read_text().splitlines() if journal.exists() else ():
+        row = json.loads(line)
+        if "evaluation" in row:
+            last[row["evaluation"]] = row["values"]
+    if not last:
+        return ["None were recorded."]
+    rows = [f"| {name} | {key} | {value:.4f} |" for name, values in last.items() for key, value in values.items()]
+    return ["| file | measured | value |", "|---|---|---|", *rows]
+
+
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text()) if path.exists() else {}

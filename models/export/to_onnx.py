@@ -1,0 +1,66 @@
+"""An ONNX graph from pixels to class scores (or features): u8 images in, normalisation inside."""
+
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from models.export.base import Checked, Export, images_like
+from models.load import Loaded
+from models.vit import normalisation_of
+from pipeline.errors import InputError
+
+
+@final
+class Scores(nn.Module):
+    """u8 [N, 3, S, S] -> what the network answers, f32 [N, classes] (features where it has no classifier)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        normalisation = normalisation_of(network)
+        self.network = network
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(normalisation, name))
+            self.register_buffer(name, values.view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network((images.float() / 255 - self.mean) / self.std)
+
+
+@final
+class ToOnnx(Export):
+    """model.onnx, any batch size; checked with onnxruntime where it is installed."""
+
+    tolerance: ClassVar[float] = 1e-4
+
+    def write(self, loaded: Loaded, folder: Path) -> None:
+        if not (find_spec("onnx") and find_spec("onnxscript")):
+            raise InputError("ONNX needs two more packages; run uv pip install onnx onnxscript (and onnxruntime)")
+        images = images_like(loaded, 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's, about its own insides
+            torch.onnx.export(
+                Scores(loaded.method.judged.cpu().float()).eval(),
+                (images,),
+                folder / "model.onnx",
+                input_names=["images"],
+                output_names=["scores"],
+                dynamic_shapes=({0: torch.export.Dim("images", min=1)},),
+                external_data=False,
+                verbose=False,
+            )
+
+    def check(self, loaded: Loaded, folder: Path) -> Checked:
+        if not find_spec("onnxruntime"):
+            return Checked(None, "onnxruntime is not installed")
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+        images = images_like(loaded, 5)
+        (theirs,) = session.run(None, {"images": images.numpy()})
+        with torch.inference_mode():
+            ours = Scores(loaded.method.judged.cpu().float()).eval()(images)
+        return Checked(float((ours - torch.from_numpy(theirs)).abs().max()), f"onnxruntime {onnxruntime.__version__}")

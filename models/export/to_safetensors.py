@@ -1,0 +1,30 @@
+"""Every weight that is judged, by its own name, in one file that any language reads."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import final
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from models.export.base import Checked, Export
+from models.load import Loaded
+
+
+@final
+class ToSafetensors(Export):
+    """model.safetensors; classes and recipe in its header."""
+
+    def write(self, loaded: Loaded, folder: Path) -> None:
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in loaded.method.judged.state_dict().items()}
+        held = {"classes": json.dumps(loaded.classes), "recipe": json.dumps(asdict(loaded.recipe)), "format": "pt"}
+        save_file(tensors, folder / "model.safetensors", metadata=held)
+
+    def check(self, loaded: Loaded, folder: Path) -> Checked:
+        ours = loaded.method.judged.state_dict()
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            if set(file.keys()) != set(ours):
+                return Checked(float("inf"), "safetensors, under other names")
+            pairs = [(file.get_tensor(name).double(), ours[name].cpu().double()) for name in ours]
+        return Checked(max(float((theirs - mine).abs().max()) for theirs, mine in pairs), "safetensors")

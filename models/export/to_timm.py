@@ -1,0 +1,66 @@
+"""timm's own folder: timm.create_model("local-dir:FOLDER") gives the encoder back, classifier and all."""
+
+import json
+from pathlib import Path
+from typing import final
+
+import timm
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+
+from models.export.base import Checked, Export, as_input, images_like, largest_difference, plain_encoder
+from models.load import Loaded
+from models.training.whole import write_whole
+
+NAMELESS = "vit_tiny_patch16_224"
+"""What a size without a name of its own is a variant of."""
+
+
+@final
+class ToTimm(Export):
+    """config.json and model.safetensors; outputs are bitwise ours."""
+
+    def write(self, loaded: Loaded, folder: Path) -> None:
+        encoder = plain_encoder(loaded, "timm")
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in encoder.state_dict().items()}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        write_whole(folder / "config.json", json.dumps(config(loaded, encoder), indent=2) + "\n")
+
+    def check(self, loaded: Loaded, folder: Path) -> Checked:
+        theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        encoder = loaded.method.judged.cpu().float()
+        images = as_input(loaded, images_like(loaded))
+        return Checked(largest_difference(encoder, theirs, images), f"timm {timm.__version__}")
+
+
+def config(loaded: Loaded, encoder: VisionTransformer) -> dict:
+    """What timm needs to build this encoder, and to feed it."""
+    recipe = loaded.recipe
+    side, view, e = recipe.data.size, recipe.data.evaluate, recipe.encoder
+    built = {"img_size": side, "patch_size": e.patch, "fc_norm": False, "global_pool": e.pool}
+    if e.width:
+        built |= {"embed_dim": e.width, "depth": e.depth, "num_heads": e.heads}
+    if encoder.pos_embed is None:
+        built["pos_embed"] = "none"
+    if getattr(e, "layer_scale", None) is not None:
+        built["init_values"] = e.layer_scale
+    normalisation = encoder.normalisation
+    return {
+        "architecture": e.name or NAMELESS,
+        "num_classes": encoder.num_classes,
+        "num_features": encoder.num_features,
+        "model_args": built,
+        "pretrained_cfg": {
+            "input_size": [3, side, side],
+            "fixed_input_size": True,
+            "interpolation": "bicubic",
+            "crop_pct": 1 / view.short_side,
+            "crop_mode": "center",
+            "mean": list(normalisation.mean),
+            "std": list(normalisation.std),
+            "num_classes": encoder.num_classes,
+            "pool_size": None,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+    } | ({"label_names": list(loaded.classes)} if encoder.num_classes else {})

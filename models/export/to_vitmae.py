@@ -1,0 +1,121 @@
+"""Hugging Face's ViTMAE, encoder and decoder: ViTMAEForPreTraining.from_pretrained("FOLDER")."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar, final
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models.branches.mae import MAEBranch
+from models.export.base import Checked, Export, as_input, images_like, plain_encoder
+from models.load import Loaded
+from models.patches import hidden_from_visible
+from models.training.whole import write_whole
+from pipeline.errors import InputError
+
+BLOCK = {
+    "attn.proj": "attention.output.dense",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+}
+
+
+@final
+class ToViTMAE(Export):
+    """config.json and model.safetensors, under the names that transformers 4 and 5 both read."""
+
+    tolerance: ClassVar[float] = 1e-4
+
+    def write(self, loaded: Loaded, folder: Path) -> None:
+        encoder, branch = plain_encoder(loaded, "hf-vitmae"), _branch(loaded)
+        decoder = branch.decoder
+        tensors = {
+            "vit.embeddings.cls_token": encoder.cls_token,
+            "vit.embeddings.position_embeddings": encoder.pos_embed,
+            "decoder.mask_token": decoder.mask_token,
+            "decoder.decoder_pos_embed": torch.cat([torch.zeros_like(decoder.positions[:1]), decoder.positions])[None],
+        }
+        tensors |= _of("vit.embeddings.patch_embeddings.projection", encoder.patch_embed.proj)
+        tensors |= _of("vit.layernorm", encoder.norm) | _of("decoder.decoder_norm", decoder.norm)
+        tensors |= _of("decoder.decoder_embed", decoder.embed) | _of("decoder.decoder_pred", decoder.predict)
+        for i, block in enumerate(encoder.blocks):
+            tensors |= _block(f"vit.encoder.layer.{i}", block.state_dict())
+        for i, block in enumerate(decoder.blocks):
+            tensors |= _block(f"decoder.decoder_layers.{i}", block.state_dict())
+        whole = {name: tensor.detach().cpu().float().contiguous() for name, tensor in tensors.items()}
+        save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
+        write_whole(folder / "config.json", json.dumps(config(loaded, branch), indent=2) + "\n")
+
+    def check(self, loaded: Loaded, folder: Path) -> Checked:
+        if not find_spec("transformers"):
+            return Checked(None, "transformers is not installed")
+        import transformers
+
+        theirs = transformers.ViTMAEForPreTraining.from_pretrained(folder).eval()
+        images, patches = images_like(loaded), _branch(loaded).decoder.positions.shape[0]
+        noise = torch.rand(len(images), patches, generator=torch.Generator().manual_seed(1))
+        kept = int(patches * (1 - loaded.recipe.data.mask.ratio))
+        visible = noise.argsort(1)[:, :kept].sort(1).values
+        with torch.inference_mode():
+            found = theirs(as_input(loaded, images), noise=noise).logits
+            ours = _branch(loaded).cpu().predict(loaded.method.encoder.cpu(), images, visible)
+        hidden = hidden_from_visible(visible, patches)[..., None].expand_as(ours)
+        return Checked(float((found.gather(1, hidden) - ours).abs().max()), f"transformers {transformers.__version__}")
+
+
+def config(loaded: Loaded, branch: MAEBranch) -> dict:
+    """The fields of transformers' ViTMAEConfig."""
+    encoder, settings = loaded.method.encoder, branch.settings
+    return {
+        "architectures": ["ViTMAEForPreTraining"],
+        "model_type": "vit_mae",
+        "hidden_size": encoder.embed_dim,
+        "num_hidden_layers": len(encoder.blocks),
+        "num_attention_heads": encoder.blocks[0].attn.num_heads,
+        "intermediate_size": encoder.blocks[0].mlp.fc1.out_features,
+        "hidden_act": "gelu",
+        "layer_norm_eps": encoder.norm.eps,
+        "image_size": loaded.recipe.data.size,
+        "patch_size": loaded.recipe.encoder.patch,
+        "num_channels": 3,
+        "qkv_bias": True,
+        "decoder_hidden_size": settings.width,
+        "decoder_num_hidden_layers": settings.depth,
+        "decoder_num_attention_heads": settings.heads,
+        "decoder_intermediate_size": branch.decoder.blocks[0].mlp.fc1.out_features,
+        "mask_ratio": loaded.recipe.data.mask.ratio,
+        "norm_pix_loss": settings.target == "norm_pix",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+
+
+def _branch(loaded: Loaded) -> MAEBranch:
+    branch = getattr(loaded.method, "reconstruction", None)
+    plain = isinstance(branch, MAEBranch) and loaded.method.encoder.cls_token is not None
+    if not plain or branch.mask_token is not None or branch.settings.target not in ("pixel", "norm_pix"):
+        raise InputError(
+            "hf-vitmae holds a class token, MAE's decoder and pixels as its target; "
+            f"{loaded.recipe.name} of {loaded.path} has others; use --to timm"
+        )
+    return branch
+
+
+def _of(name: str, module: torch.nn.Module) -> dict[str, Tensor]:
+    return {f"{name}.{part}": tensor for part, tensor in module.state_dict().items()}
+
+
+def _block(name: str, held: dict[str, Tensor]) -> dict[str, Tensor]:
+    made = {}
+    for part in ("weight", "bias"):
+        rows = held[f"attn.qkv.{part}"].chunk(3)
+        for role, tensor in zip(("query", "key", "value"), rows, strict=True):
+            made[f"{name}.attention.attention.{role}.{part}"] = tensor
+        for ours, theirs in BLOCK.items():
+            made[f"{name}.{theirs}.{part}"] = held[f"{ours}.{part}"]
+    return made

@@ -1,0 +1,109 @@
+"""A run in other libraries' forms: loaded there it answers as here, and a copy that does not is not handed out."""
+
+import json
+import sys
+from importlib.util import find_spec
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from models.export import __main__ as export
+from models.export.base import Checked, as_input, images_like
+from models.export.to_timm import ToTimm
+from models.load import load_run
+from models.patches import IMAGENET
+from pipeline.errors import InputError
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    def run(*argv: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["models.export", *map(str, argv)])
+        export.main()
+
+    return run
+
+
+def test_the_input_of_other_libraries_is_torchvisions_normalisation(trained):
+    from torchvision.transforms.functional import normalize
+
+    loaded = load_run(trained("supervised:digits"))
+    images = images_like(loaded)
+    expected = normalize(images.float() / 255, IMAGENET.mean, IMAGENET.std)
+    assert torch.allclose(as_input(loaded, images), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["supervised:digits", "mae:digits"])
+def test_timm_loads_it_and_answers_bitwise(recipe, trained, asked, tmp_path, capsys):
+    folder = trained(recipe)
+    asked(folder, "--out", tmp_path / "home")
+    assert "bitwise equal" in capsys.readouterr().out
+    model = timm.create_model(f"local-dir:{tmp_path / 'home'}", pretrained=True).eval()
+    loaded = load_run(folder)
+    images = images_like(loaded)
+    with torch.inference_mode():
+        theirs = model(as_input(loaded, images))
+        if loaded.method.has_classifier:
+            assert torch.allclose(theirs, loaded.method.logits(images), atol=1e-5)  # packed: other sums
+    assert model.pretrained_cfg["mean"] == IMAGENET.mean or model.pretrained_cfg["mean"] == list(IMAGENET.mean)
+    card = (tmp_path / "home" / "README.md").read_text()
+    assert recipe in card
+    assert "those of the split 5-per-class" in card
+    assert "| test |" in card
+
+
+def test_safetensors_hold_each_weight_with_classes_and_recipe(trained, asked, tmp_path):
+    folder = trained("supervised:digits")
+    asked(folder, "--to", "safetensors", "--out", tmp_path / "home")
+    held, loaded = load_file(tmp_path / "home" / "model.safetensors"), load_run(folder)
+    ours = loaded.method.judged.state_dict()
+    assert held.keys() == ours.keys()
+    assert all(torch.equal(held[name], ours[name]) for name in ours)
+    header = (tmp_path / "home" / "model.safetensors").read_bytes()
+    size = int.from_bytes(header[:8], "little")
+    assert json.loads(json.loads(header[8 : 8 + size])["__metadata__"]["classes"]) == list("0123456789")
+
+
+@pytest.mark.skipif(not (find_spec("onnxruntime") and find_spec("onnxscript")), reason="onnxruntime is not installed")
+def test_onnxruntime_answers_alike_on_any_number_of_images(trained, asked, tmp_path, capsys):
+    asked(trained("supervised:digits"), "--to", "onnx", "--out", tmp_path / "home")
+    assert "when loaded with onnxruntime" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not find_spec("transformers"), reason="transformers is not installed")
+def test_transformers_vitmae_predicts_the_same_pixels(trained, asked, tmp_path, capsys):
+    asked(trained("mae:digits"), "--to", "hf-vitmae", "--out", tmp_path / "home")
+    assert "when loaded with transformers" in capsys.readouterr().out
+
+
+def test_vitmae_is_written_under_the_names_of_transformers_4(trained, asked, tmp_path):
+    asked(trained("mae:digits"), "--to", "hf-vitmae", "--out", tmp_path / "home")
+    names = set(load_file(tmp_path / "home" / "model.safetensors"))
+    for expected in (
+        "vit.embeddings.patch_embeddings.projection.weight", "vit.encoder.layer.1.attention.attention.query.weight",
+        "vit.encoder.layer.0.layernorm_before.bias", "decoder.decoder_layers.0.output.dense.weight",
+        "decoder.decoder_pos_embed", "decoder.decoder_pred.bias",
+    ):  # fmt: skip
+        assert expected in names
+    assert len(names) == 4 + 2 * 5 + 16 * 3  # tokens and positions; layers; two blocks and one
+
+
+def test_a_copy_that_is_another_model_is_not_handed_out(trained, asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(ToTimm, "check", lambda *_: Checked(0.5, "timm"))
+    with pytest.raises(InputError, match="another model, outputs differ by"):
+        asked(trained("supervised:digits"), "--out", tmp_path / "home")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("recipe", "flags", "said"), [
+    ("supervised:digits", ["--to", "hf-vitmae"], "holds a class token, MAE's decoder and pixels"),
+    ("supervised:digits", ["--out", "/nowhere/at/all"], "expected an existing folder around it"),
+    ("supervised:digits", ["--out", "."], "is there already"),
+])  # fmt: skip
+def test_what_cannot_be_exported_is_said(recipe, flags, said, trained, asked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=said):
+        asked(trained(recipe), *flags)
+    assert list(tmp_path.iterdir()) == []
