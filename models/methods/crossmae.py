@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, final
 
 from models import presets
+from models.branches.base import Branch
 from models.branches.cross import Cross, CrossReconstruction
 from models.method import Loss, Method, Moment
 from models.partial import predicted_count
@@ -34,7 +35,11 @@ class CrossMAE(Method):
     has_classifier: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
-        share, ratio = recipe.method.reconstruct.predict, recipe.data.mask.ratio
+        share, ratio, kind = recipe.method.reconstruct.predict, recipe.data.mask.ratio, recipe.data.mask.kind
+        if kind not in Branch.masks:
+            raise InputError(
+                f"crossmae reads masks of kind {', '.join(Branch.masks)}, got {kind}; set --data.mask.kind"
+            )
         if share > ratio:
             raise InputError(
                 f"method.reconstruct.predict is {share:g} of all patches, of which only {ratio:g} are hidden; "
