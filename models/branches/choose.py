@@ -16,12 +16,23 @@ BRANCHES: dict[str, type[Branch]] = {"mae": MAEBranch, "lomar": LoMaRBranch, "si
 
 
 def branch(
-    kind: Kind, encoder: VisionTransformer, reconstruct: Reconstruct, mask: Mask, *, keep_visible: bool = False
+    kind: Kind,
+    encoder: VisionTransformer,
+    reconstruct: Reconstruct,
+    mask: Mask,
+    *,
+    keep_visible: bool = False,
+    drop_path: bool = False,
 ) -> Branch:
-    """Build it; keep_visible: see Branch. Raises InputError where the recipe's mask is not one that it can read."""
+    """Build it; keep_visible: see Branch; drop_path: may stochastic depth touch SimMIM's images, as in its own recipe?
+
+    Raises InputError where the recipe's mask is not one that it can read.
+    """
     check_mask(kind, mask)
     if kind == "lomar":
         return LoMaRBranch(encoder, reconstruct, mask.window, keep_visible=keep_visible)
+    if kind == "simmim":
+        return SimMIMBranch(encoder, reconstruct, keep_visible=keep_visible, drop_path=drop_path)
     return BRANCHES[kind](encoder, reconstruct, keep_visible=keep_visible)
 
 

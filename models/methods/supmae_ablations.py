@@ -98,6 +98,19 @@ def in1k_layers() -> Iterator[Recipe[Settings]]:
     return along(_in1k(), LAYERS, (1, 2, 3))
 
 
+def digits_simmim() -> Iterator[Recipe[Settings]]:
+    """Embedded digits, SimMIM without and with the classifier.  Here: not yet run."""
+    return along(supmae.digits_simmim(), OBJECTIVE, ("rec", "both"))
+
+
+def in1k_simmim() -> Iterator[Recipe[Settings]]:
+    """ImageNet, SimMIM without and with the classifier (poster).  Here: not yet run.
+
+    Paper: 82.8, 83.0 fine-tuned.
+    """
+    return along(supmae.in1k_b16_simmim(), OBJECTIVE, ("rec", "both"))
+
+
 def in1k_schedule() -> Iterator[Recipe[Settings]]:
     """ImageNet, supmae:in1k_b16 for 100, 200, 400 epochs.  Here: not yet run.
 
