@@ -24,7 +24,7 @@ SHRUNK = {  # what every toy has in common; fields that a recipe does not have a
     "method.pseudo.threshold": 0.0, "method.reconstruct.depth": 1, "method.reconstruct.width": 32,
     "method.reconstruct.heads": 2,
 }  # fmt: skip
-FITTED: dict[str, dict[str, object]] = {}
+FITTED: dict[str, dict[str, object]] = {"lomar": {"data.mask.window": 3, "data.mask.windows": 2}}
 """By a pattern of the recipe's name: what cannot hold on a grid of 4 x 4 patches, or has sizes of its own."""
 SPARED: dict[str, dict[str, str]] = {}
 """By a pattern of the recipe's name: trainable parameters, by pattern, that get no gradient, and why."""
