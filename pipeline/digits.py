@@ -15,7 +15,7 @@ from pipeline.split import load_split, make_split, save_split, split_name
 
 SIDE = 32
 PER_CLASS = {"val": 30, "test": 30}  # the rest, 1,197 images, is train.beton
-SPLITS = ((5, 0), (5, 1), (5, 2), (25, 0))  # (labels per class, seed): "5-per-class", "5-per-class-1", ...
+SPLITS = tuple((k, seed) for k in (1, 5, 25) for seed in range(3))  # labels a class: "5-per-class", "5-per-class-1"
 OPTIONS = Options(side=None, quality=95, max_bad=0)
 
 

@@ -8,7 +8,7 @@ WRONG = {  # recipe, flags, what the line says
     "an unknown recipe": ("semi_mea:digits", "", "'semi_mea:digits'; did you mean semi_mae:digits?"),
     "an unknown flag": (SEMI, "--optim.lrr=1", "no field --optim.lrr; did you mean --optim.lr?"),
     "another name": (SEMI, "--name=mine", "no field --name"),
-    "an unknown split": (SEMI, "--data.split=6-per-class", "no split '6-per-class', it has: 25-per-class, 5-"),
+    "an unknown split": (SEMI, "--data.split=6-per-class", "no split '6-per-class', it has: 1-per-class, 1-"),
     "an unknown split, for neighbours only": (MAE, "--data.split=6-per-class", "no split '6-per-class'"),
     "a split's name that is a path": (SEMI, "--data.split=../x", "expected a split name"),
     "a missing folder": (SEMI, "--data.root=/nowhere", "/nowhere/train.beton: no such file"),

@@ -39,12 +39,12 @@ def test_shrinking_a_stored_digit_gives_scikit_learns(root):
         assert labels[i] == digits.target[number]
 
 
-def test_there_are_three_labelled_sets_of_five_and_one_of_twenty_five(root):
+def test_there_are_three_labelled_sets_of_one_of_five_and_of_twenty_five(root):
     beton = open_beton(root / "train.beton")
-    assert splits(beton) == ["25-per-class", "5-per-class", "5-per-class-1", "5-per-class-2"]
+    assert splits(beton) == sorted(f"{k}-per-class{seed}" for k in (1, 5, 25) for seed in ("", "-1", "-2"))
     some = [load_split(beton, name) for name in splits(beton)]
-    assert [split.labelled.size for split in some] == [250, 50, 50, 50]
-    assert len({split.digest for split in some}) == 4
+    assert [split.labelled.size for split in some] == [10] * 3 + [250] * 3 + [50] * 3
+    assert len({split.digest for split in some}) == 9
 
 
 def test_valid_digits_are_left_alone_and_others_written_again(root):

@@ -1,0 +1,87 @@
+"""The ladder's runs as a table: mean and spread over seeds.  python -m models.evaluate.ladder_table digits_1 digits_5
+
+A line a row, a column a sweep and file: choices are made on val, test was looked at once. A run counts once it is
+over; a cell without one says so.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from models.training.folder import REPORT
+from models.training.journal import read
+from pipeline.errors import InputError, command
+
+FILES = "val", "test"
+MISSING = "not yet run"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What the finished runs of a row reached, in percent, seed by seed."""
+
+    values: tuple[float, ...]
+
+    def __str__(self) -> str:
+        """Mean ± sample standard deviation (n)."""
+        if not self.values:
+            return MISSING
+        mean, n = statistics.fmean(self.values), len(self.values)
+        return f"{mean:.1f} ± {statistics.stdev(self.values):.1f} ({n})" if n > 1 else f"{mean:.1f} (1)"
+
+
+def reached(run: Path, file: str) -> float | None:
+    """The last top-1 accuracy, or that of the neighbours, on a file: in percent; None until the run is over."""
+    if not (run / REPORT).exists():
+        return None
+    found = [row["values"] for row in read(run) if row.get("evaluation") == file and row["values"]]
+    return 100 * found[-1].get("top1", found[-1].get("knn")) if found else None
+
+
+def cells(sweep: str, runs: Path) -> dict[str, dict[str, Cell]]:
+    """For each row of a sweep, what it reached on each file."""
+    from models.methods.ladder import rungs  # brings in torch and timm
+
+    found: dict[str, dict[str, list[float]]] = {}
+    for index, rung in enumerate(rungs(sweep)):
+        row = found.setdefault(rung.row, {file: [] for file in FILES})
+        for file in FILES:
+            value = reached(runs / f"ladder-{sweep}" / str(index), file)
+            row[file] += [] if value is None else [value]
+    return {row: {file: Cell(tuple(values)) for file, values in files.items()} for row, files in found.items()}
+
+
+def table(sweeps: Sequence[str], runs: Path) -> str:
+    """Markdown. Raises InputError for a sweep that the ladder does not have."""
+    columns = {sweep: cells(sweep, runs) for sweep in sweeps}
+    rows = list(dict.fromkeys(row for column in columns.values() for row in column))
+    head = ["%, mean ± spread (n)", *(f"{sweep}, {file}" for sweep in sweeps for file in FILES)]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        said = [column[row][file] if row in column else "" for column in columns.values() for file in FILES]
+        lines.append([row, *map(str, said)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main() -> None:
+    """The command line of this module."""
+    import tyro
+
+    def door(sweeps: Annotated[tuple[str, ...], tyro.conf.Positional], runs: Path = Path("runs")) -> None:
+        """Print sweeps of the ladder as one table.
+
+        Args:
+            sweeps: digits_1, digits_5, ...
+            runs: folder of the run folders
+        """
+        if not sweeps:
+            raise InputError("expected sweeps of the ladder, as in: python -m models.evaluate.ladder_table digits_5")
+        print(table(sweeps, runs), end="")
+
+    tyro.cli(door, prog="python -m models.evaluate.ladder_table")
+
+
+if __name__ == "__main__":
+    command(main)
