@@ -82,8 +82,6 @@ def check_shape(shape: Shape) -> None:
     if shape.width % shape.heads:
         raise InputError(f"heads divide the width, got width {shape.width} and {shape.heads} heads")
     if shape.depth < 2:
-        raise InputError(f"encoder.depth is {shape.depth}; a Semiformer has a stage for itself, then coupled ones: 2+")
+        raise InputError(f"encoder.depth is {shape.depth}; the first stage is uncoupled, so set 2 or more")
     if shape.channels < 4 or shape.channels % 4:
-        raise InputError(
-            f"method.channels is {shape.channels}; a bottleneck has a quarter of them; set a multiple of 4"
-        )
+        raise InputError(f"method.channels is {shape.channels}; a bottleneck has a quarter; set a multiple of 4")

@@ -28,7 +28,7 @@ class PatchTokens(nn.Module):
         self.proj = nn.Conv2d(channels, width, self.CELLS, self.CELLS)
 
     def forward(self, stem: Tensor, visible: Tensor | None = None) -> Tensor:
-        """float [N, C, h, w] -> float [N, L, width]; with visible i64 [N, K] those patches alone, float [N, K, width]."""
+        """float [N, C, h, w] -> float [N, L, width]; of the patches visible i64 [N, K] alone, float [N, K, width]."""
         cells = gather_patches(stem, None, visible, self.CELLS)
         return F.linear(cells, self.proj.weight.permute(0, 2, 3, 1).flatten(1), self.proj.bias)
 

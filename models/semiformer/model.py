@@ -4,7 +4,7 @@ Facts only are Weng et al.'s (2022); the ancestor is Conformer (Peng et al. 2021
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -56,12 +56,12 @@ class Stage(nn.Module):
 class Semiformer(nn.Module):
     """Images u8 [N, 3, H, W] (or float, normalised) -> logits of the convolutional and of the transformer's head.
 
+    Batch norm: in train mode an image's output depends on those beside it, so none of a batch can be left out.
+
     double_class_token  each coupling adds the class token to itself, as in Semiformer's and Conformer's code: it has no
                         cell of the map, and is added where a cell's token would be. The published numbers have it
     """
 
-    mixes_images: ClassVar[bool] = True
-    """Batch norm: an image's output in train mode depends on those beside it."""
     num_prefix_tokens = 1
 
     def __init__(
@@ -97,7 +97,7 @@ class Semiformer(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [N, classes] of the convolutional head, and of the transformer's."""
         grid = grid_of(images, self.patch_embed.patch_size[0])
-        stem = self.stem(self._pixels(images))
+        stem = self.stem(self.pixels(images))
         tokens = _through(self.blocks[0], self._tokens(stem, grid))
         x = self.first(stem)
         for stage, block in zip(self.stages, self.blocks[1:], strict=True):
@@ -107,19 +107,20 @@ class Semiformer(nn.Module):
         return self.head["conv"](x.mean((2, 3))), self.head["transformer"](self.norm(tokens[:, 0]))
 
     def visible_tokens(self, images: Tensor, visible: Tensor) -> Tensor:
-        """The transformer's stream alone on the patches visible i64 [N, K] of images: float [N, 1 + K, C], final-normed.
+        """The transformer's stream alone on the patches visible i64 [N, K]: float [N, 1 + K, C], final-normed.
 
         Hidden pixels are blanked before the stem, whose batch norm goes by its running statistics: those of blanked
         images would be other ones. So nothing hidden, and no other image, has a say. No drop-path, as in MAE.
         """
         patch = self.patch_embed.patch_size[0]
-        stem = self.stem(blanked(self._pixels(images), visible, patch), frozen=True)
+        stem = self.stem(blanked(self.pixels(images), visible, patch), frozen=True)
         tokens = self._tokens(stem, grid_of(images, patch), visible)
         for block in self.blocks:
             tokens = _through(block, tokens, drop_path=False)
         return self.norm(tokens)
 
-    def _pixels(self, images: Tensor) -> Tensor:
+    def pixels(self, images: Tensor) -> Tensor:
+        """Normalised float [N, 3, H, W] of u8; floats are taken as normalised already."""
         pixels = normalised(images.permute(0, 2, 3, 1), self.stem.conv.weight.dtype, self.normalisation)
         return pixels.permute(0, 3, 1, 2)  # channels last in memory, as they came
 
@@ -149,7 +150,7 @@ def _through(block: PackedBlock, tokens: Tensor, *, drop_path: bool = True) -> T
 
 
 def _stages(shape: Shape) -> list[Stage]:
-    """Stages 2 to depth: the map is halved, its channels doubled, where a third begins, and halved by the last fusion."""
+    """Stages 2 to depth: where a third begins, the map is halved and its channels double; the last fusion halves it."""
     thirds, stages = shape.thirds(), []
     for number, third in enumerate(thirds[1:], 1):
         before = thirds[number - 1]
