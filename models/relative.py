@@ -148,7 +148,7 @@ class PositionBias(nn.Module):
     def forward(self, ids: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
         """i64 [n, K] of a grid -> [n, heads, prefix + K, prefix + K], in autocast's type where it is on."""
         table, device = self.table(grid), ids.device.type
-        if torch.is_autocast_enabled(device):
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             table = table.to(torch.get_autocast_dtype(device))
         return looked_up(table, bias_entries(ids, grid, prefix))
 

@@ -19,7 +19,8 @@ def optimiser(method: nn.Module, optim: Optim) -> torch.optim.AdamW:
     Vectors and biases never decay. `optim.decay_tokens` says whether tokens and position embeddings do: MAE pre-trains
     with it (main_pretrain.py:179) and fine-tunes, as DeiT and Semiformer train, without.
     With `layer_decay` d, block i of the depth blocks of `method.encoder` learns at d^(depth - i) of the rate, what
-    comes before the blocks at d^(depth + 1), everything after them at 1 (BEiT; MAE's lr_decay.py).
+    comes before the blocks at d^(depth + 1), everything after them at 1 (BEiT; MAE's lr_decay.py). Tables of relative
+    positions decay, and learn with their block; the one that all blocks share learns at 1 (SimMIM's optimizer.py).
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in method.named_parameters():

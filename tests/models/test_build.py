@@ -61,6 +61,20 @@ def test_mae_weights_are_xavier_uniform():
     assert build_encoder(Size(64, 2, 4), **SMALL).cls_token.std().item() < 1e-5  # timm's
 
 
+def test_beits_weights_are_narrow_and_rescaled_by_depth():
+    vit = build_encoder(Size(128, 4, 4), weights="beit", layer_scale=0.1, **SMALL)
+    assert vit.blocks[3].attn.qkv.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert vit.patch_embed.proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert vit.cls_token.std().item() == pytest.approx(0.02, rel=0.3)
+    for number, block in enumerate(vit.blocks, 1):
+        for last in (block.attn.proj, block.mlp.fc2):
+            assert last.weight.std().item() == pytest.approx(0.02 / (2 * number) ** 0.5, rel=0.05)
+            assert not last.bias.any()
+        for scale in (block.ls1, block.ls2):
+            assert torch.equal(scale.gamma, torch.full((128,), 0.1))
+    assert not vit.patch_embed.proj.bias.any()
+
+
 def test_a_patch_that_does_not_divide_the_image_is_refused_with_the_sizes_that_work():
     with pytest.raises(
         InputError, match="patches of 14 pixels do not divide images of 200; set the image size to 196 or 210"

@@ -37,6 +37,16 @@ def test_packed_encoding_costs_the_closed_form_exactly(model):
     assert count(lambda: learn(vit, groups)) == encoder_flops(vit, costs)
 
 
+@pytest.mark.parametrize(("position", "table"), [("irpe", 2 * 50 * 384), ("bias", 0), ("block_bias", 0)])
+def test_relative_positions_cost_their_table_times_the_queries(position, table):
+    vit, absolute = build(position=position), build(position="none")
+    groups = [Whole(images(2)), Chosen(images(7), ids(3)), Part(images(7), ids(7, 49))]
+    costs = [GroupCost(2, 196, heads=1), GroupCost(3, 196, heads=1), GroupCost(7, 49)]
+    queries = (2 + 3) * (11 * 197 + 1) + 7 * 12 * 50
+    assert encoder_flops(vit, costs) == encoder_flops(absolute, costs) + 3 * queries * table
+    assert count(lambda: learn(vit, groups)) == encoder_flops(vit, costs)
+
+
 def test_the_closed_form_is_the_one_of_the_papers_without_the_trim():
     vit, n, width = build(pool="avg"), 197, 384
     expected = 2 * 768 * width * 196 + 12 * (24 * n * width**2 + 4 * n * n * width)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from models.recipe import Optim
 from models.training.optim import clip, layer_scale, optimiser, set_rate
+from models.vit import Size, build_encoder
 from pipeline.errors import InputError
 
 
@@ -84,6 +85,25 @@ def test_layer_decay_of_the_encoder_is_timms_but_for_the_last_norm() -> None:
     for name, pair in ours.items():
         if not name.startswith("norm."):  # timm slows the last norm with the last block; MAE's lr_decay.py does not
             assert pair == pytest.approx(expected[name]), name
+
+
+@pytest.mark.parametrize(
+    ("position", "name", "power"),
+    [
+        ("irpe", "encoder.blocks.1.attn.rpe_k.lookup_table_weight", 2),
+        ("block_bias", "encoder.blocks.1.attn.relative_position_bias_table", 2),
+        ("bias", "encoder.rel_pos_bias.relative_position_bias_table", 0),  # BEiT's get_num_layer_for_vit: as the head
+    ],
+)
+def test_tables_of_relative_positions_decay_and_learn_at_the_rate_of_their_block(position, name, power) -> None:
+    method = nn.Module()
+    method.encoder = build_encoder(
+        Size(32, 3, 4), image_size=32, patch=8, classes=0, position=position, layer_scale=0.1
+    )
+    made = optimiser(method, Optim(layer_decay=0.5, weight_decay=0.3))
+    assert decay_of(method, made)[name] == 0.3
+    assert decay_of(method, made)["encoder.blocks.0.ls1.gamma"] == 0
+    assert layer_scale(name, method, 0.5) == 0.5**power
 
 
 def test_setting_the_rate_gives_each_group_its_share_as_a_number() -> None:
