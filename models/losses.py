@@ -38,8 +38,13 @@ def pixel_loss(
 
 
 def label_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy of logits float [N, classes] and labels i64 [N] (Semi-MAE eq. 1)."""
-    return F.cross_entropy(at_least_f32(logits), labels, label_smoothing=smoothing)
+    """Mean cross-entropy of logits float [N, classes] and labels i64 [N] (Semi-MAE eq. 1), or distributions float
+    [N, classes].
+    """
+    logits = at_least_f32(logits)
+    if labels.is_floating_point():
+        labels = labels.to(logits.dtype)
+    return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
 def pseudo_label_loss(

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Beta
 
 from models.patches import IMAGENET, Normalisation, normalised
 
@@ -30,6 +31,16 @@ def confident_pairs(confidence: Tensor) -> Pairs:
     shares = confidence / (confidence + confidence[partners])
     cut = torch.rand(n, device=device) < 0.5
     return Pairs(partners, shares, cut, torch.rand(n, 2, device=device, dtype=confidence.dtype))
+
+
+def random_pairs(images: int, mixup: float, cutmix: float, device: torch.device) -> Pairs:
+    """Mixup and CutMix (Zhang et al. 2018, Yun et al. 2019): shares of Beta(mixup, mixup), and by a rectangle of
+    Beta(cutmix, cutmix), half of the pairs each where both are above 0; drawn for each image, as timm's mode "elem".
+    """
+    cut = torch.rand(images) < (0.5 if mixup and cutmix else float(cutmix > 0))
+    each = [Beta(a, a).sample((images,)) if a else torch.ones(images) for a in (mixup, cutmix)]
+    pairs = Pairs(torch.randperm(images), torch.where(cut, each[1], each[0]), cut, torch.rand(images, 2))
+    return Pairs(*(drawn.to(device, non_blocking=True) for drawn in pairs))
 
 
 def mix(

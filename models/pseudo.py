@@ -42,3 +42,11 @@ class Pseudo:
     drop_rejected: Literal["auto", "on", "off"] = "auto"
     """Leave strong views of no weight out of the network: they have exactly no gradient. auto: where that is so: not
     with softmatch, which gives each a weight, nor in networks with batch norm. on: refuse where it is not."""
+
+
+FLEXMATCH = Pseudo(0.95, "flexmatch")  # Zhang et al. 2021, section 4.1
+FREEMATCH = Pseudo(kind="freematch", fairness=0.05)  # Wang et al. 2023, CIFAR-10
+SOFTMATCH = Pseudo(kind="softmatch", align="uniform", align_labels=False)  # Chen et al. 2023, section 3.3
+ADAMATCH = Pseudo(0.9, "adamatch", align="predictions", soft=True)  # Berthelot et al. 2022, section 4
+UDA = Pseudo(0.8, soft=True, temperature=0.4)  # Xie et al. 2020, authors' CIFAR-10 script
+SEMI_VIT = Pseudo(0.5, teacher="average", mixup=True, smoothing=0.1)  # Cai et al. 2022, authors' code, ViT-B, 10 %

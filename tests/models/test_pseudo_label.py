@@ -235,3 +235,38 @@ def test_methods_remember_after_each_step_and_only_then(name):
     method(batch, Moment(0, labels_only=True))
     method.after_step(0)
     assert all(torch.equal(tensor, held[key]) for key, tensor in method.pseudo.state_dict().items())
+
+
+def test_labelled_images_are_mixed_with_their_labels(monkeypatch):
+    from models.methods import fixmatch
+
+    flags = ["--encoder.width=16", "--encoder.depth=1", "--encoder.heads=2", "--method.mixup=0.8",
+             "--method.cutmix=1", "--method.smoothing=0.1"]  # fmt: skip
+    recipe = resolve("fixmatch:digits", flags)
+    method = method_class(recipe)(recipe, 10).double()
+    known = Labelled(torch.arange(6), images(6, 4).repeat(1, 1, 2, 2), torch.arange(6))
+    drawn = []
+    draw = fixmatch.random_pairs
+    monkeypatch.setattr(fixmatch, "random_pairs", lambda *a: drawn.append(draw(*a)) or drawn[-1])
+    torch.manual_seed(2)
+    loss = method(Batch(0, known, None), Moment(0, labels_only=True)).total
+    (pairs,), paper = drawn, 0.0
+    one_hot = torch.eye(10, dtype=DOUBLE)
+    for i, j in enumerate(pairs.partners.tolist()):
+        mixed, shares = mix(known.images, pairs, torch.tensor([i]))
+        target = shares * one_hot[i] + (1 - shares) * one_hot[j]
+        log = method.encoder(mixed)[0].log_softmax(-1)
+        paper = paper - ((0.9 * target + 0.1 / 10) * log).sum() / 6
+    torch.testing.assert_close(loss, paper, rtol=1e-6, atol=0)
+    assert 0 < pairs.cut.sum() < 6
+
+
+def test_shares_of_random_pairs_follow_beta_and_a_zero_turns_one_of_the_two_off():
+    torch.manual_seed(0)
+    pairs = mixup.random_pairs(4000, 0.8, 1.0, torch.device("cpu"))
+    assert 0.45 < pairs.cut.float().mean() < 0.55
+    for part, a in ((pairs.shares[~pairs.cut], 0.8), (pairs.shares[pairs.cut], 1.0)):
+        assert float(part.mean()) == pytest.approx(0.5, abs=0.03)
+        assert float(part.var()) == pytest.approx(1 / (4 * (2 * a + 1)), rel=0.1)
+    assert not mixup.random_pairs(50, 0.8, 0.0, torch.device("cpu")).cut.any()
+    assert mixup.random_pairs(50, 0.0, 1.0, torch.device("cpu")).cut.all()
