@@ -26,8 +26,9 @@ class Reconstruct:
     """norm_pix: each patch is normalised by its own mean and spread. pca: its largest principal components. tokens:
     the codes of a tokenizer."""
     target_file: str | None = None
-    """pca: what `python -m models.fit_pca` wrote. tokens: what `python -m models.fit_vq` wrote. A checkpoint holds what
-    was read from it, and what it holds counts, but a run that carries on still wants the file."""
+    """pca: what `python -m models.fit_pca` wrote. tokens: what `python -m models.fit_vq` wrote, or DALL-E's weights
+    (models.targets.dall_e). A checkpoint holds what was read from it, and what it holds counts, but a run that carries
+    on still wants the file."""
     patches: Literal["hidden", "all"] = "hidden"
     """Which patches the loss looks at."""
     error: Error | None = None

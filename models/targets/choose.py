@@ -4,9 +4,12 @@ from typing import Literal
 
 from models.patches import Normalisation
 from models.targets.base import Target
+from models.targets.dall_e import FIRST, dall_e
+from models.targets.file import plain
 from models.targets.norm_pix import NormPix
 from models.targets.pca import load_pca
 from models.targets.pixel import Pixel
+from models.targets.tokenizer import Tokenizer
 from models.targets.tokens import Tokens
 from models.targets.vq import load_vq
 from pipeline.errors import InputError
@@ -46,4 +49,10 @@ def target(
         case "pca":
             return load_pca(file, patch, normalisation)
         case "tokens":
-            return Tokens(load_vq(file), patch, normalisation)
+            return Tokens(tokenizer(file), patch, normalisation)
+
+
+def tokenizer(file: str | None) -> Tokenizer:
+    """The one whose file is named: ours (`models.fit_vq`), or DALL-E's weights. Raises InputError for any other."""
+    held = plain(file, "vq")
+    return dall_e(held, file) if FIRST in held else load_vq(file)

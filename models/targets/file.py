@@ -37,6 +37,16 @@ def write(path: Path, kind: str, held: Mapping[str, object]) -> None:
 def read(file: str | None, kind: str, patch: int | None = None) -> dict:
     """What `write` wrote. Raises InputError, with the command that makes such a file, if it is no file of this kind or
     was made for patches of another size."""
+    held = plain(file, kind)
+    if held.get("kind") != kind:
+        raise InputError(f"{file} was not made by `{COMMANDS[kind]}`; make one for this target")
+    if patch is not None and held["patch"] != patch:
+        raise InputError(f"{file} is of patches of {held['patch']} pixels, the encoder's have {patch}; fit it again")
+    return held
+
+
+def plain(file: str | None, kind: str) -> dict:
+    """Whatever named tensors and plain types a file holds. Raises InputError if it cannot be read, or holds more."""
     command = COMMANDS[kind]
     if file is None:
         raise InputError(f"method.reconstruct.target_file is None: make one with `{command}` and name it")
@@ -47,8 +57,4 @@ def read(file: str | None, kind: str, patch: int | None = None) -> dict:
         raise InputError(f"cannot read {file}: {why}; make it with `{command}`") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise InputError(f"{file} is damaged or no file of `{command}`; make it again") from error
-    if not isinstance(held, dict) or held.get("kind") != kind:
-        raise InputError(f"{file} was not made by `{command}`; make one for this target")
-    if patch is not None and held["patch"] != patch:
-        raise InputError(f"{file} is of patches of {held['patch']} pixels, the encoder's have {patch}; fit it again")
-    return held
+    return held if isinstance(held, dict) else {}
