@@ -1,6 +1,5 @@
 """The first error of many ranks: each writes down its own; who merely lost its peer is not asked first."""
 
-import contextlib
 import json
 import os
 import re
@@ -9,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from models.training.failed import FOLDER, LOST_PEER
+from models.training.failed import FOLDER, LOST_PEER, noted
 
 SRUN = re.compile(r"srun: error: (?P<node>[\w.-]+): tasks? (?P<ranks>[\d,-]+): (?P<how>.+)")
 CODE = re.compile(r"Exited with exit code (\d+)")
@@ -71,24 +70,16 @@ def first(folder: Path, name: str, stderr: Path, start: int = 0, told: Sequence[
 
 def told(run: Path, since: float) -> list[Failure]:
     """What the trainer itself put into `run`/failed: a rank that ended at once, for it hung, could not tell anybody."""
-    found = []
-    for path in (run / FOLDER).glob("rank-*.json"):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            row = json.loads(path.read_text())
-            if row["time"] >= since:
-                place = row["node"], str(row["rank"]), row["error"], row.get("log") or str(path), 1
-                found.append(Failure(*place, row["time"], row["code"]))
-    return found
+    return [
+        Failure(row["node"], str(row["rank"]), row["error"], row["log"] or str(run / FOLDER), row["line"], row["time"],
+                row["code"])
+        for row in noted(run) if row["time"] >= since
+    ]  # fmt: skip
 
 
 def fields(found: Failure) -> dict[str, object]:
     """What an event says of a failure; it has a time and a code of its own."""
     return {name: value for name, value in asdict(found).items() if name not in ("time", "code")}
-
-
-def lines(path: Path) -> int:
-    """How many lines a log has by now."""
-    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def _reported(stderr: Path, start: int) -> list[Failure]:

@@ -13,6 +13,7 @@ from submitit import JobEnvironment
 from submitit.helpers import Checkpointable
 
 from models.training.codes import BAD_INPUT, CRASHED, STOPPED
+from models.training.failed import lines
 from pipeline.errors import InputError
 from slurm import address, events, failure
 
@@ -71,7 +72,7 @@ class Job(Checkpointable):
 def _failure(job: JobEnvironment, error: BaseException, code: int) -> failure.Failure:
     said = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1].removeprefix("pipeline.errors.")
     log = job.paths.stderr
-    return failure.Failure(_node(), str(job.global_rank), said, str(log), failure.lines(log) + 1, time.time(), code)
+    return failure.Failure(_node(), str(job.global_rank), said, str(log), lines(log) + 1, time.time(), code)
 
 
 def _start(job: JobEnvironment) -> str:

@@ -173,6 +173,7 @@ def test_the_rank_that_fails_is_named_by_all_and_nobody_waits(argv, tmp_path):
     found = failed.first(tmp_path / "run")
     assert (found["rank"], found["error"], found["code"]) == (1, "KeyError: 'planted'", 1)
     assert found["log"] == str(tmp_path / "log" / "1" / "err")
+    assert ranks[1].err.splitlines()[found["line"] - 1].startswith("rank 1 on ")
     noted = [row["rank"] for row in events.read(tmp_path / "run") if row["event"] == "failed"]
     assert 1 in noted
     end(start_ranks(argv("semi_mae:digits", tmp_path / "run"), tmp_path / "again", 2))

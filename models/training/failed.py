@@ -38,11 +38,13 @@ class LostPeer(RuntimeError):
 def note(folder: Path | None, rank: int, error: str, *, code: int = CRASHED, log: str | None = None) -> dict:
     """Write `folder`/failed/rank-N.json, whole or not at all, and an event; -> what it says.
 
-    {time, rank, node, error, code, secondary, log}: `secondary` if the rank only lost another one. Nothing is written
-    where there is no run folder yet, and a disk that is full does not hide the error.
+    {time, rank, node, error, code, secondary, log, line}: `secondary` if the rank only lost another one; what it is
+    about to print begins at `line` of `log`. Nothing is written where there is no run folder yet, and a disk that is
+    full does not hide the error.
     """
+    log = log or _log()
     found = {"time": time.time(), "rank": rank, "node": events.NODE, "error": error, "code": code}
-    found |= {"secondary": LOST_PEER.search(error) is not None, "log": log or _log()}
+    found |= {"secondary": LOST_PEER.search(error) is not None, "log": log, "line": lines(log) + 1}
     with contextlib.suppress(OSError):
         if folder is not None and folder.is_dir():
             (folder / FOLDER).mkdir(exist_ok=True)
@@ -56,11 +58,23 @@ def note(folder: Path | None, rank: int, error: str, *, code: int = CRASHED, log
 
 def first(folder: Path) -> dict | None:
     """The earliest failure that is no other one's consequence, else the earliest; None where no rank failed."""
+    return min(noted(folder), key=lambda each: (each["secondary"], each["time"]), default=None)
+
+
+def noted(folder: Path) -> list[dict]:
+    """What each rank that failed has said."""
     found = []
     for path in (folder / FOLDER).glob("rank-*.json"):
         with contextlib.suppress(OSError, ValueError):
             found.append(json.loads(path.read_text()))
-    return min(found, key=lambda each: (each["secondary"], each["time"]), default=None)
+    return found
+
+
+def lines(path: str | Path | None) -> int:
+    """How many lines a log has by now; 0 where there is none."""
+    with contextlib.suppress(OSError):
+        return Path(path).read_bytes().count(b"\n") if path else 0
+    return 0
 
 
 def said(found: dict) -> str:

@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
+from models.training import failed
 from slurm import between, events, failure, launch
 from slurm.between import Now, decide
 
@@ -106,6 +108,20 @@ def test_srun_names_the_rank_that_a_signal_ended(tmp_path):
     failure.write(tmp_path, "x", failure.Failure("n1", "0", "RuntimeError: Connection reset by peer", "a", 1, 10.0))
     found = failure.first(tmp_path, "x", log, start=len("srun: error: n9: task 9: Killed\n"))
     assert (found.node, found.rank, found.error, found.line) == ("n2", "1", "Killed", 3)
+
+
+def test_a_rank_that_ended_at_once_says_where_in_its_log_its_words_begin(tmp_path):
+    """The loop's own word of a rank that hung; an earlier start's is left out."""
+    log = tmp_path / "7_1_log.err"
+    log.write_text("one\ntwo\n")
+    failed.note(tmp_path, 0, "KeyError: of yesterday", log=str(log))
+    since = time.time()
+    failed.note(tmp_path, 1, "TimeoutError: no step for 4 s", log=str(log))
+    with open(log, "a") as file:
+        file.write("MainThread sleeping\n")
+    (found,) = failure.told(tmp_path, since)
+    assert (found.rank, found.error, found.code) == ("1", "TimeoutError: no step for 4 s", 1)
+    assert log.read_text().splitlines()[found.line - 1] == "MainThread sleeping"
 
 
 def test_a_rank_that_stopped_on_request_did_not_break(job, tmp_path):

@@ -17,6 +17,7 @@ import pytest
 from slurm import events, results, state, submit
 from tests import local_slurm
 from tests.conftest import DECODER, TINY, rows, same, weights
+from tests.slurm import hanging
 
 pytestmark = pytest.mark.slurm
 long = pytest.mark.skipif(not os.environ.get("SHOTCRETE_LONG"), reason="waits a minute for Slurm; set SHOTCRETE_LONG=1")
@@ -158,6 +159,21 @@ def test_one_rank_is_killed(train, ends_equal):
     ends_equal(job, "kill -9 of one rank", ["submitted", "started", "crashed", "started", "done"])
     row = next(row for row in events.read(job.run) if row["event"] == "crashed")
     assert (row["rank"], row["error"]) == ("1", "Killed")
+    assert job.repeated() <= SAVE_STEPS
+
+
+@long
+def test_one_rank_hangs(train, ends_equal, tmp_path):
+    """It ends itself, saying where it stands, though no connection has closed; then as after a kill."""
+    patient = [*METHOD["semi_mae:digits"], "--run.patience-s=4"]
+    job = train("--folder", str(tmp_path / "run"), "--", *patient, recipe="tests.slurm.hanging")
+    ends_equal(job, "one rank hangs", ["submitted", "started", "crashed", "started", "done"])
+    row = next(row for row in events.read(job.run) if row["event"] == "crashed")
+    assert row["rank"] == "1"
+    assert row["error"].startswith(f"TimeoutError: no step for 4 s after step {hanging.STEP}, in hanging.py:")
+    log = Path(row["log"]).read_text().splitlines()
+    assert row["error"] in "\n".join(log[row["line"] - 1 :])
+    assert log[row["line"] - 1].startswith(("---", "Thread", "thread", "MainThread"))
     assert job.repeated() <= SAVE_STEPS
 
 
