@@ -75,7 +75,7 @@ def attention_bias(attn: nn.Module, q: Tensor, pairs: Tensor) -> Tensor:
 
 
 def kind_of(names: Iterable[str]) -> str:
-    """Whose positions a state dict of an encoder holds: irpe, bias, block_bias, absolute or none."""
+    """Whose positions a state dict of an encoder holds, as encoder.position says it."""
     found = set(names)
     if SHARED in found:
         return "bias"
@@ -83,7 +83,7 @@ def kind_of(names: Iterable[str]) -> str:
         return "block_bias"
     if "blocks.0.attn.rpe_k.lookup_table_weight" in found:
         return "irpe"
-    return "absolute" if "pos_embed" in found else "none"
+    return "learned or sincos" if "pos_embed" in found else "none"
 
 
 def bias_for_each_block(held: dict[str, Tensor], depth: int) -> dict[str, Tensor]:

@@ -23,14 +23,14 @@ def load_encoder(method: Method, path: Path) -> str:
     prefix = "average.module." if any(name.startswith("average.module.") for name in held) else "encoder."
     found = {name.removeprefix(prefix): tensor for name, tensor in held.items() if name.startswith(prefix)}
     wanted = method.encoder.state_dict()
-    came, expected = kind_of(found), kind_of(wanted)
-    if (came, expected) == ("bias", "block_bias"):
+    theirs, ours = kind_of(found), kind_of(wanted)
+    if (theirs, ours) == ("bias", "block_bias"):
         found = bias_for_each_block(found, len(method.encoder.blocks))
-    elif came != expected:
-        raise InputError(f"{path} was trained with positions {came}, expected {expected}; set encoder.position")
+    elif theirs != ours:
+        raise InputError(f"{path} was trained with position {theirs}, got {ours}; set encoder.position to {theirs}")
     new = [name for name in wanted if name.startswith(HEAD) and not _same(found, wanted, name)]
-    for name in wanted.keys() - set(new):
-        if not _same(found, wanted, name):
+    for name in wanted:
+        if name not in new and not _same(found, wanted, name):
             came = list(found[name].shape) if name in found else "nothing"
             raise InputError(
                 f"{path}: expected {name} of shape {list(wanted[name].shape)}, got {came}; "

@@ -25,10 +25,10 @@ DOUBLE, PASSED = torch.float64, (3, 0)
 class Method(nn.Module):
     """Every parameter is used inside one forward: that is what DDP waits for. The encoder runs as a teacher, first."""
 
-    def __init__(self):
+    def __init__(self, position="learned"):
         super().__init__()
         torch.manual_seed(0)
-        self.encoder = build_encoder(Size(32, 2, 4), image_size=32, patch=8, classes=5).to(DOUBLE)
+        self.encoder = build_encoder(Size(32, 2, 4), image_size=32, patch=8, classes=5, position=position).to(DOUBLE)
         self.decoder = Decoder(32, (4, 4), 8, width=24, depth=1, heads=3).to(DOUBLE)
 
     def forward(self, step, way=peers.packed):
@@ -64,7 +64,8 @@ def compiled(method):
 def one_rank(rank, folder, way):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    method = WAYS[way](Method(), World(rank, 2, rank, torch.device("cpu")))
+    way, position = way.split("/")
+    method = WAYS[way](Method(position), World(rank, 2, rank, torch.device("cpu")))
     for _ in range(2):  # a second step: DDP complains about the first one's unused parameters only then
         method.zero_grad()
         method(draw(rank)).backward()
@@ -76,7 +77,7 @@ def one_rank(rank, folder, way):
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [*(f"{way}/learned" for way in WAYS), "shard, checkpointing/bias"])
 def test_unequal_pass_counts_give_the_gradients_of_one_process(tmp_path, way):
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -91,8 +92,9 @@ def test_unequal_pass_counts_give_the_gradients_of_one_process(tmp_path, way):
             rank.kill()
             rank.wait()
 
-    alone = Method()
-    sum(alone(draw(rank), peers.separate) / 2 for rank in range(2)).backward()
+    position = way.split("/")[1]
+    alone, separate = Method(position), peers.separate if position == "learned" else peers.packed
+    sum(alone(draw(rank), separate) / 2 for rank in range(2)).backward()
     expected = {name: parameter.grad for name, parameter in alone.named_parameters()}
     largest = max(gradient.abs().max() for gradient in expected.values())
     for rank in range(2):

@@ -1,0 +1,60 @@
+"""Starting a run from another run's encoder, by the kind of its positions."""
+
+from itertools import permutations
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from models.start import load_encoder
+from models.training import checkpoint
+from models.vit import Size, build_encoder, look
+from pipeline.errors import InputError
+
+POSITIONS = ["learned", "irpe", "bias", "block_bias", "none"]
+
+
+def method(position, classes=5):
+    torch.manual_seed(classes)
+    vit = build_encoder(Size(32, 2, 4), image_size=32, patch=8, classes=classes, position=position)
+    for parameter in vit.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return SimpleNamespace(encoder=vit, average=None)
+
+
+def saved(folder, held):
+    checkpoint.save(folder, {"method": {f"encoder.{name}": t for name, t in held.encoder.state_dict().items()}})
+    return folder / "last.pt"
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_an_encoder_starts_from_one_with_the_same_kind_of_positions(tmp_path, position):
+    before, after = method(position), method(position, classes=7)
+    said = load_encoder(after, saved(tmp_path, before))
+    assert said.endswith("new: head.weight, head.bias")
+    for name, tensor in before.encoder.state_dict().items():
+        assert name.startswith("head.") or torch.equal(after.encoder.state_dict()[name], tensor)
+
+
+def test_a_bias_that_all_blocks_shared_becomes_each_blocks_own(tmp_path):
+    before, after = method("bias"), method("block_bias")
+    load_encoder(after, saved(tmp_path, before))
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(look(after.encoder, x), look(before.encoder, x))
+
+
+@pytest.mark.parametrize(
+    ("came", "wanted"), [pair for pair in permutations(POSITIONS, 2) if pair != ("bias", "block_bias")]
+)
+def test_positions_of_another_kind_are_refused_in_one_line(tmp_path, came, wanted):
+    one, other = ("learned or sincos" if kind == "learned" else kind for kind in (came, wanted))
+    with pytest.raises(InputError, match=f"trained with position {one}, got {other}; set encoder.position to {one}"):
+        load_encoder(method(wanted), saved(tmp_path, method(came)))
+
+
+def test_an_encoder_of_another_size_is_refused_by_the_first_tensor_that_differs(tmp_path):
+    path, other = saved(tmp_path, method("irpe")), method("irpe")
+    other.encoder = build_encoder(Size(48, 2, 4), image_size=32, patch=8, classes=5, position="irpe")
+    with pytest.raises(InputError, match=r"expected cls_token of shape \[1, 1, 48\], got \[1, 1, 32\]"):
+        load_encoder(other, path)
