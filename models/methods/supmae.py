@@ -160,13 +160,13 @@ def cifar10_tiny() -> Recipe[Settings]:
 
 
 def digits_unlabelled() -> Recipe[Settings]:
-    """Embedded digits, 5 labels a class, and pixels of every image: SupMAE with the labels there are."""
+    """Embedded digits, 5 labels a class, and the pixels of every image.  Here: not yet run."""
     recipe = digits()
     return replace(recipe, method=replace(recipe.method, unlabelled=True))
 
 
 def digits_simmim() -> Recipe[Settings]:
-    """Embedded digits, 5 labels a class, with SimMIM's branch: a linear decoder, mask tokens in the encoder."""
+    """Embedded digits, 5 labels a class, with SimMIM's branch: a linear decoder.  Here: not yet run."""
     recipe = digits()
     data = presets_masked.with_mask(recipe.data, presets_masked.digits_units())
     return replace(recipe, method=replace(recipe.method, branch="simmim"), data=data)
