@@ -1,4 +1,4 @@
-"""Every recipe that `python train.py` lists, and the first of every sweep, learns: 20 steps of its toy on digits."""
+"""Every recipe that `python train.py` lists, and the first of small sweeps, learns: 20 steps of its toy on digits."""
 
 import re
 from dataclasses import fields, is_dataclass, replace
@@ -13,6 +13,7 @@ from models.training.optim import optimiser, set_rate
 from pipeline.batch import Batch
 from pipeline.loader import Loader
 from pipeline.open import open_backend
+from pipeline.spec import View
 from pipeline.task import feed, open_task
 
 STEPS, LR, CLASSES = 20, 3e-3, 10
@@ -20,7 +21,8 @@ SHRUNK = {  # what every toy has in common; fields that a recipe does not have a
     "data.size": 16, "data.sizes": None, "data.split": "25-per-class", "data.test": None, "data.train": "train.beton",
     "data.val": "val.beton", "data.batch": 32, "data.ratio": 3, "data.weak.padding": 2, "data.backend": "memory",
     "encoder.name": None, "encoder.width": 32, "encoder.depth": 2, "encoder.heads": 2, "encoder.patch": 4,
-    "encoder.drop_path": 0.0, "optim.lr": LR, "optim.lr_batch": None, "optim.clip": None, "run.start": None,
+    "encoder.drop_path": 0.0, "optim.lr": LR, "optim.lr_batch": None, "optim.clip": None,
+    "optim.epochs": 100, "optim.rise_epochs": 0, "optim.final_lr": 0.0, "data.evaluate": View(crop="centre"),
     "method.pseudo.threshold": 0.0, "method.reconstruct.depth": 1, "method.reconstruct.width": 32,
     "method.reconstruct.heads": 2, "method.channels": 8,
 }  # fmt: skip
@@ -92,7 +94,7 @@ def spared(name: str, parameters: set[str]) -> set[str]:
     return found
 
 
-SWEEPS = [name for name, _ in sweeps()]
+SWEEPS = [name for name, _ in sweeps() if ":in1k" not in name]  # those of ImageNet have a smaller one beside them
 NAMES = [name for name, _ in catalogue()] + SWEEPS
 TOYS = {toy(name): name for name in reversed(NAMES)}  # many a sweep begins with a recipe that is listed, too
 
