@@ -93,6 +93,8 @@ class Semiformer(nn.Module):
         self.head = nn.ModuleDict({name: nn.Linear(features, classes) for name, features in heads.items()})
         self.apply(_initial)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
+        # images come channels-last, so gradients do: weights that do not would be copied around by DDP
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [N, classes] of the convolutional head, and of the transformer's."""
