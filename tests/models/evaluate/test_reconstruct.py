@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from models.evaluate.reconstruct import reconstruct
+from models.method import method_class
+from models.recipe import resolve
 from models.vit import Size, build_encoder
 from pipeline.preview import HIDDEN
 
@@ -87,3 +89,27 @@ def test_the_patches_shown_depend_on_the_seed_and_the_image(images):
     shown = [(cells(picture) == HIDDEN).all((1, 2, 3)) for picture in (seen[0][0], seen[0][1], seen[2][0])]
     assert (shown[0] != shown[1]).any()
     assert (shown[0] != shown[2]).any()
+
+
+def test_where_a_prediction_is_no_picture_there_is_none(images):
+    assert reconstruct(method("tokens", lambda *_: None), images, ratio=0.75) is None
+
+
+RECIPES = {
+    "mae:digits": (), "mae:digits, mask tokens": ("--method.reconstruct.encoder-mask-tokens",), "crossmae:digits": (),
+    "simmim:digits": (), "lomar:digits": (), "mae:digits, normalised": ("--method.reconstruct.target=norm_pix",),
+    "crossmae:digits, normalised": ("--method.reconstruct.target=norm_pix", "--method.reconstruct.no-every-layer"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_masked_method_draws_whatever_its_decoder_sees(name):
+    small = ["--encoder.width=32", "--encoder.depth=2", "--encoder.heads=2"]
+    recipe = resolve(name.split(",")[0], [*small, *RECIPES[name]])
+    made = method_class(recipe)(recipe, 10)
+    images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    for ratio in (0.5, 0.9):
+        seen, predicted = reconstruct(made, images, ratio)
+        shown = (seen == images.permute(0, 2, 3, 1).numpy()).all(-1)
+        assert (predicted[shown] == seen[shown]).all()
+        assert shown.any() and not shown.all()  # noqa: PT018
