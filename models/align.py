@@ -41,8 +41,10 @@ class Alignment(Memory):
 
     def update(self, seen: Tensor) -> None:
         momentum = self.momentum * self.begun  # the first means replace the uniform ones
-        for running, (images, *_), totals in zip((self.mean, self.target), seen, seen[:, 1:], strict=True):
-            move(running, totals / images.clamp_min(1), torch.where(images > 0, momentum, 1.0))
+        for row, running in enumerate((self.mean, self.target)):
+            images = seen[row, 0]
+            now = seen[row, 1:] / images.clamp_min(1)
+            move(running, now, torch.where(images > 0, momentum, 1.0))
         self.begun.fill_(True)
 
     def _saw(self, probabilities: Tensor, row: int) -> None:

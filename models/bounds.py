@@ -30,7 +30,7 @@ POSITIVE = {
 NOT_NEGATIVE = {
     "run": ("seed",),
     "optim": ("lr", "final_lr", "rise_epochs", "labels_only_epochs", "weight_decay"),
-    "method": ("lambda_u", "mu", "class_weight"),
+    "method": ("lambda_u", "mu", "mixup", "cutmix", "class_weight"),
     "method.pseudo": ("fairness",),
     **dict.fromkeys(VIEWS, ("padding", "jitter")),
 }

@@ -96,6 +96,10 @@ class Method(nn.Module, ABC):
         """The weights that are evaluated and exported: the average where there is one."""
         return self.encoder if self.average is None else self.average.module
 
+    def remark(self) -> str | None:
+        """What a user should know of this recipe before it runs, in a line."""
+        return None
+
     def sized(self, images: int, unlabelled: int) -> None:
         """Told once, before weights are loaded: images in the training file, and those of them that are unlabelled."""
         for part in self.memories():

@@ -92,6 +92,12 @@ class PseudoLabels(nn.Module):
         if self.alignment is not None:
             self.alignment.notice_labelled(probabilities, labels)
 
+    def remark(self) -> str | None:
+        """What to say of it before a run, in a line, if anything."""
+        if not self.why_whole or self.settings.drop_rejected == "off":
+            return None
+        return f"every strong view is encoded, rejected or not: {self.why_whole}"
+
     def _mixed(self, strong: Tensor, confidence: Tensor, weights: Tensor, targets: Tensor, shown: Guesses) -> Guess:
         """A mixture is as sure as the surer of its two (Semi-ViT): with one threshold it passes if one of them does."""
         pairs = confident_pairs(confidence)

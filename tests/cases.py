@@ -47,6 +47,13 @@ WRONG = {  # recipe, flags, what the line says
     "the other of two betas": (SEMI, "--optim.betas 0.9 -3", "optim.betas is -3, expected from 0 to below 1"),
     "more smoothing than labels": (SUPERVISED, "--method.smoothing=3", "method.smoothing is 3, expected from 0 to"),
     "a threshold above 1": (SEMI, "--method.pseudo.threshold=2", "method.pseudo.threshold is 2, expected from 0 to 1"),
+    "a momentum of 1": (FIXMATCH, "--method.pseudo.momentum=1", "momentum is 1, expected from 0 to below 1"),
+    "fairness of another": (FIXMATCH, "--method.pseudo.fairness=1", "fairness is FreeMatch's"),
+    "a temperature of nothing": (SEMI, "--method.pseudo.temperature=0.4", "these are hard; add --method.pseudo.soft"),
+    "rejected images that count": (
+        FIXMATCH, "--method.pseudo.kind=softmatch --method.pseudo.drop-rejected=on", "every image a weight"
+    ),
+    "a negative mixup": (FIXMATCH, "--method.mixup=-1", "method.mixup is -1, expected 0 or above"),
     "a negative weight": (FIXMATCH, "--method.lambda-u=-1", "method.lambda_u is -1, expected 0 or above"),
     "another negative weight": (SEMI, "--method.mu=-1", "method.mu is -1, expected 0 or above"),
     "a negative class weight": (SUPMAE, "--method.class-weight=-1", "method.class_weight is -1, expected 0 or above"),
@@ -100,6 +107,8 @@ RIGHT = {
         "--optim.betas 0 0.5 --method.smoothing=0 --method.pseudo.threshold=1 --method.mu=0 "
         "--method.lambda-u=0 --data.strong.layers=1 --data.weak.padding=0",
     ),
+    "softmatch": (FIXMATCH, "--method.pseudo.kind=softmatch --method.pseudo.align=uniform"),
+    "sharpened soft labels": (SEMI, "--method.pseudo.soft --method.pseudo.temperature=0.4"),
     "a whole crop": (SEMI, "--data.strong.scale 1 1 --data.strong.crop=random_resized"),
     "some jitter": (SEMI, "--data.strong.jitter 0.4 0.4 0 0.5 --data.strong.jitter-probability=1"),
     "a decoder of one head": (MAE, "--method.reconstruct.width=4 --method.reconstruct.heads=1"),

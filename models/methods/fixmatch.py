@@ -48,6 +48,9 @@ class FixMatch(Method):
     def needs(recipe: Recipe[Settings]) -> Needs:
         return Needs(labelled=True, unlabelled=True, strong=True)
 
+    def remark(self) -> str | None:
+        return self.pseudo.remark()
+
     def forward(self, batch: Batch, now: Moment) -> Loss:
         known, unknown, s = batch.labelled, batch.unlabelled, self.settings
         images, labels = self.mixed(known)

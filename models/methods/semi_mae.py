@@ -60,6 +60,9 @@ class SemiMAE(Method):
     def resting(self, now: Moment) -> Iterable[nn.Parameter]:
         return self.reconstruction.parameters() if now.labels_only else ()
 
+    def remark(self) -> str | None:
+        return self.pseudo.remark()
+
     def forward(self, batch: Batch, now: Moment) -> Loss:
         known, unknown, s = batch.labelled, batch.unlabelled, self.settings
         if now.labels_only:

@@ -58,7 +58,7 @@ class FreeMatch(Threshold):
         chosen = shares(probabilities.argmax(-1), probabilities, weights)
         now = normed(mean * inverse(chosen))
         before = normed(self.prior * inverse(self.chosen))
-        return self.fairness * (before * torch.log(now + 1e-12)).sum() * (passed > 0)
+        return (self.fairness * (before * torch.log(now + 1e-12)).sum() * (passed > 0)).to(logits.dtype)
 
 
 def shares(classes: Tensor, probabilities: Tensor, weights: Tensor | None = None) -> Tensor:

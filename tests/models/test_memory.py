@@ -9,6 +9,7 @@ from models.align import Alignment
 from models.memory import Memory
 from models.pseudo import Pseudo
 from models.thresholds.choose import threshold
+from tests.conftest import same, weights
 from tests.models.training.ranks import run_ranks
 
 CLASSES, IMAGES, STEPS, MOMENTUM = 5, 40, 6, 0.7
@@ -18,7 +19,11 @@ import torch.distributed as dist
 from tests.models.test_memory import flat, learned
 
 dist.init_process_group("gloo")
-print(json.dumps(flat(learned(chunks=4, rank=dist.get_rank(), ranks=2))))
+made = learned(chunks=4, rank=dist.get_rank(), ranks=2)
+print(json.dumps(flat(made)))
+for part in made.values():
+    for buffer in part.buffers():
+        dist.broadcast(buffer, 0)  # as DDP and evaluation do: every type can be sent
 dist.destroy_process_group()
 """
 
@@ -107,6 +112,17 @@ def test_what_is_remembered_survives_a_checkpoint_to_the_bit():
     for name, part in resumed.items():
         part.load_state_dict({key: tensor.clone() for key, tensor in stopped[name].state_dict().items()})
     assert flat(learned(made=resumed, first=3)) == flat(straight)
+
+
+def test_a_run_that_stopped_and_went_on_is_the_one_that_did_not(tiny, tmp_path):
+    flags = ["--method.pseudo.kind=flexmatch", "--method.pseudo.align=predictions", "--method.pseudo.threshold=0.11",
+             "--method.pseudo.mixup", "--method.mixup=0.8", "--method.cutmix=1", "--optim.epochs=6"]  # fmt: skip
+    assert tiny("fixmatch:digits", tmp_path / "straight", *flags) == 0
+    assert tiny("fixmatch:digits", tmp_path / "stopped", *flags, "--run.stop-step=3") == 75
+    assert tiny("fixmatch:digits", tmp_path / "stopped", *flags) == 0
+    one, other = (weights(tmp_path / name) for name in ("straight", "stopped"))
+    assert same(one, other)
+    assert (one["pseudo.threshold.status"] >= 0).any()
 
 
 def test_a_step_that_saw_nothing_changes_nothing():
