@@ -37,13 +37,13 @@ def passes(ranks, steps):
     return np.random.default_rng(0).binomial(IMAGES, RATE, (steps, ranks))
 
 
-def waiting(rank, ranks, steps, folder):
+def waiting(rank, ranks, steps, folder, times=1):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
     model, noted = nn.parallel.DistributedDataParallel(nn.Linear(8, 8)), []
     for passed in [0, *passes(ranks, steps)[:, rank]]:
         loss = model(torch.ones(1, 8)).sum()
-        time.sleep(SAME_S + VIEW_S * passed)
+        time.sleep(times * (SAME_S + VIEW_S * passed))
         arrived = time.monotonic()
         loss.backward()
         noted.append((arrived, time.monotonic()))
@@ -71,11 +71,11 @@ def counting(rank, ranks, steps, folder):
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
 
 
-def on_ranks(what, ranks, steps):
+def on_ranks(what, ranks, steps, *more):
     """What each rank noted of each step: [ranks, steps, ...]."""
     with tempfile.TemporaryDirectory() as folder:
         processes.get_context("forkserver").set_forkserver_preload(PRELOAD)  # the one that other tests have started
-        processes.start_processes(what, (ranks, steps, folder), ranks, start_method="forkserver")
+        processes.start_processes(what, (ranks, steps, folder, *more), ranks, start_method="forkserver")
         return np.array([json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(ranks)])
 
 
@@ -164,10 +164,10 @@ def test_what_cannot_be_is_refused(monkeypatch, flags):
 def measure(what, ranks, steps):
     """Lines for docs/scale.md."""
     if what == "wait":
-        ends = on_ranks(waiting, ranks, steps)[..., 1].max(0)
-        each = SAME_S + VIEW_S * passes(ranks, steps)
+        ends = on_ranks(waiting, ranks, steps, 10)[..., 1].max(0)
+        each = 10 * (SAME_S + VIEW_S * passes(ranks, steps))
         said = {"a step": np.diff(ends).mean(), "slowest": each.max(1).mean(), "mean": each.mean()}
-        said["closed form"] = SAME_S + VIEW_S * stragglers.expected_most(IMAGES, RATE, ranks)
+        said["closed form"] = 10 * (SAME_S + VIEW_S * stragglers.expected_most(IMAGES, RATE, ranks))
         print(f"{ranks} ranks, ms:", ", ".join(f"{name} {1000 * value:.1f}" for name, value in said.items()))
         return
     passed = on_ranks(counting, ranks, steps).T

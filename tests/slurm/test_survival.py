@@ -104,7 +104,7 @@ def straight(cluster, digits, tmp_path_factory) -> tuple[Job, float]:
 def ends_equal(straight, capsys):
     """ends_equal(job, name, events) waits; weights and journal must be those of the undisturbed run, to the bit."""
 
-    def check(job: Job, name: str, expected: list[str]) -> None:
+    def check(job: Job, name: str, expected: list[str], repeated: int = 0) -> None:
         assert submit.main(["wait", str(job.run), "--poll", "0.2"]) == 0, f"{job.events}\n{job.said()}"
         seconds = time.monotonic() - job.began
         assert job.events == expected
@@ -112,7 +112,7 @@ def ends_equal(straight, capsys):
             weights(job.run).values(), weights(straight[0].run).values(), strict=True))  # fmt: skip
         with capsys.disabled():
             print(f"\n| {name} | {seconds:.0f} (undisturbed {straight[1]:.0f}) | {expected.count('started') - 1} | "
-                  f"{job.repeated()} | {difference:g} |")  # fmt: skip
+                  f"{max(repeated, job.repeated())} | {difference:g} |")  # fmt: skip
         assert same(weights(job.run), weights(straight[0].run))
         assert rows(job.run) == rows(straight[0].run)
 
@@ -234,7 +234,7 @@ def test_the_time_limit(train, digits, tmp_path, capsys):
 @pytest.mark.parametrize(("which", "name"), [(1, "node dies"), (0, "batch host dies")])
 def test_a_node_dies(which, name, train, ends_equal, cluster):
     job = train().at(HALFWAY)
-    node = job.nodes()[which]
+    node, reached = job.nodes()[which], results.last_step(job.run)
     local_slurm.kill_node(cluster, node)
     try:
         assert submit.main(["wait", str(job.run), "--poll", "0.5"]) == 0, job.said()
@@ -242,7 +242,8 @@ def test_a_node_dies(which, name, train, ends_equal, cluster):
         local_slurm.start_node(cluster, node)
     found = job.events
     assert found[:2] + found[-2:] == ["submitted", "started", "started", "done"]
-    ends_equal(job, name, found)
+    resumed = next(row["step"] for row in events.read(job.run) if row["event"] == "resumed")
+    ends_equal(job, name, found, reached - resumed)  # the batch host's last lines are lost with it
 
 
 def written(path: Path) -> float:
