@@ -118,12 +118,12 @@ def stepper(recipe: Recipe, options: Options) -> Callable[[], None]:
         compile_blocks(method)
 
     def run() -> None:
-        for parameter in method.parameters():
-            parameter.grad = None
         half = torch.autocast(batch.labelled.images.device.type, torch.bfloat16)
         with half if options.precision == "bf16" else nullcontext():
             total = method(batch, NOW).total
         total.backward()
+        for parameter in method.parameters():
+            parameter.grad = None  # now: the others' turns come before the next
 
     return run
 
