@@ -71,7 +71,11 @@ class SimMIMBranch(Branch):
 
 
 def check_hidden_alone(kind: str, settings: Reconstruct) -> None:
-    """Raise InputError if a loss on visible patches is asked of a branch that has none."""
+    """Raise InputError if a loss on visible patches is asked of a branch that has none, or the mask tokens it has."""
+    if settings.encoder_mask_tokens:
+        raise InputError(
+            f"branch {kind} has mask tokens in its encoder as it is; leave method.reconstruct.encoder_mask_tokens out"
+        )
     if settings.patches != "hidden":
         raise InputError(
             f"branch {kind} predicts hidden patches alone, got method.reconstruct.patches {settings.patches}; "

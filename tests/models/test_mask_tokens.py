@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from models.branches.mae import MAEBranch, Reconstruct
+from models.branches.simmim import check_hidden_alone
 from models.decoder import Decoder
 from models.flops import GroupCost, count, decoder_flops, encoder_flops
 from models.patches import hidden_from_visible, patchify
 from models.training.optim import TOKENS
 from models.vit import Part, Size, build_encoder, encode
+from pipeline.errors import InputError
 
 DOUBLE = torch.float64
 SMALL = Reconstruct(depth=2, width=24, heads=3, encoder_mask_tokens=True)
@@ -128,3 +130,9 @@ def test_the_picture_of_it_is_the_decoders_prediction_of_the_hidden():
     expected = branch.decoder(tokens, visible, hidden)
     torch.testing.assert_close(branch.predict(vit, images, visible), expected.float())
     assert isinstance(MAEBranch(vit, Reconstruct(1, 24, 3)).group(images, visible), Part)
+
+
+def test_branches_that_have_them_anyway_refuse_to_be_asked():
+    check_hidden_alone("simmim", Reconstruct())
+    with pytest.raises(InputError, match="branch simmim has mask tokens in its encoder as it is"):
+        check_hidden_alone("simmim", SMALL)
