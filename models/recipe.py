@@ -24,7 +24,7 @@ class Encoder:
     """A plain timm VisionTransformer."""
 
     name: str | None = "vit_small_patch16_224"
-    """Any plain ViT that timm knows (method semiformer: semiformer_small); None where `width`, `depth`, `heads` say it."""
+    """Any plain ViT that timm knows (semiformer: semiformer_small); None where `width`, `depth` and `heads` say it."""
     width: int | None = None
     """With `depth` and `heads`: a size that timm has no name for."""
     depth: int | None = None
