@@ -14,7 +14,7 @@ COUNTS = {
     "encoder": ("patch", "width", "depth", "heads"),
     "run": ("devices", "device_images", "log_steps", "save_steps", "evaluate_steps", "stop_step"),
     "data.mask": ("unit", "window", "windows"),
-    "method": ("layers", "hidden"),
+    "method": ("layers", "hidden", "channels"),
     "method.reconstruct": ("depth", "width", "heads"),
     **dict.fromkeys(VIEWS, ("layers",)),
 }
@@ -42,7 +42,7 @@ BELOW_ONE = {
 }
 SHARES = {
     "optim": ("drop_factor",),
-    "method": ("threshold",),
+    "method.pseudo": ("threshold",),
     "method.reconstruct": ("predict",),
     **dict.fromkeys(VIEWS, ("jitter_probability",)),
 }

@@ -1,8 +1,12 @@
-"""What a recipe's schedule cannot mean is refused when it is resolved: on the login node, not in the job."""
+"""What a recipe cannot mean is refused when it is resolved: on the login node, not in the job."""
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 
 import pytest
 
-from models.recipe import resolve
+from models.bounds import RULES
+from models.recipe import catalogue, named, resolve
 from pipeline.errors import InputError
 
 STEPS = "--optim.schedule=steps"
@@ -38,3 +42,25 @@ def test_a_schedule_that_cannot_be_is_refused_in_one_line(flags: str, said: str)
 )
 def test_its_neighbours_resolve(flags: str) -> None:
     resolve("semi_mae:digits", flags.split())
+
+
+ELSEWHERE = {  # checked with what they depend on: other fields, or the grid
+    "data.sizes", "data.mask.ratio", "data.weak.scale", "data.strong.scale", "data.evaluate.scale",
+}  # fmt: skip
+
+
+def numeric(part: object, prefix: str = "") -> Iterator[str]:
+    """Dotted names of the fields that hold numbers, absent ones too."""
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if is_dataclass(value):
+            yield from numeric(value, f"{prefix}{field.name}.")
+        elif {"int", "float"} & set(str(field.type).replace("'", " ").replace("[", " ").replace(",", " ").split()):
+            yield prefix + field.name
+
+
+def test_every_number_of_every_recipe_has_a_bound_and_every_bound_a_number() -> None:
+    bounded = {f"{group}.{name}" for groups, *_ in RULES for group, names in groups.items() for name in names}
+    found = {name for recipe, _ in catalogue() for name in numeric(named(recipe))}
+    assert found - bounded == ELSEWHERE
+    assert bounded <= found
