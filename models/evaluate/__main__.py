@@ -1,0 +1,59 @@
+"""Measure a trained run.  python -m models.evaluate NAME RUN [--data.root FOLDER] [FLAGS]; without NAME: the list."""
+
+import ast
+import difflib
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import InputError, command
+
+HERE = Path(__file__).parent
+
+
+def evaluators() -> Iterator[tuple[str, str]]:
+    """Name and first docstring line of every file here that holds an Evaluator; read from the sources."""
+    for path in sorted(HERE.glob("[!_]*.py")):
+        for each in ast.parse(path.read_text()).body:
+            if isinstance(each, ast.ClassDef) and any(ast.unparse(base) == "Evaluator" for base in each.bases):
+                yield path.stem, ast.get_docstring(each).splitlines()[0]
+
+
+def main() -> None:
+    """Measure, print, and keep it beside the run."""
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print("python -m models.evaluate NAME RUN [FLAGS]   (NAME RUN --help shows every flag)\n")
+        print("\n".join(f"  {name:14s} {line}" for name, line in evaluators()))
+        return
+    name, known = sys.argv[1], [known for known, _ in evaluators()]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1, 0.4)
+        hint = f"; did you mean {near[0]}?" if near else f", there are {', '.join(known)}"
+        raise InputError(f"no evaluator is called {name!r}{hint}")
+    if len(sys.argv) < 3 or (sys.argv[2].startswith("-") and sys.argv[2] not in ("-h", "--help")):
+        raise InputError(f"expected a run folder or checkpoint: python -m models.evaluate {name} RUN [FLAGS]")
+    measure(name, sys.argv[2], sys.argv[3:] if not sys.argv[2].startswith("-") else sys.argv[2:])
+
+
+def measure(name: str, path: str, flags: list[str]) -> None:
+    """Run one evaluator; torch is imported only now."""
+    import tyro
+
+    from models.evaluate.base import Evaluator, chosen_device
+    from models.evaluate.record import record
+    from models.load import load_run
+
+    held = vars(importlib.import_module(f"models.evaluate.{name}")).values()
+    (kind,) = (c for c in held if isinstance(c, type) and issubclass(c, Evaluator) and c is not Evaluator)
+    evaluator = tyro.cli(kind, args=flags, prog=f"python -m models.evaluate {name} RUN")
+    loaded = load_run(Path(path), chosen_device(evaluator.device))
+    result = evaluator.run(loaded)
+    page = record(loaded, name, evaluator, result)
+    for key, value in result.values.items():
+        print(f"{key:24s} {value:.4f}")
+    print(f"page: {page}")
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,81 @@
+"""What an evaluator is: flags, and a `run` that measures a trained run and changes nothing."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.load import Loaded
+from models.training.render import Block
+from pipeline.beton import Beton, open_beton
+from pipeline.errors import InputError
+from pipeline.open import open_backend, open_data, sweep
+
+
+class Result(NamedTuple):
+    """Numbers for the journal (shares are 0 to 1), and tables and pictures for the page."""
+
+    values: dict[str, float]
+    blocks: Sequence[Block] = ()
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is evaluated on; the run's own data where nothing else is said."""
+
+    root: str | None = None
+    """Folder of the .beton files."""
+    file: str | None = None
+    """File in it; the recipe's val when absent."""
+    threads: int | None = None
+    """Decoding threads; as many as this process may use cores when absent."""
+
+
+@dataclass(frozen=True)
+class Evaluator(ABC):
+    """Measures one thing about a trained run; its fields are flags on the command line."""
+
+    data: Files = field(default_factory=Files)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    batch: int = 256
+    """Images that go through the network at once."""
+
+    @abstractmethod
+    def run(self, loaded: Loaded) -> Result:
+        """Measure. Raises InputError for a run or data that cannot be measured so."""
+
+    def open(self, loaded: Loaded, file: str | None = None) -> Beton:
+        """The file asked for, checked against the run's classes where both have any.
+
+        Raises InputError if it is missing or has other classes.
+        """
+        data = loaded.recipe.data
+        name = file or self.data.file or data.val
+        root = self.data.root or data.root
+        beton = open_data(data, name) if root == data.root else open_beton(Path(root) / name)
+        classes = beton.manifest.classes
+        if loaded.method.has_classifier and classes is not None and tuple(classes) != loaded.classes:
+            raise InputError(
+                f"{beton.path} has {len(classes)} classes ({', '.join(classes[:3])}, ...), {loaded.path} tells "
+                f"{len(loaded.classes)} apart ({', '.join(loaded.classes[:3])}, ...); give data of the same names"
+            )
+        return beton
+
+    def images(self, loaded: Loaded, beton: Beton, ids: np.ndarray) -> Iterator[Tensor]:
+        """The images `ids` (i64 [N]) in order, as the recipe evaluates them: u8 [n, 3, S, S] on the run's device."""
+        data = replace(loaded.recipe.data, threads=self.data.threads or loaded.recipe.data.threads)
+        with closing(open_backend(data, beton, next(loaded.method.parameters()).device)) as backend:
+            yield from sweep(data, backend, ids, self.batch)
+
+
+def chosen_device(name: str) -> torch.device:
+    """auto: a GPU where there is one. Raises InputError for a GPU that is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("no GPU is visible; set --device cpu")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
