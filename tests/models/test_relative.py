@@ -11,93 +11,21 @@ from PIL import Image
 from timm.models.beit import Beit, gen_relative_position_index
 from torch import nn
 
-from models.packed import as_packed, compile_blocks
-from models.relative import PositionBias, add_relative, bias_entries, irpe_buckets
-from models.vit import Chosen, Covered, Part, Size, Whole, build_encoder, classify, encode, look
+from models.packed import as_packed
+from models.relative import PositionBias, bias_entries, irpe_buckets
+from models.vit import Covered, Part, Size, Whole, build_encoder, classify, encode, look
 from pipeline.errors import InputError
 
-DOUBLE = torch.float64
-SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 5, "pos_embed": "none"}
-KINDS = ["irpe", "bias", "block_bias"]
-BY_HAND = {0: 0, 1: 1, 2: 2, 3: 2}  # further: 3
-
-
-def build(kind, pixels=32, **options):
-    """A packed timm ViT with tables of `kind`, every weight away from its start."""
-    torch.manual_seed(0)
-    vit = as_packed(timm.create_model("vit_tiny_patch16_224", img_size=pixels, **SMALL | options))
-    add_relative(vit, kind)
-    with torch.no_grad():
-        for parameter in vit.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-        for name, parameter in vit.named_parameters():
-            if "relative" in name or "rpe_k" in name:
-                parameter.normal_()
-    return vit.to(DOUBLE)
-
-
-def images(samples=3, pixels=32):
-    return torch.randn(samples, 3, pixels, pixels, dtype=DOUBLE)
-
-
-def shuffled(samples, patches, kept):
-    return torch.rand(samples, patches).argsort(1)[:, :kept]
-
-
-def piecewise(difference):
-    return int(math.copysign(BY_HAND.get(abs(difference), 3), difference))
-
-
-def entry_by_hand(kind, grid, query, key):
-    """Which entry a pair of patches has; None stands for a prefix token."""
-    if kind == "irpe":
-        if query is None or key is None:
-            return 49
-        down, over = (a - b for a, b in zip(divmod(query, grid[1]), divmod(key, grid[1]), strict=True))
-        return (piecewise(down) + 3) * 7 + piecewise(over) + 3
-    last = (2 * grid[0] - 1) * (2 * grid[1] - 1) + 2
-    if query is None or key is None:
-        return last if query is None and key is None else last - 1 if key is None else last - 2
-    down, over = (a - b for a, b in zip(divmod(query, grid[1]), divmod(key, grid[1]), strict=True))
-    return (down + grid[0] - 1) * (2 * grid[1] - 1) + over + grid[1] - 1
-
-
-def entries_by_hand(kind, grid, ids, prefix):
-    tokens = [None] * prefix + list(ids)
-    return torch.tensor([[entry_by_hand(kind, grid, query, key) for key in tokens] for query in tokens])
-
-
-def plain(vit, kind, images, ids, covered=None):
-    """[n, prefix + K, C], final-normed, image after image and head after head, with the bias written out."""
-    grid = tuple(side // vit.patch_embed.patch_size[0] for side in images.shape[-2:])
-    outs = []
-    for number, kept in enumerate(ids.tolist()):
-        x = vit.patch_embed.proj(images[number][None]).flatten(2)[0].T[kept]
-        if covered is not None:
-            x = torch.where(covered[number][:, None], 0.5, x)
-        prefix = [token[0] for token in (vit.cls_token, vit.reg_token) if token is not None]
-        x = torch.cat([*prefix, x])
-        entries = entries_by_hand(kind, grid, kept, vit.num_prefix_tokens)
-        for block in vit.blocks:
-            x = x + block.ls1(attention_by_hand(vit, kind, block.attn, block.norm1(x), entries))
-            x = x + block.ls2(block.mlp(block.norm2(x)))
-        outs.append(vit.norm(x))
-    return torch.stack(outs)
-
-
-def attention_by_hand(vit, kind, attn, x, entries):
-    outs = []
-    for q, k, v in attn.qkv(x).unflatten(1, (3, attn.num_heads, -1)).permute(2, 1, 0, 3):
-        head = len(outs)
-        q, k = attn.q_norm(q), attn.k_norm(k)
-        scores = q @ k.T / attn.head_dim**0.5
-        if kind == "irpe":
-            scores = scores + (q[:, None] * attn.rpe_k.lookup_table_weight[0].T[entries]).sum(-1)
-        else:
-            held = vit.rel_pos_bias if kind == "bias" else attn
-            scores = scores + held.relative_position_bias_table[:, head][entries]
-        outs.append(scores.softmax(-1) @ v)
-    return attn.proj(torch.cat(outs, 1))
+from .relative_by_hand import (
+    DOUBLE,
+    KINDS,
+    SMALL,
+    build,
+    entries_by_hand,
+    images,
+    plain,
+    shuffled,
+)
 
 
 def test_distances_fall_into_the_buckets_of_the_published_formula():
@@ -155,86 +83,6 @@ def test_an_encoder_with_position_bias_is_timms_beit(kind):
     vit.load_state_dict(weights, strict=True)
     x = images()
     torch.testing.assert_close(look(vit, x), beit.eval()(x), rtol=1e-10, atol=1e-10)
-
-
-OPTIONS = [{}, {"reg_tokens": 2}, {"class_token": False, "global_pool": "avg", "fc_norm": False}, {"qk_norm": True},
-           {"init_values": 0.3}]  # fmt: skip
-
-
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("kind", KINDS)
-def test_packed_groups_are_the_images_one_by_one(kind, options):
-    vit, x, y = build(kind, **options), images(), images(2)
-    rows, visible = torch.tensor([2, 0]), shuffled(3, 16, 4)
-    window, covered = shuffled(2, 16, 6), torch.rand(2, 6) < 0.5
-    all_covered, mask = torch.rand(3, 16) < 0.5, torch.full((32,), 0.5, dtype=DOUBLE)
-    groups = [
-        Whole(y),
-        Chosen(x, rows, pooled=False),
-        Chosen(x, rows[:0]),
-        Part(x, visible),
-        Covered(y, covered, mask, window),
-        Covered(x, all_covered, mask),
-        Part(x, visible[:2], rows),
-    ]
-    found = encode(vit, groups)
-    assert found[2].shape[0] == 0
-    everything = torch.arange(16).expand(3, -1)
-    expected = [
-        plain(vit, kind, y, everything[:2])[:, : found[0].shape[1]],
-        plain(vit, kind, x[rows], everything[:2]),
-        found[2].detach(),
-        plain(vit, kind, x, visible),
-        plain(vit, kind, y, window, covered),
-        plain(vit, kind, x, everything, all_covered),
-        plain(vit, kind, x[rows], visible[:2]),
-    ]
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-    results = []
-    for tokens in (found, expected):
-        vit.zero_grad()
-        sum(group.sin().sum() for group in tokens).backward()
-        results.append({name: p.grad for name, p in vit.named_parameters() if p.grad is not None})
-    assert any("relative" in name or "rpe_k" in name for name in results[0])
-    torch.testing.assert_close(*results, rtol=1e-8, atol=1e-9)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_checkpointing_changes_nothing(kind):
-    vit, x, visible = build(kind), images(), shuffled(3, 16, 4)
-    other = copy.deepcopy(vit)
-    other.set_grad_checkpointing()
-    results = []
-    for each in (vit, other):
-        whole, partly = encode(each, [Whole(x[:2]), Part(x, visible)])
-        (whole.sin().sum() + partly.sin().sum()).backward()
-        results.append([whole, partly, *(parameter.grad for parameter in each.blocks.parameters())])
-    torch.testing.assert_close(*results)
-
-
-# torch 2.13's dynamo asks activations for .grad and hides its own warning in a way that "error" outruns (November 2026)
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_compiled_graphs_serve_groups_of_any_size_and_change_nothing(kind):
-    graphs = []
-
-    def counting(graph, inputs):
-        graphs.append(graph)
-        return graph
-
-    eager, x = build(kind, depth=3), images(8)
-    compiled = copy.deepcopy(eager)
-    compile_blocks(compiled, counting)
-    for strong in (3, 5, 0):
-        results, visible = [], shuffled(8, 16, 4)
-        for vit in (eager, compiled):
-            tokens = encode(vit, [Whole(x[:2]), Chosen(x, torch.arange(strong)), Part(x, visible)])
-            vit.zero_grad()
-            torch.cat([group.flatten() for group in tokens]).sin().sum().backward()
-            results.append([*tokens, *(block.attn.qkv.weight.grad for block in vit.blocks)])
-        torch.testing.assert_close(*results)
-    assert 0 < len(graphs) <= 2 * 3  # all rows or the first; a fixed, any and no number of strong images
 
 
 @pytest.mark.parametrize("kind", KINDS)
