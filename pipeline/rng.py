@@ -18,7 +18,7 @@ _SHIFTS = [np.uint64(each) for each in SHIFTS]
 _UNUSED = np.uint64(11)  # low bits that a double's 53 have no room for
 
 # Streams: one per use of an image. A number, once given, keeps its meaning: it decides what every old run saw.
-WEAK, STRONG, MASK, LABELLED, TORCH, ORDER = range(1, 7)
+WEAK, STRONG, MASK, LABELLED, TORCH, ORDER, CORRUPT = range(1, 8)
 
 
 def mix(states: np.ndarray) -> np.ndarray:
