@@ -1,0 +1,181 @@
+"""How far a classifier holds on images unlike those it learned from: corrupted ones, and natural shifts."""
+
+import io
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.evaluate.base import Evaluator, Result
+from models.evaluate.mce import ALEXNET, combined_score, is_imagenet, mean_corruption_error
+from models.evaluate.shifts import already_cropped, corrupted_files, shifted_error
+from models.load import Loaded
+from models.training.precision import precision
+from models.training.render import Block, Picture, Table
+from pipeline.beton import Beton
+from pipeline.corruptions.corrupt import EXTRA, NAMES, SEVERITIES, corrupt
+from pipeline.corruptions.stream import Making, Wanted, stream
+from pipeline.errors import InputError
+from pipeline.open import open_backend, sweep
+from pipeline.preview import sheet
+from pipeline.split import known_labels
+
+Errors = dict[str, list[float]]
+SIDE = 112  # pixels of an image in the pictures
+DRAWN = (1, 3, 5)  # severities in the pictures
+
+
+@final
+@dataclass(frozen=True)
+class Robustness(Evaluator):
+    """ImageNet-C's mCE, on the fly or from files, ImageNet-A, -R, -Sketch, and the score over all four."""
+
+    corruptions: tuple[str, ...] = NAMES
+    """Of ImageNet-C's 15 names and speckle_noise, gaussian_blur, saturate; none at all measures only the other sets."""
+    severities: tuple[int, ...] = SEVERITIES
+    limit: int | None = None
+    """On the fly: only so many images, the first of the file, which is shuffled."""
+    levels: Literal["auto", "imagenet", "cifar"] = "auto"
+    """How strong: ImageNet-C's numbers, or CIFAR-10-C's, which auto takes for images of up to 64 pixels."""
+    as_files: bool = False
+    """Pass corrupted images through a JPEG of quality 85, as ImageNet-C's own files are."""
+    seed: int = 0
+    imagenet_c: str | None = None
+    """Folder of NAME/SEVERITY/CLASS/ as downloaded, or of NAME_SEVERITY.beton: these files instead of our own."""
+    imagenet_a: str | None = None
+    """A .beton file, or a folder of class folders; only classes that are there may be answered."""
+    imagenet_r: str | None = None
+    imagenet_sketch: str | None = None
+
+    def run(self, loaded: Loaded) -> Result:
+        """Errors and accuracies as shares; mce where the run's classes are ImageNet's, score where all four are."""
+        self.check(loaded)
+        values: dict[str, float] = {}
+        blocks: list[Block] = []
+        shifts = {"a": self.imagenet_a, "r": self.imagenet_r, "sketch": self.imagenet_sketch}
+        for path in filter(None, (*shifts.values(), self.imagenet_c)):  # said now, not hours later
+            if not Path(path).exists():
+                raise InputError(f"{path}: expected a .beton file or a folder, found nothing")
+        if self.corruptions:
+            clean, errors, blocks = self.from_files(loaded) if self.imagenet_c else self.on_the_fly(loaded)
+            values |= summary(clean, errors, is_imagenet(loaded.classes))
+            blocks = [table(errors, self.severities, "mce" in values), *blocks]
+        for name, path in shifts.items():
+            if path:
+                error, n = shifted_error(self, loaded, Path(path))
+                values |= {name: 1 - error, f"{name}_images": float(n)}
+        if {"mce", *shifts} <= values.keys():
+            values["score"] = combined_score(values["mce"], values["a"], values["r"], values["sketch"])
+        return Result(values, blocks)
+
+    def check(self, loaded: Loaded) -> None:
+        """Raise InputError for a run that names no class, and for flags that mean nothing."""
+        if not loaded.method.has_classifier:
+            raise InputError(
+                f"{loaded.path} was trained by {loaded.recipe.name}, which has no classifier; fine-tune it first"
+            )
+        unknown = [name for name in self.corruptions if name not in (*NAMES, *EXTRA)]
+        if unknown:
+            raise InputError(f"--corruptions: {unknown[0]!r} is none; there are {', '.join((*NAMES, *EXTRA))}")
+        if not self.severities or {*self.severities} - {*SEVERITIES} or len({*self.severities}) < len(self.severities):
+            raise InputError(f"--severities: expected some of 1 2 3 4 5, each once, got {self.severities}")
+        if len({*self.corruptions}) < len(self.corruptions):
+            raise InputError("--corruptions: one is named twice")
+        if (self.limit is not None and self.limit < 1) or self.batch < 1:
+            raise InputError(f"--limit and --batch must be 1 or more, got {self.limit} and {self.batch}")
+        if self.imagenet_c and (self.as_files or self.limit):
+            raise InputError("--as-files and --limit are for corruptions on the fly; leave them out with --imagenet-c")
+        if not self.corruptions and not (self.imagenet_a or self.imagenet_r or self.imagenet_sketch):
+            raise InputError("nothing to measure: give --corruptions, --imagenet-a, --imagenet-r or --imagenet-sketch")
+
+    def wanted(self) -> list[Wanted]:
+        """Every corruption at every severity."""
+        return [Wanted(name, severity) for name in self.corruptions for severity in self.severities]
+
+    def from_files(self, loaded: Loaded) -> tuple[None, Errors, list[Block]]:
+        """Errors on the data set's own files, which are evaluated as they are, without another crop."""
+        root = Path(self.imagenet_c or "")
+        places = [corrupted_files(root, each) for each in self.wanted()]
+        cropped = already_cropped(loaded)
+        found = iter([shifted_error(self, cropped, place)[0] for place in places])
+        return None, {name: [next(found) for _ in self.severities] for name in self.corruptions}, []
+
+    @torch.inference_mode()
+    def on_the_fly(self, loaded: Loaded) -> tuple[float, Errors, list[Block]]:
+        """Errors on clean and corrupted images, each decoded once; what is wrong is counted on the device."""
+        beton = self.open(loaded)
+        known = known_labels(beton, None)
+        ids = np.asarray(known.ids)[: self.limit]
+        if not len(ids):
+            raise InputError(f"{beton.path} has no labelled image; convert it with labels")
+        device = next(loaded.method.parameters()).device
+        labels, wanted = torch.from_numpy(known[ids]).to(device), self.wanted()
+        wrong = torch.zeros(len(wanted) + 1, dtype=torch.int64, device=device)
+        place = {each: i for i, each in enumerate([None, *wanted])}
+        making = Making(self.levels, self.seed, self.as_files, self.data.threads)
+        blocks: list[Block] = []
+        for each in stream(self.clean(loaded, beton, ids), ids, wanted, device, making):
+            if not blocks:  # the very first batch is the clean one
+                blocks = self.pictures(each.images[0].permute(1, 2, 0).cpu().numpy(), int(ids[0]))
+            with precision(loaded.recipe.run, device):
+                guessed = loaded.method.logits(each.images).argmax(1)
+            wrong[place[each.wanted]] += (guessed != labels[each.first : each.first + len(guessed)]).sum()
+        clean, *rest = (wrong.double() / len(ids)).tolist()
+        shares = iter(rest)
+        return clean, {name: [next(shares) for _ in self.severities] for name in self.corruptions}, blocks
+
+    def clean(self, loaded: Loaded, beton: Beton, ids: np.ndarray) -> Iterator[Tensor]:
+        """The evaluated crops on the host, where they are corrupted."""
+        data = loaded.recipe.data
+        backend = "auto" if data.backend == "dali" else data.backend
+        data = replace(data, backend=backend, views_on="cpu", threads=self.data.threads or data.threads)
+        with closing(open_backend(data, beton, torch.device("cpu"))) as opened:
+            yield from sweep(data, opened, ids, self.batch)
+
+    def pictures(self, image: np.ndarray, image_id: int) -> list[Block]:
+        """One image (u8 [H, W, 3]) under every corruption that is measured, at three severities."""
+        made: list[Block] = []
+        for first in range(0, len(self.corruptions), 7):
+            names = self.corruptions[first : first + 7]
+            lines = [
+                [image, *(corrupt(image, name, s, image_id, self.seed, self.levels, self.as_files) for name in names)]
+                for s in DRAWN
+            ]
+            file = io.BytesIO()
+            sheet(lines, ("image", *(name.replace("_", " ") for name in names)), SIDE).save(file, "PNG")
+            caption = f"Severities {', '.join(map(str, DRAWN))} from above. Frost is drawn, not photographed."
+            made.append(Picture("Corruptions", caption, file.getvalue()))
+        return made
+
+
+def summary(clean: float | None, errors: Errors, imagenet: bool) -> dict[str, float]:
+    """mce where it is defined, the plain mean error, what share of the clean accuracy is kept, each corruption's error.
+
+    The mean is over ImageNet-C's own 15 where all are there; the validation corruptions never enter it.
+    """
+    means = {name: sum(each) / len(each) for name, each in errors.items()}
+    counted = [means[name] for name in means if name in NAMES] or list(means.values())
+    values: dict[str, float] = {}
+    if imagenet and ALEXNET.keys() <= errors.keys() and all(len(each) == len(SEVERITIES) for each in errors.values()):
+        values["mce"] = mean_corruption_error(errors)
+    values["mean_corruption_error"] = mean = sum(counted) / len(counted)
+    if clean is not None:
+        values["clean_error"] = clean
+        values |= {"relative_robustness": (1 - mean) / (1 - clean)} if clean < 1 else {}
+    return values | {f"error_{name}": mean for name, mean in means.items()}
+
+
+def table(errors: Errors, severities: tuple[int, ...], normalised: bool) -> Table:
+    """Errors by corruption and severity, and beside them AlexNet's normalisation."""
+    rows = []
+    for name, each in errors.items():
+        mean = sum(each) / len(each)
+        rows.append([name.replace("_", " "), *(f"{share:.1%}" for share in each), f"{mean:.1%}"])
+        if normalised:
+            rows[-1].append(f"{mean / ALEXNET[name]:.1%}" if name in ALEXNET else "")
+    return Table(("error at severity", *map(str, severities), "mean", *(["of AlexNet's"] if normalised else [])), rows)

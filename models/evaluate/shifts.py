@@ -1,0 +1,122 @@
+"""Accuracy on other images of classes that a run knows, or of some of them: ImageNet-A, -R, -Sketch, and -C's files."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.evaluate.base import Evaluator
+from models.load import Loaded
+from models.training.precision import precision
+from pipeline.beton import open_beton
+from pipeline.corruptions.stream import Wanted
+from pipeline.errors import InputError
+from pipeline.files import sweep_files
+from pipeline.sources import class_folders
+from pipeline.spec import View
+from pipeline.split import known_labels
+
+SHOWN = 3  # unknown classes, and files left out, that are named
+
+
+@torch.inference_mode()
+def shifted_error(evaluator: Evaluator, loaded: Loaded, path: Path) -> tuple[float, int]:
+    """Share of wrong answers, and of how many images, where only classes that are there may be answered.
+
+    path  a .beton file, or a folder of class folders, whose classes are called as the run's
+    Raises InputError if there is none, if it holds classes that the run does not know, or no labelled image.
+    """
+    classes, batches = open_shift(evaluator, loaded, path)
+    device = next(loaded.method.parameters()).device
+    columns = torch.from_numpy(columns_of(classes, loaded, path)).to(device)
+    wrong, n = torch.zeros((), dtype=torch.int64, device=device), 0
+    for images, labels in batches:
+        with precision(loaded.recipe.run, device):
+            guessed = restricted(loaded.method.logits(images), columns)
+        wrong += (guessed != torch.from_numpy(labels).to(device, non_blocking=True)).sum()
+        n += len(labels)
+    if not n:
+        raise InputError(f"{path}: none of its files is an image that can be read")
+    return int(wrong) / n, n
+
+
+def restricted(scores: Tensor, columns: Tensor) -> Tensor:
+    """The best of some classes: place in columns (i64 [K]) i64 [N], of scores [N, C]."""
+    return scores[:, columns].argmax(1)
+
+
+def columns_of(classes: Sequence[str], loaded: Loaded, path: Path) -> np.ndarray:
+    """Where a data set's classes stand among the run's: i64 [K]. Raises InputError, naming some, if it has others."""
+    place = {name: i for i, name in enumerate(loaded.classes)}
+    unknown = [name for name in classes if name not in place]
+    if unknown:
+        raise InputError(
+            f"{path}: {loaded.path} does not know {len(unknown)} of its {len(classes)} classes "
+            f"({', '.join(unknown[:SHOWN])}); name them as the run does ({', '.join(loaded.classes[:SHOWN])}, ...)"
+        )
+    return np.array([place[name] for name in classes], np.int64)
+
+
+def open_shift(
+    evaluator: Evaluator, loaded: Loaded, path: Path
+) -> tuple[tuple[str, ...], Iterator[tuple[Tensor, np.ndarray]]]:
+    """Class names, and batches: images u8 [n, 3, S, S] on the device, labels i64 [n]."""
+    if not path.exists():
+        raise InputError(f"{path}: expected a .beton file or a folder of class folders, found nothing")
+    if path.is_dir():
+        found = class_folders(path)
+        if found.classes is None or not found.classes:
+            raise InputError(f"{path}: expected class folders, found images alone")
+        paths = [path / name for name in found.names]
+        return found.classes, _files(evaluator, loaded, paths, found.labels)
+    beton = open_beton(path)
+    known = known_labels(beton, None)
+    ids = np.asarray(known.ids)
+    if beton.manifest.classes is None or not len(ids):
+        raise InputError(f"{path} has no labelled image; convert it with labels")
+    return beton.manifest.classes, _paired(evaluator.images(loaded, beton, ids), known[ids])
+
+
+def _paired(batches: Iterator[Tensor], labels: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
+    first = 0
+    for images in batches:
+        yield images, labels[first : first + len(images)]
+        first += len(images)
+
+
+def _files(
+    evaluator: Evaluator, loaded: Loaded, paths: list[Path], labels: np.ndarray
+) -> Iterator[tuple[Tensor, np.ndarray]]:
+    device = next(loaded.method.parameters()).device
+    data = replace(loaded.recipe.data, threads=evaluator.data.threads or loaded.recipe.data.threads)
+    label = dict(zip(paths, labels.tolist(), strict=True))
+    left_out: list[tuple[Path, str]] = []
+    for shown in sweep_files(paths, data, device, evaluator.batch):
+        left_out += shown.rejected
+        if shown.paths:
+            yield shown.images, np.array([label[path] for path in shown.paths], np.int64)
+    for path, why in left_out[:SHOWN]:
+        print(f"left out: {path}: {why}", file=sys.stderr)
+    if len(left_out) > SHOWN:
+        print(f"left out: {len(left_out) - SHOWN} more", file=sys.stderr)
+
+
+def corrupted_files(root: Path, wanted: Wanted) -> Path:
+    """Where one corruption and severity of ImageNet-C lies: NAME/SEVERITY/CLASS/, also one folder deeper, as its
+    archives are named (noise/, blur/, ...), or NAME_SEVERITY.beton. Raises InputError if it is not there."""
+    name, severity = wanted.name, str(wanted.severity)
+    places = [root / f"{name}_{severity}.beton", root / name / severity, *sorted(root.glob(f"*/{name}/{severity}"))]
+    for place in places:
+        if place.exists():
+            return place
+    raise InputError(f"{root}: expected {name}/{severity}/ with class folders, or {name}_{severity}.beton; found none")
+
+
+def already_cropped(loaded: Loaded) -> Loaded:
+    """The run, evaluating images that are a crop already: their short side is the network's, nothing is cut off."""
+    whole = View(crop="centre", flip=False, short_side=1.0)
+    return replace(loaded, recipe=replace(loaded.recipe, data=replace(loaded.recipe.data, evaluate=whole)))
