@@ -1,0 +1,70 @@
+"""Fine-tuning on the shots, end to end, with the trainer's own loader, views, loss, optimiser and schedule."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from models.evaluate.few.represent import Tuned
+from models.evaluate.few.shots import Shots
+from models.losses import label_loss
+from models.recipe import Optim
+from models.training.optim import clip, optimiser, set_rate
+from models.training.schedule import Pools, length, rate
+from pipeline import rng
+from pipeline.beton import Beton
+from pipeline.labels import Labels
+from pipeline.loader import Feed, Loader
+from pipeline.open import open_backend
+from pipeline.order import Order
+from pipeline.plan import Wanted
+from pipeline.spec import Data
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """AdamW, half a cosine; ours but where said."""
+
+    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
+    """Peak rates to select from."""
+    epochs: float = 50
+    """Passes of the shots (ELEVATER's last training: 10 + 40)."""
+    rise_epochs: float = 5
+    """Linear warm-up of the rate (MAE fine-tunes with 5)."""
+    batch: int = 64
+    """Images in a step (ELEVATER)."""
+    weight_decay: float = 0.05
+    """MAE's, when it fine-tunes."""
+    layer_decay: float = 0.65
+    """MAE's for ViT-B, SupMAE's."""
+    clip: float = 1.0
+    """Largest gradient norm: a batch of a few images can have a very large one."""
+    view: Literal["weak", "strong", "evaluate"] = "weak"
+    """Which of the recipe's views is learned from; ELEVATER augments nothing: evaluate."""
+
+
+def tune(model: Tuned, data: Data, beton: Beton, shots: Shots, tuning: Tuning, lr: float, seed: int) -> None:
+    """Train a classifier and its encoder, in place, on the shots; a function of its arguments alone.
+
+    Drop-path draws from torch's generator, which is seeded here.
+    """
+    device = next(model.parameters()).device
+    order, batch = np.argsort(shots.ids), min(tuning.batch, len(shots))
+    labels = Labels(beton.n, shots.ids[order], shots.labels[order])
+    wanted = Wanted({"images": (getattr(data, tuning.view), rng.LABELLED)}, data.size)
+    feed = Feed(Order(seed, labels.ids, None, batch, 0), labels, wanted, None, seed)
+    optim = Optim(lr=lr, epochs=tuning.epochs, rise_epochs=tuning.rise_epochs, epoch_unit="labelled",
+                  weight_decay=tuning.weight_decay, layer_decay=tuning.layer_decay)  # fmt: skip
+    steps = length(optim, Pools(len(shots), 0, batch, 0))
+    descent = optimiser(model, optim)
+    torch.manual_seed(int(rng.keys(seed, 0, np.zeros(1, np.int64), rng.TORCH)[0] >> np.uint64(1)))
+    model.train()
+    with Loader(feed, open_backend(data, beton, device), device, patience_s=data.patience_s) as batches:
+        for step in range(steps.total_steps):
+            known = next(batches).labelled
+            set_rate(descent, rate(step, steps, optim, batch))
+            label_loss(model(known.images), known.labels).backward()
+            clip(model.parameters(), tuning.clip)
+            descent.step()
+            descent.zero_grad(set_to_none=True)
