@@ -1,0 +1,138 @@
+"""What is read of an encoder, against timm's own forward; and what learns in a copy of it."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from models import presets
+from models.evaluate.few.represent import Represent, Tuned
+from models.evaluate.few.shots import draw_shots
+from models.evaluate.few.suite import labels_of
+from models.evaluate.few.tune import Tuning, tune
+from models.patches import IMAGENET
+from models.recipe import Optim, Run
+from models.semiformer.model import Semiformer, Shape
+from models.training.average import Average
+from models.training.optim import optimiser
+from models.vit import Size, build_encoder
+from pipeline.beton import open_beton
+from pipeline.errors import InputError
+
+
+def method(pool="avg", average=False, **more):
+    torch.manual_seed(0)
+    encoder = build_encoder(Size(32, 2, 2), image_size=16, patch=4, classes=10, pool=pool, **more)
+    kept = Average(encoder, 0.9) if average else None
+    if average:
+        for parameter in kept.module.parameters():
+            parameter.add_(0.01)
+    return SimpleNamespace(encoder=encoder, average=kept, judged=kept.module if average else encoder)
+
+
+def images(n=5):
+    return torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def tokens(encoder):
+    """By timm's own forward, on pixels normalised here: [5, 17, 32]."""
+    mean, std = (torch.tensor(each)[:, None, None] for each in (IMAGENET.mean, IMAGENET.std))
+    return encoder.eval().forward_features((images() / 255 - mean) / std)
+
+
+@pytest.mark.parametrize(("own", "pool", "read"), [
+    ("avg", "recipe", "avg"), ("token", "recipe", "token"), ("avg", "token", "token"), ("token", "avg", "avg"),
+])  # fmt: skip
+@torch.no_grad()
+def test_the_recipes_pooling_or_the_one_asked_for_is_read(own, pool, read):
+    made = method(own)
+    expected = tokens(made.encoder)[:, 0] if read == "token" else tokens(made.encoder)[:, 1:].mean(1)
+    represent = Represent(made, Run(), pool).eval()
+    assert torch.allclose(represent(images()), expected, atol=1e-5)
+    assert represent.width == 32
+    assert made.encoder.global_pool == own
+
+
+@torch.no_grad()
+def test_the_average_is_read_where_there_is_one():
+    made = method(average=True)
+    found = Represent(made, Run()).eval()(images())
+    assert torch.allclose(found, tokens(made.average.module)[:, 1:].mean(1), atol=1e-5)
+    assert not torch.allclose(found, tokens(made.encoder)[:, 1:].mean(1), atol=1e-3)
+
+
+def test_what_the_run_trained_can_be_trained_and_fixed_positions_stay():
+    represent = Represent(method(average=True, position="sincos"), Run())
+    fixed = [name for name, parameter in represent.named_parameters() if not parameter.requires_grad]
+    assert fixed == ["encoder.pos_embed"]
+
+
+@torch.no_grad()
+def test_of_a_semiformer_both_streams_are_read():
+    torch.manual_seed(0)
+    encoder = Semiformer(Shape(32, 3, 2, channels=16), patch=16, grid=(2, 2), classes=4)
+    made = SimpleNamespace(encoder=encoder, judged=encoder)
+    represent = Represent(made, Run()).eval()
+    shown = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    found = represent(shown)
+    assert found.shape == (2, represent.width)
+    conv = encoder.head["conv"].in_features
+    expected = encoder.eval()(shown)
+    assert torch.allclose(encoder.head["conv"](found[:, :conv]), expected[0], atol=1e-5)
+    assert torch.allclose(encoder.head["transformer"](found[:, conv:]), expected[1], atol=1e-5)
+    with pytest.raises(InputError, match="read as its two heads do"):
+        Represent(made, Run(), "avg")
+
+
+def test_layers_decay_as_in_a_method_and_the_new_classifier_learns_at_the_whole_rate():
+    tuned = Tuned(Represent(method(), Run()), 3, 0)
+    groups = optimiser(tuned, Optim(layer_decay=0.5)).param_groups
+    scale = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
+    named = dict(tuned.named_parameters())
+    assert scale[id(named["encoder.patch_embed.proj.weight"])] == 0.125
+    assert scale[id(named["encoder.blocks.0.mlp.fc1.weight"])] == 0.25
+    assert scale[id(named["encoder.blocks.1.mlp.fc1.weight"])] == 0.5
+    assert scale[id(named["classifier.1.weight"])] == 1
+    assert len(scale) == len(named)
+
+
+@pytest.fixture(scope="module")
+def learned(digits):
+    """A toy network tuned on 4 shots of each digit, one left as it was, and what it saw."""
+    torch.manual_seed(3)
+    data = replace(presets.digits_data(), root=str(digits), backend="ffcv", threads=1)
+    beton = open_beton(digits / "train.beton")
+    represent = Represent(method(), Run())
+    before = {name: tensor.clone() for name, tensor in represent.state_dict().items()}
+    shots, tuning = draw_shots(labels_of(beton), 4, 0), Tuning(epochs=15, batch=8, layer_decay=0.9, view="evaluate")
+
+    def one(lr: float) -> Tuned:
+        model = Tuned(represent, 10, 0)
+        tune(model, data, beton, shots, tuning, lr, 0)
+        return model.eval()
+
+    return SimpleNamespace(
+        one=one, tuned=one(3e-3), represent=represent, before=before, shots=shots, beton=beton, data=data
+    )
+
+
+def test_tuning_learns_its_shots_and_leaves_the_encoder_that_it_copied(learned):
+    from pipeline.open import open_backend, sweep
+
+    backend = open_backend(learned.data, learned.beton, torch.device("cpu"))
+    (seen,) = sweep(learned.data, backend, learned.shots.ids, 64)
+    backend.close()
+    right = learned.tuned(seen).argmax(1).numpy() == learned.shots.labels
+    assert right.mean() > 0.8
+    after = learned.represent.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in learned.before.items())
+
+
+def test_tuning_is_a_function_of_its_arguments_and_without_a_rate_nothing_moves(learned):
+    one, still = learned.tuned.state_dict(), learned.one(0.0).state_dict()
+    torch.rand(7)
+    again = learned.one(3e-3).state_dict()
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert all(torch.equal(still[f"represent.{name}"], tensor) for name, tensor in learned.before.items())
+    assert not torch.equal(one["encoder.patch_embed.proj.weight"], still["encoder.patch_embed.proj.weight"])

@@ -1,0 +1,113 @@
+"""python -m models.evaluate few_shot: of any run, on one or several sets, in both ways and by both protocols."""
+
+import re
+import sys
+
+import pytest
+from PIL import Image
+
+from models.evaluate import __main__ as evaluate
+from models.evaluate.record import recorded
+from models.training import checkpoint
+from pipeline.convert import Options, convert
+from pipeline.errors import InputError
+
+QUICK = ["--shots", 2, "--seeds", 1, "--data.threads", 1]
+TUNING = ["--mode", "finetune", "--tuning.epochs", 2, "--tuning.rise-epochs", 0]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    def run(folder, *argv: object) -> dict[str, float]:
+        monkeypatch.setattr(sys, "argv", ["models.evaluate", "few_shot", str(folder), *map(str, argv)])
+        evaluate.main()
+        return recorded(folder)[-1]["values"]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """Two colours that any network tells apart, in different shades."""
+    folder = tmp_path_factory.mktemp("colours")
+    for file, first in (("train", 0), ("test", 4)):
+        for name, colour in (("red", (255, 20, 0)), ("blue", (0, 20, 255))):
+            (folder / file / name).mkdir(parents=True)
+            for i in range(first, first + 4):
+                Image.new("RGB", (16, 16), tuple(max(0, c - 4 * i) for c in colour)).save(
+                    folder / file / name / f"{i}.png"
+                )
+        convert(folder / file, folder / f"{file}.beton", Options(side=None))
+    return folder
+
+
+@pytest.mark.parametrize("recipe", ["mae:digits", "supervised:digits", "supmae:digits"])
+def test_any_run_is_probed_on_its_own_data(recipe, trained, asked, digits, capsys):
+    values = asked(trained(recipe), "--shots", 2, "--seeds", 2)
+    assert values.keys() == {f"{digits.name}_2shot_mean", f"{digits.name}_2shot_std"}
+    assert 0.05 < values[f"{digits.name}_2shot_mean"] < 1
+    assert "2shot_mean" in capsys.readouterr().out
+    page = (trained(recipe) / "evaluate-few_shot.html").read_text()
+    assert "test was looked at once" in page
+    assert "10 classes, 300 test images" in page
+
+
+def test_a_suite_of_other_classes_than_the_runs_and_the_mean_over_it(trained, asked, digits, colours):
+    suite = ["--suite", f"digits={digits}", f"colours={colours}", "--per-class", "colours"]
+    values = asked(trained("supervised:digits"), *suite, *QUICK)
+    assert values["colours_2shot_mean"] == 1.0
+    assert values["all_2shot_mean"] == pytest.approx((1 + values["digits_2shot_mean"]) / 2)
+    page = (trained("supervised:digits") / "evaluate-few_shot.html").read_text()
+    assert re.search(r"<td>colours</td>\s*<td>per class</td>\s*<td>100.00</td>", page)
+
+
+def test_of_too_small_classes_all_images_are_used_and_it_is_said(trained, asked, colours):
+    asked(trained("mae:digits"), "--data.root", colours, "--shots", 3, 20, "--seeds", 1)
+    page = (trained("mae:digits") / "evaluate-few_shot.html").read_text()
+    assert "2 classes have fewer than 20 images, all of theirs are used: blue, red" in page
+    assert "fewer than 3" not in page
+
+
+def test_fine_tuning_selects_its_rate_and_leaves_the_run_as_it_was(trained, asked, colours):
+    folder = trained("mae:digits")
+    before = checkpoint.load(folder / "last.pt")["method"]
+    values = asked(folder, "--suite", f"c={colours}", *QUICK, *TUNING, "--tuning.rates", 1e-5, 1e-3)
+    assert values.keys() == {"c_2shot_mean"}
+    after = checkpoint.load(folder / "last.pt")["method"]
+    assert all(before[name].equal(after[name]) for name in before)
+    page = (folder / "evaluate-few_shot.html").read_text()
+    assert "Fine-tuning of" in page
+    assert re.search("lr (1e-05|0.001)", page)
+
+
+def test_elevaters_page_says_that_test_selected(trained, asked, colours, monkeypatch):
+    monkeypatch.setattr("models.evaluate.few.elevater.RATES", [1e-3, 1e-1])
+    folder = trained("mae:digits")
+    values = asked(folder, "--suite", f"c={colours}", *QUICK, "--protocol", "elevater")
+    assert values["c_2shot_mean"] == 1.0
+    page = (folder / "evaluate-few_shot.html").read_text()
+    assert "selected ON TEST" in page
+    assert "epoch" in page
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    (["--shots", 1], "--shots from 2 up .some are held out; --select val needs 1"),
+    (["--shots", 5, 5], "got 5 5 and 3"),
+    (["--seeds", 0], "--seeds from 1"),
+    (["--protocol", "elevater", "--select", "val"], "set --protocol honest"),
+    (["--left-only"], "set --protocol elevater"),
+    (["--per-class", "pets"], "--per-class pets: no set is called so"),
+    (["--tuning.rates", "0"], "--tuning.rates above 0"),
+    (["--tuning.batch", 1], "--tuning.batch from 2"),
+    (["--data.file", "val.beton", "--select", "val"], "cannot both select and be tested on"),
+    (["--data.file", "other.beton"], "other.beton: no such file"),
+])  # fmt: skip
+def test_wrong_flags_are_said(flags, said, trained, asked):
+    with pytest.raises(InputError, match=said):
+        asked(trained("mae:digits"), *flags)
+
+
+def test_one_shot_can_be_learned_from_where_val_selects(trained, asked):
+    values = asked(trained("mae:digits"), "--shots", 1, "--seeds", 1, "--select", "val")
+    assert len(values) == 1
+    assert "Everything was selected on val.beton" in (trained("mae:digits") / "evaluate-few_shot.html").read_text()
