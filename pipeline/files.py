@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from pipeline import kernels, libffcv, rng
-from pipeline.encode import prepare
+from pipeline.encode import MAX_PIXELS, prepare
 from pipeline.errors import InputError
 from pipeline.jpeg_header import plain_size
 from pipeline.listing import listing
 from pipeline.on_cpu import start_views
 from pipeline.order import Picks
 from pipeline.plan import Wanted, draw
-from pipeline.pool import Pool, cores
+from pipeline.pool import CHUNK, Pool, cores
 from pipeline.spec import Data
 from pipeline.threads import Threads
 
-QUALITY = 100  # of what no training decoder takes (PNG, turned or CMYK JPEG): it goes through a JPEG in memory
+QUALITY = 100  # of what libffcv does not take (PNG, turned or CMYK JPEG): it goes through a JPEG in memory
 
 
 class Shown(NamedTuple):
@@ -68,7 +68,8 @@ def sweep_files(paths: Sequence[Path], data: Data, device: torch.device, batch: 
     try:
         for first in range(0, len(paths) + 2 * batch, batch):
             if part := list(paths[first : first + batch]):
-                read.append((part, [threads.submit(_read, path) for path in part]))
+                jobs = [threads.submit(_read_all, part[at : at + CHUNK]) for at in range(0, len(part), CHUNK)]
+                read.append((part, jobs))
             if len(read) > 1 or (read and not part):
                 begun.append(_begin(*read.popleft(), data, device, pools))
             if len(begun) > 1 or (begun and not part and not read):
@@ -80,13 +81,17 @@ def sweep_files(paths: Sequence[Path], data: Data, device: torch.device, batch: 
         pools.close()
 
 
+def _read_all(paths: list[Path]) -> list[Read | str]:
+    return [_read(path) for path in paths]
+
+
 def _read(path: Path) -> Read | str:
-    """A file as a JPEG that the training decoder takes, or why it is none."""
+    """A file as a JPEG that libffcv takes, or why it is none."""
     try:
         blob = path.read_bytes()
         jpeg = np.frombuffer(blob, np.uint8)
         size = plain_size(jpeg)
-        if size is not None:
+        if size is not None and size[0] * size[1] <= MAX_PIXELS:
             return Read(jpeg, *size)
         made = prepare(blob, None, QUALITY, reencode=False)
     except OSError as error:
@@ -99,7 +104,7 @@ def _read(path: Path) -> Read | str:
 def _begin(
     paths: list[Path], reads: list[Future], data: Data, device: torch.device, pools: "_Pools"
 ) -> Callable[[], Shown]:
-    results = [read.result() for read in reads]
+    results = [each for read in reads for each in read.result()]
     rejected = [(path, why) for path, why in zip(paths, results, strict=True) if isinstance(why, str)]
     good = [(path, each) for path, each in zip(paths, results, strict=True) if isinstance(each, Read)]
     if not good:
@@ -107,13 +112,13 @@ def _begin(
         return lambda: Shown([], nothing, rejected)
     jpegs, heights, widths = zip(*(each for _, each in good), strict=True)
     heights, widths, sizes = (np.array(column, np.int64) for column in (heights, widths, list(map(len, jpegs))))
-    together = np.concatenate(jpegs)
-    source = kernels.Source(together.ctypes.data, np.cumsum(sizes) - sizes, sizes, heights, widths, False)
+    places = np.array([jpeg.ctypes.data for jpeg in jpegs], np.int64)  # each where it was read to: nothing is copied
+    source = kernels.Source(0, places, sizes, heights, widths, False)
     picks = Picks(np.zeros(len(good), np.int64), np.zeros(len(good), np.int64))
     plan = draw(Wanted({"images": (data.evaluate, rng.WEAK)}, data.size), picks, heights, widths, 0)
     wait = start_views(pools.of(int((heights * widths).max())), source, plan.stacked, data.size, device)
 
-    def finish(_keep: np.ndarray = together) -> Shown:  # the decoder holds its address only
+    def finish(_keep: Sequence[np.ndarray] = jpegs) -> Shown:  # the decoder holds their addresses only
         (images,), errors = wait()
         broken = [(path, "corrupt or truncated JPEG") for (path, _), e in zip(good, errors, strict=True) if e]
         if broken:
