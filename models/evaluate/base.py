@@ -19,10 +19,12 @@ from pipeline.open import open_backend, open_data, sweep
 
 
 class Result(NamedTuple):
-    """Numbers for the journal (shares are 0 to 1), and tables and pictures for the page."""
+    """Numbers for the journal (shares are 0 to 1), tables and pictures for the page; and for numbers that depend on
+    the machine, which one it was."""
 
     values: dict[str, float]
     blocks: Sequence[Block] = ()
+    machine: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,13 @@ class Evaluator(ABC):
         return beton
 
     def images(self, loaded: Loaded, beton: Beton, ids: np.ndarray) -> Iterator[Tensor]:
-        """The images `ids` (i64 [N]) in order, as the recipe evaluates them: u8 [n, 3, S, S] on the run's device."""
-        data = replace(loaded.recipe.data, threads=self.data.threads or loaded.recipe.data.threads)
+        """The images `ids` (i64 [N]) in order, as the recipe evaluates them: u8 [n, 3, S, S] on the run's device.
+
+        Streamed, whatever the recipe does: to keep every image's pixels pays for the second look, not for one.
+        """
+        data, asked = loaded.recipe.data, self.data.threads
+        backend = "dali" if data.backend == "dali" else "ffcv"
+        data = replace(data, threads=asked or data.threads, backend=backend)
         with closing(open_backend(data, beton, next(loaded.method.parameters()).device)) as backend:
             yield from sweep(data, backend, ids, self.batch)
 

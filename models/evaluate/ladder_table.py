@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from models.evaluate.results import FILES, Column, journalled, markdown
 from models.training.folder import REPORT
 from models.training.journal import read
 from pipeline.errors import InputError, command
 
-FILES = "val", "test"
 MISSING = "not yet run"
 
 
@@ -36,8 +36,9 @@ def reached(run: Path, file: str) -> float | None:
     """The last top-1 accuracy, or that of the neighbours, on a file: in percent; None until the run is over."""
     if not (run / REPORT).exists():
         return None
-    found = [row["values"] for row in read(run) if row.get("evaluation") == file and row["values"]]
-    return 100 * found[-1].get("top1", found[-1].get("knn")) if found else None
+    found = journalled(read(run))
+    value = found.get(Column(file, "top1"), found.get(Column(file, "knn")))
+    return None if value is None else 100 * value
 
 
 def cells(sweep: str, runs: Path) -> dict[str, dict[str, Cell]]:
@@ -58,11 +59,11 @@ def table(sweeps: Sequence[str], runs: Path) -> str:
     columns = {sweep: cells(sweep, runs) for sweep in sweeps}
     rows = list(dict.fromkeys(row for column in columns.values() for row in column))
     head = ["%, mean ± spread (n)", *(f"{sweep}, {file}" for sweep in sweeps for file in FILES)]
-    lines = [head, ["---"] * len(head)]
+    lines = [head]
     for row in rows:
         said = [column[row][file] if row in column else "" for column in columns.values() for file in FILES]
         lines.append([row, *map(str, said)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown(lines)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ def record(loaded: Loaded, name: str, evaluator: Evaluator, result: Result) -> P
         "step": loaded.step,
         "flags": asdict(evaluator),
         "values": result.values,
+        **({"machine": result.machine} if result.machine else {}),
     }
     file = os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
@@ -33,7 +34,8 @@ def record(loaded: Loaded, name: str, evaluator: Evaluator, result: Result) -> P
     page = folder / f"evaluate-{name}.html"
     numbers = Table(("measured", "value"), [(key, f"{value:.4f}") for key, value in result.values.items()])
     title = f"{name} of {loaded.recipe.name}, step {loaded.step:,}"
-    write_whole(page, html(title, [Section("", [numbers, *result.blocks])]))
+    machine = [Table(("measured on", ""), list(result.machine.items()))] if result.machine else []
+    write_whole(page, html(title, [Section("", [numbers, *result.blocks, *machine])]))
     return page
 
 

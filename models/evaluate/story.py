@@ -1,27 +1,24 @@
 """How a run ends: the last evaluation, pictures of what it saw and made, and the report."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from models.evaluate.judge import Judge
-from models.evaluate.reconstruct import RATIOS, reconstruct
+from models.evaluate.reconstruct import RATIOS, picture, png
 from models.method import Method
 from models.preview import columns, views
 from models.recipe import Recipe
 from models.training.distributed import World
 from models.training.journal import Journal, read
-from models.training.precision import precision
 from models.training.render import Picture
 from models.training.report import speed, verdict, write_report
 from pipeline.open import open_backend, sweep
-from pipeline.preview import sheet, spread
+from pipeline.preview import spread
 from pipeline.task import Task
 
 IMAGES = 8
-SIDE = 96
 
 
 def tell(
@@ -58,7 +55,7 @@ def tell(
 
 
 def _pictures(recipe: Recipe, method: Method, judge: Judge, task: Task) -> list[Picture]:
-    drawn = _png(views(recipe, task.beton, spread(task.beton, IMAGES)), columns(recipe))
+    drawn = png(views(recipe, task.beton, spread(task.beton, IMAGES)), columns(recipe))
     pictures = [Picture("Views", "What the recipe makes of training images.", drawn)]
     if getattr(method, "reconstruction", None) is not None:
         made = _reconstructions(recipe, method, judge)
@@ -67,28 +64,10 @@ def _pictures(recipe: Recipe, method: Method, judge: Judge, task: Task) -> list[
 
 
 def _reconstructions(recipe: Recipe, method: Method, judge: Judge) -> Picture | None:
-    """Validation images, and for each mask ratio what was left of them and what came back; None where a prediction is
-    no picture."""
+    """Validation images, at every mask ratio; None where a prediction is no picture."""
     backend = open_backend(recipe.data, judge.beton, judge.world.device)
     try:
         images = torch.cat(list(sweep(recipe.data, backend, np.arange(min(IMAGES, judge.beton.n)), IMAGES)))
     finally:
         backend.close()
-    shown, headings = [list(images.permute(0, 2, 3, 1).cpu().numpy())], ["image"]
-    patches = (recipe.data.size // recipe.encoder.patch) ** 2
-    for ratio in (each for each in RATIOS if patches * (1 - each) >= 1):
-        with precision(recipe.run, judge.world.device):
-            made = reconstruct(method, images, ratio)
-        if made is None:
-            return None
-        shown += [list(pictures) for pictures in made]
-        headings += [f"{ratio:.0%} hidden", "predicted"]
-    lines = [list(line) for line in zip(*shown, strict=True)]
-    caption = "Validation images in their own colours; visible patches are shown as they are."
-    return Picture("Reconstructions", caption, _png(lines, tuple(headings)))
-
-
-def _png(lines: list[list[np.ndarray]], headings: tuple[str, ...]) -> bytes:
-    file = io.BytesIO()
-    sheet(lines, headings, SIDE).save(file, "PNG")
-    return file.getvalue()
+    return picture(recipe, method, images, RATIOS)

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from models.evaluate.reconstruct import reconstruct
+from models.branches.mae import MAEBranch
+from models.evaluate import __main__ as evaluate
+from models.evaluate.reconstruct import RATIOS, Reconstructions, keys_of, reconstruct
+from models.evaluate.record import recorded
 from models.method import method_class
-from models.recipe import resolve
+from models.recipe import Run, resolve
 from models.vit import Size, build_encoder
+from pipeline.errors import InputError
 from pipeline.preview import HIDDEN
 
 PATCH, GRID, N = 4, 6, 3
@@ -113,3 +117,83 @@ def test_every_masked_method_draws_whatever_its_decoder_sees(name):
         shown = (seen == images.permute(0, 2, 3, 1).numpy()).all(-1)
         assert (predicted[shown] == seen[shown]).all()
         assert shown.any() and not shown.all()  # noqa: PT018
+
+
+def loaded(made: SimpleNamespace) -> SimpleNamespace:
+    return SimpleNamespace(recipe=SimpleNamespace(run=Run()), method=made)
+
+
+def constant(value: float):
+    """Every pixel of every hidden patch, normalised."""
+    return lambda _, images, visible: torch.full((len(images), GRID * GRID - visible.shape[1], 3 * PATCH**2), value)
+
+
+def test_errors_are_those_of_a_slow_loop(images):
+    asked, ids = Reconstructions(ratios=(0.5, 0.75)), np.array([4, 0, 9])
+    found = asked.errors(loaded(method("pixel", constant(0.5))), images, ids)
+    pixels = images.permute(0, 2, 3, 1).numpy() / 255
+    for row, ratio in zip(found.tolist(), asked.ratios, strict=True):
+        seen, _ = reconstruct(method("pixel", black), images, ratio, ids=ids)
+        errors, blanks = [], []
+        for image, shown in zip(pixels, seen, strict=True):
+            hidden = (shown == HIDDEN).all(-1)
+            mean = image[~hidden].mean(0)
+            errors.append(np.mean([(image[hidden][:, c] - (0.5 * STD[c] + MEAN[c])) ** 2 for c in range(3)]))
+            blanks.append(np.mean([(image[hidden][:, c] - mean[c]) ** 2 for c in range(3)]))
+        assert row == pytest.approx([sum(errors), sum(blanks)], rel=1e-5)
+
+
+@pytest.mark.parametrize("target", ["pixel", "norm_pix"])
+def test_a_decoder_that_knows_the_target_has_no_error(images, target):
+    (row,) = (
+        Reconstructions(ratios=(0.75,)).errors(loaded(method(target, oracle(target))), images, np.arange(N)).tolist()
+    )
+    assert row[0] == pytest.approx(0, abs=1e-9)
+    assert row[1] > 0.01
+
+
+def test_saying_nothing_of_normalised_patches_is_their_mean(images):
+    """A prediction of zeros, put back on each patch's mean."""
+    (row,) = (
+        Reconstructions(ratios=(0.75,)).errors(loaded(method("norm_pix", constant(0.0))), images, np.arange(N)).tolist()
+    )
+    assert row[0] == pytest.approx(row[1], rel=1e-6)
+
+
+def test_a_mask_depends_on_the_image_not_on_its_batch():
+    assert np.array_equal(keys_of(np.arange(10), 3)[[7]], keys_of(np.array([7]), 3))
+    assert keys_of(np.array([7]), 3) != keys_of(np.array([7]), 4)
+
+
+def evaluated(folder, *flags: object) -> dict:
+    evaluate.measure("reconstruct", str(folder), [str(flag) for flag in flags])
+    return recorded(folder)[-1]["values"]
+
+
+@pytest.mark.parametrize("recipe", ["mae:digits", "semi_mae:digits"])
+def test_pictures_and_errors_of_a_run_are_kept(recipe, trained):
+    folder = trained(recipe)
+    values = evaluated(folder, "--measured", 20, "--batch", 8, "--chosen", 5, 2, "--device", "cpu")
+    assert values["images"] == 20
+    assert list(values)[1:] == [f"{what}_{ratio:g}" for ratio in RATIOS for what in ("mse", "blank")]
+    assert all(0 < value < 2 for value in list(values.values())[1:])
+    assert evaluated(folder, "--measured", 20, "--batch", 20, "--device", "cpu") == pytest.approx(values, rel=1e-4)
+    assert "Reconstructions" in (folder / "evaluate-reconstruct.html").read_text()
+
+
+@pytest.mark.parametrize(("recipe", "flags", "said"), [
+    ("supervised:digits", [], "has no masked branch; give a run of mae"),
+    ("mae:digits", ["--ratios", 0.5, 1], "mask ratio 1 leaves 0 of 16 patches"),
+    ("mae:digits", ["--ratios", 0], "mask ratio 0 leaves 16 of 16 patches"),
+    ("mae:digits", ["--chosen", 3, 300], r"numbers from 0 to 299, .*got \[300\]"),
+    ("mae:digits", ["--pictures", 0], "1 or more of --pictures"),
+])  # fmt: skip
+def test_what_cannot_be_drawn_is_said(recipe, flags, said, trained):
+    with pytest.raises(InputError, match=said):
+        evaluated(trained(recipe), *flags)
+
+
+def test_a_run_whose_predictions_are_no_pictures_says_so(trained, monkeypatch):
+    monkeypatch.setattr(MAEBranch, "predict", lambda *_: None)
+    with pytest.raises(InputError, match="of which there is no picture"):
+        evaluated(trained("mae:digits"))

@@ -1,0 +1,202 @@
+"""Runs side by side: what was trained on what, and every number that was measured since.
+
+    python -m models.evaluate.compare runs/mae-digits runs/semi_mae-digits
+    python -m models.evaluate.compare "runs/*" --together --markdown table.md --html table.html
+
+A line a run, or with --together a line for the runs of one recipe, mean ± spread over their seeds. Of each column the
+best is marked. Columns: the journal's last val and test, then what `python -m models.evaluate` kept.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+import tyro
+from tyro.conf import Positional
+
+from models.evaluate.ladder_table import Cell
+from models.evaluate.results import Column, Numbers, best, columns_of, is_share, journalled, kept, markdown
+from models.load import restored
+from models.method import method_class
+from models.training.folder import RECIPE, REPORT
+from models.training.journal import read
+from models.training.render import Section, Table, Text, html
+from models.training.whole import write_whole
+from pipeline.errors import InputError, command
+
+MARK, NOTHING = "★", "-"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Compare runs."""
+
+    runs: Positional[tuple[str, ...]]
+    """Folders of runs, or patterns in quotes."""
+    together: bool = False
+    """Runs that differ in seeds alone in one line: mean ± sample standard deviation (n)."""
+    every: bool = False
+    """Every number that an evaluator kept, not only its first."""
+    markdown: Path | None = None
+    """File to write the table to, as Markdown."""
+    html: Path | None = None
+    """File to write the table to, as a page."""
+
+
+class Ran(NamedTuple):
+    """One run: its folder, recipe, data, labels that were seen, steps done, whether it is over, and its numbers.
+
+    kind  what it has in common with the runs that differ from it in seeds alone
+    """
+
+    folder: Path
+    recipe: str
+    data: str
+    labels: str
+    step: int
+    over: bool
+    numbers: Numbers
+    kind: str
+
+    @property
+    def steps(self) -> str:
+        """Steps done, and whether more are to come."""
+        return f"{self.step:,}" + ("" if self.over else ", not over")
+
+
+def found(given: Sequence[str]) -> list[Path]:
+    """Run folders: those named, and those among what a pattern matches.
+
+    Raises InputError for a folder that holds no run, and if there is none at all.
+    """
+    runs: list[Path] = []
+    for each in given:
+        matched = sorted(Path("/" if each.startswith("/") else ".").glob(each.lstrip("/"))) if "*" in each else None
+        if matched is None and not (Path(each) / RECIPE).exists():
+            raise InputError(f"{each}: expected the folder of a run, which holds {RECIPE}; found none")
+        runs += [Path(each)] if matched is None else [path for path in matched if (path / RECIPE).exists()]
+    if not runs:
+        raise InputError(f"{' '.join(given) or 'no folder'}: expected folders of runs, or a pattern; found none")
+    return list(dict.fromkeys(runs))
+
+
+def ran(folder: Path, measured: Numbers) -> Ran:
+    """What a run folder says, beside what was measured since. Raises InputError if its recipe is not JSON."""
+    try:
+        recipe = json.loads((folder / RECIPE).read_text())
+        data, rows = recipe["data"], read(folder)
+        name, where = recipe["name"], f"{Path(data['root']).name}/{data['train']}"
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{folder / RECIPE} is no recipe ({error}); restore it, or leave the run out") from error
+    step = max((row["step"] for row in rows), default=0)
+    over, labels = (folder / REPORT).exists(), labels_seen(recipe, folder)
+    return Ran(folder, name, where, labels, step, over, journalled(rows) | measured, kind_of(recipe))
+
+
+def kind_of(recipe: dict) -> str:
+    """A recipe without its name and place, its seed, the draw of its split (5-per-class-1 is 5-per-class), and which
+    checkpoint it started from, as long as there was one."""
+    data = dict(recipe["data"]) | {"root": Path(recipe["data"]["root"]).name}
+    if data.get("split"):
+        data["split"] = re.sub(r"-\d+$", "", data["split"])
+    learned = {name: part for name, part in recipe.items() if name not in ("name", "run", "data")}
+    return json.dumps([learned, data, recipe["run"].get("start") is not None], sort_keys=True)
+
+
+def labels_seen(recipe: dict, folder: Path) -> str:
+    """The split whose labels the run's method read: all, none, or by its name."""
+    try:
+        known = restored(recipe, folder / RECIPE)
+    except InputError:
+        return recipe["data"]["split"] or "?"
+    return (known.data.split or "all") if method_class(known).needs(known).labelled else "none"
+
+
+def together(runs: Sequence[Ran]) -> Iterator[list[Ran]]:
+    """Runs of one kind, in the order in which the first of each was given."""
+    groups: dict[str, list[Ran]] = {}
+    for run in runs:
+        groups.setdefault(run.kind, []).append(run)
+    yield from groups.values()
+
+
+def table(groups: Sequence[Sequence[Ran]], every: bool, bold: bool = False) -> Table:
+    """A row a group; of several runs, numbers are mean ± spread (n) over those that are over and have one."""
+    columns = columns_of([run.numbers for group in groups for run in group], every)
+    made = [marked(column, [values_of(group, column) for group in groups], bold) for column in columns]
+    rows = []
+    for number, group in enumerate(groups):
+        one = group[0]
+        folder = str(one.folder) if len(group) == 1 else f"{len(group)} runs, {one.folder.parent}"
+        steps = " / ".join(dict.fromkeys(run.steps for run in group))
+        numbers = [column[number] for column in made] or ["no numbers yet"]
+        recipe = one.recipe if len({run.recipe for run in group}) == 1 else f"{one.recipe}, ..."
+        rows.append((folder, recipe, one.data, one.labels, steps, *numbers))
+    heads = [f"{column.where} {column.name}" for column in columns] or ["measured"]
+    return Table(("run", "recipe", "data", "labels", "steps", *heads), rows)
+
+
+def values_of(group: Sequence[Ran], column: Column) -> tuple[float, ...]:
+    """A column's numbers; of several runs, a run counts once it is over."""
+    counted = [run for run in group if run.over or len(group) == 1]
+    return tuple(run.numbers[column] for run in counted if column in run.numbers)
+
+
+def marked(column: Column, values: Sequence[tuple[float, ...]], bold: bool) -> list[str]:
+    """A column as text, the best mean marked."""
+    share = is_share(column, [each for held in values for each in held])
+    winners = best(column, [fmean(held) if held else None for held in values])
+    said = []
+    for number, held in enumerate(values):
+        text = NOTHING if not held else written(held, share)
+        said.append(text if number not in winners else f"**{text}**" if bold else f"{text} {MARK}")
+    return said
+
+
+def written(values: tuple[float, ...], share: bool) -> str:
+    """A number in percent or with four digits; of several, mean ± spread (n)."""
+    scaled = tuple(100 * value if share else value for value in values)
+    return str(Cell(scaled)) if len(values) > 1 else f"{scaled[0]:.1f}" if share else f"{scaled[0]:.4g}"
+
+
+def notes(runs: Sequence[Ran]) -> list[str]:
+    """What a reader should know: runs without a number, and that shares are percent."""
+    empty = [str(run.folder) for run in runs if not run.numbers]
+    said = [f"No numbers yet: {', '.join(empty)}."] if empty else []
+    return [*said, "Accuracies and other shares in %; a column's best is marked; choices are made on val, not on test."]
+
+
+def terminal(made: Table) -> str:
+    """A table in columns of equal width."""
+    rows = [list(made.head), *map(list, made.rows)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(made.head))]
+    return "\n".join(
+        "  ".join(f"{text:{width}s}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def main() -> None:
+    """Print the table, and write it where asked."""
+    a = tyro.cli(Arguments, prog="python -m models.evaluate.compare", description=__doc__)
+    folders = found(a.runs)
+    runs = [ran(folder, measured) for folder, measured in zip(folders, kept(folders), strict=True)]
+    groups = list(together(runs)) if a.together else [[run] for run in runs]
+    for path in (a.markdown, a.html):
+        if path is not None and not path.parent.is_dir():
+            raise InputError(f"{path}: expected an existing folder, {path.parent} is none")
+    made = table(groups, a.every)
+    print(terminal(made))
+    print("\n".join(notes(runs)))
+    if a.markdown:
+        bold = table(groups, a.every, bold=True)
+        write_whole(a.markdown, markdown([bold.head, *bold.rows]) + "\n" + "\n\n".join(notes(runs)) + "\n")
+    if a.html:
+        write_whole(a.html, html("Runs compared", [Section("", [made, *map(Text, notes(runs))])]))
+
+
+if __name__ == "__main__":
+    command(main)

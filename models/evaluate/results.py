@@ -1,0 +1,100 @@
+"""The numbers of runs: what the journal says of val and test, and what evaluators kept beside it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from models.evaluate.record import recorded
+
+LOWER = "mse", "nll", "calibration_error", "error", "mce", "hours", "cost", "loss", "train_gflops", "memory", "spread"
+"""How the names of numbers begin of which less is better."""
+NO_SHARES = "mse", "blank", "nll", "loss", "hours", "cost", "memory", "score"
+"""How the names of numbers begin that are no shares, though they may lie between 0 and 1."""
+COUNTS = ("images",)
+FILES = "val", "test"
+HOW = "device", "batch", "threads"
+"""Flags that say how something was computed, not what."""
+
+
+class Column(NamedTuple):
+    """What was measured, and where: "val", "test", or an evaluator with the flags that matter; and a number's name."""
+
+    where: str
+    name: str
+
+
+Numbers = dict[Column, float]
+
+
+def journalled(rows: Sequence[dict]) -> Numbers:
+    """The last evaluation of each file, from the rows of a journal."""
+    found: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row.get("evaluation") and row["values"]:
+            found[row["evaluation"]] = row["values"]
+    return {Column(where, name): value for where, values in found.items() for name, value in values.items()}
+
+
+def kept(folders: Sequence[Path]) -> list[Numbers]:
+    """The latest measurement of each kind beside each run; flags are named in which measurements differ."""
+    rows = [[(row, flat(row["flags"])) for row in recorded(folder)] for folder in folders]
+    several = differing([(row["evaluator"], flags) for held in rows for row, flags in held])
+    found: list[Numbers] = []
+    for held in rows:
+        numbers: Numbers = {}
+        for row, flags in held:
+            said = [f"{name}={flags[name]}" for name in several[row["evaluator"]] if flags.get(name) is not None]
+            where = " ".join([row["evaluator"], *said])
+            numbers |= {Column(where, name): value for name, value in row["values"].items() if name not in COUNTS}
+        found.append(numbers)
+    return found
+
+
+def flat(flags: dict[str, Any], prefix: str = "") -> dict[str, str | None]:
+    """Flags by their names on the command line, as text, without those that say HOW."""
+    found: dict[str, str | None] = {}
+    for name, value in flags.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}.")
+        elif name not in HOW:
+            found[f"{prefix}{name}"] = None if value is None else value if isinstance(value, str) else json.dumps(value)
+    return found
+
+
+def differing(measured: Sequence[tuple[str, dict[str, str | None]]]) -> dict[str, list[str]]:
+    """For each evaluator, the flags that do not have one and the same value in all its measurements."""
+    values: dict[str, dict[str, set[str | None]]] = {}
+    for evaluator, flags in measured:
+        for name, value in flags.items():
+            values.setdefault(evaluator, {}).setdefault(name, set()).add(value)
+        values.setdefault(evaluator, {})
+    return {each: [name for name, held in flags.items() if len(held) > 1] for each, flags in values.items()}
+
+
+def columns_of(runs: Sequence[Numbers], every: bool = True) -> list[Column]:
+    """The numbers that any run has, those of one place together: all of them, or the first of each evaluator's."""
+    places: dict[str, list[Column]] = {}
+    for column in dict.fromkeys(column for numbers in runs for column in numbers):
+        places.setdefault(column.where, []).append(column)
+    return [column for where, held in places.items() for column in (held if every or where in FILES else held[:1])]
+
+
+def is_share(column: Column, values: Sequence[float]) -> bool:
+    """Whether a column's numbers are shares, 0 to 1, and are to be shown in percent."""
+    return not column.name.startswith(NO_SHARES) and all(0 <= value <= 1 for value in values)
+
+
+def best(column: Column, values: Sequence[float | None]) -> set[int]:
+    """Which of a column's values are the best, None where there is none; of a single one nothing can be said."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return set()
+    winner = min(known) if column.name.startswith(LOWER) else max(known)
+    return {i for i, value in enumerate(values) if value == winner}
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; the first row is its head."""
+    head, *others = rows
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *others))

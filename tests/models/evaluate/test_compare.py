@@ -1,0 +1,169 @@
+"""Tables of runs against numbers that were put there, and against the runs' own journals."""
+
+import json
+import sys
+from statistics import mean, stdev
+
+import pytest
+
+from models.evaluate import compare
+from models.evaluate.compare import MARK
+from models.evaluate.results import Column, best, differing, flat, is_share, journalled
+from pipeline.errors import InputError
+
+from ...conftest import rows
+
+
+@pytest.fixture
+def asked(monkeypatch, capsys):
+    def run(*argv: object) -> str:
+        capsys.readouterr()  # what training said
+        monkeypatch.setattr(sys, "argv", ["compare", *map(str, argv)])
+        compare.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def made(trained, tmp_path):
+    """made(name, top1, seed=..., over=...) -> a folder that looks like a run of supervised:digits."""
+    like = json.loads((trained("supervised:digits") / "recipe.json").read_text())
+
+    def run(name: str, top1: float | None, seed: int = 0, over: bool = True, split: str | None = None, lr: float = 0.1):
+        folder = tmp_path / name
+        folder.mkdir()
+        recipe = like | {"run": like["run"] | {"seed": seed}, "data": like["data"] | {"split": split}}
+        (folder / "recipe.json").write_text(json.dumps(recipe | {"optim": like["optim"] | {"lr": lr}}))
+        journal = [{"step": 7, "loss": 1.0}]
+        journal += [{"step": s, "evaluation": "val", "values": {"top1": v}} for s, v in ((7, 0.01), (9, top1)) if top1]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in journal))
+        if over:
+            (folder / "report.html").touch()
+        return folder
+
+    return run
+
+
+def measured(folder, evaluator: str, values: dict, **flags) -> None:
+    flags = {"data": {"root": None, "file": None, "threads": 2}, "device": "cpu", "batch": 256} | flags
+    row = {"time": 0, "evaluator": evaluator, "checkpoint": "last.pt", "step": 9, "flags": flags, "values": values}
+    with (folder / "evaluations.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def row_of(text: str, folder) -> str:
+    return next(line for line in text.splitlines() if str(folder) in line)
+
+
+def test_a_runs_own_journal_comes_out(trained, asked):
+    runs = [trained("supervised:digits"), trained("mae:digits")]
+    text = asked(*runs)
+    said = [each for each in rows(runs[0]) if each.get("evaluation") == "test"][-1]["values"]["top1"]
+    line = row_of(text, runs[0])
+    assert f"{100 * said:.1f}" in line
+    assert "supervised:digits" in line
+    assert "train.beton" in line
+    assert "not over" not in line
+    assert " none " in row_of(text, runs[1])  # MAE reads no label
+
+
+def test_the_last_evaluation_counts_and_the_best_run_is_marked(made, asked):
+    better, worse = made("a", 0.912), made("b", 0.5)
+    text = asked(better, worse)
+    assert f"91.2 {MARK}" in row_of(text, better)
+    assert "50.0" in row_of(text, worse)
+    assert text.count(MARK) == 1
+
+
+def test_runs_without_numbers_and_unfinished_ones_say_so(made, asked):
+    empty, early = made("a", None, over=False), made("b", 0.5, over=False)
+    text = asked(empty, early)
+    assert f"No numbers yet: {empty}." in text
+    assert "9, not over" in row_of(text, early)
+    assert MARK not in text
+    assert "no numbers yet" in row_of(asked(empty), empty)
+
+
+def test_what_evaluators_kept_are_columns_named_by_the_flags_that_differ(made, asked):
+    one, other = made("a", 0.5), made("b", 0.6)
+    measured(one, "accuracy", {"images": 9.0, "top1": 0.1})
+    measured(one, "accuracy", {"images": 9.0, "top1": 0.25, "nll": 1.5})
+    measured(other, "accuracy", {"images": 9.0, "top1": 0.2, "nll": 0.5}, batch=8)
+    measured(other, "accuracy", {"images": 9.0, "top1": 0.3}, data={"root": None, "file": "t.beton", "threads": 1})
+    text = asked(one, other)
+    head = text.splitlines()[0]
+    assert "accuracy top1" in head
+    assert "accuracy data.file=t.beton top1" in head
+    assert "images" not in head
+    assert "nll" not in head
+    assert f"25.0 {MARK}" in row_of(text, one)
+    assert "30.0" in row_of(text, other)
+    text = asked(one, other, "--every")
+    assert f"0.5 {MARK}" in row_of(text, other)  # of the likelihood less is better, and it is no share
+
+
+def test_seeds_together_are_mean_and_sample_deviation_of_the_finished_runs(made, asked):
+    values = 0.90, 0.94, 0.92
+    runs = [made(f"s{i}", v, seed=i, split=f"5-per-class-{i}" if i else "5-per-class") for i, v in enumerate(values)]
+    early, apart = made("early", 0.1, seed=5, split="5-per-class", over=False), made("c", 0.8, lr=0.2)
+    text = asked(*runs, early, apart, "--together")
+    percent = [100 * v for v in values]
+    assert f"{mean(percent):.1f} ± {stdev(percent):.1f} (3) {MARK}" in text
+    assert "4 runs" in text
+    assert "80.0" in row_of(text, apart)
+
+
+def test_markdown_and_html_hold_the_same_numbers(made, asked, tmp_path):
+    runs = made("a", 0.912), made("b", 0.5)
+    asked(*runs, "--markdown", tmp_path / "t.md", "--html", tmp_path / "t.html")
+    head, rule, *lines = (tmp_path / "t.md").read_text().splitlines()[:4]
+    assert [cell.strip() for cell in head.split("|")][-2] == "val top1"
+    assert set(rule) <= set("| -")
+    assert [line.split("|")[-2].strip() for line in lines] == ["**91.2**", "50.0"]
+    page = (tmp_path / "t.html").read_text()
+    assert f"<td>91.2 {MARK}</td>" in page
+    assert "<td>50.0</td>" in page
+
+
+def test_patterns_take_the_runs_and_leave_the_rest(made, asked, tmp_path):
+    runs = made("a", 0.5), made("b", 0.6)
+    (tmp_path / "no-run").mkdir()
+    text = asked(f"{tmp_path}/*", runs[0])
+    assert text.count("supervised:digits") == 2
+    assert "no-run" not in text
+
+
+def test_wrong_input_is_said(made, asked, tmp_path):
+    run = made("a", 0.5)
+    with pytest.raises(InputError, match="expected the folder of a run"):
+        asked(tmp_path)
+    with pytest.raises(InputError, match="found none"):
+        asked(f"{tmp_path}/nothing*")
+    with pytest.raises(InputError, match="found none"):
+        asked()
+    with pytest.raises(InputError, match="expected an existing folder"):
+        asked(run, "--html", "/nowhere/t.html")
+    (run / "recipe.json").write_text("{")
+    with pytest.raises(InputError, match="is no recipe"):
+        asked(run)
+
+
+def test_of_errors_and_costs_the_least_is_the_best_and_a_lone_number_is_not_marked():
+    assert best(Column("val", "top1"), [0.1, None, 0.3, 0.3]) == {2, 3}
+    assert best(Column("accuracy", "nll"), [0.1, None, 0.3]) == {0}
+    assert best(Column("val", "top1"), [0.1, None]) == set()
+    assert is_share(Column("val", "top1"), [0.0, 1.0])
+    assert not is_share(Column("x", "images_per_s"), [0.5, 1.5])
+    assert not is_share(Column("x", "mse_0.75"), [0.5])
+
+
+def test_flags_that_differ_are_found_and_those_that_say_how_are_left_out():
+    one = flat({"data": {"file": None, "threads": 1}, "batch": 1, "bins": 15})
+    other = flat({"data": {"file": "a", "threads": 2}, "batch": 2, "bins": 15})
+    assert one == {"data.file": None, "bins": "15"}
+    assert differing([("x", one), ("x", other), ("y", one)]) == {"x": ["data.file"], "y": []}
+
+
+def test_an_evaluation_without_values_is_none():
+    assert journalled([{"step": 1, "evaluation": "val", "values": {}}, {"step": 1, "loss": 2}]) == {}
