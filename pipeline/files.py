@@ -1,5 +1,6 @@
 """Image files of any kind, read ahead and shown as images are evaluated: what `predict` looks at."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -22,6 +23,7 @@ from pipeline.pool import CHUNK, Pool, cores
 from pipeline.spec import Data
 from pipeline.threads import Threads
 
+ROOM = 1 << 24  # pixels of each thread's scratch; memory that no image touches costs nothing
 QUALITY = 100  # of what libffcv does not take (PNG, turned or CMYK JPEG): it goes through a JPEG in memory
 
 
@@ -39,6 +41,13 @@ class Read(NamedTuple):
     jpeg: np.ndarray
     height: int
     width: int
+
+
+class Chunk(NamedTuple):
+    """Some files, or why they are no images, and the memory u8 [bytes] that they were read into."""
+
+    memory: np.ndarray
+    files: list[Read | str]
 
 
 def find_images(given: Sequence[Path]) -> list[Path]:
@@ -62,16 +71,17 @@ def sweep_files(paths: Sequence[Path], data: Data, device: torch.device, batch: 
     While a batch is used the next one is decoded, and the one after it read.
     """
     libffcv.load()
-    threads, pools = Threads(data.threads or cores(), "read"), _Pools(data)
-    read: deque[tuple[list[Path], list[Future]]] = deque()
+    threads, pools, memory = Threads(data.threads or cores(), "read"), _Pools(data), _Memory()
+    read: deque[tuple[list[Path], list[Future[Chunk]]]] = deque()
     begun: deque[Callable[[], Shown]] = deque()
     try:
         for first in range(0, len(paths) + 2 * batch, batch):
             if part := list(paths[first : first + batch]):
-                jobs = [threads.submit(_read_all, part[at : at + CHUNK]) for at in range(0, len(part), CHUNK)]
+                chunks = [part[at : at + CHUNK] for at in range(0, len(part), CHUNK)]
+                jobs = [threads.submit(_read_all, chunk, memory) for chunk in chunks]
                 read.append((part, jobs))
             if len(read) > 1 or (read and not part):
-                begun.append(_begin(*read.popleft(), data, device, pools))
+                begun.append(_begin(*read.popleft(), data, device, pools, memory))
             if len(begun) > 1 or (begun and not part and not read):
                 yield begun.popleft()()
         while begun:
@@ -81,19 +91,28 @@ def sweep_files(paths: Sequence[Path], data: Data, device: torch.device, batch: 
         pools.close()
 
 
-def _read_all(paths: list[Path]) -> list[Read | str]:
-    return [_read(path) for path in paths]
+def _read_all(paths: list[Path], memory: "_Memory") -> Chunk:
+    sizes = [_size(path) for path in paths]
+    ends = np.cumsum(sizes)
+    taken = memory.take(int(ends[-1]))
+    return Chunk(taken, [_read(path, taken[end - n : end]) for path, n, end in zip(paths, sizes, ends, strict=True)])
 
 
-def _read(path: Path) -> Read | str:
-    """A file as a JPEG that libffcv takes, or why it is none."""
+def _size(path: Path) -> int:
     try:
-        blob = path.read_bytes()
-        jpeg = np.frombuffer(blob, np.uint8)
+        return os.stat(path).st_size
+    except OSError:
+        return 0  # reading it will say why
+
+
+def _read(path: Path, target: np.ndarray) -> Read | str:
+    """A file, read into `target` u8 [its size], as a JPEG that libffcv takes; or why it is none."""
+    try:
+        jpeg = _content(path, target)
         size = plain_size(jpeg)
         if size is not None and size[0] * size[1] <= MAX_PIXELS:
             return Read(jpeg, *size)
-        made = prepare(blob, None, QUALITY, reencode=False)
+        made = prepare(jpeg.tobytes(), None, QUALITY, reencode=False)
     except OSError as error:
         return error.strerror or type(error).__name__
     except InputError as error:
@@ -101,13 +120,23 @@ def _read(path: Path) -> Read | str:
     return Read(np.frombuffer(made.jpeg, np.uint8), made.height, made.width)
 
 
+def _content(path: Path, target: np.ndarray) -> np.ndarray:
+    done = 0
+    with open(path, "rb", buffering=0) as file:
+        while done < len(target) and (n := file.readinto(target[done:])):
+            done += n
+    return target[:done]
+
+
 def _begin(
-    paths: list[Path], reads: list[Future], data: Data, device: torch.device, pools: "_Pools"
+    paths: list[Path], jobs: list[Future[Chunk]], data: Data, device: torch.device, pools: "_Pools", memory: "_Memory"
 ) -> Callable[[], Shown]:
-    results = [each for read in reads for each in read.result()]
+    chunks = [job.result() for job in jobs]
+    results = [each for chunk in chunks for each in chunk.files]
     rejected = [(path, why) for path, why in zip(paths, results, strict=True) if isinstance(why, str)]
     good = [(path, each) for path, each in zip(paths, results, strict=True) if isinstance(each, Read)]
     if not good:
+        memory.give_back(chunks)
         nothing = torch.empty(0, 3, data.size, data.size, dtype=torch.uint8, device=device)
         return lambda: Shown([], nothing, rejected)
     jpegs, heights, widths = zip(*(each for _, each in good), strict=True)
@@ -120,6 +149,7 @@ def _begin(
 
     def finish(_keep: Sequence[np.ndarray] = jpegs) -> Shown:  # the decoder holds their addresses only
         (images,), errors = wait()
+        memory.give_back(chunks)
         broken = [(path, "corrupt or truncated JPEG") for (path, _), e in zip(good, errors, strict=True) if e]
         if broken:
             images = images[torch.from_numpy(np.flatnonzero(errors == 0)).to(device)]
@@ -138,10 +168,28 @@ class _Pools:
 
     def of(self, pixels: int) -> Pool:
         if pixels > self.largest:
-            self.largest = largest = max(pixels, 2 * self.largest)
+            self.largest = largest = max(pixels, 2 * self.largest, ROOM)
             self.pools.append(Pool(self.data.threads, lambda: kernels.scratch(largest, self.data.size)))
         return self.pools[-1]
 
     def close(self) -> None:
         for pool in self.pools:
             pool.close()
+
+
+@final
+class _Memory:
+    """What files are read into, used again and again: fresh memory costs more than the reading."""
+
+    def __init__(self) -> None:
+        self.free: deque[np.ndarray] = deque()
+
+    def take(self, size: int) -> np.ndarray:
+        try:
+            found = self.free.pop()
+        except IndexError:  # all of it is in use
+            found = np.empty(0, np.uint8)
+        return found if len(found) >= size else np.empty(2 * size, np.uint8)
+
+    def give_back(self, chunks: list[Chunk]) -> None:
+        self.free.extend(chunk.memory for chunk in chunks)

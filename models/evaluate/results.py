@@ -44,7 +44,9 @@ def kept(folders: Sequence[Path]) -> list[Numbers]:
     for held in rows:
         numbers: Numbers = {}
         for row, flags in held:
-            said = [f"{name}={flags[name]}" for name in several[row["evaluator"]] if flags.get(name) is not None]
+            said = [
+                f"{name}={flags[name]}" for name in several[row["evaluator"]] if flags.get(name) not in (None, "[]")
+            ]
             where = " ".join([row["evaluator"], *said])
             numbers |= {Column(where, name): value for name, value in row["values"].items() if name not in COUNTS}
         found.append(numbers)

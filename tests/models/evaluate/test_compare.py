@@ -53,7 +53,7 @@ def measured(folder, evaluator: str, values: dict, **flags) -> None:
 
 
 def row_of(text: str, folder) -> str:
-    return next(line for line in text.splitlines() if str(folder) in line)
+    return next(line for line in text.splitlines() if line.startswith(str(folder)))
 
 
 def test_a_runs_own_journal_comes_out(trained, asked):

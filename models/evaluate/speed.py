@@ -1,0 +1,152 @@
+"""Whether measuring and predicting keep up with the loader.  python -m models.evaluate.speed FOLDER
+
+FOLDER holds photographs. They are converted as they are (original bytes) into a .beton, and three go through the same
+images in turns: the loader's evaluation alone; with a tiny network, `accuracy`; and `predict` on the files. The clock
+is CPU time (pipeline.bench.rounds); what the network takes by itself is measured, too, and taken off.
+"""
+
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from tyro.conf import Positional
+
+from models.bench import where
+from models.evaluate.accuracy import Accuracy
+from models.evaluate.base import Files
+from models.evaluate.scores import answers
+from models.load import Loaded
+from models.method import method_class
+from models.methods.supervised import Settings
+from models.predict import predictions
+from models.recipe import Encoder, Recipe
+from pipeline.bench.rounds import Turns, interleaved, rate
+from pipeline.beton import Beton, open_beton
+from pipeline.convert import Options as Stored
+from pipeline.convert import convert
+from pipeline.errors import InputError, command
+from pipeline.files import find_images, sweep_files
+from pipeline.open import open_backend, sweep
+from pipeline.spec import Data
+
+LOADER, NETWORK, ACCURACY, PREDICT = "the loader's evaluation", "the network alone", "accuracy", "predict"
+CLASSES = "a", "b"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to measure."""
+
+    photographs: Positional[Path]
+    """A folder of images of any kind, or of folders of them."""
+    size: int = 224
+    """Side of what the network sees, in pixels."""
+    batch: int = 64
+    threads: int = 1
+    rounds: int = 5
+    json: bool = False
+
+
+def tiny(size: int, root: str, threads: int) -> Loaded:
+    """A network that costs nearly nothing: one block, 32 wide, 16 patches (or fewer) of an image."""
+    data = Data(root=root, size=size, threads=threads, backend="ffcv")
+    recipe = Recipe(Settings(), data, Encoder(None, width=32, depth=1, heads=1, patch=max(1, size // 4)), name="tiny")
+    torch.manual_seed(0)
+    return Loaded(Path(root) / "tiny", recipe, method_class(recipe)(recipe, len(CLASSES)).eval(), CLASSES, 0)
+
+
+@contextmanager
+def cases(a: Arguments, folder: Path) -> Iterator[dict[str, Callable[[], int]]]:
+    """The four by name, on `folder`/train.beton and the files that it was made of."""
+    loaded, beton = tiny(a.size, str(folder), a.threads), open_beton(folder / "train.beton")
+    paths, device, data = find_images([a.photographs]), torch.device("cpu"), loaded.recipe.data
+    accuracy = Accuracy(Files(file="train.beton"), device="cpu", batch=a.batch)
+    seen = torch.zeros(a.batch, a.size, a.size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+
+    def alone() -> int:
+        with closing(open_backend(data, beton, device)) as backend:
+            return sum(len(images) for images in sweep(data, backend, np.arange(beton.n), a.batch))
+
+    def predicted() -> int:
+        sweeping = sweep_files(paths, data, device, a.batch)
+        return sum(len(list(predictions(loaded, shown, 1))) for shown in sweeping)
+
+    def network() -> int:
+        with torch.inference_mode():
+            return sum(len(loaded.method.logits(seen[: min(a.batch, beton.n - i)])) for i in range(0, beton.n, a.batch))
+
+    yield {
+        LOADER: alone,
+        NETWORK: network,
+        ACCURACY: lambda: len(answers(accuracy, loaded, beton).labels),
+        PREDICT: predicted,
+    }
+
+
+def stored(photographs: Path, folder: Path) -> Beton:
+    """The photographs as `folder`/train.beton, as they are; every second one of another class, so that there are two.
+
+    Raises InputError if there are fewer.
+    """
+    paths = find_images([photographs])
+    if len(paths) < len(CLASSES):
+        raise InputError(f"{photographs}: expected {len(CLASSES)} images or more, found {len(paths)}")
+    for number, path in enumerate(paths):
+        link = folder / "images" / CLASSES[number % 2] / f"{number:06d}{path.suffix}"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path.resolve())
+    convert(folder / "images", folder / "train.beton", Stored(side=None))
+    return open_beton(folder / "train.beton")
+
+
+def shares(turns: Turns) -> dict[str, float]:
+    """The rates of accuracy and predict, without the network's own time, as shares of the loader's: medians of the
+    ratios of each round."""
+    return {name: share(turns, name) for name in (ACCURACY, PREDICT)}
+
+
+def share(turns: Turns, name: str) -> float:
+    """Of one of them."""
+    held = zip(turns[LOADER], turns[NETWORK], turns[name], strict=True)
+    return statistics.median(1 / loader.cpu / (1 / whole.cpu - 1 / network.cpu) for loader, network, whole in held)
+
+
+def main() -> None:
+    """Print rates and shares, or JSON."""
+    a = tyro.cli(Arguments, prog="python -m models.evaluate.speed", description=__doc__)
+    if min(a.size, a.batch, a.threads, a.rounds) < 1:
+        raise InputError("expected --size, --batch, --threads and --rounds of 1 or more")
+    with tempfile.TemporaryDirectory() as made:
+        n = stored(a.photographs, Path(made)).n
+        with cases(a, Path(made)) as each:
+            turns = interleaved(each, a.rounds)
+    found, machine = shares(turns), where("cpu") | {"clock": "CPU time", "images": str(n)}
+    if a.json:
+        rates = {name: asdict(rate(turn)) for name, turn in turns.items()}
+        print(
+            json.dumps(
+                {
+                    "where": machine,
+                    "options": asdict(a) | {"photographs": str(a.photographs)},
+                    "rates": rates,
+                    "shares": found,
+                }
+            )
+        )
+        return
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    for name, turn in turns.items():
+        r = rate(turn)
+        line = f"{name:26s}{r.median:9,.0f} images a CPU-second ({r.low:,.0f} to {r.high:,.0f})"
+        print(line + (f"   {found[name]:.3f} of the loader's" if name in found else ""))
+
+
+if __name__ == "__main__":
+    command(main)

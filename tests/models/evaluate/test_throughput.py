@@ -1,0 +1,87 @@
+"""The cost table: hours and ratios by hand, SupMAE's own table, lengths in closed form, and a run measured."""
+
+from dataclasses import replace
+
+import pytest
+
+from models.evaluate import __main__ as evaluate
+from models.evaluate.record import recorded
+from models.evaluate.throughput import Throughput, figures, page
+from models.recipe import named
+from models.step_time import Cost, Turn
+from models.training.journal import read
+from pipeline.errors import InputError
+
+QUICK = ["--rounds", "1", "--repeat", "1", "--step-images", "8", "--batch", "4", "--device", "cpu"]
+COST = Cost(10, [Turn(2.0, 1.0)], 1.5, passed=0.25)
+
+
+def measured(folder, *flags: str) -> dict:
+    evaluate.measure("throughput", str(folder), [*QUICK, *flags])
+    return recorded(folder)[-1]
+
+
+def test_supmaes_table_comes_out_of_its_hours():
+    """MAE 364 + 30, MoCo v3 250 + 45.7, DeiT 91.5 hours, SupMAE 95.9 + 30: 3.12, 2.35 and 0.73 times."""
+    hours = {"supmae": [95.9, 30.0], "mae": [364.0, 30.0], "mocov3": [250.0, 45.7], "deit": [91.5]}
+    values = figures(COST, COST, hours)
+    assert values["hours"] == pytest.approx(125.9)
+    assert values["cost_mae"] == pytest.approx(3.12, abs=0.015)
+    assert values["cost_mocov3"] == pytest.approx(2.35, abs=0.005)
+    assert values["cost_deit"] == pytest.approx(0.73, abs=0.005)
+    assert (values["train_images_per_s"], values["passed"]) == (5.0, 0.25)
+    assert "memory_gb" not in values
+    _, totals, _ = page([], COST, hours, 0.0)
+    assert totals.rows[1] == ("mae", "364.00 + 30.00", "3.13x")
+
+
+def test_a_run_is_measured_beside_its_journal_and_another_recipe(trained):
+    folder = trained("supervised:digits")
+    row = measured(folder, "--against", "mae:digits")
+    values = row["values"]
+    steps = 12  # of the tiny run, which counts in steps of 32 images
+    assert values["hours"] == pytest.approx(steps * 32 / values["train_images_per_s"] / 3600)
+    rates = sorted(
+        each["timing"]["images_per_s"] for each in read(folder) if each.get("timing", {}).get("images_per_s")
+    )
+    assert rates[0] <= values["journal_images_per_s"] <= rates[-1]
+    assert values["cost_mae:digits"] > 1  # the real recipe's many steps
+    assert values["inference_gflops"] < values["train_gflops"]
+    assert row["machine"]["device"].startswith("CPU")
+    assert "torch" in row["machine"]
+    written = (folder / "evaluate-throughput.html").read_text()
+    for said in ("normalised cost", "mae:digits", "measured on", "own journal"):
+        assert said in written
+
+
+def test_stages_that_follow_are_added_and_checkpoints_can_be_compared_with(trained):
+    folder, other = trained("mae:digits"), trained("supervised:digits")
+    values = measured(folder, "--then", str(other), "--against", f"{folder}+{other}")["values"]
+    alone = measured(folder)["values"]
+    assert values["hours"] > 0
+    assert alone["hours"] > 0
+    assert f"cost_{folder}+{other}" in values
+
+
+def test_lengths_are_those_of_the_data_that_is_said():
+    """ImageNet's 1,281,167 images in batches: epochs of images / batch steps, fractions added up over the run."""
+    recipe = named("mae:in1k_b16")
+    asked = Throughput(train_images=1_281_167)
+    assert asked.steps(recipe) == int(recipe.optim.epochs * 1_281_167 / recipe.data.batch + 1e-6)
+    known = named("supmae:in1k_b16")
+    half = replace(asked, train_labelled=640_000)
+    assert half.steps(known) == int(known.optim.epochs * 640_000 / known.data.batch + 1e-6)
+    with pytest.raises(InputError, match=r"train.beton is not here; say --train-images N"):
+        Throughput().steps(recipe)
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    (["--rounds", "0"], "--rounds: expected 1 or more, got 0"),
+    (["--step-images", "0"], "--step-images: expected 1 or more"),
+    (["--train-labelled", "5"], "expected --train-images of as many or more"),
+    (["--against", "mae:digit"], "did you mean mae:digits"),
+    (["--against", "supervised:digits"], "is the run itself, or there twice"),
+])  # fmt: skip
+def test_what_cannot_be_measured_is_said(flags, said, trained):
+    with pytest.raises(InputError, match=said):
+        measured(trained("supervised:digits"), *flags)

@@ -1,0 +1,81 @@
+"""Steps on noise: in the loader's shapes, of the FLOPs that the closed form says, and they change no weight."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models import step_time
+from models.flops import GroupCost, classifier_flops, encoder_flops
+from models.method import method_class
+from models.recipe import Recipe, resolve
+from models.step_time import Cost, Turn, synthetic, times
+from pipeline.errors import InputError
+
+CPU = torch.device("cpu")
+TINY = ["--encoder.width=32", "--encoder.depth=2", "--encoder.heads=2", "--data.ratio=3"]
+RECIPES = ["supervised:digits", "fixmatch:digits", "mae:digits", "semi_mae:digits", "supmae:digits", "lomar:digits",
+           "simmim:digits", "crossmae:digits"]  # fmt: skip
+
+
+def tiny(name: str) -> Recipe:
+    return resolve(name, TINY)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_method_takes_its_noise_and_keeps_its_weights(name):
+    recipe = tiny(name)
+    method = method_class(recipe)(recipe, 10)
+    method.sized(8, 6)
+    batch = synthetic(recipe, 8, 10, CPU)
+    parts = [part for part in (batch.labelled, batch.unlabelled) if part is not None]
+    assert sum(len(part.ids) for part in parts) == 8
+    before = {key: value.clone() for key, value in method.named_parameters()}
+    run, passed = step_time.training(recipe, method, batch)
+    run()
+    assert all(torch.equal(before[key], value) for key, value in method.named_parameters())
+    assert (passed() is None) == (not method_class(recipe).needs(recipe).strong)
+    look = step_time.inference(recipe, method, 3, CPU)
+    look()
+    assert step_time.flops(look, 3) > 0
+
+
+def test_flops_of_a_supervised_step_and_of_inference_are_the_closed_form():
+    recipe = tiny("supervised:digits")
+    method = method_class(recipe)(recipe, 10)
+    patches, vit = 16, method.encoder
+    heads = 1 if vit.global_pool == "token" else None
+    run, _ = step_time.training(recipe, method, synthetic(recipe, 4, 10, CPU))
+    learnt = encoder_flops(vit, [GroupCost(4, patches, heads)]) + classifier_flops(vit, 4)
+    assert step_time.flops(run, 4) == pytest.approx(learnt / 4 / 1e9)
+    looked = encoder_flops(vit, [GroupCost(4, patches, heads, learns=False)]) + classifier_flops(vit, 4, learns=False)
+    assert step_time.flops(step_time.inference(recipe, method, 4, CPU), 4) == pytest.approx(looked / 4 / 1e9)
+
+
+def test_a_step_without_one_of_its_parts_is_refused():
+    with pytest.raises(InputError, match="leaves 0 labelled images"):
+        synthetic(tiny("fixmatch:digits"), 1, 10, CPU)
+    recipe = tiny("mae:digits")
+    recipe = replace(recipe, data=replace(recipe.data, mask=replace(recipe.data.mask, ratio=0.99)))
+    with pytest.raises(InputError, match="mask ratio"):
+        synthetic(recipe, 2, 10, CPU)
+
+
+def test_rates_are_medians_and_times_compare_neighbouring_rounds():
+    """Work of an image: 1, 2, 4 s against 3, 2, 2: the median of 1/3, 1, 2 is 1, though the medians' ratio is 1, too;
+    twice the images in a step halve it."""
+    one = Cost(10, [Turn(2.0, 1.0), Turn(5.0, 2.0), Turn(4.0, 4.0)], 1.0)
+    other = Cost(10, [Turn(1.0, 3.0), Turn(1.0, 2.0), Turn(1.0, 2.0)], 1.0)
+    assert one.images_per_s == 2.5
+    assert one.spread == 0.75
+    assert other.spread == 0
+    assert times(one, other) == 1
+    assert times(replace(one, images=20), other) == 0.5
+
+
+def test_rounds_take_turns_after_one_that_warms_up():
+    seen: list[str] = []
+    found = step_time.rounds({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 2, 3, CPU)
+    assert "".join(seen) == "aaabbb" * 3
+    assert [len(turns) for turns in found.values()] == [2, 2]
+    assert all(turn.wall_s >= 0 and turn.work_s > 0 for turns in found.values() for turn in turns)
