@@ -25,6 +25,7 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print("python -m models.evaluate NAME RUN [FLAGS]   (NAME RUN --help shows every flag)\n")
         print("\n".join(f"  {name:14s} {line}" for name, line in evaluators()))
+        print("\npython -m models.evaluate.compare RUN...   puts runs into one table")
         return
     name, known = sys.argv[1], [known for known, _ in evaluators()]
     if name not in known:
