@@ -50,7 +50,7 @@ class Training:
     method: Method
     outline: Method | None
     model: nn.Module
-    optimiser: torch.optim.AdamW
+    optimiser: torch.optim.Optimizer
     journal: Journal
     guard: Guard
     writer: Writer

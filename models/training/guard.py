@@ -22,13 +22,13 @@ class Guard:
         self.world = world
         self.seen: list[tuple[int, Tensor, Tensor, Tensor]] = []
 
-    def step(self, optimiser: torch.optim.AdamW, loss: Tensor, norm: Tensor, ids: Tensor, step: int) -> None:
+    def step(self, optimiser: torch.optim.Optimizer, loss: Tensor, norm: Tensor, ids: Tensor, step: int) -> None:
         """Update if `loss` and `norm` are finite on every rank; otherwise weights and moments stay, bit for bit.
 
         loss, norm  f32 []     of this step, on the device; nothing here waits for them
         ids         i64 [N]    this rank's images
 
-        Goes through fused AdamW's `found_inf`, GradScaler's door: the kernel itself skips.
+        Goes through `found_inf`, GradScaler's door: fused AdamW's kernel itself skips, and models.training.momentum.
         """
         loss_bad = ~torch.isfinite(loss.detach())
         bad = (loss_bad | ~torch.isfinite(norm)).float()

@@ -1,4 +1,4 @@
-"""AdamW over a method: which parameters decay, and at which share of the rate each layer learns."""
+"""The optimiser of a method: which parameters decay, and at which share of the rate each layer learns."""
 
 import re
 from collections.abc import Iterable
@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from models.recipe import Optim
+from models.training.momentum import Momentum
 from pipeline.errors import InputError
 
 TOKENS = ("cls_token", "reg_token", "dist_token", "mask_token", "pos_embed")
 
 
-def optimiser(method: nn.Module, optim: Optim) -> torch.optim.AdamW:
-    """Fused AdamW over everything of `method` that requires a gradient; its rate is 0 until `set_rate`.
+def optimiser(method: nn.Module, optim: Optim) -> torch.optim.AdamW | Momentum:
+    """Fused AdamW, LARS or SGD over everything of `method` that requires a gradient; the rate is 0 until `set_rate`.
 
     Vectors and biases never decay. `optim.decay_tokens` says whether tokens and position embeddings do: MAE pre-trains
     with it (main_pretrain.py:179) and fine-tunes, as DeiT and Semiformer train, without.
@@ -33,7 +34,9 @@ def optimiser(method: nn.Module, optim: Optim) -> torch.optim.AdamW:
     if not groups:
         raise InputError("nothing to train: every parameter of the method is frozen")
     named = [{"params": held, "lr_scale": scale, "weight_decay": decay} for (scale, decay), held in groups.items()]
-    return torch.optim.AdamW(named, lr=0.0, betas=optim.betas, fused=True)
+    if optim.kind == "adamw":
+        return torch.optim.AdamW(named, lr=0.0, betas=optim.betas, fused=True)
+    return Momentum(named, optim.momentum, optim.trust if optim.kind == "lars" else None)
 
 
 def layer_scale(name: str, method: nn.Module, layer_decay: float | None) -> float:

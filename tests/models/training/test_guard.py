@@ -16,10 +16,13 @@ ALONE = World(0, 1, 0, torch.device("cpu"))
 IDS = torch.tensor([5, 9])
 
 
-def toy() -> tuple[nn.Module, torch.optim.AdamW]:
+KINDS = pytest.mark.parametrize("kind", ["adamw", "lars", "sgd"])
+
+
+def toy(kind: str = "adamw") -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
     method = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 1))
-    made = optimiser(method, Optim(weight_decay=0.1))
+    made = optimiser(method, Optim(kind=kind, weight_decay=0.1))
     set_rate(made, 1e-2)
     return method, made
 
@@ -39,8 +42,9 @@ def equal(a: object, b: object) -> bool:
     return a == b
 
 
-def test_a_finite_step_is_a_plain_step(tmp_path: Path) -> None:
-    (ours, made), (plain, reference), guard = toy(), toy(), Guard(ALONE)
+@KINDS
+def test_a_finite_step_is_a_plain_step(tmp_path: Path, kind: str) -> None:
+    (ours, made), (plain, reference), guard = toy(kind), toy(kind), Guard(ALONE)
     for step in range(3):
         guard.step(made, backward(ours), clip(ours.parameters(), None), IDS, step)
         backward(plain)
@@ -51,9 +55,10 @@ def test_a_finite_step_is_a_plain_step(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@KINDS
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_a_step_that_is_not_finite_changes_nothing_and_is_named(tmp_path: Path, poison: float) -> None:
-    (method, made), guard = toy(), Guard(ALONE)
+def test_a_step_that_is_not_finite_changes_nothing_and_is_named(tmp_path: Path, poison: float, kind: str) -> None:
+    (method, made), guard = toy(kind), Guard(ALONE)
     guard.step(made, backward(method), clip(method.parameters(), 1.0), torch.tensor([1, 2]), 0)
     weights, moments = copy.deepcopy(method.state_dict()), copy.deepcopy(made.state_dict()["state"])
     guard.step(made, backward(method, poison), clip(method.parameters(), 1.0), IDS, 1)
@@ -74,11 +79,12 @@ def test_an_infinite_loss_under_finite_gradients_is_caught(tmp_path: Path) -> No
         guard.check(tmp_path)
 
 
-def test_steps_after_a_bad_one_still_train_until_the_check(tmp_path: Path) -> None:
-    (method, made), guard = toy(), Guard(ALONE)
+@KINDS
+def test_steps_after_a_bad_one_still_train_until_the_check(tmp_path: Path, kind: str) -> None:
+    (method, made), guard = toy(kind), Guard(ALONE)
     for step, poison in enumerate((1.0, float("nan"), 1.0)):
         guard.step(made, backward(method, poison), clip(method.parameters(), None), IDS, step)
-    plain, reference = toy()
+    plain, reference = toy(kind)
     for _ in range(2):
         backward(plain)
         reference.step()

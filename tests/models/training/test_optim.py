@@ -114,6 +114,17 @@ def test_setting_the_rate_gives_each_group_its_share_as_a_number() -> None:
     assert made.defaults["fused"]
 
 
+@pytest.mark.parametrize(("kind", "trust"), [("lars", 0.002), ("sgd", None)])
+def test_every_kind_has_the_same_groups_and_rates(kind: str, trust: float | None) -> None:
+    method, optim = Toy(), Optim(kind=kind, momentum=0.8, trust=0.002, layer_decay=0.5, weight_decay=0.3)
+    made, usual = optimiser(method, optim), optimiser(method, Optim(layer_decay=0.5, weight_decay=0.3))
+    assert decay_of(method, made) == decay_of(method, usual)
+    set_rate(made, 0.2)
+    set_rate(usual, 0.2)
+    assert [group["lr"] for group in made.param_groups] == [group["lr"] for group in usual.param_groups]
+    assert {(group["momentum"], group["trust"]) for group in made.param_groups} == {(0.8, trust)}
+
+
 def gradients(scale: float) -> list[nn.Parameter]:
     held = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(5))]
     torch.manual_seed(0)
