@@ -14,7 +14,7 @@ COUNTS = {
     "encoder": ("patch", "width", "depth", "heads"),
     "run": ("devices", "device_images", "log_steps", "save_steps", "evaluate_steps", "stop_step"),
     "data.mask": ("unit", "window", "windows"),
-    "method": ("layers", "hidden", "channels"),
+    "method": ("layers", "hidden", "channels", "block"),
     "method.reconstruct": ("depth", "width", "heads"),
     **dict.fromkeys(VIEWS, ("layers",)),
 }
@@ -22,7 +22,7 @@ POSITIVE = {
     "data": ("ratio", "patience_s"),
     "run": ("patience_s",),
     "encoder": ("layer_scale",),
-    "optim": ("epochs", "clip", "lr_batch", "layer_decay", "drop_epochs"),
+    "optim": ("epochs", "clip", "lr_batch", "layer_decay", "drop_epochs", "trust"),
     "method": ("temperature",),
     "method.pseudo": ("temperature",),
     **dict.fromkeys(VIEWS, ("short_side",)),
@@ -36,7 +36,7 @@ NOT_NEGATIVE = {
 }
 BELOW_ONE = {
     "encoder": ("drop_path",),
-    "optim": ("average", "betas"),
+    "optim": ("average", "betas", "momentum"),
     "method": ("smoothing",),
     "method.pseudo": ("smoothing", "momentum"),
 }

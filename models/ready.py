@@ -7,6 +7,7 @@ from typing import final
 import torch
 
 from models.evaluate.judge import Judge
+from models.evaluate.knn import check_tokens
 from models.method import Method, method_class
 from models.recipe import Recipe
 from models.start import load_encoder
@@ -52,6 +53,8 @@ def ready(recipe: Recipe, world: World) -> Ready:
     micro = distributed.accumulation(task.batches, world.size, recipe.run.device_images)
     torch.manual_seed(recipe.run.seed)
     method, origin = kind(recipe, len(task.classes)), None
+    if recipe.run.knn:
+        check_tokens(method.judged, "avg", recipe.name)
     method.sized(task.beton.n, task.pools[1])
     found = None if recipe.run.fresh else checkpoint.latest(where)
     distributed.same(found[0]["step"] if found else 0, world, f"the step to carry on from in {where}")

@@ -48,8 +48,10 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW and its rate over the run."""
+    """The optimiser and its rate over the run."""
 
+    kind: Literal["adamw", "lars", "sgd"] = "adamw"
+    """AdamW for everything; LARS, or SGD with momentum, for linear probes (MAE section A.1)."""
     lr: float = 1e-3
     """Peak rate, for a batch of `lr_batch` images, scaled linearly; absolute when that is absent."""
     lr_batch: int | None = None
@@ -73,6 +75,11 @@ class Optim:
     decay_tokens: bool = False
     """Whether class, mask and position tokens decay: MAE's code pre-trains with it, nobody fine-tunes with it."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Kind adamw."""
+    momentum: float = 0.9
+    """Kinds lars and sgd (MAE Table 10)."""
+    trust: float = 0.001
+    """Kind lars: step of a matrix relative to its norm, at a rate of 1 (MAE code)."""
     clip: float | None = None
     """Largest gradient norm."""
     layer_decay: float | None = None
@@ -109,6 +116,8 @@ class Run:
     save_steps: int = 500
     evaluate_steps: int | None = None
     """Evaluate every so many steps; only at the end when absent."""
+    knn: bool = False
+    """Evaluate the encoder by its nearest neighbours, too, where there is a classifier to be judged by."""
     patience_s: float = 600
     """Seconds without a step after which a process ends, saying where it stands: a rank hangs, or a disk."""
     stop_step: int | None = None

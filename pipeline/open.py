@@ -1,5 +1,6 @@
 """From a recipe's Data to the file, back-end and loader that serve it."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,14 +9,16 @@ import torch
 from torch import Tensor
 
 from pipeline import rng
-from pipeline.backends.base import Backend
+from pipeline.backends.base import Backend, Undecodable, Views
 from pipeline.backends.dali import Dali
 from pipeline.backends.ffcv import FFCV
 from pipeline.backends.memory import Memory
 from pipeline.beton import Beton, open_beton
 from pipeline.digits import ensure_digits
+from pipeline.errors import InputError
 from pipeline.order import Picks
 from pipeline.plan import Wanted, draw
+from pipeline.replace import MOST
 from pipeline.spec import Data
 
 DIGITS = "data/digits"
@@ -39,13 +42,47 @@ def open_backend(data: Data, beton: Beton, device: torch.device) -> Backend:
 
 def sweep(data: Data, backend: Backend, ids: np.ndarray, batch: int) -> Iterator[Tensor]:
     """Every image of `ids` once, in order, as evaluated: u8 [n, 3, S, S] for n up to `batch`."""
-    wanted = Wanted({"images": (data.evaluate, rng.WEAK)}, data.size)
-    starts = []
+    for _, views in _started(data, backend, ids, batch):
+        yield views()[0]
+
+
+def sweep_decodable(
+    data: Data, backend: Backend, ids: np.ndarray, batch: int, *, say: bool = True
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """As `sweep`, with their ids, but without the images that no longer decode; `say` names each on stderr.
+
+    For images that are learned from or compared with: a score over fewer images would be another score. Raises
+    InputError if more than two and more than a tenth of them are gone.
+    """
+    gone = 0
+    for part, views in _started(data, backend, ids, batch):
+        try:
+            images = views()[0]
+        except Undecodable as error:
+            gone += len(error.ids)
+            for i in error.ids if say else ():
+                said = f"{error.beton.path}: {error.named(i)} no longer decodes; it is left out"
+                print(f"warning: {said}", file=sys.stderr, flush=True)
+            if gone > max(2, MOST * len(ids)):
+                raise InputError(f"{gone} of {len(ids)} images do not decode: {error}") from error
+            part = part[~np.isin(part, error.ids)]
+            if not len(part):
+                continue
+            images = _start(data, backend, part)()[0]
+        yield part, images
+
+
+def _started(data: Data, backend: Backend, ids: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, Views]]:
+    """Batches of ids with their views: one decodes while another is used."""
+    started: list[tuple[np.ndarray, Views]] = []
     for first in range(0, len(ids), batch):
         part = np.asarray(ids[first : first + batch])
-        picks = Picks(part, np.zeros_like(part))
-        starts.append(backend.start(draw(wanted, picks, backend.heights[part], backend.widths[part], 0)))
-        if len(starts) > 1:  # one batch decodes while another is used
-            yield starts.pop(0)()[0]
-    for start in starts:
-        yield start()[0]
+        started.append((part, _start(data, backend, part)))
+        if len(started) > 1:
+            yield started.pop(0)
+    yield from started
+
+
+def _start(data: Data, backend: Backend, ids: np.ndarray) -> Views:
+    wanted = Wanted({"images": (data.evaluate, rng.WEAK)}, data.size)
+    return backend.start(draw(wanted, Picks(ids, np.zeros_like(ids)), backend.heights[ids], backend.widths[ids], 0))

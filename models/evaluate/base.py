@@ -52,8 +52,8 @@ class Evaluator(ABC):
     def run(self, loaded: Loaded) -> Result:
         """Measure. Raises InputError for a run or data that cannot be measured so."""
 
-    def open(self, loaded: Loaded, file: str | None = None) -> Beton:
-        """The file asked for, checked against the run's classes where both have any.
+    def open(self, loaded: Loaded, file: str | None = None, *, same_classes: bool = True) -> Beton:
+        """The file asked for, checked against the run's classes where both have any and they are to be the same.
 
         Raises InputError if it is missing or has other classes.
         """
@@ -62,7 +62,8 @@ class Evaluator(ABC):
         root = self.data.root or data.root
         beton = open_data(data, name) if root == data.root else open_beton(Path(root) / name)
         classes = beton.manifest.classes
-        if loaded.method.has_classifier and classes is not None and tuple(classes) != loaded.classes:
+        told_apart = same_classes and loaded.method.has_classifier
+        if told_apart and classes is not None and tuple(classes) != loaded.classes:
             raise InputError(
                 f"{beton.path} has {len(classes)} classes ({', '.join(classes[:3])}, ...), {loaded.path} tells "
                 f"{len(loaded.classes)} apart ({', '.join(loaded.classes[:3])}, ...); give data of the same names"

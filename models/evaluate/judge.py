@@ -1,6 +1,7 @@
-"""What a run is judged by while it trains and at its end: accuracy where there is a classifier, else neighbours."""
+"""What a run is judged by while it trains and at its end: accuracy where there is a classifier, neighbours or both."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import final
 
@@ -10,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from models.evaluate.accuracy import hits
-from models.evaluate.knn import features, knn
+from models.evaluate.knn import bank, features, knn
 from models.method import Method, method_class
 from models.recipe import Recipe
 from models.training.distributed import World, add, group
@@ -18,7 +19,7 @@ from models.training.precision import precision
 from pipeline.backends.base import Backend
 from pipeline.beton import Beton, open_beton
 from pipeline.errors import InputError
-from pipeline.open import open_backend, sweep
+from pipeline.open import open_backend, sweep, sweep_decodable
 from pipeline.split import known_labels, load_split
 
 NEIGHBOUR_IMAGES = 10_000  # labelled images that k-NN compares with: enough to rank runs, seconds to encode
@@ -50,37 +51,44 @@ class Judge:
             return self.judge(method)
 
     def judge(self, method: Method) -> dict[str, float]:
-        """Shares of images: top1 (and top5), or knn where the method has no classifier; nothing where no label is
-        known. A collective call.
+        """Shares of images: top1 (and top5), and knn where the method has no classifier or run.knn asks for it;
+        nothing where no label is known. A collective call.
 
         Every rank judges by the main rank's buffers: batch norm's running means are of each rank's own images.
         """
         if self.world.size > 1:
             for buffer in method.buffers():
                 dist.broadcast(buffer, 0, group(buffer, self.world))
-        asked = self.labels.ids
-        ids = np.asarray(asked[self.world.rank :: self.world.size])
-        if method.has_classifier:
-            counts = hits(method, self._images(self.beton, ids), self._on_device(self.labels[ids]))
-            top1, top5, n = add(counts.cpu(), self.world).tolist()
-            return {"top1": top1 / n} | ({"top5": top5 / n} if len(self.train.manifest.classes) > 5 else {})
-        known = known_labels(self.train, self.split)
+        ids = np.asarray(self.labels.ids[self.world.rank :: self.world.size])
+        values = self._classified(method, ids) if method.has_classifier else {}
+        return values | (self._neighbours(method, ids) if self.recipe.run.knn or not method.has_classifier else {})
+
+    def _classified(self, method: Method, ids: np.ndarray) -> dict[str, float]:
+        counts = hits(method, self._images(ids), self._on_device(self.labels[ids]))
+        top1, top5, n = add(counts.cpu(), self.world).tolist()
+        return {"top1": top1 / n} | ({"top5": top5 / n} if len(self.train.manifest.classes) > 5 else {})
+
+    def _neighbours(self, method: Method, ids: np.ndarray) -> dict[str, float]:
+        known, asked = known_labels(self.train, self.split), len(self.labels.ids)
         known_ids = np.asarray(known.ids[:NEIGHBOUR_IMAGES])  # samples were shuffled when the file was written
-        if not len(known_ids) or not len(asked):
+        if not len(known_ids) or not asked:
             return {}
         right = torch.zeros(1, dtype=torch.float64)
         if len(ids):  # fewer images than ranks leave some without
-            near = features(method.judged, self._images(self.train, known_ids))
-            found = features(method.judged, self._images(self.beton, ids))
-            right += knn(near, self._on_device(known[known_ids]), found, self._on_device(self.labels[ids])) * len(ids)
-        return {"knn": float(add(right, self.world)) / len(asked)}
+            with self._backend(self.train) as backend:
+                shown = sweep_decodable(self.recipe.data, backend, known_ids, self.batch, say=self.world.main)
+                found_ids, near = bank(method.judged, shown)
+            found = features(method.judged, self._images(ids))
+            labels = self._on_device(known[found_ids]), self._on_device(self.labels[ids])
+            right += knn(near, labels[0], found, labels[1]) * len(ids)
+        return {"knn": float(add(right, self.world)) / asked}
 
-    def _images(self, beton: Beton, ids: np.ndarray) -> Iterator[Tensor]:
-        backend: Backend = open_backend(self.recipe.data, beton, self.world.device)
-        try:
+    def _images(self, ids: np.ndarray) -> Iterator[Tensor]:
+        with self._backend(self.beton) as backend:
             yield from sweep(self.recipe.data, backend, ids, self.batch)
-        finally:
-            backend.close()
+
+    def _backend(self, beton: Beton) -> closing[Backend]:
+        return closing(open_backend(self.recipe.data, beton, self.world.device))
 
     def _on_device(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.world.device)
