@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import torch
 from torch import nn
 
 from pipeline.errors import InputError
@@ -23,3 +24,25 @@ def mlp_head(width: int, classes: int, *, layers: int = 2, hidden: int | None = 
     for before, after in pairwise(widths[1:]):
         modules += [nn.BatchNorm1d(before), nn.ReLU(), nn.Linear(before, after)]
     return nn.Sequential(*modules)
+
+
+def probe_head(width: int, classes: int) -> nn.Sequential:
+    """MAE's linear probe: [N, width] -> [N, classes]; batch norm without weights, then a linear layer (section A.1).
+
+    The linear layer starts at a truncated normal of 0.01, the norm has an eps of 1e-6 (MAE code).
+    """
+    linear = nn.Linear(width, classes)
+    nn.init.trunc_normal_(linear.weight, std=0.01)
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(nn.BatchNorm1d(width, eps=1e-6, affine=False), linear)
+
+
+@torch.no_grad()
+def folded(head: nn.Sequential) -> nn.Linear:
+    """A probe's head as it evaluates, in one linear layer: W / s and b - W mean / s, where s^2 = variance + eps."""
+    norm, linear = head
+    weight = linear.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    made = nn.Linear(linear.in_features, linear.out_features, device=linear.weight.device)
+    made.weight.copy_(weight)
+    made.bias.copy_(linear.bias.double() - weight @ norm.running_mean.double())
+    return made

@@ -56,7 +56,7 @@ def main() -> None:
     try:
         form.write(loaded, partial)
         checked = form.check(loaded, partial)
-        if checked.difference is not None and not checked.difference <= form.tolerance:
+        if checked.difference is not None and not checked.difference <= form.tolerance + checked.rounding:
             raise InputError(f"{a.to}: the copy is another model, {agreement(checked)}; nothing was written")
         use = USE[a.to].format(folder=folder)
         write_whole(partial / "README.md", card(loaded, a.to, checked, use))

@@ -1,5 +1,6 @@
 """What an export is: files written into an empty folder, then loaded with the library that they are for."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from models.heads import folded
 from models.load import Loaded
 from models.patches import normalised
 from models.vit import normalisation_of
@@ -19,10 +21,14 @@ from pipeline.errors import InputError
 @final
 @dataclass(frozen=True)
 class Checked:
-    """How far the loaded copy is from ours: the largest difference of an output, or why nobody could look."""
+    """How far the loaded copy is from ours: the largest difference of an output, or why nobody could look.
+
+    rounding  how much more than the form's tolerance may be, where layers were folded into one
+    """
 
     difference: float | None
     how: str
+    rounding: float = 0.0
 
 
 class Export(ABC):
@@ -43,12 +49,16 @@ class Export(ABC):
 
 
 def plain_encoder(loaded: Loaded, form: str) -> VisionTransformer:
-    """The judged encoder, if it is a timm ViT and nothing more. Raises InputError if it is not."""
+    """The judged encoder, if it is a timm ViT and nothing more; a copy with one linear layer as its head, where it is
+    a probe's. Raises InputError if it is not."""
     encoder = loaded.method.judged
     position = loaded.recipe.encoder.position
     if type(encoder) is not VisionTransformer or position in ("irpe", "bias"):
         came = f"positions of kind {position}" if type(encoder) is VisionTransformer else type(encoder).__name__
         raise InputError(f"{form} holds a plain ViT, {loaded.path} has {came}; use --to safetensors or --to onnx")
+    if isinstance(encoder.head, nn.Sequential):
+        encoder = copy.deepcopy(encoder)
+        encoder.head = folded(encoder.head)
     return encoder
 
 

@@ -22,11 +22,15 @@ SHRUNK = {  # what every toy has in common; fields that a recipe does not have a
     "data.val": "val.beton", "data.batch": 32, "data.ratio": 3, "data.weak.padding": 2, "data.backend": "memory",
     "encoder.name": None, "encoder.width": 32, "encoder.depth": 2, "encoder.heads": 2, "encoder.patch": 4,
     "encoder.drop_path": 0.0, "optim.lr": LR, "optim.lr_batch": None, "optim.clip": None,
-    "optim.epochs": 100, "optim.rise_epochs": 0, "optim.final_lr": 0.0, "data.evaluate": View(crop="centre"),
+    "optim.kind": "adamw", "optim.epochs": 100, "optim.rise_epochs": 0, "optim.final_lr": 0.0,
+    "data.evaluate": View(crop="centre"),
     "method.pseudo.threshold": 0.0, "method.reconstruct.depth": 1, "method.reconstruct.width": 32,
     "method.reconstruct.heads": 2, "method.channels": 8,
 }  # fmt: skip
-FITTED: dict[str, dict[str, object]] = {"lomar": {"data.mask.window": 3, "data.mask.windows": 2}}
+FITTED: dict[str, dict[str, object]] = {
+    "lomar": {"data.mask.window": 3, "data.mask.windows": 2},
+    "probe:.*simmim": {"method.block": 1},
+}
 """By a pattern of the recipe's name: what cannot hold on a grid of 4 x 4 patches, or has sizes of its own."""
 SPARED: dict[str, dict[str, str]] = {}
 """By a pattern of the recipe's name: trainable parameters, by pattern, that get no gradient, and why."""

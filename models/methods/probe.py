@@ -1,0 +1,168 @@
+"""Linear probing: what a frozen encoder's features tell a linear classifier (He et al. 2022, section A.1).
+
+python train.py probe:digits --run.start runs/mae-digits/last.pt
+"""
+
+from dataclasses import dataclass, replace
+from typing import Self, final
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from models import presets, presets_cifar10
+from models.heads import probe_head
+from models.losses import label_loss
+from models.method import Loss, Method, Moment
+from models.recipe import Encoder, Optim, Recipe
+from models.vit import Whole, encode
+from pipeline.batch import Batch
+from pipeline.errors import InputError
+from pipeline.spec import Data, Needs, View
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is read; `encoder.pool` says whether the class token is, or the mean of the patches."""
+
+    block: int | None = None
+    """Read what comes out of this block, counted from 1, without the final norm (SimMIM's probe: the 8th of 12); the
+    last one's, normed, when absent."""
+
+
+@final
+class Probe(Method):
+    """L = CE(linear(norm(features)), y): batch norm without weights, a linear layer, and nothing else that learns.
+
+    The encoder is in evaluation mode, bitwise frozen, and runs without a graph. Its timm head holds norm and linear
+    layer, so that what is judged, predicted and exported is a ViT; models.heads.folded makes one layer of them.
+
+    Each rank norms each of its micro-batches by that one's own statistics, and keeps running ones of its own, as in
+    MAE's code; the main rank's are judged, saved, and go on after a resume.
+    """
+
+    def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
+        check(recipe)
+        super().__init__(recipe, classes)
+        self.start = recipe.run.start
+        self.encoder.requires_grad_(False).head.requires_grad_(True)
+
+    @staticmethod
+    def build(recipe: Recipe[Settings], classes: int) -> VisionTransformer:
+        """The recipe's encoder up to the block that is read, with a probe's head."""
+        vit, block = Method.build(recipe, classes), recipe.method.block
+        if block is not None:
+            if block > len(vit.blocks):
+                raise InputError(f"method.block is {block}, the encoder has {len(vit.blocks)}; lower it")
+            vit.blocks, vit.norm = vit.blocks[:block], nn.Identity()
+        vit.head = probe_head(vit.num_features, classes)
+        return vit
+
+    @staticmethod
+    def needs(recipe: Recipe[Settings]) -> Needs:
+        return Needs(labelled=True)
+
+    def train(self, mode: bool = True) -> Self:
+        """Only the head's norm trains: dropped paths would make other features."""
+        super().train(mode)
+        self.encoder.eval().head.train(mode)
+        return self
+
+    def forward(self, batch: Batch, now: Moment) -> Loss:
+        known = batch.labelled
+        label = label_loss(self.encoder.head(self.features(known.images)), known.labels)
+        return Loss(label, {"label": label.detach()})
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """What the head reads, [N, C]."""
+        (tokens,) = encode(self.encoder, [Whole(images)])
+        return self.encoder.fc_norm(self.encoder.pool(tokens))
+
+    def remark(self) -> str | None:
+        return None if self.start else "nothing was pre-trained: run.start is absent, so random features are probed"
+
+
+def check(recipe: Recipe[Settings]) -> None:
+    """Raise InputError for batches of one image, which have no spread to be normed by."""
+    images = min(recipe.data.batch, recipe.run.device_images or recipe.data.batch)
+    if images < 2:
+        raise InputError(f"a probe norms its features over a batch of 2 images or more, got {images}")
+
+
+def digits() -> Recipe[Settings]:
+    """Embedded digits, 5 labels a class, on the features of mae:digits (--run.start)."""
+    return Recipe(
+        Settings(), presets.digits_data(labelled_view="weak"), presets.digits_encoder(), small_optim(steps=300)
+    )
+
+
+def cifar10() -> Recipe[Settings]:
+    """CIFAR-10, 4,000 labels, on the features of mae:cifar10 (--run.start).  Here: not yet run."""
+    return Recipe(
+        Settings(), presets_cifar10.cifar10_data(), presets_cifar10.cifar10_encoder(), small_optim(steps=1000)
+    )
+
+
+def small_optim(steps: int) -> Optim:
+    """LARS at batches of 128. Ours: at a rate of 5 val ends at 67 % on digits, at 20 at 71 %, with SGD at 70 %."""
+    return Optim(kind="lars", lr=20.0, epochs=steps, rise_epochs=steps / 10, epoch_unit="step", weight_decay=0.0)
+
+
+def in1k_b16() -> Recipe[Settings]:
+    """ImageNet, ViT-B/16, class token, 90 epochs, LARS.  MAE's repository: 67.8 % (1600 epochs).  Here: not yet run.
+
+    SupMAE's probe is this one at --data.batch 8192 (authors' code), on the class token, too.
+    """
+    return Recipe(
+        Settings(), in1k_data(), Encoder("vit_base_patch16_224", position="sincos"), lars(90), presets.in1k_run()
+    )
+
+
+def in1k_l16() -> Recipe[Settings]:
+    """ImageNet, ViT-L/16, class token, 50 epochs, LARS.  MAE's repository: 76.0 % (1600 epochs).  Here: not yet run."""
+    return replace(in1k_b16(), encoder=Encoder("vit_large_patch16_224", position="sincos"), optim=lars(50))
+
+
+def in1k_h14() -> Recipe[Settings]:
+    """ImageNet, ViT-H/14, class token, 50 epochs, LARS.  MAE's repository: 77.2 % (1600 epochs).  Here: not yet run."""
+    encoder = Encoder("vit_huge_patch14_224", patch=14, position="sincos")
+    return replace(in1k_b16(), encoder=encoder, optim=lars(50))
+
+
+def in1k_b16_sgd() -> Recipe[Settings]:
+    """in1k_b16 by SGD at a batch of 4,096, which "works similarly" (MAE section A.1).  Here: not yet run."""
+    recipe = in1k_b16()
+    return replace(
+        recipe,
+        data=replace(recipe.data, batch=4096),  # section A.1
+        optim=replace(recipe.optim, kind="sgd"),  # ours: the paper gives no rate, momentum or decay for it
+    )
+
+
+def in1k_b16_simmim() -> Recipe[Settings]:
+    """ImageNet, ViT-B/16 of SimMIM, mean of the 8th block's patches; the rest is MAE's probe.  Here: not yet run."""
+    encoder = Encoder("vit_base_patch16_224", position="bias", layer_scale=0.1, pool="avg")  # simmim:in1k_b16
+    return replace(in1k_b16(), method=Settings(block=8), encoder=encoder)  # SimMIM's authors: block and mean
+
+
+def in1k_data() -> Data:
+    """ImageNet with every label as MAE probes it (section A.1), but for two things about crops: MAE's are bicubic and,
+    as TensorFlow's, drawn once; ours are by area and, as torchvision's, drawn again where they do not fit."""
+    return Data(root="data/in1k", batch=16384, labelled_view="weak", weak=View(scale=(0.08, 1.0)))  # MAE code
+
+
+def lars(epochs: float) -> Optim:
+    """MAE section A.1: LARS, no decay, half a cosine to 0."""
+    return Optim(
+        kind="lars",
+        lr=0.1,
+        lr_batch=256,
+        final_lr=0.0,
+        epochs=epochs,  # MAE code: 90, or 50 for L and H
+        rise_epochs=10,
+        epoch_unit="labelled",
+        weight_decay=0.0,
+        momentum=0.9,
+        trust=0.001,  # MAE code
+    )
