@@ -27,6 +27,7 @@ from pipeline.split import known_labels
 
 Errors = dict[str, list[float]]
 SIDE = 112  # pixels of an image in the pictures
+COLUMNS = 8  # corruptions side by side
 DRAWN = (1, 3, 5)  # severities in the pictures
 
 
@@ -140,8 +141,8 @@ class Robustness(Evaluator):
     def pictures(self, image: np.ndarray, image_id: int) -> list[Block]:
         """One image (u8 [H, W, 3]) under every corruption that is measured, at three severities."""
         made: list[Block] = []
-        for first in range(0, len(self.corruptions), 7):
-            names = self.corruptions[first : first + 7]
+        for first in range(0, len(self.corruptions), COLUMNS):
+            names = self.corruptions[first : first + COLUMNS]
             lines = [
                 [image, *(corrupt(image, name, s, image_id, self.seed, self.levels, self.as_files) for name in names)]
                 for s in DRAWN

@@ -49,16 +49,15 @@ def stream(
     ids    i64 [N], image ids of all batches, which decide what is drawn
     """
     threads = Threads(making.threads or cores(), "corrupt")
-    begun: deque[tuple[Wanted, int, Tensor, list[Future]]] = deque()
+    begun: deque[tuple[Wanted | None, int, Tensor, list[Future]]] = deque()
     first = 0
     try:
         for batch in clean:
-            yield Corrupted(None, first, batch.to(device))
             source = batch.permute(0, 2, 3, 1).numpy()
+            part = ids[first : first + len(batch)]
+            begun.append((None, first, torch.from_numpy(source), []))
             for each in wanted:
-                begun.append(
-                    (each, first, *_begin(threads, source, ids[first : first + len(batch)], each, device, making))
-                )
+                begun.append((each, first, *_begin(threads, source, part, each, device, making)))
                 if len(begun) > AHEAD:
                     yield _finish(begun.popleft(), device)
             first += len(batch)
@@ -82,7 +81,7 @@ def _begin(
     return out, [threads.submit(work, first, min(first + CHUNK, n)) for first in range(0, n, CHUNK)]
 
 
-def _finish(begun: tuple[Wanted, int, Tensor, list[Future]], device: torch.device) -> Corrupted:
+def _finish(begun: tuple[Wanted | None, int, Tensor, list[Future]], device: torch.device) -> Corrupted:
     wanted, first, out, jobs = begun
     for job in jobs:
         job.result()
