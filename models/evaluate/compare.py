@@ -4,7 +4,7 @@
     python -m models.evaluate.compare "runs/*" --together --markdown table.md --html table.html
 
 A line a run, or with --together a line for the runs of one recipe, mean ± spread over their seeds. Of each column the
-best is marked. Columns: the journal's last val and test, then what `python -m models.evaluate` kept.
+best on the same data is marked. Columns: the journal's last val and test, then what `python -m models.evaluate` kept.
 """
 
 import json
@@ -19,7 +19,7 @@ import tyro
 from tyro.conf import Positional
 
 from models.evaluate.ladder_table import Cell
-from models.evaluate.results import Column, Numbers, best, columns_of, is_share, journalled, kept, markdown
+from models.evaluate.results import Column, Numbers, best, columns_of, heads_of, is_share, journalled, kept, markdown
 from models.load import restored
 from models.method import method_class
 from models.training.folder import RECIPE, REPORT
@@ -124,20 +124,20 @@ def together(runs: Sequence[Ran]) -> Iterator[list[Ran]]:
     yield from groups.values()
 
 
-def table(groups: Sequence[Sequence[Ran]], every: bool, bold: bool = False) -> Table:
+def table(groups: Sequence[Sequence[Ran]], columns: Sequence[Column], bold: bool = False) -> Table:
     """A row a group; of several runs, numbers are mean ± spread (n) over those that are over and have one."""
-    columns = columns_of([run.numbers for group in groups for run in group], every)
-    made = [marked(column, [values_of(group, column) for group in groups], bold) for column in columns]
+    data = [group[0].data for group in groups]
+    made = [marked(column, [values_of(group, column) for group in groups], data, bold) for column in columns]
     rows = []
     for number, group in enumerate(groups):
         one = group[0]
         folder = str(one.folder) if len(group) == 1 else f"{len(group)} runs, {one.folder.parent}"
+        recipe = one.recipe if len({run.recipe for run in group}) == 1 else f"{one.recipe}, ..."
         steps = " / ".join(dict.fromkeys(run.steps for run in group))
         numbers = [column[number] for column in made] or ["no numbers yet"]
-        recipe = one.recipe if len({run.recipe for run in group}) == 1 else f"{one.recipe}, ..."
         rows.append((folder, recipe, one.data, one.labels, steps, *numbers))
-    heads = [f"{column.where} {column.name}" for column in columns] or ["measured"]
-    return Table(("run", "recipe", "data", "labels", "steps", *heads), rows)
+    heads, _ = heads_of(columns)
+    return Table(("run", "recipe", "data", "labels", "steps", *(heads or ["measured"])), rows)
 
 
 def values_of(group: Sequence[Ran], column: Column) -> tuple[float, ...]:
@@ -146,10 +146,10 @@ def values_of(group: Sequence[Ran], column: Column) -> tuple[float, ...]:
     return tuple(run.numbers[column] for run in counted if column in run.numbers)
 
 
-def marked(column: Column, values: Sequence[tuple[float, ...]], bold: bool) -> list[str]:
-    """A column as text, the best mean marked."""
+def marked(column: Column, values: Sequence[tuple[float, ...]], data: Sequence[str], bold: bool) -> list[str]:
+    """A column as text, the best mean on each data set marked."""
     share = is_share(column, [each for held in values for each in held])
-    winners = best(column, [fmean(held) if held else None for held in values])
+    winners = best(column, [fmean(held) if held else None for held in values], data)
     said = []
     for number, held in enumerate(values):
         text = NOTHING if not held else written(held, share)
@@ -163,11 +163,14 @@ def written(values: tuple[float, ...], share: bool) -> str:
     return str(Cell(scaled)) if len(values) > 1 else f"{scaled[0]:.1f}" if share else f"{scaled[0]:.4g}"
 
 
-def notes(runs: Sequence[Ran]) -> list[str]:
-    """What a reader should know: runs without a number, and that shares are percent."""
+def notes(runs: Sequence[Ran], columns: Sequence[Column]) -> list[str]:
+    """What a reader should know: long flags, runs without a number, and that shares are percent."""
     empty = [str(run.folder) for run in runs if not run.numbers]
-    said = [f"No numbers yet: {', '.join(empty)}."] if empty else []
-    return [*said, "Accuracies and other shares in %; a column's best is marked; choices are made on val, not on test."]
+    said = heads_of(columns)[1] + ([f"No numbers yet: {', '.join(empty)}."] if empty else [])
+    last = (
+        "Accuracies and other shares in %; the best on the same data is marked; choices are made on val, not on test."
+    )
+    return [*said, last]
 
 
 def terminal(made: Table) -> str:
@@ -188,14 +191,14 @@ def main() -> None:
     for path in (a.markdown, a.html):
         if path is not None and not path.parent.is_dir():
             raise InputError(f"{path}: expected an existing folder, {path.parent} is none")
-    made = table(groups, a.every)
-    print(terminal(made))
-    print("\n".join(notes(runs)))
+    columns = columns_of([run.numbers for run in runs], a.every)
+    made, said = table(groups, columns), notes(runs, columns)
+    print("\n".join([terminal(made), *said]))
     if a.markdown:
-        bold = table(groups, a.every, bold=True)
-        write_whole(a.markdown, markdown([bold.head, *bold.rows]) + "\n" + "\n\n".join(notes(runs)) + "\n")
+        bold = table(groups, columns, bold=True)
+        write_whole(a.markdown, markdown([bold.head, *bold.rows]) + "\n" + "\n\n".join(said) + "\n")
     if a.html:
-        write_whole(a.html, html("Runs compared", [Section("", [made, *map(Text, notes(runs))])]))
+        write_whole(a.html, html("Runs compared", [Section("", [made, *map(Text, said)])]))
 
 
 if __name__ == "__main__":

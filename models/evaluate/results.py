@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 from models.evaluate.record import recorded
 
-LOWER = "mse", "nll", "calibration_error", "error", "mce", "hours", "cost", "loss", "train_gflops", "memory", "spread"
-"""How the names of numbers begin of which less is better."""
-NO_SHARES = "mse", "blank", "nll", "loss", "hours", "cost", "memory", "score"
-"""How the names of numbers begin that are no shares, though they may lie between 0 and 1."""
+LOWER = "mse", "nll", "error", "mce", "hours", "cost", "loss", "train_gflops", "memory", "spread"
+"""What the names of numbers hold of which less is better."""
+NO_SHARES = "mse", "blank", "nll", "loss", "hours", "cost", "memory", "score", "gflops"
+"""What the names of numbers hold that are no shares, though they may lie between 0 and 1."""
 COUNTS = ("images",)
 FILES = "val", "test"
+LONG = 32  # characters of an evaluator and its flags that a table's head has room for
 HOW = "device", "batch", "threads"
 """Flags that say how something was computed, not what."""
 
@@ -84,16 +85,30 @@ def columns_of(runs: Sequence[Numbers], every: bool = True) -> list[Column]:
 
 def is_share(column: Column, values: Sequence[float]) -> bool:
     """Whether a column's numbers are shares, 0 to 1, and are to be shown in percent."""
-    return not column.name.startswith(NO_SHARES) and all(0 <= value <= 1 for value in values)
+    return not any(each in column.name for each in NO_SHARES) and all(0 <= value <= 1 for value in values)
 
 
-def best(column: Column, values: Sequence[float | None]) -> set[int]:
-    """Which of a column's values are the best, None where there is none; of a single one nothing can be said."""
-    known = [value for value in values if value is not None]
-    if len(known) < 2:
-        return set()
-    winner = min(known) if column.name.startswith(LOWER) else max(known)
-    return {i for i, value in enumerate(values) if value == winner}
+def best(column: Column, values: Sequence[float | None], data: Sequence[str]) -> set[int]:
+    """Which of a column's values are the best on their data, None where there is none; of a lone one nothing can be
+    said."""
+    lower, winners = any(each in column.name for each in LOWER), set()
+    for one in set(data):
+        known = {i: value for i, value in enumerate(values) if value is not None and data[i] == one}
+        if len(known) > 1:
+            winner = min(known.values()) if lower else max(known.values())
+            winners |= {i for i, value in known.items() if value == winner}
+    return winners
+
+
+def heads_of(columns: Sequence[Column]) -> tuple[list[str], list[str]]:
+    """What stands above the columns, and footnotes for the flags that are too long to."""
+    long = [where for where in dict.fromkeys(column.where for column in columns) if len(where) > LONG]
+    number = {where: i for i, where in enumerate(long, 1)}
+    heads = []
+    for where, name in columns:
+        short = f"{where.partition(' ')[0]} {name} ({number.get(where)})"
+        heads.append(short if where in number else f"{where} {name}")
+    return heads, [f"({i}) {where}" for where, i in number.items()]
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

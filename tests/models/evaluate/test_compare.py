@@ -8,7 +8,7 @@ import pytest
 
 from models.evaluate import compare
 from models.evaluate.compare import MARK
-from models.evaluate.results import Column, best, differing, flat, is_share, journalled
+from models.evaluate.results import Column, best, differing, flat, heads_of, is_share, journalled
 from pipeline.errors import InputError
 
 from ...conftest import rows
@@ -150,9 +150,13 @@ def test_wrong_input_is_said(made, asked, tmp_path):
 
 
 def test_of_errors_and_costs_the_least_is_the_best_and_a_lone_number_is_not_marked():
-    assert best(Column("val", "top1"), [0.1, None, 0.3, 0.3]) == {2, 3}
-    assert best(Column("accuracy", "nll"), [0.1, None, 0.3]) == {0}
-    assert best(Column("val", "top1"), [0.1, None]) == set()
+    same = ["a"] * 4
+    assert best(Column("val", "top1"), [0.1, None, 0.3, 0.3], same) == {2, 3}
+    assert best(Column("val", "top1"), [0.1, 0.2, 0.3, 0.4], ["a", "a", "b", "b"]) == {1, 3}
+    assert best(Column("accuracy", "nll"), [0.1, None, 0.3], same) == {0}
+    assert best(Column("robustness", "mean_corruption_error"), [0.1, 0.3], same) == {0}
+    assert best(Column("val", "top1"), [0.1, None], same) == set()
+    assert best(Column("val", "top1"), [0.1, 0.2], ["a", "b"]) == set()
     assert is_share(Column("val", "top1"), [0.0, 1.0])
     assert not is_share(Column("x", "images_per_s"), [0.5, 1.5])
     assert not is_share(Column("x", "mse_0.75"), [0.5])
@@ -167,3 +171,10 @@ def test_flags_that_differ_are_found_and_those_that_say_how_are_left_out():
 
 def test_an_evaluation_without_values_is_none():
     assert journalled([{"step": 1, "evaluation": "val", "values": {}}, {"step": 1, "loss": 2}]) == {}
+
+
+def test_long_flags_go_into_footnotes():
+    long = Column("few_shot shots=[5, 20, 50] mode=linear protocol=honest", "mean")
+    heads, notes = heads_of([Column("val", "top1"), long, Column("knn k=20", "knn"), long._replace(name="spread")])
+    assert heads == ["val top1", "few_shot mean (1)", "knn k=20 knn", "few_shot spread (1)"]
+    assert notes == [f"(1) {long.where}"]
