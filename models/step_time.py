@@ -51,16 +51,15 @@ class Cost:
         return self.images / statistics.median(turn.wall_s for turn in self.turns)
 
     @property
+    def work_s(self) -> float:
+        """Of an image: median of the rounds."""
+        return statistics.median(turn.work_s for turn in self.turns) / self.images
+
+    @property
     def spread(self) -> float:
         """(slowest - fastest) / median."""
         walls = [turn.wall_s for turn in self.turns]
         return (max(walls) - min(walls)) / statistics.median(walls)
-
-
-def times(one: Cost, other: Cost) -> float:
-    """How many times the work of `other` an image is in `one`: median of the ratios of each round."""
-    ratios = (a.work_s / b.work_s for a, b in zip(one.turns, other.turns, strict=True))
-    return statistics.median(ratios) * other.images / one.images
 
 
 def synthetic(recipe: Recipe, images: int, classes: int, device: torch.device) -> Batch:

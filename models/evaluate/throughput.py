@@ -42,6 +42,10 @@ class Stage:
         """Of the whole length, each step at the measured pace."""
         return self.steps * self.recipe.data.batch / cost.images_per_s / 3600
 
+    def work_s(self, cost: Cost) -> float:
+        """Of the whole length, on a clock that other programs do not move (step_time.Turn)."""
+        return self.steps * self.recipe.data.batch * cost.work_s
+
 
 @final
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Throughput(Evaluator):
 
     def run(self, loaded: Loaded) -> Result:
         """Rates in images a second with spreads, GFLOPs an image, hours, memory in GB, and cost_NAME: how many times
-        this run's hours the other's are."""
+        this run's work the other's is: its time on a GPU, its CPU time elsewhere."""
         check(self)
         device = next(loaded.method.parameters()).device
         totals = {loaded.recipe.name: [self.own(loaded), *(self.stage(each, device) for each in self.then)]}
@@ -79,13 +83,14 @@ class Throughput(Evaluator):
         *trained, looked = self.costs(stages, loaded)
         costs = dict(zip(map(id, stages), trained, strict=True))
         hours = {name: [stage.hours(costs[id(stage)]) for stage in held] for name, held in totals.items()}
-        values = figures(trained[0], looked, hours)
+        work = {name: sum(stage.work_s(costs[id(stage)]) for stage in held) for name, held in totals.items()}
+        values = figures(trained[0], looked, hours, work)
         images_per_s, wait_share = speed(read(loaded.path.parent))
         if images_per_s:
             values |= {"journal_images_per_s": images_per_s, "journal_wait_share": wait_share}
         machine = where(str(device)) | {"clock": "CUDA events" if device.type == "cuda" else "wall"}
         machine |= {"rounds": f"{self.rounds} of {self.repeat} steps"}
-        return Result(values, page(list(zip(stages, trained, strict=True)), looked, hours, images_per_s), machine)
+        return Result(values, page(list(zip(stages, trained, strict=True)), looked, hours, work, images_per_s), machine)
 
     def own(self, loaded: Loaded) -> Stage:
         """The run itself, on a copy of its weights."""
@@ -157,26 +162,32 @@ class Throughput(Evaluator):
         return self.step_images or min(recipe.run.device_images or most, recipe.data.batch, most)
 
 
-def figures(trained: Cost, looked: Cost, hours: dict[str, list[float]]) -> dict[str, float]:
-    """The numbers of the run, and how many times its hours the others' are."""
-    (_, own), *others = hours.items()
+def figures(trained: Cost, looked: Cost, hours: dict[str, list[float]], work_s: dict[str, float]) -> dict[str, float]:
+    """The numbers of the run, the first of hours and work, and how many times its work the others' are."""
+    own, (own_s, *_) = next(iter(hours.values())), work_s.values()
     values = {"train_images_per_s": trained.images_per_s, "train_spread": trained.spread}
     values |= {"inference_images_per_s": looked.images_per_s, "inference_spread": looked.spread}
     values |= {"train_gflops": trained.gflops, "inference_gflops": looked.gflops, "hours": sum(own)}
     values |= {"memory_gb": trained.memory_gb} if trained.memory_gb is not None else {}
     values |= {"passed": trained.passed} if trained.passed is not None else {}
-    return values | {f"cost_{name}": sum(each) / sum(own) for name, each in others}
+    return values | {f"cost_{name}": each / own_s for name, each in list(work_s.items())[1:]}
 
 
 def page(
-    stages: Sequence[tuple[Stage, Cost]], looked: Cost, hours: dict[str, list[float]], journal_images_per_s: float
+    stages: Sequence[tuple[Stage, Cost]],
+    looked: Cost,
+    hours: dict[str, list[float]],
+    work_s: dict[str, float],
+    journal_images_per_s: float,
 ) -> list[Block]:
     """Each stage's step, the totals in the manner of SupMAE's table, and what the journal says of the run."""
     rows = [row(stage.name, cost, f"{stage.steps:,}", f"{stage.hours(cost):,.2f}") for stage, cost in stages]
     rows.append(row("inference", looked, "", ""))
     head = ("a step of", "images", "GFLOP an image", "images a second", "spread", "GB", "passed", "steps", "hours")
-    own = sum(next(iter(hours.values())))
-    totals = [(name, " + ".join(f"{h:,.2f}" for h in each), f"{sum(each) / own:.2f}x") for name, each in hours.items()]
+    own_s = next(iter(work_s.values()))
+    totals = [
+        (name, " + ".join(f"{h:,.2f}" for h in each), f"{work_s[name] / own_s:.2f}x") for name, each in hours.items()
+    ]
     blocks: list[Block] = [Table(head, rows), Table(("trained", "hours", "normalised cost"), totals)]
     said = "Hours are the recipe's length at the measured pace, on one device, without waiting for data or evaluating."
     if journal_images_per_s:

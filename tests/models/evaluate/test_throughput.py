@@ -6,7 +6,7 @@ import pytest
 
 from models.evaluate import __main__ as evaluate
 from models.evaluate.record import recorded
-from models.evaluate.throughput import Throughput, figures, page
+from models.evaluate.throughput import Stage, Throughput, figures, page
 from models.recipe import named
 from models.step_time import Cost, Turn
 from models.training.journal import read
@@ -24,14 +24,15 @@ def measured(folder, *flags: str) -> dict:
 def test_supmaes_table_comes_out_of_its_hours():
     """MAE 364 + 30, MoCo v3 250 + 45.7, DeiT 91.5 hours, SupMAE 95.9 + 30: 3.12, 2.35 and 0.73 times."""
     hours = {"supmae": [95.9, 30.0], "mae": [364.0, 30.0], "mocov3": [250.0, 45.7], "deit": [91.5]}
-    values = figures(COST, COST, hours)
+    work_s = {name: 3600 * sum(each) for name, each in hours.items()}
+    values = figures(COST, COST, hours, work_s)
     assert values["hours"] == pytest.approx(125.9)
     assert values["cost_mae"] == pytest.approx(3.12, abs=0.015)
     assert values["cost_mocov3"] == pytest.approx(2.35, abs=0.005)
     assert values["cost_deit"] == pytest.approx(0.73, abs=0.005)
     assert (values["train_images_per_s"], values["passed"]) == (5.0, 0.25)
     assert "memory_gb" not in values
-    _, totals, _ = page([], COST, hours, 0.0)
+    _, totals, _ = page([], COST, hours, work_s, 0.0)
     assert totals.rows[1] == ("mae", "364.00 + 30.00", "3.13x")
 
 
@@ -52,6 +53,13 @@ def test_a_run_is_measured_beside_its_journal_and_another_recipe(trained):
     written = (folder / "evaluate-throughput.html").read_text()
     for said in ("normalised cost", "mae:digits", "measured on", "own journal"):
         assert said in written
+
+
+def test_hours_and_work_are_steps_times_batch_times_what_an_image_takes():
+    recipe = named("mae:digits")
+    stage = Stage("x", recipe, None, steps=100)
+    assert stage.hours(COST) == pytest.approx(100 * recipe.data.batch * 2.0 / 10 / 3600)
+    assert stage.work_s(COST) == pytest.approx(100 * recipe.data.batch * 1.0 / 10)
 
 
 def test_stages_that_follow_are_added_and_checkpoints_can_be_compared_with(trained):
