@@ -14,7 +14,7 @@ COUNTS = {
     "encoder": ("patch", "width", "depth", "heads"),
     "run": ("devices", "device_images", "log_steps", "save_steps", "evaluate_steps", "stop_step"),
     "data.mask": ("unit", "window", "windows"),
-    "method": ("layers", "hidden", "channels", "block"),
+    "method": ("layers", "hidden", "channels", "block", "trained"),
     "method.reconstruct": ("depth", "width", "heads"),
     **dict.fromkeys(VIEWS, ("layers",)),
 }
@@ -23,7 +23,7 @@ POSITIVE = {
     "run": ("patience_s",),
     "encoder": ("layer_scale",),
     "optim": ("epochs", "clip", "lr_batch", "layer_decay", "drop_epochs", "trust"),
-    "method": ("temperature",),
+    "method": ("temperature", "head_std"),
     "method.pseudo": ("temperature",),
     **dict.fromkeys(VIEWS, ("short_side",)),
 }

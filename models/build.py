@@ -32,6 +32,7 @@ def build_encoder(
     patch: int,
     classes: int,
     pool: Literal["token", "avg"] = "token",
+    fc_norm: bool = False,
     position: Literal["learned", "sincos", "irpe", "bias", "block_bias", "none"] = "learned",
     weights: Literal["timm", "mae", "beit"] = "timm",
     drop_path: float = 0.0,
@@ -46,6 +47,7 @@ def build_encoder(
     model       any plain ViT that timm knows by name, such as "vit_small_patch16_224", or a Size
     patch       patch side in pixels; overrides the name's
     pool        what the classifier reads: the class token, or the mean of the patch tokens after the final norm
+    fc_norm     the final norm comes after the pooling, and tokens are left as they are (MAE's fine-tuning)
     position    "sincos" is MAE's fixed table, zero for class token and registers, never trained; "irpe", "bias" and
                 "block_bias" are relative (models.relative), without absolute ones; "none" knows no positions
     weights     initial ones: timm's truncated normal, MAE's Xavier-uniform, or BEiT's (and SimMIM's) depth-rescaled
@@ -60,9 +62,9 @@ def build_encoder(
             f"patches of {patch} pixels do not divide images of {image_size}; "
             f"set the image size to {nearest_sizes(image_size, patch)}"
         )
-    # fc_norm=False: else timm moves the final norm behind average pooling, and a decoder would get un-normed tokens
+    # fc_norm is always given: else timm moves the norm behind average pooling, and a decoder gets un-normed tokens
     options = {"img_size": image_size, "patch_size": patch, "num_classes": classes, "global_pool": pool,
-               "fc_norm": False, "drop_path_rate": drop_path}  # fmt: skip
+               "fc_norm": fc_norm, "drop_path_rate": drop_path}  # fmt: skip
     if layer_scale is not None:
         options["init_values"] = layer_scale
     if position in (*KINDS, "none"):

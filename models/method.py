@@ -126,6 +126,7 @@ def encoder(recipe: Recipe, classes: int) -> VisionTransformer:
         patch=e.patch,
         classes=classes,
         pool=e.pool,
+        fc_norm=e.fc_norm,
         position=e.position,
         weights=WEIGHTS.get(e.position, "timm"),
         drop_path=e.drop_path,

@@ -43,6 +43,18 @@ def random_pairs(images: int, mixup: float, cutmix: float, device: torch.device)
     return Pairs(*(drawn.to(device, non_blocking=True) for drawn in pairs))
 
 
+def batch_pairs(images: int, mixup: float, cutmix: float, device: torch.device) -> Pairs:
+    """The same, one draw for all of them, each image paired with the one as far from the other end: timm's mode
+    "batch", with which DeiT trains and MAE fine-tunes.
+
+    A batch here is a micro-batch, as in timm: how a step is cut shows in what is drawn.
+    """
+    one = random_pairs(1, mixup, cutmix, torch.device("cpu"))
+    shares, cut, centres = (each.expand(images, *each.shape[1:]) for each in one[1:])
+    pairs = Pairs(torch.arange(images).flip(0), shares, cut, centres)
+    return Pairs(*(drawn.to(device, non_blocking=True) for drawn in pairs))
+
+
 def mix(
     images: Tensor, pairs: Pairs, rows: Tensor | None = None, normalisation: Normalisation = IMAGENET
 ) -> tuple[Tensor, Tensor]:

@@ -64,7 +64,7 @@ def ready(recipe: Recipe, world: World) -> Ready:
             raise InputError(f"{path} was trained on other data or another split than {task.beton.path} now holds")
         method.load_state_dict(state["method"])
     elif recipe.run.start:
-        origin = load_encoder(method, Path(recipe.run.start))
+        origin = load_encoder(method, recipe.run.start)
     return Ready(where, task, judges, steps, micro, method, found[0] if found else None, origin)
 
 

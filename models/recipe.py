@@ -36,6 +36,9 @@ class Encoder:
     as it pre-trains or one a block as it fine-tunes (a start from the former copies it), or none."""
     pool: Literal["token", "avg"] = "token"
     """What the classifier reads: the class token, or the mean over patches."""
+    fc_norm: bool = False
+    """Norm what the classifier reads, after pooling, in place of every token before it: MAE's and SimMIM's fine-tuning.
+    Not for methods with a masked branch, which reads normed tokens."""
     drop_path: float = 0.0
     """Stochastic depth of the last block; linear in depth."""
     layer_scale: float | None = None
@@ -100,7 +103,8 @@ class Run:
     fresh: bool = False
     """Refuse a folder that already holds a run."""
     start: str | None = None
-    """Checkpoint (a run's last.pt) whose encoder this run starts from."""
+    """Whose encoder this run starts from: a run's folder or checkpoint, an exported folder, a released file (MAE's,
+    SupMAE's, ...), or a timm name with weights on this machine (vit_base_patch16_224.mae)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int | None = None
     """GPUs to use; checked against those visible and those started by torchrun."""

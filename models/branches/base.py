@@ -7,6 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from models.vit import Group, normalisation_of
+from pipeline.errors import InputError
 
 
 class Branch(nn.Module, ABC):
@@ -23,6 +24,10 @@ class Branch(nn.Module, ABC):
     def __init__(self, encoder: VisionTransformer, *, keep_visible: bool = False) -> None:
         """keep_visible: more than the branch's own loss reads the visible tokens (SupMAE), so none may be left out."""
         super().__init__()
+        if isinstance(encoder.norm, nn.Identity):
+            raise InputError(
+                "a masked branch reads normed tokens, and encoder.fc_norm norms none; drop --encoder.fc-norm"
+            )
         self.patch, self.prefix = encoder.patch_embed.patch_size[0], encoder.num_prefix_tokens
         self.normalisation, self.keep_visible = normalisation_of(encoder), keep_visible
 

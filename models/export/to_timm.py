@@ -40,7 +40,7 @@ def config(loaded: Loaded, encoder: VisionTransformer) -> dict:
     """What timm needs to build this encoder, and to feed it."""
     recipe = loaded.recipe
     side, view, e = recipe.data.size, recipe.data.evaluate, recipe.encoder
-    built = {"img_size": side, "patch_size": e.patch, "fc_norm": False, "global_pool": e.pool}
+    built = {"img_size": side, "patch_size": e.patch, "fc_norm": e.fc_norm, "global_pool": e.pool}
     if e.width:
         built |= {"embed_dim": e.width, "depth": e.depth, "num_heads": e.heads}
     if encoder.pos_embed is None:

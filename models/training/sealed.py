@@ -51,6 +51,13 @@ def read(path: Path, digest: str | None = None) -> dict:
         raise Damaged(f"{path} holds more than tensors and plain types; only a run's own checkpoints load") from error
 
 
+def is_sealed(path: Path) -> bool:
+    """Whether a file ends as `write` ends one, right or wrong."""
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _COMMENT_BYTES))
+        return file.read().startswith(_PREFIX)
+
+
 def refused(folder: Path, error: OSError | RuntimeError) -> InputError:
     """What to tell of a disk that did not take a checkpoint."""
     reason = error.strerror if isinstance(error, OSError) else _cause(error)

@@ -1,0 +1,193 @@
+"""Fine-tuning on labels from any checkpoint (--run.start): the whole encoder, its last blocks, or the classifier alone.
+
+MAE's end-to-end and partial fine-tuning (He et al. 2022, appendix A.1, section 4.3), SupMAE's and SimMIM's settings.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, Self, final
+
+from timm.layers import trunc_normal_
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from models import presets, presets_cifar10, presets_finetune
+from models.losses import label_loss
+from models.method import Loss, Method, Moment, encoder
+from models.mixup import batch_pairs, mix, mixed_targets
+from models.recipe import Encoder, Recipe
+from models.sweep import along
+from models.trained import freeze, said
+from models.vit import Whole, classify, encode, normalisation_of
+from pipeline.batch import Batch, Labelled
+from pipeline.spec import Needs
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Cross-entropy on mixtures of labelled images; the values are MAE's (Table 9, code)."""
+
+    smoothing: float = 0.1
+    """Label smoothing."""
+    mixup: float = 0.8
+    """Shares are drawn from Beta(mixup, mixup), one for a batch; 0: none."""
+    cutmix: float = 1.0
+    """The same by a rectangle, half of the time where there is mixup, too."""
+    head_std: float | None = 2e-5
+    """Spread of the classifier's initial weights, a truncated normal; as the encoder's own when absent."""
+    trained: int | Literal["all", "half", "head"] = "all"
+    """The whole encoder; or its last so many blocks, the MLP of the last one (half), none (head), each with the final
+    norm and the classifier. The rest is frozen, as it was loaded, and runs without drop-path."""
+
+
+@final
+class Finetune(Method):
+    """L = CE(p(mix(x)), mix(y)) over labelled images."""
+
+    def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
+        super().__init__(recipe, classes)
+        self.settings = recipe.method
+        self.frozen = freeze(self.encoder, recipe.method.trained)
+        self.transfers = recipe.optim.layer_decay is not None or bool(self.frozen)
+        self.started = recipe.run.start is not None
+
+    @staticmethod
+    def build(recipe: Recipe[Settings], classes: int) -> VisionTransformer:
+        vit = encoder(recipe, classes)
+        if recipe.method.head_std is not None:
+            trunc_normal_(vit.head.weight, std=recipe.method.head_std)
+        return vit
+
+    @staticmethod
+    def needs(recipe: Recipe[Settings]) -> Needs:
+        return Needs(labelled=True)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, but for what is frozen: its output is to be the same each time."""
+        super().train(mode)
+        for part in self.frozen:
+            part.training = False
+        return self
+
+    def remark(self) -> str | None:
+        lines = [] if self.settings.trained == "all" else [said(self.settings.trained, self.encoder)]
+        if self.transfers and not self.started:
+            lines.append("note: these settings are for a trained encoder, and this run starts from none (--run.start)")
+        return "\n".join(lines) or None
+
+    def forward(self, batch: Batch, now: Moment) -> Loss:
+        images, labels = self.mixed(batch.labelled)
+        (logits,) = classify(self.encoder, encode(self.encoder, [Whole(images)]))
+        label = label_loss(logits, labels, self.settings.smoothing)
+        return Loss(label, {"label": label.detach()})
+
+    def mixed(self, known: Labelled) -> tuple[Tensor, Tensor]:
+        """Labelled images and labels i64 [N]; or mixtures and distributions float [N, C]."""
+        s = self.settings
+        if not s.mixup and not s.cutmix:
+            return known.images, known.labels
+        pairs = batch_pairs(len(known.images), s.mixup, s.cutmix, known.images.device)
+        images, shares = mix(known.images, pairs, None, normalisation_of(self.encoder))
+        return images, mixed_targets(known.labels, pairs, None, shares, self.encoder.num_classes)
+
+
+def digits() -> Recipe[Settings]:
+    """Embedded digits, 5 labels a class, ViT of 4 x 64; --run.start runs/mae-digits."""
+    return Recipe(
+        Settings(smoothing=0.0, mixup=0.0, cutmix=0.0),  # ours: as supervised:digits
+        presets.digits_data(),
+        replace(presets.digits_encoder(), fc_norm=True),  # MAE code
+        replace(presets.digits_optim(labels_only=0), layer_decay=0.75),  # MAE Table 9
+    )
+
+
+def cifar10() -> Recipe[Settings]:
+    """CIFAR-10, 4,000 labels, a small ViT, 1,000 steps; --run.start runs/mae-cifar10.  Here: not yet run."""
+    return Recipe(
+        Settings(smoothing=0.0, mixup=0.0, cutmix=0.0),  # ours: as supervised:cifar10
+        presets_cifar10.cifar10_data(),
+        replace(presets_cifar10.cifar10_encoder(), position="learned", fc_norm=True),  # MAE code
+        replace(presets_cifar10.cifar10_optim(labels_only=0), layer_decay=0.75),  # MAE Table 9
+    )
+
+
+def in1k_b16() -> Recipe[Settings]:
+    """ImageNet, ViT-B/16, 100 epochs, from mae:in1k_b16.  MAE's code: 83.57 ± 0.08 %.  Here: not yet run."""
+    return _in1k("vit_base_patch16_224", lr=5e-4, layer_decay=0.65, drop_path=0.1, epochs=100)  # FINETUNE.md
+
+
+def in1k_b16_paper() -> Recipe[Settings]:
+    """The same with the paper's rate and layer decay (Table 9).  Paper: 83.6 %.  Here: not yet run."""
+    return _in1k("vit_base_patch16_224", lr=1e-3, layer_decay=0.75, drop_path=0.1, epochs=100)  # Table 9
+
+
+def in1k_l16() -> Recipe[Settings]:
+    """ImageNet, ViT-L/16, 50 epochs, from mae:in1k_l16.  MAE's code: 85.87 ± 0.07 %.  Here: not yet run."""
+    return _in1k("vit_large_patch16_224", lr=1e-3, layer_decay=0.75, drop_path=0.2, epochs=50)  # FINETUNE.md
+
+
+def in1k_l16_paper() -> Recipe[Settings]:
+    """The same with the paper's drop path (Table 9).  Paper: 85.9 %.  Here: not yet run."""
+    return _in1k("vit_large_patch16_224", lr=1e-3, layer_decay=0.75, drop_path=0.1, epochs=50)  # Table 9
+
+
+def in1k_h14() -> Recipe[Settings]:
+    """ImageNet, ViT-H/14, 50 epochs.  MAE's code: 86.9 %.  Here: not yet run."""
+    return _in1k("vit_huge_patch14_224", 14, lr=1e-3, layer_decay=0.75, drop_path=0.3, epochs=50)  # FINETUNE.md
+
+
+def in1k_h14_paper() -> Recipe[Settings]:
+    """The same with the paper's drop path (Table 9).  Paper: 86.9 %.  Here: not yet run."""
+    return _in1k("vit_huge_patch14_224", 14, lr=1e-3, layer_decay=0.75, drop_path=0.2, epochs=50)  # Table 9
+
+
+def in1k_h14_448() -> Recipe[Settings]:
+    """ImageNet at 448 pixels, ViT-H/14.  Paper: 87.8 %, with settings that it does not give.  Here: not yet run."""
+    return replace(in1k_h14(), data=presets_finetune.in1k_data(size=448))  # ours: as at 224
+
+
+def supmae_b16() -> Recipe[Settings]:
+    """ImageNet, ViT-B/16, 100 epochs, from supmae:in1k_b16.  Paper: 83.6 %.  Here: not yet run."""
+    return _in1k("vit_base_patch16_224", lr=1e-3, layer_decay=0.65, drop_path=0.1, epochs=100)  # SupMAE's FINETUNE.md
+
+
+def simmim_b16() -> Recipe[Settings]:
+    """ImageNet, ViT-B/16, 100 epochs, from simmim:in1k_b16.  Paper: 83.8 %.  Here: not yet run."""
+    base = _in1k("vit_base_patch16_224", lr=1.25e-3, layer_decay=0.65, drop_path=0.1, epochs=100)  # SimMIM code
+    own = Encoder(
+        base.encoder.name, position="block_bias", layer_scale=0.1, pool="avg", fc_norm=True, drop_path=0.1
+    )  # SimMIM code
+    return replace(
+        base,
+        data=replace(base.data, batch=2048),  # SimMIM code
+        encoder=own,
+        optim=replace(base.optim, lr_batch=512, rise_epochs=20, clip=5.0, final_lr=2.5e-7),  # SimMIM code
+    )
+
+
+def digits_blocks() -> Iterator[Recipe[Settings]]:
+    """Embedded digits: fine-tune the classifier, half a block, one, two, everything.  Here: not yet run."""
+    return along(digits(), "method.trained", ("head", "half", 1, 2, "all"))
+
+
+def in1k_l16_blocks() -> Iterator[Recipe[Settings]]:
+    """ImageNet, ViT-L/16: fine-tune so many blocks (MAE Figure 9).  Here: not yet run.
+
+    Paper: 73.5 % with none, 79.1 % with half of one, 81.0 % with one, close to all with 4 or 6. It takes the best of
+    50, 100 and 200 epochs for each ("tuning fewer blocks requires a longer schedule"): --optim.epochs.
+    """
+    whole = in1k_l16_paper()
+    return along(whole, "method.trained", ("head", "half", 1, 2, 4, 6, 12, 18, "all"))  # Figure 9
+
+
+def _in1k(
+    name: str, patch: int = 16, *, lr: float, layer_decay: float, drop_path: float, epochs: float
+) -> Recipe[Settings]:
+    """What MAE's fine-tuning recipes have in common."""
+    return Recipe(
+        Settings(),
+        presets_finetune.in1k_data(),
+        presets_finetune.in1k_encoder(name, drop_path, patch),
+        presets_finetune.in1k_optim(lr, layer_decay, epochs),
+        presets.in1k_run(),
+    )

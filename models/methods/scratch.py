@@ -1,0 +1,53 @@
+"""Supervised training from scratch on every label, with MAE's settings (Table 11) and DeiT's (Touvron et al. 2021):
+what pre-training is read against. The objective is finetune's.
+"""
+
+from models import presets, presets_finetune
+from models.methods.finetune import Settings
+from models.recipe import Encoder, Recipe
+
+
+def in1k_b16() -> Recipe[Settings]:
+    """ImageNet, ViT-B/16, 300 epochs.  MAE's Table 11: 82.3 % (82.1 without average).  Here: not yet run."""
+    return _mae("vit_base_patch16_224", drop_path=0.1, epochs=300)
+
+
+def in1k_l16() -> Recipe[Settings]:
+    """ImageNet, ViT-L/16, 200 epochs.  MAE's Table 11: 82.6 %.  Here: not yet run."""
+    return _mae("vit_large_patch16_224", drop_path=0.2, epochs=200)
+
+
+def in1k_h14() -> Recipe[Settings]:
+    """ImageNet, ViT-H/14, 200 epochs.  MAE's Table 11: 83.1 %.  Here: not yet run."""
+    return _mae("vit_huge_patch14_224", 14, drop_path=0.2, epochs=200)
+
+
+def deit_s16() -> Recipe[Settings]:
+    """ImageNet, ViT-S/16, 300 epochs, without repeated augmentation.  DeiT: 79.8 %, with it.  Here: not yet run."""
+    return _deit("vit_small_patch16_224")
+
+
+def deit_b16() -> Recipe[Settings]:
+    """ImageNet, ViT-B/16, 300 epochs, without repeated augmentation.  DeiT: 81.8 %, with it.  Here: not yet run."""
+    return _deit("vit_base_patch16_224")
+
+
+def _mae(name: str, patch: int = 16, *, drop_path: float, epochs: float) -> Recipe[Settings]:
+    return Recipe(
+        Settings(head_std=None),  # smoothing, mixup, cutmix: Table 11
+        presets_finetune.in1k_data(batch=4096),  # Table 11
+        # appendix A.1: positions of sines, a class token; Table 11: drop path
+        Encoder(name, patch=patch, position="sincos", drop_path=drop_path),
+        presets_finetune.scratch_optim(epochs),
+        presets.in1k_run(),
+    )
+
+
+def _deit(name: str) -> Recipe[Settings]:
+    return Recipe(
+        Settings(head_std=None),  # smoothing, mixup, cutmix: DeiT Table 9
+        presets_finetune.in1k_data(),  # DeiT Table 9: the same batch and views
+        Encoder(name, drop_path=0.1),  # DeiT Table 9; a class token and learned positions
+        presets_finetune.deit_optim(),
+        presets.in1k_run(),
+    )

@@ -1,0 +1,119 @@
+"""Copy found weights into a method's encoder: what fits, what is adapted, what is new, and what is refused."""
+
+from collections.abc import Iterator
+from math import isqrt
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.method import Method
+from models.patches import Normalisation
+from models.positions import resampled
+from models.relative import bias_for_each_block, kind_of
+from models.start.found import Found, counted
+from models.start.read import read
+from models.vit import normalisation_of
+from pipeline.errors import InputError
+
+HEAD, NORM, POOLED_NORM, POSITIONS = "head.", "norm.", "fc_norm.", "pos_embed"
+BODY = "blocks", "patch_embed", "cls_token", "reg_token", "dist_token", "pos_embed", "norm_pre", "rel_pos_bias"
+"""What an encoder computes its tokens with: of these nothing may be left out."""
+
+
+def load_encoder(method: Method, start: str | Path) -> str:
+    """Copy the encoder that `start` names (models.start.read) into a method, and its average; -> what was done.
+
+    A classifier is copied if both have one of the same shape behind the same norm, and is new otherwise. So is a norm
+    behind the pooling (encoder.fc_norm) where the source has none. Positions of another grid are resampled; a position
+    bias that all blocks shared becomes each block's own, where the method's encoder has such.
+
+    Raises InputError for positions of another kind, for a tensor of another shape or that is missing, and for a part of
+    the source's encoder that the method's does not have.
+    """
+    found, wanted = read(str(start)), method.encoder.state_dict()
+    held = _positions_of_kind(found, wanted, len(method.encoder.blocks))
+    held, said = _resampled(held, wanted, getattr(method.encoder, "num_prefix_tokens", 1))
+    held, folded = _folded(held, found.normalisation, method.encoder)
+    new = list(_new(held, wanted))
+    _check(held, wanted, new, found.where)
+    method.encoder.load_state_dict(wanted | {name: held[name] for name in wanted if name not in new})
+    if method.average is not None:
+        method.average.module.load_state_dict(method.encoder.state_dict())
+    out = [name for name in held if name not in wanted or name in new]
+    parts = [f"{len(wanted) - len(new)} tensors of the encoder from {found.where} ({found.what})", said, folded]
+    parts += [f"left out: {counted([*out, *found.beside])}" if out or found.beside else None]
+    return "; ".join([part for part in parts if part] + [f"new: {', '.join(new) or 'none'}"])
+
+
+def _positions_of_kind(found: Found, wanted: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
+    theirs, ours = kind_of(found.tensors), kind_of(wanted)
+    if (theirs, ours) == ("bias", "block_bias"):
+        return bias_for_each_block(found.tensors, depth)
+    if theirs != ours and any(name.startswith("blocks.") for name in found.tensors):
+        raise InputError(
+            f"{found.where} was trained with position {theirs}, got {ours}; set encoder.position to {theirs}"
+        )
+    return found.tensors
+
+
+def _resampled(held: dict[str, Tensor], wanted: dict[str, Tensor], prefix: int) -> tuple[dict[str, Tensor], str | None]:
+    """Square tables of positions [1, prefix + L, C] made fit each other; learned or of sines, bicubically, as MAE's."""
+    came, own = held.get(POSITIONS), wanted.get(POSITIONS)
+    if came is None or own is None or came.shape == own.shape or came.shape[-1] != own.shape[-1]:
+        return held, None
+    sides = [isqrt(max(0, table.shape[1] - prefix)) for table in (came, own)]
+    if any(side**2 + prefix != table.shape[1] for side, table in zip(sides, (came, own), strict=True)):
+        return held, None
+    before, after = ((side, side) for side in sides)
+    table = resampled(came.float(), before, after, prefix)
+    said = f"positions resampled from {before[0]} x {before[1]} to {after[0]} x {after[1]} patches"
+    return held | {POSITIONS: table}, said
+
+
+def _folded(
+    held: dict[str, Tensor], theirs: Normalisation | None, encoder: nn.Module
+) -> tuple[dict[str, Tensor], str | None]:
+    """The patch embedding for images that are normalised as this encoder's are: the same function of the pixels."""
+    ours, name = normalisation_of(encoder), "patch_embed.proj"
+    if theirs in (None, ours) or f"{name}.weight" not in held or f"{name}.bias" not in held:
+        return held, None
+    weight = held[f"{name}.weight"].double()
+    (mean, std), (own_mean, own_std) = (
+        (torch.tensor(each, dtype=torch.float64).view(3, 1, 1) for each in (n.mean, n.std)) for n in (theirs, ours)
+    )
+    bias = held[f"{name}.bias"].double() + (weight * (own_mean - mean) / std).sum((1, 2, 3))
+    adapted = {f"{name}.weight": (weight * own_std / std).float(), f"{name}.bias": bias.float()}
+    return held | adapted, "patch embedding adapted to this encoder's normalisation"
+
+
+def _new(held: dict[str, Tensor], wanted: dict[str, Tensor]) -> Iterator[str]:
+    """Names that stay as they were initialised."""
+    norm = any(name.startswith(POOLED_NORM) and name not in held for name in wanted)
+    for name in wanted:
+        other = name.startswith(HEAD) and not _same(held, wanted, name)
+        if other or (norm and name.startswith((POOLED_NORM, HEAD))):  # a classifier that read other features is none
+            yield name
+
+
+def _check(held: dict[str, Tensor], wanted: dict[str, Tensor], new: list[str], where: str) -> None:
+    for name in wanted:
+        if name in new or _same(held, wanted, name):
+            continue
+        if name.startswith(NORM) and name not in held and f"fc_{name}" in held:
+            raise InputError(f"{where} has its final norm behind the pooling ({POOLED_NORM}*); add --encoder.fc-norm")
+        came = list(held[name].shape) if name in held else "nothing"
+        raise InputError(
+            f"{where}: expected {name} of shape {list(wanted[name].shape)}, got {came}; "
+            "use the encoder and image size of the run that wrote it"
+        )
+    more = [name for name in held if name not in wanted and name.split(".")[0] in BODY]
+    if more:
+        raise InputError(
+            f"{where} has {more[0]} of shape {list(held[more[0]].shape)}, which this encoder has not; "
+            "set encoder to the one that it was"
+        )
+
+
+def _same(held: dict[str, Tensor], wanted: dict[str, Tensor], name: str) -> bool:
+    return name in held and held[name].shape == wanted[name].shape
