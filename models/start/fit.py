@@ -40,7 +40,7 @@ def load_encoder(method: Method, start: str | Path) -> str:
     method.encoder.load_state_dict(wanted | {name: held[name] for name in wanted if name not in new})
     if method.average is not None:
         method.average.module.load_state_dict(method.encoder.state_dict())
-    out = [name for name in held if name not in wanted or name in new]
+    out = [name for name in held if name not in wanted]
     parts = [f"{len(wanted) - len(new)} tensors of the encoder from {found.where} ({found.what})", said, folded]
     parts += [f"left out: {counted([*out, *found.beside])}" if out or found.beside else None]
     return "; ".join([part for part in parts if part] + [f"new: {', '.join(new) or 'none'}"])

@@ -9,6 +9,7 @@ What such files look like, as far as it matters here:
 
 import json
 import pickle
+import warnings
 from argparse import Namespace
 from pathlib import Path
 
@@ -46,11 +47,13 @@ def read_released(path: Path) -> Found:
     Raises InputError for anything else.
     """
     try:
-        with torch.serialization.safe_globals([Namespace]):  # MAE's trainer keeps its arguments; they run nothing
+        # MAE's trainer keeps its arguments, which run nothing; torch warns of others' pickles before it refuses them
+        with torch.serialization.safe_globals([Namespace]), warnings.catch_warnings(action="ignore"):
             held = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(
-            f"{path} is cut short, or holds more than tensors and plain types; it is not loaded"
+            f"{path} does not end in a checksum as ours do, and is cut short, or holds more than tensors and plain "
+            "types; it is not loaded"
         ) from error
     holder = next((name for name in HOLDERS if isinstance(held, dict) and isinstance(held.get(name), dict)), None)
     tensors = held if holder is None else held[holder]
