@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from timm.layers import resample_abs_pos_embed
+from torch import nn
 
 from models.relative import OWN, SHARED
 from models.start import load_encoder
@@ -132,6 +133,13 @@ def test_nothing_of_the_sources_encoder_is_left_out_in_silence(tmp_path):
     path = mae_file(tmp_path, method(layer_scale=0.1))
     with pytest.raises(InputError, match=r"has blocks.0.ls1.gamma of shape \[32\], which this encoder has not"):
         load_encoder(method(), path)
+
+
+def test_an_encoder_that_ends_before_the_sources_last_block_takes_its_first_ones(tmp_path):
+    before, after = method(), method(depth=1, classes=7)
+    after.encoder.norm = nn.Identity()
+    assert "blocks.* (12), norm.* (2)" in load_encoder(after, mae_file(tmp_path, before))
+    assert torch.equal(after.encoder.blocks[0].mlp.fc2.weight, before.encoder.blocks[0].mlp.fc2.weight)
 
 
 def test_beits_and_simmims_names_are_ours(tmp_path):
