@@ -16,6 +16,7 @@ from models.training.render import Block
 from pipeline.beton import Beton, open_beton
 from pipeline.errors import InputError
 from pipeline.open import open_backend, open_data, sweep
+from pipeline.spec import Data
 
 
 class Result(NamedTuple):
@@ -70,14 +71,16 @@ class Evaluator(ABC):
             )
         return beton
 
-    def images(self, loaded: Loaded, beton: Beton, ids: np.ndarray) -> Iterator[Tensor]:
-        """The images `ids` (i64 [N]) in order, as the recipe evaluates them: u8 [n, 3, S, S] on the run's device.
-
-        Streamed, whatever the recipe does: to keep every image's pixels pays for the second look, not for one.
-        """
-        data, asked = loaded.recipe.data, self.data.threads
+    def streamed(self, loaded: Loaded) -> Data:
+        """The recipe's data, streamed whatever the recipe does: to keep every image's pixels pays for the second look,
+        not for one."""
+        data = loaded.recipe.data
         backend = "dali" if data.backend == "dali" else "ffcv"
-        data = replace(data, threads=asked or data.threads, backend=backend)
+        return replace(data, threads=self.data.threads or data.threads, backend=backend)
+
+    def images(self, loaded: Loaded, beton: Beton, ids: np.ndarray) -> Iterator[Tensor]:
+        """The images `ids` (i64 [N]) in order, as the recipe evaluates them: u8 [n, 3, S, S] on the run's device."""
+        data = self.streamed(loaded)
         with closing(open_backend(data, beton, next(loaded.method.parameters()).device)) as backend:
             yield from sweep(data, backend, ids, self.batch)
 

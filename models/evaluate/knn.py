@@ -116,8 +116,9 @@ class Neighbours(Evaluator):
         check_files(train, known, asked, wanted)
         device = next(encoder.parameters()).device
         with precision(loaded.recipe.run, device):
-            with closing(open_backend(loaded.recipe.data, train, device)) as backend:
-                shown = sweep_decodable(loaded.recipe.data, backend, np.asarray(known.ids), self.batch)
+            data = self.streamed(loaded)
+            with closing(open_backend(data, train, device)) as backend:
+                shown = sweep_decodable(data, backend, np.asarray(known.ids), self.batch)
                 ids, near = bank(encoder, shown, self.tokens)
             wanted_ids = np.asarray(wanted.ids)
             found = features(encoder, self.images(loaded, asked, wanted_ids), self.tokens)

@@ -12,9 +12,11 @@ from models.export.base import as_input, images_like
 from models.export.to_timm import ToTimm
 from models.heads import folded, probe_head
 from models.load import Loaded, load_run
-from models.method import Moment
+from models.method import Method, Moment
 from models.methods.probe import Probe, Settings, digits
 from models.recipe import Encoder, Optim, Recipe, Run
+from models.start import load_encoder
+from models.training import checkpoint
 from models.training.optim import optimiser, set_rate
 from models.vit import look
 from pipeline.batch import Batch, Labelled
@@ -98,7 +100,7 @@ def test_a_folded_head_is_the_head_as_it_evaluates():
 def test_features_are_the_tokens_of_the_asked_block(pool, block):
     probe = made(small(block, pool))
     torch.manual_seed(0)
-    whole, seen = Probe.__base__.build(small(), 5).eval(), []
+    whole, seen = Method.build(small(), 5).eval(), []
     whole.load_state_dict({n: t for n, t in probe.encoder.state_dict().items() if "head" not in n}, strict=False)
     whole.blocks[(block or 3) - 1].register_forward_hook(lambda *args: seen.append(args[2]))
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -107,6 +109,17 @@ def test_features_are_the_tokens_of_the_asked_block(pool, block):
     expected = tokens[:, 0] if pool == "token" else tokens[:, 1:].mean(1)
     torch.testing.assert_close(probe.features(images(4)), expected, rtol=1e-4, atol=1e-5)
     assert len(probe.encoder.blocks) == (block or 3)
+
+
+def test_a_probe_of_a_block_starts_from_the_whole_encoder_and_reads_its_features(tmp_path):
+    whole, probe = Method.build(small(), 0), made(small(1))
+    checkpoint.save(tmp_path, {"method": {f"encoder.{name}": t for name, t in whole.state_dict().items()}})
+    load_encoder(probe, tmp_path / "last.pt")
+    seen = []
+    whole.eval().blocks[0].register_forward_hook(lambda *args: seen.append(args[2]))
+    look(whole, images(2))
+    (packed,) = seen
+    torch.testing.assert_close(probe.features(images(2)), packed.view(2, -1, 24)[:, 0], rtol=1e-4, atol=1e-5)
 
 
 def test_only_the_head_has_a_graph_and_only_it_trains():
