@@ -2,6 +2,9 @@
 
 A fifth of the shots is held out; plain SGD with each of six rates, and for each a search for the L2 penalty, is judged
 by its best epoch there; the best of all learns on every shot again, and the best of its epochs ON TEST is the result.
+
+What differs: which images are drawn (the toolkit's are its data library's), which of them are held out (as many), and
+the view, which is the recipe's (theirs: resized bicubically to the size of the crop, not to 8/7 of it).
 """
 
 from collections.abc import Callable

@@ -13,7 +13,8 @@ SELECTED = {
 }
 ELEVATER = (
     "ELEVATER's protocol: the epoch that is reported was selected ON TEST, the best of 50. Compare it with numbers "
-    "made in the same way only; --protocol honest does not look at test to select."
+    "made in the same way only; --protocol honest does not look at test to select. The shots are not those that its "
+    "toolkit draws."
 )
 
 
