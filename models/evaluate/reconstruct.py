@@ -116,7 +116,7 @@ def picture(
             return None
         shown += [list(pictures) for pictures in made]
         headings += [f"{ratio:.0%} hidden", "predicted"]
-    caption = "Validation images in their own colours; visible patches are shown as they are."
+    caption = "Images in their own colours; visible patches are shown as they are."
     return Picture("Reconstructions", caption, png([list(line) for line in zip(*shown, strict=True)], tuple(headings)))
 
 
