@@ -1,6 +1,7 @@
 """One process or many: who am I, on which device, and what do all of us agree on."""
 
 import os
+import time
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from models.recipe import Run
 from models.training.events import NODE
 from pipeline.errors import InputError
+
+SETTLE_S = 0.1  # a thousand times what they need
 
 
 @dataclass
@@ -79,8 +82,18 @@ def finish(world: World) -> None:
     would abort the process, after all its work.
     """
     if world.size > 1:
+        settle()
         world.control = world.saving = None  # the threads are joined with the last reference
         dist.destroy_process_group()
+
+
+def settle() -> None:
+    """Before a group goes: let its threads finish with their last work.
+
+    Gloo's forget a collective once it is over, and may need Python's lock for that; a group that goes meanwhile joins
+    them with the lock in its hands, and both wait for ever (torch 2.13; seen once in a test, right after a backward).
+    """
+    time.sleep(SETTLE_S)
 
 
 def wrap(method: nn.Module, world: World) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import nn
 from models import peers
 from models.decoder import Decoder
 from models.packed import compile_blocks
-from models.training.distributed import World
+from models.training.distributed import World, settle
 from models.training.shard import shard
 from models.vit import Size, build_encoder, look
 
@@ -74,6 +74,7 @@ def one_rank(rank, folder, way):
         for name, parameter in (method.module if way == "ddp" else method).named_parameters()
     }
     torch.save(gradients, Path(folder) / f"gradients-{rank}.pt")
+    settle()
     torch.distributed.destroy_process_group()
 
 

@@ -16,6 +16,7 @@ CLASSES, IMAGES, STEPS, MOMENTUM = 5, 40, 6, 0.7
 RANK = """
 import json
 import torch.distributed as dist
+from models.training.distributed import settle
 from tests.models.test_memory import flat, learned
 
 dist.init_process_group("gloo")
@@ -24,6 +25,7 @@ print(json.dumps(flat(made)))
 for part in made.values():
     for buffer in part.buffers():
         dist.broadcast(buffer, 0)  # as DDP and evaluation do: every type can be sent
+settle()
 dist.destroy_process_group()
 """
 

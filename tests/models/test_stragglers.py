@@ -26,6 +26,7 @@ from torch import nn
 
 from models import stragglers, wire
 from models.flops import GroupCost, classifier_flops, encoder_flops
+from models.training.distributed import settle
 from pipeline.errors import InputError
 from tests.processes import PRELOAD
 
@@ -48,6 +49,7 @@ def waiting(rank, ranks, steps, folder, times=1):
         loss.backward()
         noted.append((arrived, time.monotonic()))
     Path(folder, f"{rank}.json").write_text(json.dumps(noted))
+    settle()
     dist.destroy_process_group()
 
 

@@ -24,7 +24,7 @@ from models.branches.mae import Reconstruct
 from models.flops import count
 from models.method import Moment
 from models.recipe import Encoder, Recipe
-from models.training.distributed import World
+from models.training.distributed import World, settle
 from models.training.shard import shard
 from models.vit import Part, encode
 from pipeline.errors import InputError
@@ -93,6 +93,7 @@ def one_rank(rank, folder):
             time.sleep(0.05)
             found[f"{name} {way}"] = collectives.found | {"sent": sent() - before}
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    settle()
     dist.destroy_process_group()
 
 
@@ -135,6 +136,7 @@ def test_fsdp_on_more_ranks_than_there_are_here(ranks):
         with Collectives() as collectives:
             step(model)
     finally:
+        settle()
         dist.destroy_process_group()
     assert sum(collectives.found.values()) - collectives.found["calls"] == pytest.approx(
         wire.fsdp(small("Semi-MAE"), ranks).sent(ranks) * ranks / (ranks - 1)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from models.training.distributed import settle
 from models.training.momentum import Momentum, trust_ratio
 
 
@@ -140,6 +141,7 @@ def one_rank(rank: int, folder: Path) -> None:
     fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
     three_steps(model, batch()[4 * rank : 4 * rank + 4])
     torch.save({name: p.full_tensor() for name, p in model.named_parameters()}, folder / f"weights-{rank}.pt")
+    settle()
     torch.distributed.destroy_process_group()
 
 
