@@ -33,7 +33,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@.ci/slurm_packages
-	$(RUN) -m pytest -q
+	@.ci/tests $(RUN)
 
 setup: $(STAMP)
 

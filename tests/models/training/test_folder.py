@@ -84,8 +84,8 @@ def test_a_field_that_came_since_had_its_default(tmp_path: Path, path: tuple, ot
 def test_a_field_that_is_gone_refuses_the_run(tmp_path: Path) -> None:
     claim(tmp_path, RECIPE)
     saved = json.loads((tmp_path / "recipe.json").read_text())
-    (tmp_path / "recipe.json").write_text(json.dumps(saved | {"optim": saved["optim"] | {"momentum": 0.9}}))
-    with pytest.raises(InputError, match=r"optim\.momentum 0\.9, now it is None"):
+    (tmp_path / "recipe.json").write_text(json.dumps(saved | {"optim": saved["optim"] | {"warmth": 0.9}}))
+    with pytest.raises(InputError, match=r"optim\.warmth 0\.9, now it is None"):
         check_same_recipe(tmp_path, RECIPE)
 
 
