@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Beta
 
-from models.patches import IMAGENET, Normalisation, normalised
+from models.patches import IMAGENET, Normalisation, as_normalised
 
 
 class Pairs(NamedTuple):
@@ -75,12 +75,6 @@ def mix(
     return torch.lerp(others, own, weights[:, None].to(own.dtype)), shares
 
 
-def as_normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
-    """u8 [N, 3, H, W] -> f32, as the encoder would normalise them; floats are taken as normalised already."""
-    lines = images.permute(0, 2, 3, 1).flatten(2)
-    return normalised(lines, torch.float32, normalisation).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
-
-
 def rectangle(shares: Tensor, centres: Tensor, height: int, width: int) -> Tensor:
     """bool [n, H, W]: a rectangle of (1 - shares) of the area, the image's form, whole pixels, cut at the border."""
     sides = (1 - shares).sqrt()
@@ -100,3 +94,11 @@ def mixed_targets(targets: Tensor, pairs: Pairs, rows: Tensor | None, shares: Te
         targets = empty.scatter_(1, targets[:, None], 1.0)
     own, others = (targets, targets[pairs.partners]) if rows is None else (targets[rows], targets[pairs.partners[rows]])
     return shares[:, None] * own + (1 - shares[:, None]) * others
+
+
+def mixed(
+    images: Tensor, labels: Tensor, pairs: Pairs, classes: int, normalisation: Normalisation = IMAGENET
+) -> tuple[Tensor, Tensor]:
+    """Labelled images u8 [N, 3, H, W], i64 [N], in pairs: mixtures float [N, 3, H, W], distributions float [N, C]."""
+    made, shares = mix(images, pairs, None, normalisation)
+    return made, mixed_targets(labels, pairs, None, shares, classes)

@@ -82,6 +82,12 @@ def normalised(pixels: Tensor, dtype: torch.dtype, normalisation: Normalisation 
     return torch.addcmul(shift, pixels.to(dtype), scale)
 
 
+def as_normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
+    """u8 [N, 3, H, W] -> f32, as the encoder would normalise them; floats are taken as normalised already."""
+    lines = images.permute(0, 2, 3, 1).flatten(2)
+    return normalised(lines, torch.float32, normalisation).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+
+
 @lru_cache(maxsize=32)
 def _scale_and_shift(normalisation: Normalisation, pixels: int, dtype: torch.dtype, device: torch.device):
     # kept outside the model: as buffers they would lose digits in model.bfloat16(), or enter timm's state_dict

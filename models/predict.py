@@ -13,6 +13,7 @@ import torch
 import tyro
 from tyro.conf import Positional
 
+from models.evaluate.base import chosen_device
 from models.load import Loaded, load_run
 from models.training.precision import precision
 from models.training.whole import write_whole
@@ -52,9 +53,9 @@ def predictions(loaded: Loaded, shown: Shown, top: int) -> Iterator[list[str]]:
 
 
 def main() -> int:
-    """Predict, write, and say how fast and what was left out; exit code 1 if no file was an image."""
+    """Predict, write, and say how fast and what was left out. Raises InputError if no file was an image."""
     a = tyro.cli(Arguments, prog="python -m models.predict")
-    device = torch.device("cuda" if a.device == "cuda" or (a.device == "auto" and torch.cuda.is_available()) else "cpu")
+    device = chosen_device(a.device)
     paths = find_images(a.images)
     loaded = load_run(a.run, device)
     check(a, loaded)
@@ -83,7 +84,7 @@ def check(a: Arguments, loaded: Loaded) -> None:
     if not loaded.method.has_classifier:
         raise InputError(
             f"{loaded.path} was trained by {loaded.recipe.name}, which has no classifier; fine-tune it first "
-            f"(python train.py supervised:... --run.start {loaded.path})"
+            f"(python train.py finetune:... --run.start {loaded.path})"
         )
     if a.batch < 1 or not 1 <= a.top <= len(loaded.classes):
         raise InputError(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.heads import folded
 from models.load import Loaded
-from models.patches import normalised
+from models.patches import as_normalised
 from models.vit import normalisation_of
 from pipeline.errors import InputError
 
@@ -70,10 +70,7 @@ def images_like(loaded: Loaded, n: int = 4) -> Tensor:
 
 def as_input(loaded: Loaded, images: Tensor) -> Tensor:
     """u8 [N, 3, S, S] -> f32, normalised as every other library expects it from its caller."""
-    flat = images.permute(0, 2, 3, 1).flatten(1)
-    return normalised(flat, torch.float32, normalisation_of(loaded.method.encoder)).view(
-        len(images), *images.shape[2:], 3
-    ).permute(0, 3, 1, 2)  # fmt: skip
+    return as_normalised(images, normalisation_of(loaded.method.encoder))
 
 
 def largest_difference(model: nn.Module, theirs: Callable[[Tensor], Tensor], images: Tensor) -> float:

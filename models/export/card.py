@@ -7,11 +7,12 @@ from pathlib import Path
 import timm
 import torch
 
+from models.evaluate.results import journalled
 from models.export.base import Checked
 from models.load import Loaded
 from models.recipe import catalogue
 from models.training.folder import ENVIRONMENT
-from models.training.journal import METRICS
+from models.training.journal import read
 
 SHOWN = 12  # classes that are named
 
@@ -35,7 +36,7 @@ def card(loaded: Loaded, form: str, checked: Checked, use: str) -> str:
         f"* trained with torch {environment.get('torch', 'unknown')}, timm {environment.get('timm', 'unknown')} on "
         f"{environment.get('device', 'unknown')}, commit {environment.get('commit') or 'unknown'}; "
         f"exported with torch {torch.__version__}, timm {timm.__version__}",
-        "", "## Results", "", *results(folder / METRICS), "",
+        "", "## Results", "", *results(folder), "",
         "## Recipe", "", "```json", json.dumps(asdict(recipe), indent=2), "```", "",
     ]  # fmt: skip
     return "\n".join(lines)
@@ -60,16 +61,12 @@ def agreement(checked: Checked) -> str:
     return f"{equal} when loaded with {checked.how}"
 
 
-def results(journal: Path) -> list[str]:
+def results(folder: Path) -> list[str]:
     """The last evaluation on each file that the run's journal holds, as a table."""
-    last: dict[str, dict] = {}
-    for line in journal.read_text().splitlines() if journal.exists() else ():
-        row = json.loads(line)
-        if "evaluation" in row:
-            last[row["evaluation"]] = row["values"]
+    last = journalled(read(folder))
     if not last:
         return ["None were recorded."]
-    rows = [f"| {name} | {key} | {value:.4f} |" for name, values in last.items() for key, value in values.items()]
+    rows = [f"| {file} | {name} | {value:.4f} |" for (file, name), value in last.items()]
     return ["| file | measured | value |", "|---|---|---|", *rows]
 
 

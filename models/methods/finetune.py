@@ -14,7 +14,7 @@ from torch import Tensor
 from models import presets, presets_cifar10, presets_finetune
 from models.losses import label_loss
 from models.method import Loss, Method, Moment, encoder
-from models.mixup import batch_pairs, mix, mixed_targets
+from models.mixup import batch_pairs, mixed
 from models.recipe import Encoder, Recipe
 from models.sweep import along
 from models.trained import freeze, said
@@ -87,8 +87,7 @@ class Finetune(Method):
         if not s.mixup and not s.cutmix:
             return known.images, known.labels
         pairs = batch_pairs(len(known.images), s.mixup, s.cutmix, known.images.device)
-        images, shares = mix(known.images, pairs, None, normalisation_of(self.encoder))
-        return images, mixed_targets(known.labels, pairs, None, shares, self.encoder.num_classes)
+        return mixed(known.images, known.labels, pairs, self.encoder.num_classes, normalisation_of(self.encoder))
 
 
 def digits() -> Recipe[Settings]:

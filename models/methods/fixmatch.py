@@ -9,7 +9,7 @@ from torch import Tensor
 from models import presets, presets_cifar10
 from models.losses import label_loss
 from models.method import Loss, Method, Moment
-from models.mixup import mix, mixed_targets, random_pairs
+from models.mixup import mixed, random_pairs
 from models.pseudo import ADAMATCH, FLEXMATCH, FREEMATCH, SOFTMATCH, Pseudo
 from models.pseudo_label import PseudoLabels
 from models.recipe import Recipe
@@ -73,8 +73,7 @@ class FixMatch(Method):
         if not s.mixup and not s.cutmix:
             return known.images, known.labels
         pairs = random_pairs(len(known.images), s.mixup, s.cutmix, known.images.device)
-        images, shares = mix(known.images, pairs, None, normalisation_of(self.encoder))
-        return images, mixed_targets(known.labels, pairs, None, shares, self.encoder.num_classes)
+        return mixed(known.images, known.labels, pairs, self.encoder.num_classes, normalisation_of(self.encoder))
 
 
 def digits() -> Recipe[Settings]:
