@@ -4,6 +4,8 @@ import contextlib
 import json
 from pathlib import Path
 
+from models.training.lines import read_lines
+
 METRICS, RECIPE = "metrics.jsonl", "recipe.json"
 """As models.training.journal and folder write them."""
 APART = "name", "run.folder"
@@ -12,12 +14,9 @@ APART = "name", "run.folder"
 
 def rows(run: Path) -> list[dict]:
     """The journal; a line torn by a kill is left out."""
-    found = []
     with contextlib.suppress(OSError):
-        for line in (run / METRICS).read_text().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                found.append(json.loads(line))
-    return found
+        return read_lines(run / METRICS)
+    return []
 
 
 def last_step(run: Path) -> int:

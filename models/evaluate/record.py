@@ -1,13 +1,12 @@
 """What was measured, kept beside the run: a line in evaluations.jsonl and a page."""
 
-import json
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 from models.evaluate.base import Evaluator, Result
 from models.load import Loaded
+from models.training.lines import append_line, read_lines
 from models.training.render import Section, Table, html
 from models.training.whole import write_whole
 
@@ -26,11 +25,7 @@ def record(loaded: Loaded, name: str, evaluator: Evaluator, result: Result) -> P
         "values": result.values,
         **({"machine": result.machine} if result.machine else {}),
     }
-    file = os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(file, (json.dumps(row) + "\n").encode())
-    finally:
-        os.close(file)
+    append_line(folder / FILE, row)
     page = folder / f"evaluate-{name}.html"
     numbers = Table(("measured", "value"), [(key, f"{value:.4f}") for key, value in result.values.items()])
     title = f"{name} of {loaded.recipe.name}, step {loaded.step:,}"
@@ -41,10 +36,4 @@ def record(loaded: Loaded, name: str, evaluator: Evaluator, result: Result) -> P
 
 def recorded(folder: Path) -> list[dict]:
     """Every row of a run, in the order of measuring; a line torn by a kill is left out."""
-    rows = []
-    for line in (folder / FILE).read_text().splitlines() if (folder / FILE).exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+    return read_lines(folder / FILE)

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any, final
 
+from models.training.lines import append_line, read_lines
+
 FILE, HEARTBEAT = "events.jsonl", "heartbeat"
 BEAT_S = 10.0
 NODE = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
@@ -21,21 +23,13 @@ def note(folder: Path, event: str, **more: object) -> dict:
     """Append an event to `folder`/events.jsonl in one write, so that lines of two writers never mix; -> the row."""
     row = {"time": round(time.time(), 3), "event": event}
     row |= {key: value for key, value in more.items() if value is not None}
-    file = os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(file, (json.dumps(row) + "\n").encode())
-    finally:
-        os.close(file)
+    append_line(folder / FILE, row)
     return row
 
 
 def read(folder: Path) -> list[dict]:
     """The events of a run in the order of writing; a line torn by a kill or a full disk is left out."""
-    path, rows = folder / FILE, []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
-    return rows
+    return read_lines(folder / FILE)
 
 
 def latest(folder: Path, key: str) -> Any:

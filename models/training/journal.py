@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from models.training.distributed import World, add
+from models.training.lines import read_lines
 from models.training.progress import Clock, Stragglers, line
 from models.training.pseudo import Tally
 from models.training.schedule import Length
@@ -23,11 +24,7 @@ METRICS, EVENTS = "metrics.jsonl", "events"
 
 def read(folder: Path) -> list[dict]:
     """The rows of `folder`/metrics.jsonl; a line torn by a kill is left out."""
-    path, rows = folder / METRICS, []
-    for written in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(written))
-    return rows
+    return read_lines(folder / METRICS)
 
 
 @final

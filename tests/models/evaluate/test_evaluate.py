@@ -1,27 +1,15 @@
 """python -m models.evaluate: the run's own numbers come out, they are kept beside it, and wrong input is said."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 
-from models.evaluate import __main__ as evaluate
 from models.evaluate.accuracy import confusion_of
 from models.evaluate.record import recorded
 from models.evaluate.scores import calibration
 from pipeline.errors import InputError
 
 from ...conftest import rows
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    def run(*argv: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["models.evaluate", *map(str, argv)])
-        evaluate.main()
-
-    return run
 
 
 def test_the_runs_own_test_accuracy_comes_out_and_is_kept(trained, asked, capsys):

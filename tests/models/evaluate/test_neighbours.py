@@ -1,7 +1,6 @@
 """python -m models.evaluate knn, neighbours beside a classifier, and banks in which an image no longer decodes."""
 
 import shutil
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from models.evaluate import __main__ as evaluate
 from models.evaluate.judge import Judge
 from models.evaluate.knn import bank, check_tokens, features, knn, votes
 from models.evaluate.record import recorded
@@ -27,15 +25,6 @@ from pipeline.split import load_split
 from ...conftest import rows
 
 VIEW = View(crop="centre", short_side=1.0, flip=False)
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    def run(*argv: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["models.evaluate", *map(str, argv)])
-        evaluate.main()
-
-    return run
 
 
 def damage(root: Path, ids) -> Path:

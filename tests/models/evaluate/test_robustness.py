@@ -1,12 +1,9 @@
 """python -m models.evaluate robustness: errors of slow loops, on the fly, from files, and among some classes."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 
-from models.evaluate import __main__ as evaluate
 from models.evaluate.base import Files
 from models.evaluate.record import recorded
 from models.evaluate.robustness import Robustness
@@ -140,11 +137,10 @@ def test_a_broken_file_is_said_and_left_out(loaded, beton, tmp_path, capsys):
     assert "left out: " in capsys.readouterr().err
 
 
-def test_on_the_command_line_it_is_kept_with_its_flags(trained, monkeypatch, capsys):
+def test_on_the_command_line_it_is_kept_with_its_flags(trained, asked, capsys):
     folder = trained("supervised:digits")
-    argv = ["robustness", folder, "--corruptions", "fog", "--severities", 1, "--limit", 5, "--data.file", "test.beton"]
-    monkeypatch.setattr(sys, "argv", ["models.evaluate", *map(str, argv)])
-    evaluate.main()
+    flags = "--corruptions", "fog", "--severities", 1, "--limit", 5, "--data.file", "test.beton"
+    asked("robustness", folder, *flags)
     kept = recorded(folder)[-1]
     assert (kept["evaluator"], kept["flags"]["limit"], kept["flags"]["corruptions"]) == ("robustness", 5, ["fog"])
     assert "error_fog" in capsys.readouterr().out
