@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import Beta
 
 from models.patches import IMAGENET, Normalisation, as_normalised
+from pipeline.send import send
 
 
 class Pairs(NamedTuple):
@@ -40,7 +41,7 @@ def random_pairs(images: int, mixup: float, cutmix: float, device: torch.device)
     cut = torch.rand(images) < (0.5 if mixup and cutmix else float(cutmix > 0))
     each = [Beta(a, a).sample((images,)) if a else torch.ones(images) for a in (mixup, cutmix)]
     pairs = Pairs(torch.randperm(images), torch.where(cut, each[1], each[0]), cut, torch.rand(images, 2))
-    return Pairs(*(drawn.to(device, non_blocking=True) for drawn in pairs))
+    return Pairs(*(send(drawn, device) for drawn in pairs))
 
 
 def batch_pairs(images: int, mixup: float, cutmix: float, device: torch.device) -> Pairs:
@@ -52,7 +53,7 @@ def batch_pairs(images: int, mixup: float, cutmix: float, device: torch.device) 
     one = random_pairs(1, mixup, cutmix, torch.device("cpu"))
     shares, cut, centres = (each.expand(images, *each.shape[1:]) for each in one[1:])
     pairs = Pairs(torch.arange(images).flip(0), shares, cut, centres)
-    return Pairs(*(drawn.to(device, non_blocking=True) for drawn in pairs))
+    return Pairs(*(send(drawn, device) for drawn in pairs))
 
 
 def mix(

@@ -30,7 +30,8 @@ def hits(method: Method, batches: Iterable[Tensor], labels: Tensor) -> Tensor:
         scores = method.logits(images)
         best = scores.topk(min(5, scores.shape[1]), dim=1).indices
         hit = best == labels[first : first + len(images), None]
-        counts += torch.stack([hit[:, 0].sum(), hit.any(1).sum(), torch.tensor(len(images), device=labels.device)])
+        counts[:2] += torch.stack([hit[:, 0].sum(), hit.any(1).sum()])
+        counts[2] += len(images)
         first += len(images)
     return counts
 

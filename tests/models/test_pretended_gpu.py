@@ -1,0 +1,91 @@
+"""A step of every recipe on a GPU that is not there: all of it is on the device, and the host asks for one count."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models.evaluate.accuracy import hits
+from models.evaluate.knn import features
+from models.method import Moment, method_class
+from models.patches import _scale_and_shift
+from models.training.distributed import World
+from models.training.guard import Guard
+from models.training.journal import Journal
+from models.training.optim import clip, optimiser, set_rate
+from models.training.pseudo import Tally
+from models.training.schedule import Length
+from tests.models.test_catalogue import CLASSES, TOYS, changed, toy, two_batches
+from tests.pretended import NONZERO, Watch, move, pretended_gpu
+
+ONE = World(0, 1, 0, torch.device("cuda"))
+LENGTH = Length(1000, 0, 0, 1.0, 1.0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_fake_stays():
+    yield
+    _scale_and_shift.cache_clear()
+
+
+def there(batch, mode):
+    def moved(part):
+        tensors = {name: x if x is None else mode.from_tensor(x).to("cuda") for name, x in vars(part).items()}
+        return type(part)(**tensors)
+
+    parts = (None if part is None else moved(part) for part in (batch.labelled, batch.unlabelled))
+    return type(batch)(batch.step, *parts)
+
+
+@pytest.mark.parametrize(("recipe", "name"), TOYS.items(), ids=TOYS.values())
+def test_the_host_asks_at_most_how_many_passed(recipe, name, digits, tmp_path, monkeypatch):
+    recipe = changed(recipe, "data.root", str(digits))
+    method = method_class(recipe)(recipe, CLASSES).train()
+    *_, batch = two_batches(recipe, method.needs(recipe))
+    journal = Journal(tmp_path, LENGTH, replace(ONE, device=torch.device("cpu")), log_steps=100, tally=Tally(CLASSES))
+    with pretended_gpu(monkeypatch) as mode:
+        move(method, mode)
+        batch, now = there(batch, mode), Moment(10**6, labels_only=False)
+        stepper = optimiser(method, recipe.optim)
+        set_rate(stepper, 1e-3)
+        with Watch():
+            method(batch, now)  # tables that are made once
+        with Watch() as watch:
+            loss = method(batch, now)
+            for parameter in method.parameters():  # no backward: torch's engine wants a driver
+                parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+            norm = clip(method.parameters(), 1.0)
+            Guard(ONE).step(stepper, loss.total, norm, torch.zeros(4, dtype=torch.int64, device="cuda"), 0)
+            method.after_step(0)
+            journal.record(1, loss.total.detach(), loss.parts, norm, lr=1e-3, images=32, wait_s=0.0)
+            if loss.guesses is not None:
+                journal.tally.add(loss.guesses)
+    assert {loss.total.device.type, norm.device.type, *(part.device.type for part in loss.parts.values())} == {"cuda"}
+    assert watch.waits == {} or (loss.guesses is not None and watch.waits == {str(NONZERO): 1})
+    assert watch.mixed == watch.unpinned == {}
+
+
+def test_evaluating_asks_nothing_until_all_is_counted(digits, monkeypatch):
+    recipe = changed(toy("semi_mae:digits"), "data.root", str(digits))
+    method = method_class(recipe)(recipe, CLASSES).eval()
+    with pretended_gpu(monkeypatch) as mode:
+        move(method, mode)
+        labels = torch.zeros(8, dtype=torch.int64, device="cuda")
+        images = torch.zeros(4, 3, 16, 16, dtype=torch.uint8, device="cuda")
+        hits(method, [images], labels[:4])  # tables that are made once
+        with Watch() as watch:
+            counts, found = hits(method, [images, images], labels), features(method.judged, [images, images])
+    assert (counts.device.type, found.device.type) == ("cuda", "cuda")
+    assert watch.waits == watch.mixed == watch.unpinned == {}
+
+
+def test_the_watch_sees_who_waits_what_is_mixed_and_what_is_not_pinned(monkeypatch):
+    with pretended_gpu(monkeypatch), Watch() as watch:
+        there, here = torch.ones(4, device="cuda"), torch.arange(4)
+        assert watch.waits == watch.mixed == watch.unpinned == {}
+        there.sum().item(), there.nonzero(), there.cpu()
+        assert sum(watch.waits.values()) == 3
+        there[here]
+        assert sum(watch.mixed.values()) == 1
+        here.to("cuda"), here.pin_memory().to("cuda")
+        assert sum(watch.unpinned.values()) == 1

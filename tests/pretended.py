@@ -1,0 +1,72 @@
+"""A GPU that is not there: fake tensors carry its device, and a watch says what would wait for it or be copied to it."""
+
+from collections import Counter
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+aten = torch.ops.aten
+READ, NONZERO, COPY = aten._local_scalar_dense.default, aten.nonzero.default, aten._to_copy.default
+WAITS = {READ, NONZERO, aten.masked_select.default, aten.equal.default, aten.repeat_interleave.Tensor}
+
+
+class Watch(TorchDispatchMode):
+    """Counts operations, by name: `waits`, where the host would wait for the device; `mixed`, where a host tensor other
+    than a number enters a device's operation; `unpinned`, copies to the device that are not from pinned memory.
+
+    Half of what is asked for by nonzero() is pretended to be other than 0.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.waits, self.mixed, self.unpinned = Counter(), Counter(), Counter()
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        given = [x for x in tree_iter((args, kwargs)) if isinstance(x, torch.Tensor)]
+        kinds = {x.device.type for x in given if x.ndim or x.device.type == "cuda"}  # a host's number may join
+        if "cuda" in kinds and op in WAITS:
+            self.waits[str(op)] += 1
+        if op is READ:
+            return 1  # fakes have no values
+        if kinds == {"cpu", "cuda"}:
+            self.mixed[str(op)] += 1
+        if op is NONZERO and kinds == {"cuda"}:
+            return torch.zeros(-(-args[0].numel() // 2), args[0].ndim, dtype=torch.int64, device="cuda")
+        out = op(*args, **(kwargs or {}))
+        if op is COPY and kinds == {"cpu"} and out.device.type == "cuda" and not getattr(args[0], "pinned", False):
+            self.unpinned[str(op)] += 1
+        if op is COPY and kinds == {"cuda"} and out.device.type == "cpu":
+            self.waits[str(op)] += 1
+        return out
+
+
+@contextmanager
+def pretended_gpu(monkeypatch):
+    """In it, the device "cuda" can be had; gives the mode whose from_tensor makes fakes."""
+
+    def pin_memory(tensor):
+        tensor.pinned = True
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        yield mode
+
+
+def move(module: nn.Module, mode: FakeTensorMode) -> None:
+    """What module.to("cuda") does: parameters and buffers, shared ones once, and no other tensor."""
+    moved = {}  # by identity; the original is held, or its identity would be given away again
+    for part in module.modules():
+        for held in (part._parameters, part._buffers):
+            for name, tensor in held.items():
+                if tensor is not None and id(tensor) not in moved:
+                    there = mode.from_tensor(tensor.detach()).to("cuda")
+                    moved[id(tensor)] = (
+                        tensor,
+                        (nn.Parameter(there, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else there),
+                    )
+                held[name] = None if tensor is None else moved[id(tensor)][1]
