@@ -1,4 +1,4 @@
-"""A GPU that is not there: fake tensors carry its device, and a watch says what would wait for it or be copied to it."""
+"""A GPU that is not there: fake tensors carry its device, and a watch says what would wait for it or be copied."""
 
 from collections import Counter
 from contextlib import contextmanager
@@ -17,6 +17,7 @@ WAITS = {READ, NONZERO, aten.masked_select.default, aten.equal.default, aten.rep
 class Watch(TorchDispatchMode):
     """Counts operations, by name: `waits`, where the host would wait for the device; `mixed`, where a host tensor other
     than a number enters a device's operation; `unpinned`, copies to the device that are not from pinned memory.
+    `products` are the types of matrix products.
 
     Half of what is asked for by nonzero() is pretended to be other than 0.
     """
@@ -24,6 +25,7 @@ class Watch(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.waits, self.mixed, self.unpinned = Counter(), Counter(), Counter()
+        self.products = set()
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
         given = [x for x in tree_iter((args, kwargs)) if isinstance(x, torch.Tensor)]
@@ -37,6 +39,8 @@ class Watch(TorchDispatchMode):
         if op is NONZERO and kinds == {"cuda"}:
             return torch.zeros(-(-args[0].numel() // 2), args[0].ndim, dtype=torch.int64, device="cuda")
         out = op(*args, **(kwargs or {}))
+        if op in (aten.mm.default, aten.addmm.default):
+            self.products.add(out.dtype)
         if op is COPY and kinds == {"cpu"} and out.device.type == "cuda" and not getattr(args[0], "pinned", False):
             self.unpinned[str(op)] += 1
         if op is COPY and kinds == {"cuda"} and out.device.type == "cpu":
@@ -53,6 +57,8 @@ def pretended_gpu(monkeypatch):
         return tensor
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *_, **__: True)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         yield mode
 

@@ -9,10 +9,12 @@ from models.evaluate.accuracy import hits
 from models.evaluate.knn import features
 from models.method import Moment, method_class
 from models.patches import _scale_and_shift
+from models.recipe import Run
 from models.training.distributed import World
 from models.training.guard import Guard
 from models.training.journal import Journal
 from models.training.optim import clip, optimiser, set_rate
+from models.training.precision import precision
 from models.training.pseudo import Tally
 from models.training.schedule import Length
 from tests.models.test_catalogue import CLASSES, TOYS, changed, toy, two_batches
@@ -37,8 +39,12 @@ def there(batch, mode):
     return type(batch)(batch.step, *parts)
 
 
-@pytest.mark.parametrize(("recipe", "name"), TOYS.items(), ids=TOYS.values())
-def test_the_host_asks_at_most_how_many_passed(recipe, name, digits, tmp_path, monkeypatch):
+VARLEN = changed(toy("semi_mae:digits"), "encoder.attention", "varlen")
+RECIPES = {**TOYS, VARLEN: "one call of attention for every length"}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=RECIPES.values())
+def test_the_host_asks_at_most_how_many_passed(recipe, digits, tmp_path, monkeypatch):
     recipe = changed(recipe, "data.root", str(digits))
     method = method_class(recipe)(recipe, CLASSES).train()
     *_, batch = two_batches(recipe, method.needs(recipe))
@@ -48,10 +54,11 @@ def test_the_host_asks_at_most_how_many_passed(recipe, name, digits, tmp_path, m
         batch, now = there(batch, mode), Moment(10**6, labels_only=False)
         stepper = optimiser(method, recipe.optim)
         set_rate(stepper, 1e-3)
-        with Watch():
+        with Watch(), precision(Run(), ONE.device):
             method(batch, now)  # tables that are made once
         with Watch() as watch:
-            loss = method(batch, now)
+            with precision(Run(), ONE.device):
+                loss = method(batch, now)
             for parameter in method.parameters():  # no backward: torch's engine wants a driver
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
             norm = clip(method.parameters(), 1.0)
@@ -63,6 +70,7 @@ def test_the_host_asks_at_most_how_many_passed(recipe, name, digits, tmp_path, m
     assert {loss.total.device.type, norm.device.type, *(part.device.type for part in loss.parts.values())} == {"cuda"}
     assert watch.waits == {} or (loss.guesses is not None and watch.waits == {str(NONZERO): 1})
     assert watch.mixed == watch.unpinned == {}
+    assert watch.products == {torch.bfloat16}
 
 
 def test_evaluating_asks_nothing_until_all_is_counted(digits, monkeypatch):
