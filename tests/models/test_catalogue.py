@@ -36,9 +36,9 @@ SPARED: dict[str, dict[str, str]] = {}
 """By a pattern of the recipe's name: trainable parameters, by pattern, that get no gradient, and why."""
 
 
-def toy(name: str) -> Recipe:
-    """The recipe with everything large made small."""
-    recipe = replace(members(name)[0] if name in SWEEPS else named(name), name="", run=Run())
+def toy(name: str, member: int = 0) -> Recipe:
+    """The recipe, or a sweep's member, with everything large made small."""
+    recipe = replace(members(name)[member] if name in SWEEPS else named(name), name="", run=Run())
     fitted = [values for pattern, values in FITTED.items() if re.search(pattern, name)]
     for dotted, value in SHRUNK.items():
         recipe = changed(recipe, dotted, value)

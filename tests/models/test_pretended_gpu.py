@@ -40,13 +40,15 @@ def there(batch, mode):
 
 
 VARLEN = changed(toy("semi_mae:digits"), "encoder.attention", "varlen")
-RECIPES = {**TOYS, VARLEN: "one call of attention for every length"}
+THRESHOLDS = {toy("fixmatch:digits_thresholds", n): f"thresholds/{n}" for n in range(1, 5)}
+RECIPES = {**TOYS, **THRESHOLDS, VARLEN: "one call of attention for every length"}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=RECIPES.values())
 def test_the_host_asks_at_most_how_many_passed(recipe, digits, tmp_path, monkeypatch):
     recipe = changed(recipe, "data.root", str(digits))
     method = method_class(recipe)(recipe, CLASSES).train()
+    method.sized(1197, 947)  # images of digits, and those without a label
     *_, batch = two_batches(recipe, method.needs(recipe))
     journal = Journal(tmp_path, LENGTH, replace(ONE, device=torch.device("cpu")), log_steps=100, tally=Tally(CLASSES))
     with pretended_gpu(monkeypatch) as mode:
