@@ -13,7 +13,7 @@ TINY = 1e-6  # authors' code: of SoftMatch and AdaMatch
 
 @final
 class Alignment(Memory):
-    """p' = normalise(p · target / mean) (ReMixMatch: Berthelot et al. 2020, section 3.1; AdaMatch eq. 3).
+    """p' = normalise(p · target / mean) (ReMixMatch: Berthelot et al. 2020, section 3.1; AdaMatch).
 
     mean    float [C]   running mean of the guesses; the first step's to begin with
     target  float [C]   uniform, or a running mean over labelled images: of their labels or of the predictions on them

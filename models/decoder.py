@@ -63,7 +63,7 @@ class Decoder(nn.Module):
         tokens       float [N, prefix + K, encoder_width]   the encoder's, final-normed; without mask tokens
                      [N, prefix + L, encoder_width], patches in raster order
         visible      i64 [N, K]   the patches it saw
-        predict_ids  i64 [N, M]   all hidden ones (M = L - K), or all there are (M = L; MAE Tab. 1c, "all pixels"):
+        predict_ids  i64 [N, M]   all hidden ones (M = L - K), or all there are (M = L; MAE section 3, footnote 1):
                                   a visible patch is then predicted from its own token
         grid         patches of the images down and across; the decoder's own when absent
 

@@ -18,11 +18,11 @@ def pixel_loss(
     absolute: bool = False,
     normalisation: Normalisation = IMAGENET,
 ) -> Tensor:
-    """Mean squared error over the predicted patches (MAE section 3, "Reconstruction target"), or absolute (SimMIM 3.4).
+    """Mean squared error over the predicted patches (MAE section 3, "Reconstruction target"), or absolute (SimMIM).
 
     predicted  float [N, M, P]      decoder output; P = patch² · 3 in (y, x, channel) order
     images     u8    [N, 3, H, W]   0..255; or float, normalised as the encoder saw it
-    ids        i64   [N, M]         the patches that were predicted; MAE predicts the hidden ones (Tab. 1c, "masked")
+    ids        i64   [N, M]         the patches that were predicted; MAE predicts the hidden ones (section 3)
     normalise  compare with each patch's own mean and spread, unbiased variance + 1e-6 (MAE Tab. 1d)
 
     Raises InputError if M = 0: nothing is hidden and the mean would be 0/0.

@@ -22,7 +22,7 @@ class Pairs(NamedTuple):
 
 
 def confident_pairs(confidence: Tensor) -> Pairs:
-    """Probabilistic pseudo mixup (Semi-ViT: Cai et al. 2022, section 4.2): an image's share is its confidence (float
+    """Probabilistic pseudo mixup (Semi-ViT: Cai et al. 2022, authors' code): an image's share is its confidence (float
     [N]) over that of both; partners by a random permutation, half of the pairs by a rectangle.
 
     Partners come from the same micro-batch; like dropped paths, which they are depends on how a step is cut.

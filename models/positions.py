@@ -10,7 +10,7 @@ from pipeline.errors import InputError
 
 def sincos_2d(width: int, grid: tuple[int, int]) -> Tensor:
     """f64 [L, width], raster order: the first half encodes x, the second y, each as sines then cosines of
-    position / 10000^(i / (width / 4)) (MAE's table; "we adopt sine-cosine", MAE section 3).
+    position / 10000^(i / (width / 4)) (MAE's table; section A.1).
 
     Raises InputError if 4 does not divide `width`.
     """

@@ -68,7 +68,7 @@ def in1k_10pct_data() -> Data:
         labelled_view="strong",  # Semiformer code; Semi-MAE eq. 1 writes the weak view
         weak=View(crop="resize_then_crop", short_side=256 / 224, padding=4),  # Semiformer code
         strong=View(scale=(0.08, 1.0), augment="timm", erase="random"),  # Semiformer code
-        mask=Mask(ratio=0.75),  # MAE section 3
+        mask=Mask(ratio=0.75),  # MAE Table 1
     )
 
 
@@ -112,7 +112,7 @@ def mae_data(labelled_view: Literal["weak", "strong"] = "weak") -> Data:
         batch=4096,  # Table 8
         labelled_view=labelled_view,
         weak=View(scale=(0.2, 1.0)),  # MAE code
-        mask=Mask(ratio=0.75),  # Table 8
+        mask=Mask(ratio=0.75),  # Table 1
     )
 
 

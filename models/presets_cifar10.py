@@ -57,7 +57,7 @@ def cifar10_optim(labels_only: int = 250, average: float | None = 0.99) -> Optim
 
 def cifar10_tiny_data(split: str | None = "400-per-class") -> Data:
     """As `cifar10_data`, at the batch of FixMatch: 64 labelled images and 448 unlabelled."""
-    return cifar10_data(batch=512, mask_ratio=0.75, split=split)  # FixMatch section 4; MAE Table 8
+    return cifar10_data(batch=512, mask_ratio=0.75, split=split)  # FixMatch section 4; MAE Table 1
 
 
 def cifar10_tiny_encoder() -> Encoder:

@@ -8,7 +8,7 @@ from pipeline.spec import Data, Mask
 
 def simmim_mask() -> Mask:
     """30 of the 49 units of 32 pixels at 224: 120 of 196 patches."""
-    return Mask("unit", ratio=0.6, unit=2)  # SimMIM section 3.2 and code
+    return Mask("unit", ratio=0.6, unit=2)  # SimMIM code
 
 
 def lomar_mask() -> Mask:

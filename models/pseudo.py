@@ -19,9 +19,10 @@ class Pseudo:
     freematch: a learned threshold for each class. softmatch: everything, weighted by a truncated Gaussian of its
     confidence. adamatch: the threshold times the labelled images' mean confidence."""
     momentum: float = 0.999
-    """Of running statistics: of freematch, softmatch, adamatch and the alignment."""
+    """Of running statistics: of freematch (Table 5), softmatch (section 4.1), adamatch and the alignment (USB)."""
     fairness: float = 0.0
-    """freematch: weight of its fairness loss, relative to the pseudo-labelled one (w_f / w_u, 0.05 on CIFAR)."""
+    """freematch: weight of its fairness loss, relative to the pseudo-labelled one (w_f / w_u; 0.05, and 0.01 with
+    the fewest labels, such as one a class on CIFAR-10)."""
     align: Target = "none"
     """Distribution alignment: guesses are tilted until their running mean is uniform, the labels' mean (ReMixMatch), or
     that of the predictions on labelled images (AdaMatch)."""
@@ -44,9 +45,9 @@ class Pseudo:
     with softmatch, which gives each a weight, nor in networks with batch norm. on: refuse where it is not."""
 
 
-FLEXMATCH = Pseudo(0.95, "flexmatch")  # Zhang et al. 2021, section 4.1
-FREEMATCH = Pseudo(kind="freematch", fairness=0.05)  # Wang et al. 2023, CIFAR-10
-SOFTMATCH = Pseudo(kind="softmatch", align="uniform", align_labels=False)  # Chen et al. 2023, section 3.3
-ADAMATCH = Pseudo(0.9, "adamatch", align="predictions", soft=True)  # Berthelot et al. 2022, section 4
-UDA = Pseudo(0.8, soft=True, temperature=0.4)  # Xie et al. 2020, authors' CIFAR-10 script
+FLEXMATCH = Pseudo(0.95, "flexmatch")  # Zhang et al. 2021, section 4
+FREEMATCH = Pseudo(kind="freematch", fairness=0.05)  # Wang et al. 2023, Table 5; 0.001 in their USB's CIFAR-10 configs
+SOFTMATCH = Pseudo(kind="softmatch", align="uniform", align_labels=False)  # Chen et al. 2023, section 3.2
+ADAMATCH = Pseudo(0.9, "adamatch", align="predictions")  # Berthelot et al. 2022, authors' code; hard labels, as there
+UDA = Pseudo(0.8, soft=True, temperature=0.4)  # Xie et al. 2020, authors' CIFAR-10 script for a GPU
 SEMI_VIT = Pseudo(0.5, teacher="average", mixup=True, smoothing=0.1)  # Cai et al. 2022, authors' code, ViT-B, 10 %

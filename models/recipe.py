@@ -54,7 +54,7 @@ class Optim:
     """The optimiser and its rate over the run."""
 
     kind: Literal["adamw", "lars", "sgd"] = "adamw"
-    """AdamW for everything; LARS, or SGD with momentum, for linear probes (MAE section A.1)."""
+    """AdamW for everything; LARS, or SGD with momentum, for linear probes (MAE Table 10)."""
     lr: float = 1e-3
     """Peak rate, for a batch of `lr_batch` images, scaled linearly; absolute when that is absent."""
     lr_batch: int | None = None

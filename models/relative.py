@@ -94,7 +94,7 @@ def bias_for_each_block(held: dict[str, Tensor], depth: int) -> dict[str, Tensor
 
 @final
 class ContextualPositions(nn.Module):
-    """iRPE on keys, contextual, product method, shared over heads (Wu et al. 2021; LoMaR section 3.2).
+    """iRPE on keys, contextual, product method, shared over heads (Wu et al. 2021; LoMaR code).
 
     The bias of a pair is q · table[bucket]. As LoMaR released it, q is not scaled by head_dim^-0.5; iRPE's own DeiT
     scales it first: the same functions, with tables larger by head_dim^0.5, so divide by that to start from one.
@@ -112,10 +112,10 @@ class ContextualPositions(nn.Module):
 
 
 def irpe_buckets(ids: Tensor, across: int, prefix: int) -> Tensor:
-    """i64 [n, prefix + K, prefix + K]: 7 (f(dy) + 3) + f(dx) + 3 of query minus key, 49 with a prefix token (eq. 18).
+    """i64 [n, prefix + K, prefix + K]: 7 (f(dy) + 3) + f(dx) + 3 of query minus key, 49 with a prefix token.
 
-    f keeps the sign and puts |d| into 0, 1, {2, 3} and {4, ...}: iRPE's piecewise index at alpha 1.9, beta 3.8,
-    gamma 15.2. It knows no grid: windows, images and images of another size use the same table.
+    f keeps the sign and puts |d| into 0, 1, {2, 3} and {4, ...}: iRPE's piecewise index (eq. 18) at alpha 1.9, beta
+    3.8, gamma 15.2. It knows no grid: windows, images and images of another size use the same table.
     """
     down, over = (_piecewise(difference) + 3 for difference in _differences(ids, across))
     return F.pad(7 * down + over, (prefix, 0, prefix, 0), value=PREFIX_BUCKET)

@@ -19,7 +19,7 @@ from models.vit import Covered, encode, evaluating
 
 @final
 class LoMaRBranch(Branch):
-    """A linear prediction of each window's hidden patches from the window's own tokens (section 3).
+    """A linear prediction of each window's hidden patches from the window's own tokens.
 
     A window is a sequence of its own: class token, then its patches, hidden ones first. Where a patch lies the encoder
     knows from its own positions: relative in the paper (encoder.position irpe), else those of the whole image.

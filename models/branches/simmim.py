@@ -17,10 +17,10 @@ from pipeline.errors import InputError
 
 @final
 class SimMIMBranch(Branch):
-    """A linear prediction of hidden patches from an encoder that saw a learned token in their place (section 3).
+    """A linear prediction of hidden patches from an encoder that saw a learned token in their place.
 
-    The loss is the mean over masked pixels and channels of the absolute error (section 3.4; error "squared" is its
-    L2). SimMIM pre-trains with stochastic depth (`drop_path`), MAE's branches without.
+    The loss is the mean over masked pixels and channels of the absolute error (SimMIM code; error "squared" is
+    its L2). SimMIM pre-trains with stochastic depth (`drop_path`), MAE's branches without.
     """
 
     def __init__(

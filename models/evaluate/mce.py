@@ -15,7 +15,7 @@ ALEXNET: Mapping[str, float] = dict(zip(NAMES, (
 def mean_corruption_error(errors: Mapping[str, Sequence[float]]) -> float:
     """mCE as a share: the mean over the 15 corruptions of (sum of errors over severities) / (AlexNet's).
 
-    errors  shares at severities 1 to 5 (Hendrycks and Dietterich 2019, section 4.1)
+    errors  shares at severities 1 to 5 (Hendrycks and Dietterich 2019, section 4.2)
     """
     return sum(sum(errors[name]) / len(errors[name]) / ALEXNET[name] for name in ALEXNET) / len(ALEXNET)
 

@@ -119,7 +119,7 @@ def in1k_10pct() -> Recipe[Settings]:
 
 
 def digits_thresholds() -> Iterator[Recipe[Settings]]:
-    """Embedded digits: a fixed threshold, FlexMatch, FreeMatch, SoftMatch, AdaMatch, as their papers combine them."""
+    """Embedded digits: a fixed threshold, FlexMatch, FreeMatch, SoftMatch, AdaMatch, as their authors combine them."""
     return _thresholds(digits())
 
 

@@ -26,7 +26,7 @@ class Settings:
 
 @final
 class LoMaR(Method):
-    """L = mean squared error over the hidden patches of all windows (section 3)."""
+    """L = mean squared error over the hidden patches of all windows."""
 
     has_classifier: ClassVar[bool] = False
 

@@ -131,11 +131,11 @@ def in1k_h14() -> Recipe[Settings]:
 
 
 def in1k_b16_sgd() -> Recipe[Settings]:
-    """in1k_b16 by SGD at a batch of 4,096, which "works similarly" (MAE section A.1).  Here: not yet run."""
+    """in1k_b16 by SGD at a batch of 4,096, which "works similarly" (MAE Table 10).  Here: not yet run."""
     recipe = in1k_b16()
     return replace(
         recipe,
-        data=replace(recipe.data, batch=4096),  # section A.1
+        data=replace(recipe.data, batch=4096),  # Table 10
         optim=replace(recipe.optim, kind="sgd"),  # ours: the paper gives no rate, momentum or decay for it
     )
 
@@ -147,19 +147,19 @@ def in1k_b16_simmim() -> Recipe[Settings]:
 
 
 def in1k_data() -> Data:
-    """ImageNet with every label as MAE probes it (section A.1), but for two things about crops: MAE's are bicubic and,
+    """ImageNet with every label as MAE probes it (Table 10), but for two things about crops: MAE's are bicubic and,
     as TensorFlow's, drawn once; ours are by area and, as torchvision's, drawn again where they do not fit."""
-    return Data(root="data/in1k", batch=16384, labelled_view="weak", weak=View(scale=(0.08, 1.0)))  # MAE code
+    return Data(root="data/in1k", batch=16384, labelled_view="weak", weak=View(scale=(0.08, 1.0)))  # scale: code
 
 
 def lars(epochs: float) -> Optim:
-    """MAE section A.1: LARS, no decay, half a cosine to 0."""
+    """MAE Table 10: LARS, no decay, half a cosine to 0."""
     return Optim(
         kind="lars",
         lr=0.1,
         lr_batch=256,
         final_lr=0.0,
-        epochs=epochs,  # MAE code: 90, or 50 for L and H
+        epochs=epochs,  # Table 10: 90; MAE code: 50 for L and H
         rise_epochs=10,
         epoch_unit="labelled",
         weight_decay=0.0,

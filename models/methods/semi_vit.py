@@ -1,7 +1,8 @@
 """Semi-ViT (Cai et al. 2022, "Semi-supervised Vision Transformers at Scale"): FixMatch with an average for a teacher
 and mixtures for images. Its three stages, each started from the one before (--run.start):
 
-pre-training without labels (mae:in1k_b16), fine-tuning on the labelled images, then what is here.
+pre-training without labels (mae:in1k_b16; the authors take MAE's released weights), fine-tuning on the labelled images
+(their FINETUNE.md: finetune:in1k_b16 --data.split 0.10 --data.batch 512 --optim.lr 2.5e-4), then what is here.
 
 Deviations: mixup and CutMix of labelled images are drawn for each image, not for each batch.
 """
@@ -35,7 +36,7 @@ def in1k_10pct_b16() -> Recipe[Settings]:
             weak=View(jitter=(0.4, 0.4, 0.4, 0.0), jitter_probability=1.0),  # authors' code
             strong=View(augment="timm", erase="random"),  # authors' code
         ),
-        Encoder("vit_base_patch16_224", pool="avg", drop_path=0.1),
+        Encoder("vit_base_patch16_224", pool="avg", fc_norm=True, drop_path=0.1),  # authors' code
         Optim(
             lr=5e-4,  # authors' code: 1e-3 for 256 labelled images, and there are 128
             final_lr=1e-6,
@@ -44,6 +45,6 @@ def in1k_10pct_b16() -> Recipe[Settings]:
             weight_decay=0.05,
             layer_decay=0.75,
             average=0.9999,
-        ),
+        ),  # authors' code
         presets.in1k_run(),
     )

@@ -1,7 +1,7 @@
 """UDA on a ViT (Xie et al. 2020): FixMatch's objective with the teacher's sharpened distribution for a label.
 
-Cross-entropy instead of the divergence: the same gradient. Without training signal annealing, which the authors' image
-scripts leave out, too.
+Cross-entropy instead of the divergence: the same gradient. Without training signal annealing, which the
+authors' script for CIFAR-10 on a GPU leaves out, too.
 """
 
 from dataclasses import replace

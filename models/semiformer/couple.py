@@ -1,4 +1,4 @@
-"""Where the streams meet: a map's cells as tokens (FCU-down), tokens as a map (FCU-up); Conformer section 3.2."""
+"""Where the streams meet: a map's cells as tokens (FCU-down), tokens as a map (FCU-up), as in Conformer."""
 
 from functools import partial
 from typing import final

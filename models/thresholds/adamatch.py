@@ -1,4 +1,4 @@
-"""A threshold relative to how sure the network is of labelled images (AdaMatch: Berthelot et al. 2022, eq. 4)."""
+"""A threshold relative to how sure the network is of labelled images (AdaMatch: Berthelot et al. 2022)."""
 
 from typing import final
 
@@ -13,8 +13,8 @@ from models.thresholds.base import Threshold
 class AdaMatch(Threshold):
     """1 from threshold times the mean confidence on labelled images on.
 
-    The paper takes that mean over the step's weak labelled views; here it is a running mean up to the step before, over
-    the labelled views that are trained on (data.labelled_view): no image is seen once more for it.
+    The authors' code takes that mean over the step's weak labelled views; here it is a running mean up to the step
+    before, over the labelled views that are trained on (data.labelled_view): no image is seen once more for it.
 
     confidence  float []  the running mean; 1 until a labelled image was seen
     """

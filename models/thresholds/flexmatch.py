@@ -12,7 +12,7 @@ from pipeline.errors import InputError
 
 @final
 class FlexMatch(Threshold):
-    """1 from threshold · b / (2 - b) on, b being the class's learning effect (eq. 5 to 8, convex mapping, warm-up).
+    """1 from threshold · b / (2 - b) on, b being the class's learning effect (eq. 5, 8, warm-up 11, mapping 12).
 
     status  i32 [n]      by image id: the last class it was confidently given, -1 for none. At 100 million images 400 MB
                          on each device, and in each checkpoint; not i16, which neither NCCL nor gloo can send

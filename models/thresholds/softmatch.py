@@ -8,14 +8,15 @@ from torch import Tensor
 from models.memory import move
 from models.thresholds.base import Threshold
 
-SPREADS = 2.0  # authors' code: half the deviation, so that weights fade within two of them
+SPREADS = 2.0  # section 4.1: the variance over 4, so that weights fade within two deviations
 
 
 @final
 class SoftMatch(Threshold):
-    """exp(-(confidence - mean)² / (2 (spread / 2)²)) below the mean, 1 above (eq. 6, authors' code for the 2).
+    """exp(-(confidence - mean)² / (2 (spread / 2)²)) below the mean, 1 above (eq. 9, section 4.1 for the 2).
 
-    mean, variance  float []  running ones of the confidence, from 1 / C and 1 (eq. 9, unbiased variance of a step)
+    mean, variance  float []  running ones of the confidence, from 1 / C and 1 (eq. 7, unbiased variance of a step),
+                            of aligned guesses (USB)
     """
 
     rejects: ClassVar[bool] = False

@@ -73,8 +73,8 @@ def rate(step: int, length: Length, optim: Optim, batch: int) -> float:
     """Learning rate of the step with this number, counted from 0.
 
     Linear from 0 over `rise_steps`, as MAE's lr_sched.py, per step; then, through both phases, half a cosine to
-    `final_lr` at `total_steps`, or times `drop_factor` from each of `drop_steps` on, at least `final_lr` (SimMIM's
-    MultiStepLRScheduler, per step). Scaled by batch / lr_batch (Goyal et al. 2017) where `lr_batch` is set.
+    `final_lr` at `total_steps`, or times `drop_factor` from each of `drop_steps` on, at least `final_lr` (at 0
+    SimMIM's MultiStepLRScheduler, per step). Scaled by batch / lr_batch (Goyal et al. 2017) where `lr_batch` is set.
     """
     scale = 1.0 if optim.lr_batch is None else batch / optim.lr_batch
     peak, final = optim.lr * scale, optim.final_lr * scale

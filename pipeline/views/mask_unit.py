@@ -1,4 +1,4 @@
-"""Masking in units of several patches (SimMIM section 3.2): a unit is hidden or visible as a whole."""
+"""Masking in units of several patches (SimMIM: Xie et al. 2022): a unit is hidden or visible as a whole."""
 
 import numpy as np
 

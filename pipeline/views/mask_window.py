@@ -1,4 +1,4 @@
-"""Windows with a random mask in each (LoMaR section 3): each is encoded by itself, the rest of the image is not.
+"""Windows with a random mask in each (LoMaR): each is encoded by itself, the rest of the image is not.
 
 Places and masks are drawn for each image. The authors' code draws the places once a batch, and pairs images and places
 in two different orders: at its own batch sizes (multiples of `windows`) an image gets one place, several times over.

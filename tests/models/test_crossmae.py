@@ -9,9 +9,10 @@ from models.method import Moment, method_class
 from models.partial import drawn
 from models.patches import hidden_from_visible, patchify
 from models.peers import plain_decode, plain_visible_tokens
-from models.recipe import resolve
+from models.recipe import named, resolve
 from models.targets.file import write
 from models.training.optim import optimiser
+from models.training.schedule import Pools, length, rate
 from pipeline.batch import Batch, Unlabelled
 from pipeline.errors import InputError
 
@@ -116,6 +117,15 @@ def test_maes_loss_on_other_targets_is_its_equation_over_plain_forwards(kind, fi
         codes = torch.cdist(truth * rgb[0] + rgb[1], target.tokenizer.codebook.expand(6, -1, -1)).argmin(-1)
         expected = F.cross_entropy(predicted.flatten(0, 1), codes.flatten())
     torch.testing.assert_close(method(batch_of(), LATER).total, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["crossmae:in1k_b16", "crossmae:in1k_s16"])
+def test_the_rate_on_imagenet_is_that_of_the_readmes_command(name):
+    """--blr 1.5e-4 at 4 x 1,024 images, times --kept_mask_ratio over --mask_ratio."""
+    recipe = named(name)
+    run = length(recipe.optim, Pools(0, 1_280_000, 0, recipe.data.batch))
+    found = rate(run.rise_steps, run, recipe.optim, recipe.data.batch)
+    assert found == pytest.approx(1.5e-4 * 4 * 1024 / 256 * 0.25 / 0.75)
 
 
 def test_what_crossmae_cannot_do_is_refused_in_a_line():

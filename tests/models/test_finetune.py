@@ -159,6 +159,10 @@ def test_rates_of_imagenet_recipes_are_those_of_their_sources(name, peak, last, 
     assert rate(run.total_steps, run, recipe.optim, recipe.data.batch) == pytest.approx(last)
 
 
+def test_semi_vits_last_stage_takes_the_encoder_that_its_fine_tuning_leaves():
+    assert named("semi_vit:in1k_10pct_b16").encoder == named("finetune:in1k_b16").encoder
+
+
 def test_the_sweep_over_blocks_is_figure_9s():
     found = [recipe.method.trained for recipe in members("finetune:in1k_l16_blocks")]
     assert found == ["head", "half", 1, 2, 4, 6, 12, 18, "all"]

@@ -1,4 +1,4 @@
-"""ELEVATER's protocol (Li et al. 2022, appendix D, and the authors' toolkit), its best test epoch included.
+"""ELEVATER's protocol (Li et al. 2022, as in the authors' toolkit), its best test epoch included.
 
 A fifth of the shots is held out; plain SGD with each of six rates, and for each a search for the L2 penalty, is judged
 by its best epoch there; the best of all learns on every shot again, and the best of its epochs ON TEST is the result.
