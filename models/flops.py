@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -45,8 +46,16 @@ def encoder_flops(vit: VisionTransformer, groups: Sequence[GroupCost]) -> int:
 
 
 def classifier_flops(vit: VisionTransformer, samples: int, *, learns: bool = True) -> int:
-    """The linear classifier on `samples` pooled tokens."""
-    return samples * 2 * vit.head.in_features * vit.head.out_features * (3 if learns else 1)
+    """The classifier's linear layers on `samples` pooled tokens; norms cost none, as in the rest of the count.
+
+    Where nothing below the classifier learns (a probe), the first layer's input needs no gradient: twice, not thrice.
+    """
+    layers = [2 * part.weight.numel() for part in vit.head.modules() if isinstance(part, nn.Linear)]
+    if not learns:
+        return samples * sum(layers)
+    above = {id(parameter) for parameter in vit.head.parameters()}
+    below = any(parameter.requires_grad for parameter in vit.parameters() if id(parameter) not in above)
+    return samples * (3 * sum(layers) - (0 if below else sum(layers[:1])))
 
 
 def decoder_flops(decoder: Decoder, samples: int, visible: int, predicted: int, patches: int | None = None) -> int:

@@ -29,11 +29,16 @@ Tokens = Literal["avg", "token"]
 
 @torch.no_grad()
 def features(encoder: VisionTransformer, batches: Iterable[Tensor], tokens: Tokens = "avg") -> Tensor:
-    """Mean of the patch tokens, or the class token, normed to length 1: f32 [N, C] of images u8 [n, 3, S, S]."""
+    """Mean of the patch tokens, or the class token, normed to length 1: f32 [N, C] of images u8 [n, 3, S, S].
+
+    The final norm comes before the pooling or behind it, wherever the encoder has it: what timm's
+    forward_head(pre_logits=True) gives a classifier that pools so.
+    """
     with evaluating(encoder):
         every = (encode(encoder, [Whole(images, pooled=False)])[0] for images in batches)
         first = encoder.num_prefix_tokens
-        pooled = [(each[:, first:].mean(1) if tokens == "avg" else each[:, 0]).float() for each in every]
+        read = (each[:, first:].mean(1) if tokens == "avg" else each[:, 0] for each in every)
+        pooled = [encoder.fc_norm(each).float() for each in read]
     return normalize(torch.cat(pooled), dim=1)
 
 

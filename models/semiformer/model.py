@@ -77,6 +77,7 @@ class Semiformer(nn.Module):
     ) -> None:
         super().__init__()
         self.embed_dim, self.normalisation, self.double_class_token = shape.width, normalisation, double_class_token
+        self.num_classes = classes
         self.stem = Stem(STEM_CHANNELS, patch)
         self.patch_embed = PatchTokens(STEM_CHANNELS, shape.width, patch, grid)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.width))

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from models.decoder import Decoder
 from models.flops import GroupCost, block_flops, classifier_flops, count, decoder_flops, encoder_flops
+from models.heads import mlp_head, probe_head
 from models.peers import Step, packed, usb
 from models.vit import Chosen, Part, Size, Whole, build_encoder, classify, encode, look
 
@@ -103,3 +104,21 @@ def test_classifier_costs_its_matrix():
         (F.cross_entropy(known, ids(2)) + F.cross_entropy(strong, ids(3))).backward()
 
     assert count(head_only) == classifier_flops(vit, 5) == 3 * 5 * 2 * 384 * 1000
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(("head", "first", "rest"), [
+    (lambda: probe_head(384, 1000), 384 * 1000, 0),
+    (lambda: mlp_head(384, 1000, layers=3, hidden=64), 384 * 64, 64 * 64 + 64 * 1000),
+])  # fmt: skip
+def test_a_classifier_of_several_layers_costs_its_matrices(head, first, rest, frozen):
+    """Forward, the weights' gradient, and the input's: which the first layer of a frozen encoder's is not asked for."""
+    vit = build()
+    with torch.device("meta"):
+        vit.head = head()
+    vit.requires_grad_(not frozen).head.requires_grad_(True)
+    features = torch.empty(5, 384, requires_grad=not frozen, **META)
+    counted = count(lambda: F.cross_entropy(vit.head(features), ids(5)).backward())
+    assert counted == 5 * 2 * ((2 if frozen else 3) * first + 3 * rest)
+    assert classifier_flops(vit, 5) == counted
+    assert classifier_flops(vit, 5, learns=False) == count(lambda: vit.head(features)) == 5 * 2 * (first + rest)

@@ -52,6 +52,24 @@ def test_flops_of_a_supervised_step_and_of_inference_are_the_closed_form():
     assert step_time.flops(step_time.inference(recipe, method, 4, CPU), 4) == pytest.approx(looked / 4 / 1e9)
 
 
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_flops_of_a_probes_step_are_a_look_and_its_linear_layer(pool):
+    """By hand: a frozen forward pass of 4 images, and twice the matrix, as nobody asks for its input's gradient."""
+    recipe = tiny("probe:digits")
+    recipe = replace(recipe, encoder=replace(recipe.encoder, pool=pool))
+    method = method_class(recipe)(recipe, 10)
+    width, (tokens, mlp), depth = recipe.encoder.width, (17, 4 * recipe.encoder.width), recipe.encoder.depth
+    kept = 1 if pool == "token" else tokens  # rows that leave the last block
+    blocks = [tokens] * (depth - 1) + [kept]
+    each = sum(4 * tokens * width**2 + 4 * n * width**2 + 4 * n * tokens * width + 4 * n * width * mlp for n in blocks)
+    pixels, matrix = 2 * 16 * 3 * 16 * width, 2 * width * 10
+    run, _ = step_time.training(recipe, method, synthetic(recipe, 4, 10, CPU))
+    assert step_time.flops(run, 4) == pytest.approx((pixels + each + 2 * matrix) / 1e9)
+    assert step_time.flops(step_time.inference(recipe, method, 4, CPU), 4) == pytest.approx(
+        (pixels + each + matrix) / 1e9
+    )
+
+
 def test_a_step_without_one_of_its_parts_is_refused():
     with pytest.raises(InputError, match="leaves 0 labelled images"):
         synthetic(tiny("fixmatch:digits"), 1, 10, CPU)

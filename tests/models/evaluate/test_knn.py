@@ -3,11 +3,15 @@
 import math
 
 import pytest
+import timm
 import torch
 from torch.nn.functional import normalize
 
 from models.evaluate import knn as module
 from models.evaluate.knn import TEMPERATURE, features, knn
+from models.export.base import as_input, images_like
+from models.export.to_timm import ToTimm
+from models.load import load_run
 from models.vit import Size, build_encoder
 
 
@@ -74,3 +78,34 @@ def test_features_are_the_normed_mean_of_the_patch_tokens():
     expected = tokens.mean(1)
     torch.testing.assert_close(found, expected / expected.norm(dim=1, keepdim=True), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(5))
+
+
+@pytest.mark.parametrize(("pool", "fc_norm", "tokens"), [
+    ("token", False, "token"), ("avg", False, "avg"), ("avg", True, "avg"), ("token", True, "token"),
+])  # fmt: skip
+def test_features_are_what_timms_classifier_reads(pool, fc_norm, tokens):
+    torch.manual_seed(0)
+    vit = build_encoder(Size(24, 2, 3), image_size=16, patch=4, classes=7, pool=pool, fc_norm=fc_norm).eval()
+    norm = vit.fc_norm if fc_norm else vit.norm
+    for each in (norm.weight, norm.bias):
+        torch.nn.init.normal_(each)  # one that has learned, or a norm would hardly be missed
+    theirs = timm.create_model("vit_tiny_patch16_224", img_size=16, patch_size=4, embed_dim=24, depth=2, num_heads=3,
+                               num_classes=7, global_pool=pool, fc_norm=fc_norm).eval()  # fmt: skip
+    theirs.load_state_dict(vit.state_dict())
+    images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.no_grad():
+        read = theirs.forward_head(theirs.forward_features((images / 255 - mean) / std), pre_logits=True)
+    torch.testing.assert_close(features(vit, [images], tokens), normalize(read, dim=1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["supervised:digits", "finetune:digits"])
+def test_features_of_a_run_are_those_of_its_export(recipe, trained, tmp_path):
+    loaded = load_run(trained(recipe))
+    ToTimm().write(loaded, tmp_path)
+    theirs, images = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval(), images_like(loaded)
+    pool = loaded.method.judged.global_pool
+    with torch.inference_mode():
+        read = theirs.forward_head(theirs.forward_features(as_input(loaded, images)), pre_logits=True)
+    found = features(loaded.method.judged, [images], pool)
+    torch.testing.assert_close(found, normalize(read, dim=1), rtol=1e-4, atol=1e-5)

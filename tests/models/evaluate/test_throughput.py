@@ -55,6 +55,15 @@ def test_a_run_is_measured_beside_its_journal_and_another_recipe(trained):
         assert said in written
 
 
+@pytest.mark.parametrize(("recipe", "images_look"), [("probe:digits", 1.0), ("semiformer:digits", None)])
+def test_heads_that_are_no_single_layer_are_measured(recipe, images_look, trained):
+    """A probe's step is a look and twice a small matrix; a Semiformer's two heads are counted as they run."""
+    values = measured(trained(recipe))["values"]
+    assert values["inference_gflops"] > 0
+    ratio = values["train_gflops"] / values["inference_gflops"]
+    assert ratio == pytest.approx(images_look, rel=0.01) if images_look else ratio > 2
+
+
 def test_hours_and_work_are_steps_times_batch_times_what_an_image_takes():
     recipe = named("mae:digits")
     stage = Stage("x", recipe, None, steps=100)

@@ -54,6 +54,16 @@ def test_the_recipes_pooling_or_the_one_asked_for_is_read(own, pool, read):
     assert made.encoder.global_pool == own
 
 
+@pytest.mark.parametrize("pool", ["token", "avg"])
+@torch.no_grad()
+def test_a_norm_behind_the_pooling_is_part_of_what_is_read(pool):
+    made = method(pool, fc_norm=True)
+    for each in made.encoder.fc_norm.parameters():
+        torch.nn.init.normal_(each)
+    expected = made.encoder.forward_head(tokens(made.encoder), pre_logits=True)  # timm's
+    assert torch.allclose(Represent(made, Run()).eval()(images()), expected, atol=1e-5)
+
+
 @torch.no_grad()
 def test_the_average_is_read_where_there_is_one():
     made = method(average=True)
