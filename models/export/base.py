@@ -52,14 +52,19 @@ def plain_encoder(loaded: Loaded, form: str) -> VisionTransformer:
     """The judged encoder, if it is a timm ViT and nothing more; a copy with one linear layer as its head, where it is
     a probe's. Raises InputError if it is not."""
     encoder = loaded.method.judged
-    position = loaded.recipe.encoder.position
-    if type(encoder) is not VisionTransformer or position in ("irpe", "bias"):
-        came = f"positions of kind {position}" if type(encoder) is VisionTransformer else type(encoder).__name__
+    if type(encoder) is not VisionTransformer or relative(encoder):
+        kind = f"positions of kind {loaded.recipe.encoder.position}"
+        came = kind if type(encoder) is VisionTransformer else f"a {type(encoder).__name__}"
         raise InputError(f"{form} holds a plain ViT, {loaded.path} has {came}; use --to safetensors or --to onnx")
     if isinstance(encoder.head, nn.Sequential):
         encoder = copy.deepcopy(encoder)
         encoder.head = folded(encoder.head)
     return encoder
+
+
+def relative(encoder: nn.Module) -> bool:
+    """Whether a ViT's positions are relative (models.relative), which timm's own forward knows nothing of."""
+    return type(encoder) is VisionTransformer and encoder.blocks[0].relative
 
 
 def images_like(loaded: Loaded, n: int = 4) -> Tensor:

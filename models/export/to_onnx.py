@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import ClassVar, final
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from models.export.base import Checked, Export, images_like
+from models.export.base import Checked, Export, images_like, relative
+from models.export.unpacked import Unpacked
 from models.load import Loaded
-from models.vit import normalisation_of
+from models.vit import look, normalisation_of
 from pipeline.errors import InputError
 
 
@@ -21,13 +23,14 @@ class Scores(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         normalisation = normalisation_of(network)
-        self.network = network
+        self.network = Unpacked(network) if relative(network) else network
         for name in ("mean", "std"):
             values = torch.tensor(getattr(normalisation, name))
             self.register_buffer(name, values.view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network((images.float() / 255 - self.mean) / self.std)
+        found = self.network((images.float() / 255 - self.mean) / self.std)
+        return found if isinstance(found, Tensor) else sum(found)  # a Semiformer's two heads, as its run evaluates
 
 
 @final
@@ -62,5 +65,7 @@ class ToOnnx(Export):
         images = images_like(loaded, 5)
         (theirs,) = session.run(None, {"images": images.numpy()})
         with torch.inference_mode():
-            ours = Scores(loaded.method.judged.cpu().float()).eval()(images)
+            method = loaded.method.cpu().float()
+            judged = method.judged
+            ours = look(judged, images) if isinstance(judged, VisionTransformer) else method.logits(images)
         return Checked(float((ours - torch.from_numpy(theirs)).abs().max()), f"onnxruntime {onnxruntime.__version__}")

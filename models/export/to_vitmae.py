@@ -7,6 +7,7 @@ from typing import ClassVar, final
 
 import torch
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from models.branches.mae import MAEBranch
@@ -27,12 +28,16 @@ BLOCK = {
 
 @final
 class ToViTMAE(Export):
-    """config.json and model.safetensors, under the names that transformers 4 and 5 both read."""
+    """config.json and model.safetensors, under the names that transformers 4 and 5 both read.
+
+    Of a run with a moving average it holds the averaged encoder and the decoder, of which there is no average.
+    """
 
     tolerance: ClassVar[float] = 1e-4
 
     def write(self, loaded: Loaded, folder: Path) -> None:
         encoder, branch = plain_encoder(loaded, "hf-vitmae"), _branch(loaded)
+        _check(encoder, loaded)
         decoder = branch.decoder
         tensors = {
             "vit.embeddings.cls_token": encoder.cls_token,
@@ -63,7 +68,7 @@ class ToViTMAE(Export):
         visible = noise.argsort(1)[:, :kept].sort(1).values
         with torch.inference_mode():
             found = theirs(as_input(loaded, images), noise=noise).logits
-            ours = _branch(loaded).cpu().predict(loaded.method.encoder.cpu(), images, visible)
+            ours = _branch(loaded).cpu().predict(loaded.method.judged.cpu(), images, visible)
         hidden = hidden_from_visible(visible, patches)[..., None].expand_as(ours)
         return Checked(float((found.gather(1, hidden) - ours).abs().max()), f"transformers {transformers.__version__}")
 
@@ -104,6 +109,19 @@ def _branch(loaded: Loaded) -> MAEBranch:
             f"{loaded.recipe.name} of {loaded.path} has others; use --to timm"
         )
     return branch
+
+
+def _check(encoder: VisionTransformer, loaded: Loaded) -> None:
+    """Raise InputError for an encoder that has more than ViTMAE's, or less."""
+    block = {f"{part}.{kind}" for part in ("attn.qkv", *BLOCK) for kind in ("weight", "bias")}
+    wanted = {"cls_token", "pos_embed"}
+    wanted |= {f"{part}.{kind}" for part in ("patch_embed.proj", "norm") for kind in ("weight", "bias")}
+    wanted |= {f"blocks.{i}.{name}" for i in range(len(encoder.blocks)) for name in block}
+    held = {name for name in encoder.state_dict() if not name.startswith("head.")}
+    if held != wanted:
+        what = "has no place for" if held - wanted else "needs"
+        name = min(held - wanted or wanted - held)
+        raise InputError(f"hf-vitmae {what} {name}; {loaded.recipe.name} of {loaded.path} is another: use --to timm")
 
 
 def _of(name: str, module: torch.nn.Module) -> dict[str, Tensor]:

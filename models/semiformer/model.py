@@ -133,7 +133,7 @@ class Semiformer(nn.Module):
             positions = resampled(self.pos_embed, self.patch_embed.grid_size, grid, 1)
             first, patches = first + positions[:, :1], positions[0, 1:]
             tokens = tokens + (patches if visible is None else patches[visible])
-        return torch.cat([first.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], 1)
+        return torch.cat([first.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], 1)
 
     def _told(self, tokens: Tensor, by_map: Tensor) -> Tensor:
         first = 2 * tokens[:, :1] if self.double_class_token else tokens[:, :1]
@@ -148,6 +148,8 @@ def look(model: Semiformer, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _through(block: PackedBlock, tokens: Tensor, *, drop_path: bool = True) -> Tensor:
+    if torch.compiler.is_exporting():  # a layout would hold the number of images, and the graph is for any
+        return block(tokens)
     layout = Layout((tuple(tokens.shape[:2]),), (drop_path,))
     return block(tokens.flatten(0, 1), layout=layout).unflatten(0, tokens.shape[:2])
 

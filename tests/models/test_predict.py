@@ -36,8 +36,11 @@ def table(path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_runs_test_accuracy_comes_out_of_the_csv(trained, files, tmp_path, monkeypatch, capsys):
-    folder = trained("supervised:digits")
+@pytest.mark.parametrize(
+    "recipe", ["supervised:digits", "probe:digits", "finetune:digits_blocks/1", "semiformer:digits"]
+)
+def test_the_runs_test_accuracy_comes_out_of_the_csv(recipe, trained, files, tmp_path, monkeypatch, capsys):
+    folder = trained(recipe)
     assert asked(monkeypatch, folder, files, "--out", tmp_path / "p.csv", "--batch", 64) == 0
     found = table(tmp_path / "p.csv")
     assert [row["file"] for row in found] == sorted(str(path) for path in files.iterdir())
