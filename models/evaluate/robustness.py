@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.evaluate.arrays import array_errors
 from models.evaluate.base import Evaluator, Result
 from models.evaluate.mce import ALEXNET, combined_score, is_imagenet, mean_corruption_error
 from models.evaluate.shifts import already_cropped, corrupted_files, shifted_error
 from models.load import Loaded
 from models.training.precision import precision
-from models.training.render import Block, Picture, Table
+from models.training.render import Block, Picture, Table, Text
 from pipeline.beton import Beton
 from pipeline.corruptions.corrupt import EXTRA, NAMES, SEVERITIES, corrupt
 from pipeline.corruptions.stream import Making, Wanted, stream
@@ -29,12 +30,13 @@ Errors = dict[str, list[float]]
 SIDE = 112  # pixels of an image in the pictures
 COLUMNS = 8  # corruptions side by side
 DRAWN = (1, 3, 5)  # severities in the pictures
+FILES_ONLY = ("spatter",)  # a corruption of both data sets that is not made here
 
 
 @final
 @dataclass(frozen=True)
 class Robustness(Evaluator):
-    """ImageNet-C's mCE, on the fly or from files, ImageNet-A, -R, -Sketch, and the score over all four."""
+    """ImageNet-C's mCE, on the fly or from files, CIFAR-10-C, ImageNet-A, -R, -Sketch, and the score over all four."""
 
     corruptions: tuple[str, ...] = NAMES
     """Of ImageNet-C's 15 names and speckle_noise, gaussian_blur, saturate; none at all measures only the other sets."""
@@ -48,24 +50,28 @@ class Robustness(Evaluator):
     seed: int = 0
     imagenet_c: str | None = None
     """Folder of NAME/SEVERITY/CLASS/ as downloaded, or of NAME_SEVERITY.beton: these files instead of our own."""
+    cifar_c: str | None = None
+    """CIFAR-10-C's folder of NAME.npy and labels.npy as downloaded, instead of our own."""
     imagenet_a: str | None = None
     """A .beton file, or a folder of class folders; only classes that are there may be answered."""
     imagenet_r: str | None = None
     imagenet_sketch: str | None = None
 
     def run(self, loaded: Loaded) -> Result:
-        """Errors and accuracies as shares; mce where the run's classes are ImageNet's, score where all four are."""
+        """Errors and accuracies as shares: mean_corruption_error, the plain mean, which is CIFAR-10-C's number; mce,
+        relative to AlexNet's, where the run's classes are ImageNet's; score where all four are there."""
         self.check(loaded)
         values: dict[str, float] = {}
         blocks: list[Block] = []
         shifts = {"a": self.imagenet_a, "r": self.imagenet_r, "sketch": self.imagenet_sketch}
-        for path in filter(None, (*shifts.values(), self.imagenet_c)):  # said now, not hours later
+        for path in filter(None, (*shifts.values(), self.imagenet_c, self.cifar_c)):  # said now, not hours later
             if not Path(path).exists():
                 raise InputError(f"{path}: expected a .beton file or a folder, found nothing")
         if self.corruptions:
-            clean, errors, blocks = self.from_files(loaded) if self.imagenet_c else self.on_the_fly(loaded)
+            from_files = self.imagenet_c or self.cifar_c
+            clean, errors, blocks = self.from_files(loaded) if from_files else self.on_the_fly(loaded)
             values |= summary(clean, errors, is_imagenet(loaded.classes))
-            blocks = [table(errors, self.severities, "mce" in values), *blocks]
+            blocks = [table(errors, self.severities, "mce" in values), Text(meaning("mce" in values)), *blocks]
         for name, path in shifts.items():
             if path:
                 error, n = shifted_error(self, loaded, Path(path))
@@ -80,17 +86,21 @@ class Robustness(Evaluator):
             raise InputError(
                 f"{loaded.path} was trained by {loaded.recipe.name}, which has no classifier; fine-tune it first"
             )
-        unknown = [name for name in self.corruptions if name not in (*NAMES, *EXTRA)]
+        there = (*NAMES, *EXTRA, *(FILES_ONLY if self.imagenet_c or self.cifar_c else ()))
+        unknown = [name for name in self.corruptions if name not in there]
         if unknown:
-            raise InputError(f"--corruptions: {unknown[0]!r} is none; there are {', '.join((*NAMES, *EXTRA))}")
+            raise InputError(f"--corruptions: {unknown[0]!r} is none; there are {', '.join(there)}")
         if not self.severities or {*self.severities} - {*SEVERITIES} or len({*self.severities}) < len(self.severities):
             raise InputError(f"--severities: expected some of 1 2 3 4 5, each once, got {self.severities}")
         if len({*self.corruptions}) < len(self.corruptions):
             raise InputError("--corruptions: one is named twice")
         if (self.limit is not None and self.limit < 1) or self.batch < 1:
             raise InputError(f"--limit and --batch must be 1 or more, got {self.limit} and {self.batch}")
-        if self.imagenet_c and (self.as_files or self.limit):
-            raise InputError("--as-files and --limit are for corruptions on the fly; leave them out with --imagenet-c")
+        if self.imagenet_c and self.cifar_c:
+            raise InputError("--imagenet-c and --cifar-c are both files of corrupted images; give one")
+        if (self.imagenet_c or self.cifar_c) and (self.as_files or self.limit):
+            given = "--imagenet-c" if self.imagenet_c else "--cifar-c"
+            raise InputError(f"--as-files and --limit are for corruptions on the fly; leave them out with {given}")
         if not self.corruptions and not (self.imagenet_a or self.imagenet_r or self.imagenet_sketch):
             raise InputError("nothing to measure: give --corruptions, --imagenet-a, --imagenet-r or --imagenet-sketch")
 
@@ -99,11 +109,14 @@ class Robustness(Evaluator):
         return [Wanted(name, severity) for name in self.corruptions for severity in self.severities]
 
     def from_files(self, loaded: Loaded) -> tuple[None, Errors, list[Block]]:
-        """Errors on the data set's own files, which are evaluated as they are, without another crop."""
-        root = Path(self.imagenet_c or "")
-        places = [corrupted_files(root, each) for each in self.wanted()]
-        cropped = already_cropped(loaded)
-        found = iter([shifted_error(self, cropped, place)[0] for place in places])
+        """Errors on the data set's own files. ImageNet-C's are crops and evaluated as they are; CIFAR-10-C's are whole
+        test images, and cut as the run cuts those."""
+        if self.cifar_c:
+            found = iter(array_errors(self, loaded, Path(self.cifar_c), self.wanted()))
+        else:
+            places = [corrupted_files(Path(self.imagenet_c or ""), each) for each in self.wanted()]
+            cropped = already_cropped(loaded)
+            found = iter([shifted_error(self, cropped, place)[0] for place in places])
         return None, {name: [next(found) for _ in self.severities] for name in self.corruptions}, []
 
     @torch.inference_mode()
@@ -169,6 +182,18 @@ def summary(clean: float | None, errors: Errors, imagenet: bool) -> dict[str, fl
         values["clean_error"] = clean
         values |= {"relative_robustness": (1 - mean) / (1 - clean)} if clean < 1 else {}
     return values | {f"error_{name}": mean for name, mean in means.items()}
+
+
+def meaning(normalised: bool) -> str:
+    """What the numbers over all corruptions are relative to, in words."""
+    plain = (
+        "mean_corruption_error is the plain mean of errors over corruptions and severities, relative to nothing: what "
+        "is reported on CIFAR-10-C."
+    )
+    relative = " mce divides each corruption's by AlexNet's on ImageNet-C before the mean: what is reported there."
+    return plain + (
+        relative if normalised else " ImageNet-C's mCE, relative to AlexNet's errors, is not measured here."
+    )
 
 
 def table(errors: Errors, severities: tuple[int, ...], normalised: bool) -> Table:

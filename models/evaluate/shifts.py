@@ -1,7 +1,7 @@
 """Accuracy on other images of classes that a run knows, or of some of them: ImageNet-A, -R, -Sketch, and -C's files."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from pipeline.split import known_labels
 SHOWN = 3  # unknown classes, and files left out, that are named
 
 
-@torch.inference_mode()
 def shifted_error(evaluator: Evaluator, loaded: Loaded, path: Path) -> tuple[float, int]:
     """Share of wrong answers, and of how many images, where only classes that are there may be answered.
 
@@ -31,17 +30,27 @@ def shifted_error(evaluator: Evaluator, loaded: Loaded, path: Path) -> tuple[flo
     Raises InputError if there is none, if it holds classes that the run does not know, or no labelled image.
     """
     classes, batches = open_shift(evaluator, loaded, path)
+    error, n = share_wrong(loaded, batches, columns_of(classes, loaded, path))
+    if not n:
+        raise InputError(f"{path}: none of its files is an image that can be read")
+    return error, n
+
+
+@torch.inference_mode()
+def share_wrong(loaded: Loaded, batches: Iterable[tuple[Tensor, np.ndarray]], columns: np.ndarray) -> tuple[float, int]:
+    """Share of wrong answers among the run's classes `columns` (i64 [K]), and of how many images.
+
+    batches  images u8 [n, 3, S, S] on the device; labels i64 [n], places in `columns`
+    """
     device = next(loaded.method.parameters()).device
-    columns = torch.from_numpy(columns_of(classes, loaded, path)).to(device)
+    among = torch.from_numpy(columns).to(device)
     wrong, n = torch.zeros((), dtype=torch.int64, device=device), 0
     for images, labels in batches:
         with precision(loaded.recipe.run, device):
-            guessed = restricted(loaded.method.logits(images), columns)
+            guessed = restricted(loaded.method.logits(images), among)
         wrong += (guessed != torch.from_numpy(labels).to(device, non_blocking=True)).sum()
         n += len(labels)
-    if not n:
-        raise InputError(f"{path}: none of its files is an image that can be read")
-    return int(wrong) / n, n
+    return int(wrong) / max(n, 1), n
 
 
 def restricted(scores: Tensor, columns: Tensor) -> Tensor:

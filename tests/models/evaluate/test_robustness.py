@@ -65,8 +65,9 @@ def test_errors_on_the_fly_are_those_of_a_slow_loop(loaded, beton):
         np.mean([result.values[f"error_{name}"] for name in flags["corruptions"]])
     )
     assert {"mce", "score"}.isdisjoint(result.values)
-    assert [type(block).__name__ for block in result.blocks] == ["Table", "Picture"]
-    assert result.blocks[1].png.startswith(b"\x89PNG")
+    assert [type(block).__name__ for block in result.blocks] == ["Table", "Text", "Picture"]
+    assert "relative to nothing" in result.blocks[1].text
+    assert result.blocks[2].png.startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("stored", ["folders", "beton"])
@@ -158,6 +159,12 @@ def test_on_the_command_line_it_is_kept_with_its_flags(trained, asked, capsys):
     ({"corruptions": ()}, "nothing to measure"),
     ({"imagenet_a": "/nowhere"}, "/nowhere: expected a .beton file or a folder, found nothing"),
     ({"imagenet_c": ".", "as_files": True}, "leave them out with --imagenet-c"),
+    ({"cifar_c": ".", "limit": 1}, "leave them out with --cifar-c"),
+    ({"cifar_c": ".", "imagenet_c": "."}, "give one"),
+    ({"cifar_c": "/nowhere"}, "/nowhere: expected a .beton file or a folder, found nothing"),
+    ({"cifar_c": "."}, "labels.npy: expected CIFAR-10-C's NAME.npy and labels.npy in this folder"),
+    ({"cifar_c": ".", "corruptions": ("rain",)}, "'rain' is none; .*, spatter"),
+    ({"corruptions": ("spatter",)}, "'spatter' is none"),
     ({"imagenet_c": "."}, "expected gaussian_noise/1/ with class folders, or gaussian_noise_1.beton"),
 ])  # fmt: skip
 def test_flags_that_mean_nothing_are_said(flags, said, loaded):
