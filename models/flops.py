@@ -1,4 +1,4 @@
-"""What a step costs: closed form and counted. A multiply-add is 2 FLOPs."""
+"""What a step costs: closed form and counted. A multiply-add is 2 FLOPs. A Semiformer's: models.semiformer.flops."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -78,6 +78,11 @@ class SemiformerFixMatch(Method):
     def resting(self, now: Moment) -> Iterable[nn.Parameter]:
         return self.reconstruction.parameters() if self.settings.mu and now.labels_only else ()
 
+    def remark(self) -> str:
+        who = {"conv": "the convolutional head labels", "transformer": "the transformer's head labels"}
+        said = who.get(self.settings.stream, "the sum of both heads' logits labels") + " both streams"
+        return f"{said}; {self.pseudo.remark()}" if self.pseudo.remark() else said
+
     def logits(self, images: Tensor) -> Tensor:
         """The two heads' summed logits, as the authors evaluate."""
         return stream("fused", *look(self.judged, images))

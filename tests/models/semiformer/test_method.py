@@ -148,6 +148,14 @@ def test_every_strong_view_goes_through_the_network_and_dropping_rejected_ones_i
         method_of("digits", "--method.pseudo.drop-rejected=on")
 
 
+def test_a_run_says_who_labels_and_that_no_strong_view_is_left_out():
+    said = method_of("digits").remark()
+    assert said.startswith("the convolutional head labels both streams; every strong view is encoded, rejected or not")
+    assert "\n" not in said
+    asked = method_of("digits", "--method.stream=fused", "--method.pseudo.drop-rejected=off").remark()
+    assert asked == "the sum of both heads' logits labels both streams"
+
+
 def test_mixed_strong_views_learn_too():
     method = method_of("digits", "--method.pseudo.mixup", "--method.pseudo.threshold=0").float()
     images = torch.randint(0, 256, (22, 3, 16, 16), dtype=torch.uint8)
