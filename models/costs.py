@@ -21,10 +21,10 @@ import torch
 import tyro
 
 from models.bench import CLASSES, timed, where
+from models.blocks import compile_blocks
 from models.flops import count
 from models.method import Method, Moment, method_class
 from models.methods import mae, supmae
-from models.packed import compile_blocks
 from models.recipe import Recipe
 from models.sweep import changed
 from pipeline.batch import Batch, Labelled, Unlabelled

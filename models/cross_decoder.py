@@ -1,5 +1,6 @@
 """CrossMAE's decoder: each hidden patch asks the encoder's tokens on its own, and no other one (Fu et al. 2024)."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from timm.layers import Mlp
 from torch import Tensor, nn
 
+from models.packed import compiled
 from models.positions import mae_init, resampled, sincos_2d
 from pipeline.errors import InputError
 
@@ -16,6 +18,8 @@ class CrossBlock(nn.Module):
 
     Every query is on its own: asking for fewer changes none of the others' answers.
     """
+
+    compiler: str | Callable | None = None  # see models.blocks
 
     def __init__(self, width: int, memory_width: int, heads: int) -> None:
         super().__init__()
@@ -29,13 +33,17 @@ class CrossBlock(nn.Module):
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
         """float [N, M, width] and memory [N, T, memory_width] -> [N, M, width]."""
-        q = self._split(self.queries(self.norm1(x)))
-        k, v = (self._split(half) for half in self.keys_values(memory).chunk(2, -1))
-        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm2(x))
+        run = _answers if self.compiler is None else compiled(_answers, self.compiler)
+        return run(self, x, memory)
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+def _answers(block: CrossBlock, x: Tensor, memory: Tensor) -> Tensor:
+    q, k, v = (
+        each.unflatten(2, (block.heads, -1)).transpose(1, 2)
+        for each in (block.queries(block.norm1(x)), *block.keys_values(memory).chunk(2, -1))
+    )
+    x = x + block.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+    return x + block.mlp(block.norm2(x))
 
 
 class CrossDecoder(nn.Module):

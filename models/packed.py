@@ -31,7 +31,7 @@ class PackedBlock(Block):
 
     attention: str = "sdpa"
     relative: bool = False  # see models.relative
-    compiler: str | Callable | None = None  # see compile_blocks
+    compiler: str | Callable | None = None  # see models.blocks
 
     def forward(
         self,
@@ -52,7 +52,7 @@ class PackedBlock(Block):
             raise InputError("an encoder with relative positions runs on groups only; use models.vit.encode or look")
         if layout is None:
             return super().forward(x, attn_mask=attn_mask, is_causal=is_causal)
-        run = _rows if self.compiler is None else _compiled_rows(self.compiler)
+        run = _rows if self.compiler is None else compiled(_rows, self.compiler)
         drops = (drop_factors(drop_path, x, layout) for drop_path in (self.drop_path1, self.drop_path2))
         return run(self, x, layout, heads, pairs, *drops)
 
@@ -114,26 +114,10 @@ def _plain_parts(vit: VisionTransformer) -> Iterator[tuple[nn.Module, tuple[type
         yield block.attn, (Attention,)
 
 
-def compile_blocks(module: nn.Module, compiler: str | Callable = "inductor", sizes: int = 1) -> None:
-    """Compile the packed path of every block in `module`. All blocks share the graphs, whatever their number and rates.
-
-    A graph is made for each situation: a backward follows or not, all rows or the first, with drop-path or without, and
-    for a group 0 samples, 1, or any other number. The first steps are slow; give them the situations of the run.
-    Lengths are constants of a graph: images of another of the run's `sizes` make all of them once more.
-    """
-    # every block counts against one limit, and the situations of a real run are more than torch's default of 8
-    limits = torch._dynamo.config
-    limits.recompile_limit = max(limits.recompile_limit, 64 * sizes)
-    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 64 * sizes)
-    for block in module.modules():
-        if isinstance(block, PackedBlock):
-            block.compiler = compiler
-
-
 @cache
-def _compiled_rows(compiler: str | Callable) -> Callable:
-    # a function of the block, not a method of it: a copied block (a teacher) would go on running the original's weights
-    return torch.compile(_rows, backend=compiler, fullgraph=True)
+def compiled(function: Callable, compiler: str | Callable) -> Callable:
+    """A function of a block, not a method of it: a copied block (a teacher) would go on running the original's."""
+    return torch.compile(function, backend=compiler, fullgraph=True)
 
 
 def first_tokens(x: Tensor, kept: Layout, layout: Layout) -> Tensor:

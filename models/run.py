@@ -11,9 +11,9 @@ from typing import final
 import torch
 from torch import nn
 
+from models.blocks import compile_blocks
 from models.evaluate.judge import Judge
 from models.method import Method
-from models.packed import compile_blocks
 from models.ready import ready
 from models.recipe import Recipe
 from models.training import checkpoint, distributed, events, folder, pieces, shard

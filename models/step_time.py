@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.blocks import compile_blocks
 from models.flops import count
 from models.method import Method, Moment, method_class
-from models.packed import compile_blocks
 from models.recipe import Recipe
 from models.training.optim import clip, optimiser
 from models.training.precision import precision

@@ -20,8 +20,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from models.blocks import blocks
 from models.method import Method
-from models.packed import PackedBlock
 from models.training.distributed import World
 
 
@@ -31,9 +31,8 @@ def shard(method: Method, world: World) -> Method:
     The teacher's blocks are spread, too.
     """
     mesh = init_device_mesh(world.device.type, (world.size,))
-    for module in list(method.modules()):
-        if isinstance(module, PackedBlock):
-            fully_shard(module, mesh=mesh)
+    for block in list(blocks(method)):
+        fully_shard(block, mesh=mesh)
     fully_shard(method, mesh=mesh)
     return method.to(world.device)
 

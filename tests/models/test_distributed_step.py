@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from models import peers
+from models.blocks import compile_blocks
 from models.decoder import Decoder
-from models.packed import compile_blocks
 from models.training.distributed import World, settle
 from models.training.shard import shard
 from models.vit import Size, build_encoder, look

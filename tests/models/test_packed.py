@@ -9,8 +9,9 @@ import torch
 from timm.layers import DropPath
 from timm.models.vision_transformer import Block, ParallelScalingBlock
 
+from models.blocks import compile_blocks
 from models.layout import Layout
-from models.packed import PackedBlock, as_packed, compile_blocks, drop_factors
+from models.packed import PackedBlock, as_packed, drop_factors
 from models.vit import Chosen, Part, Size, Whole, build_encoder, encode, look
 from pipeline.errors import InputError
 

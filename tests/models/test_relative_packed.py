@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from models.packed import compile_blocks
+from models.blocks import compile_blocks
 from models.vit import Chosen, Covered, Part, Whole, encode
 
 from .relative_by_hand import (

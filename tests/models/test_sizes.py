@@ -8,10 +8,11 @@ import torch
 from timm.layers import resample_abs_pos_embed
 
 from models import peers
+from models.blocks import compile_blocks
 from models.branches.mae import MAEBranch, Reconstruct
 from models.decoder import Decoder, predicted_ids
 from models.flops import GroupCost, count, decoder_flops, encoder_flops
-from models.packed import as_packed, compile_blocks
+from models.packed import as_packed
 from models.positions import resampled
 from models.vit import Chosen, Covered, Part, Size, Whole, build_encoder, classify, encode, look
 

@@ -1,5 +1,7 @@
 """FSDP2, a step at a time, on two gloo ranks."""
 
+import pytest
+
 from .ranks import run_ranks
 
 RANK = """
@@ -105,6 +107,59 @@ if world.main:  # while the other does nothing
 distributed.finish(world)
 """
 )
+
+CROSS = """
+import sys
+from dataclasses import replace
+import torch
+from torch.distributed.fsdp import FSDPModule
+from models.blocks import blocks, compile_blocks
+from models.method import Moment
+from models.methods import crossmae
+from models.recipe import Run
+from models.training import distributed, shard
+from models.training.optim import optimiser, set_rate
+from pipeline.batch import Batch, Unlabelled
+
+torch.set_num_threads(1)
+world = distributed.start(Run(device="cpu", shard=True))
+recipe = crossmae.digits()
+recipe = replace(recipe, encoder=replace(recipe.encoder, width=32, depth=2, heads=2))
+torch.manual_seed(0)
+plain, spread = (crossmae.CrossMAE(recipe, 10).double() for _ in range(2))
+spread.load_state_dict(plain.state_dict())
+if sys.argv[1] == "compiled":
+    compile_blocks(spread, "eager")
+shard.shard(spread, world)
+assert len(list(blocks(spread))) == 2 + recipe.method.reconstruct.depth
+assert all(isinstance(block, FSDPModule) for block in blocks(spread))
+
+def step(method, mine):
+    made = optimiser(method, recipe.optim)
+    set_rate(made, 1e-3)
+    for number in range(2):
+        g = torch.Generator().manual_seed(number)
+        images = torch.randn(8, 3, 16, 16, generator=g, dtype=torch.float64)[mine]
+        visible = torch.rand(8, 16, generator=g).argsort(1)[mine, :8].sort(1).values
+        batch = Batch(0, None, Unlabelled(torch.arange(8)[mine], images, None, visible))
+        method(batch, Moment(number, labels_only=False)).total.backward()
+        made.step()
+        made.zero_grad()
+
+before = {name: p.detach().clone() for name, p in plain.named_parameters() if p.requires_grad}
+step(plain, slice(0, 8))
+step(spread, slice(4 * world.rank, 4 * world.rank + 4))
+for name, p in plain.named_parameters():
+    whole = dict(spread.named_parameters())[name].full_tensor()
+    torch.testing.assert_close(whole, p, rtol=1e-9, atol=1e-12, msg=name)
+    assert name not in before or not torch.equal(p, before[name]), name
+distributed.finish(world)
+"""
+
+
+@pytest.mark.parametrize("way", ["plain", "compiled"])
+def test_two_steps_of_crossmae_on_half_of_the_images_each_are_those_of_one_process(way: str) -> None:
+    run_ranks(CROSS, 2, way)
 
 
 def test_a_rank_holds_half_of_the_weights_and_of_the_moments_made_or_loaded() -> None:
