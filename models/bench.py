@@ -21,7 +21,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
-from models.branches.mae import Reconstruct
+from models.branches.base import Reconstruct
 from models.flops import count
 from models.method import Moment
 from models.methods.semi_mae import SemiMAE, Settings

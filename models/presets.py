@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Literal
 
-from models.branches.mae import Reconstruct
+from models.branches.base import Reconstruct
 from models.recipe import Encoder, Optim, Run
 from pipeline.spec import Data, Mask, View
 

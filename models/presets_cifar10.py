@@ -3,7 +3,7 @@
 Twice: a ViT that a CPU core trains in minutes, to compare methods at one small budget, and ViT-Tiny/4 for a GPU.
 """
 
-from models.branches.mae import Reconstruct
+from models.branches.base import Reconstruct
 from models.recipe import Encoder, Optim
 from pipeline.spec import Data, Mask, View
 

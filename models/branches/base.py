@@ -1,13 +1,38 @@
 """What a masked branch is: which tokens it wants from the shared encoder, and its loss on what comes back."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from models.targets.choose import Error, Kind, target
 from models.vit import Group, normalisation_of
 from pipeline.errors import InputError
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """The decoder's size and its target; defaults are MAE's (Table 1a, b, c, d)."""
+
+    depth: int = 8
+    width: int = 512
+    heads: int = 16
+    target: Kind = "pixel"
+    """norm_pix: each patch is normalised by its own mean and spread. pca: its largest principal components. tokens:
+    the codes of a tokenizer."""
+    target_file: str | None = None
+    """pca: what `python -m models.fit_pca` wrote. tokens: what `python -m models.fit_vq` wrote, or DALL-E's weights
+    (models.targets.dall_e). A checkpoint holds what was read from it, and what it holds counts, but a run that carries
+    on still wants the file."""
+    patches: Literal["hidden", "all"] = "hidden"
+    """Which patches the loss looks at."""
+    error: Error | None = None
+    """How pixels are compared; the branch's own way when absent: absolute in SimMIM, squared in every other."""
+    encoder_mask_tokens: bool = False
+    """Let the encoder, too, see a learned token in the place of each hidden patch (Table 1c, "encoder w/ [M]"): several
+    times the FLOPs, and worse."""
 
 
 class Branch(nn.Module, ABC):
@@ -21,8 +46,16 @@ class Branch(nn.Module, ABC):
     masks: ClassVar[tuple[str, ...]] = ("random", "block", "grid", "unit")
     """Kinds of data.mask that it reads."""
 
-    def __init__(self, encoder: VisionTransformer, *, keep_visible: bool = False) -> None:
-        """keep_visible: more than the branch's own loss reads the visible tokens (SupMAE), so none may be left out."""
+    def __init__(
+        self,
+        encoder: VisionTransformer,
+        settings: Reconstruct,
+        *,
+        keep_visible: bool = False,
+        usual: Error = "squared",
+    ) -> None:
+        """keep_visible: more than the branch's own loss reads the visible tokens (SupMAE), so none may be left out.
+        usual: the branch's own way to compare pixels."""
         super().__init__()
         if isinstance(encoder.norm, nn.Identity):
             raise InputError(
@@ -30,6 +63,8 @@ class Branch(nn.Module, ABC):
             )
         self.patch, self.prefix = encoder.patch_embed.patch_size[0], encoder.num_prefix_tokens
         self.normalisation, self.keep_visible = normalisation_of(encoder), keep_visible
+        self.settings, kind, file = settings, settings.target, settings.target_file
+        self.target = target(kind, file, self.patch, self.normalisation, error=settings.error, usual=usual)
 
     @abstractmethod
     def group(self, images: Tensor, visible: Tensor, hidden: Tensor | None = None) -> Group:

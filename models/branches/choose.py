@@ -4,9 +4,9 @@ from typing import Literal
 
 from timm.models.vision_transformer import VisionTransformer
 
-from models.branches.base import Branch
+from models.branches.base import Branch, Reconstruct
 from models.branches.lomar import LoMaRBranch
-from models.branches.mae import MAEBranch, Reconstruct
+from models.branches.mae import MAEBranch
 from models.branches.simmim import SimMIMBranch
 from pipeline.errors import InputError
 from pipeline.spec import Mask

@@ -8,12 +8,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from models.branches.base import Branch
-from models.branches.mae import Reconstruct
+from models.branches.base import Branch, Reconstruct
 from models.branches.simmim import check_hidden_alone, covered_first
 from models.patches import grid_of, hidden_from_visible
 from models.positions import mae_init
-from models.targets.choose import target
 from models.vit import Covered, encode, evaluating
 
 
@@ -32,11 +30,9 @@ class LoMaRBranch(Branch):
     def __init__(
         self, encoder: VisionTransformer, settings: Reconstruct, window: int, *, keep_visible: bool = False
     ) -> None:
-        super().__init__(encoder, keep_visible=keep_visible)
         check_hidden_alone("lomar", settings)
-        self.settings, self.window = settings, window
-        kind, file, error = settings.target, settings.target_file, settings.error
-        self.target = target(kind, file, self.patch, self.normalisation, error=error)
+        super().__init__(encoder, settings, keep_visible=keep_visible)
+        self.window = window
         self.mask_token = nn.Parameter(torch.empty(1, 1, encoder.embed_dim))
         nn.init.normal_(self.mask_token, std=0.02)  # as MAE's
         self.head = nn.Linear(encoder.embed_dim, self.target.width)

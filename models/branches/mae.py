@@ -1,41 +1,16 @@
-"""MAE's branch: a decoder on the encoder's visible tokens, and what it should predict."""
+"""MAE's branch: a decoder on the encoder's visible tokens."""
 
-from dataclasses import dataclass
 from math import prod
-from typing import Literal, final
+from typing import final
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from models.branches.base import Branch
+from models.branches.base import Branch, Reconstruct
 from models.decoder import Decoder, predicted_ids
 from models.patches import grid_of
-from models.targets.choose import Error, Kind, target
 from models.vit import Covered, Part, encode, evaluating
-
-
-@dataclass(frozen=True)
-class Reconstruct:
-    """The decoder's size and its target; defaults are MAE's (Table 1a, b, c, d)."""
-
-    depth: int = 8
-    width: int = 512
-    heads: int = 16
-    target: Kind = "pixel"
-    """norm_pix: each patch is normalised by its own mean and spread. pca: its largest principal components. tokens:
-    the codes of a tokenizer."""
-    target_file: str | None = None
-    """pca: what `python -m models.fit_pca` wrote. tokens: what `python -m models.fit_vq` wrote, or DALL-E's weights
-    (models.targets.dall_e). A checkpoint holds what was read from it, and what it holds counts, but a run that carries
-    on still wants the file."""
-    patches: Literal["hidden", "all"] = "hidden"
-    """Which patches the loss looks at."""
-    error: Error | None = None
-    """How pixels are compared; the branch's own way when absent: absolute in SimMIM, squared in every other."""
-    encoder_mask_tokens: bool = False
-    """Let the encoder, too, see a learned token in the place of each hidden patch (Table 1c, "encoder w/ [M]"): several
-    times the FLOPs, and worse."""
 
 
 @final
@@ -43,10 +18,7 @@ class MAEBranch(Branch):
     """MAE's decoder and loss for one encoder (section 3)."""
 
     def __init__(self, encoder: VisionTransformer, settings: Reconstruct, *, keep_visible: bool = False) -> None:
-        super().__init__(encoder, keep_visible=keep_visible)
-        self.settings = settings
-        kind, file, error = settings.target, settings.target_file, settings.error
-        self.target = target(kind, file, self.patch, self.normalisation, error=error)
+        super().__init__(encoder, settings, keep_visible=keep_visible)
         self.mask_token = None
         if settings.encoder_mask_tokens:
             self.mask_token = nn.Parameter(torch.empty(1, 1, encoder.embed_dim))

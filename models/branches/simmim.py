@@ -7,10 +7,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from models.branches.base import Branch
-from models.branches.mae import Reconstruct
+from models.branches.base import Branch, Reconstruct
 from models.patches import grid_of, hidden_from_visible
-from models.targets.choose import target
 from models.vit import Covered, encode, evaluating
 from pipeline.errors import InputError
 
@@ -26,11 +24,9 @@ class SimMIMBranch(Branch):
     def __init__(
         self, encoder: VisionTransformer, settings: Reconstruct, *, keep_visible: bool = False, drop_path: bool = False
     ) -> None:
-        super().__init__(encoder, keep_visible=keep_visible)
         check_hidden_alone("simmim", settings)
-        self.settings, self.drop_path = settings, drop_path
-        kind, file, error = settings.target, settings.target_file, settings.error
-        self.target = target(kind, file, self.patch, self.normalisation, error=error, usual="absolute")
+        super().__init__(encoder, settings, keep_visible=keep_visible, usual="absolute")
+        self.drop_path = drop_path
         self.mask_token = nn.Parameter(torch.empty(1, 1, encoder.embed_dim))
         nn.init.trunc_normal_(self.mask_token, std=0.02)  # SimMIM code
         self.head = nn.Linear(encoder.embed_dim, self.target.width)

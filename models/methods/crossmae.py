@@ -59,7 +59,7 @@ class CrossMAE(Method):
         images, visible, ids = batch.unlabelled.weak, batch.unlabelled.visible, batch.unlabelled.ids
         layers = self.reconstruction.layers(self.encoder, images, visible)
         loss = self.reconstruction(layers, images, visible, ids, now.step, self.seed)
-        return Loss(loss, {"pixels": loss.detach()})
+        return Loss(loss, {self.reconstruction.target.name: loss.detach()})
 
 
 def digits() -> Recipe[Settings]:

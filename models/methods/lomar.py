@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, final
 
 from models import presets, presets_masked
+from models.branches.base import Reconstruct
 from models.branches.choose import check_mask
 from models.branches.lomar import LoMaRBranch
-from models.branches.mae import Reconstruct
 from models.method import Loss, Method, Moment
 from models.recipe import Encoder, Recipe
 from models.vit import encode

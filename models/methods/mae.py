@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, final
 
 from models import presets, presets_cifar10
+from models.branches.base import Reconstruct
 from models.branches.choose import check_mask
-from models.branches.mae import MAEBranch, Reconstruct
+from models.branches.mae import MAEBranch
 from models.method import Loss, Method, Moment
 from models.recipe import Encoder, Recipe
 from models.vit import encode
@@ -40,8 +41,8 @@ class MAE(Method):
     def forward(self, batch: Batch, now: Moment) -> Loss:
         images, visible = batch.unlabelled.weak, batch.unlabelled.visible
         (partly,) = encode(self.encoder, [self.reconstruction.group(images, visible)])
-        pixels = self.reconstruction(partly, images, visible)
-        return Loss(pixels, {"pixels": pixels.detach()})
+        loss = self.reconstruction(partly, images, visible)
+        return Loss(loss, {self.reconstruction.target.name: loss.detach()})
 
 
 def digits() -> Recipe[Settings]:

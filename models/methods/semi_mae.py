@@ -12,8 +12,8 @@ from typing import final
 from torch import nn
 
 from models import presets, presets_cifar10, presets_masked
+from models.branches.base import Reconstruct
 from models.branches.choose import Kind, branch
-from models.branches.mae import Reconstruct
 from models.losses import label_loss
 from models.method import Loss, Method, Moment, idle
 from models.pseudo import Pseudo
@@ -76,11 +76,11 @@ class SemiMAE(Method):
         logits, strong_logits = classify(self.encoder, [seen, strong])
         label = label_loss(logits, known.labels, s.smoothing)  # eq. 1
         pseudo = self.pseudo.loss(strong_logits, guess)  # eq. 2
-        pixels = self.reconstruction(partly, unknown.weak, unknown.visible, unknown.hidden)
+        rebuilt = self.reconstruction(partly, unknown.weak, unknown.visible, unknown.hidden)
         self.pseudo.labelled(logits, known.labels)
         return Loss(
-            label + s.lambda_u * pseudo + s.mu * pixels,  # eq. 3
-            {"label": label.detach(), "pseudo": pseudo.detach(), "pixels": pixels.detach()},
+            label + s.lambda_u * pseudo + s.mu * rebuilt,  # eq. 3
+            {"label": label.detach(), "pseudo": pseudo.detach(), self.reconstruction.target.name: rebuilt.detach()},
             guess.shown,
         )
 

@@ -14,7 +14,7 @@ from typing import Literal, final
 from torch import Tensor, cat, nn
 
 from models import presets
-from models.branches.mae import Reconstruct
+from models.branches.base import Reconstruct
 from models.losses import at_least_f32, label_loss
 from models.method import Loss, Method, Moment, idle
 from models.pseudo import Pseudo
@@ -108,8 +108,8 @@ class SemiformerFixMatch(Method):
         pseudo = mean_of(heads, lambda logits: self.pseudo.loss(logits[n:], guess))
         total, parts = label + s.lambda_u * pseudo, {"label": label.detach(), "pseudo": pseudo.detach()}
         if s.mu:
-            pixels = self.reconstruction(self.encoder, unknown.weak, unknown.visible)
-            total, parts = total + s.mu * pixels, parts | {"pixels": pixels.detach()}
+            rebuilt = self.reconstruction(self.encoder, unknown.weak, unknown.visible)
+            total, parts = total + s.mu * rebuilt, parts | {self.reconstruction.target.name: rebuilt.detach()}
         return Loss(total, parts, guess.shown)
 
 

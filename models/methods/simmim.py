@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 from models import presets, presets_masked
+from models.branches.base import Reconstruct
 from models.branches.choose import check_mask
-from models.branches.mae import Reconstruct
 from models.branches.simmim import SimMIMBranch
 from models.method import Loss, Method, Moment
 from models.recipe import Encoder, Optim, Recipe

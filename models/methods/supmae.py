@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from models import presets, presets_cifar10, presets_masked
-from models.branches.base import Branch
+from models.branches.base import Branch, Reconstruct
 from models.branches.choose import Kind, branch
-from models.branches.mae import Reconstruct
 from models.heads import mlp_head
 from models.losses import label_loss
 from models.method import Loss, Method, Moment
@@ -79,8 +78,7 @@ class SupMAE(Method):
         (partly,) = encode(self.encoder, [group])
         parts, total = {}, 0.0
         if own is not None:
-            parts["pixels"] = own(partly, images, visible, hidden)
-            total = parts["pixels"]
+            total = parts[own.target.name] = own(partly, images, visible, hidden)
         if self.head is not None:
             logits = self.head(self.pooled(partly, visible)) / s.temperature
             parts["label"] = label_loss(logits[: len(batch.labelled.labels)], batch.labelled.labels)

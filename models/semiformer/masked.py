@@ -6,10 +6,12 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from models.branches.mae import MAEBranch, Reconstruct
+from models.branches.base import Reconstruct
+from models.branches.mae import MAEBranch
 from models.decoder import predicted_ids
 from models.patches import grid_of
 from models.semiformer.model import Semiformer
+from models.targets.base import Target
 from models.vit import evaluating
 from pipeline.errors import InputError
 from pipeline.spec import Mask
@@ -41,6 +43,11 @@ class StreamMAE(nn.Module):
         self.mae = MAEBranch(encoder, settings)
         self.settings, self.patch = settings, self.mae.patch
 
+    @property
+    def target(self) -> Target:
+        """What is predicted."""
+        return self.mae.target
+
     def forward(self, encoder: Semiformer, images: Tensor, visible: Tensor) -> Tensor:
         """The loss [] of images u8 [N, 3, S, S] of which the patches visible i64 [N, K] are seen."""
         return self.mae(encoder.visible_tokens(images, visible), images, visible)
@@ -52,4 +59,4 @@ class StreamMAE(nn.Module):
             grid = grid_of(images, self.patch)
             ids = predicted_ids(visible, prod(grid))
             predicted = self.mae.decoder(encoder.visible_tokens(images, visible), visible, ids, grid)
-            return self.mae.target.to_pixels(predicted, images, ids)
+            return self.target.to_pixels(predicted, images, ids)

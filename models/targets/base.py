@@ -1,6 +1,7 @@
 """What a target is: how wide its prediction of a patch is, the loss of one, and a picture of it."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,11 @@ class Target(nn.Module, ABC):
     """What the decoder's output is compared with (MAE Table 1d). It learns nothing: what it knows are buffers, or
     parameters that require no gradient, so that a checkpoint holds it and no optimiser, average or DDP touches it.
 
+    name   what its loss is of, in the journal and on the terminal
     width  numbers predicted for each patch
     """
 
+    name: ClassVar[str]
     width: int
 
     @abstractmethod

@@ -13,6 +13,8 @@ from models.targets.base import Target
 class NormPix(Target):
     """Mean squared, or absolute, error of normalised pixels; pictures need mean and spread, which no prediction has."""
 
+    name = "pixels"
+
     def __init__(self, patch: int, normalisation: Normalisation, absolute: bool = False) -> None:
         super().__init__()
         self.patch, self.normalisation, self.width, self.absolute = patch, normalisation, 3 * patch * patch, absolute

@@ -24,6 +24,8 @@ class PCA(Target):
                         each, by which every coefficient weighs the same
     """
 
+    name = "pca"
+
     def __init__(self, mean: Tensor, basis: Tensor, scale: Tensor, patch: int, normalisation: Normalisation) -> None:
         super().__init__()
         self.patch, self.normalisation, self.width = patch, normalisation, basis.shape[1]

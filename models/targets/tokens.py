@@ -16,6 +16,8 @@ from models.targets.tokenizer import Tokenizer, resized
 class Tokens(Target):
     """Cross-entropy of the codes of the predicted patches, each patch one cell of the tokenizer's grid."""
 
+    name = "tokens"
+
     def __init__(self, tokenizer: Tokenizer, patch: int, normalisation: Normalisation) -> None:
         super().__init__()
         self.patch, self.normalisation, self.width = patch, normalisation, tokenizer.codes

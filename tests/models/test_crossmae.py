@@ -90,7 +90,9 @@ def test_other_targets_train_hold_their_state_and_give_pictures(name, kind, file
     stepped = {id(p) for group in optimiser(method, recipe.optim).param_groups for p in group["params"]}
     assert stepped == {id(p) for p in method.parameters() if p.requires_grad}
     assert all(p.requires_grad for p in method.reconstruction.parameters())  # all that is known are buffers
-    method(batch_of(), LATER).total.backward()
+    loss = method(batch_of(), LATER)
+    assert set(loss.parts) == {kind}  # the journal calls it what it is
+    loss.total.backward()
     assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
     u = batch_of().unlabelled
     assert method.reconstruction.predict(method.encoder, u.weak, u.visible).shape == (6, 8, 48)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from models.branches.base import Reconstruct
 from models.branches.choose import branch
 from models.branches.lomar import LoMaRBranch, covering
-from models.branches.mae import Reconstruct
 from models.flops import GroupCost, count, encoder_flops
 from models.method import Moment
 from models.methods.lomar import LoMaR, Settings

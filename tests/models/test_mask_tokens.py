@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from models.branches.mae import MAEBranch, Reconstruct
+from models.branches.base import Reconstruct
+from models.branches.mae import MAEBranch
 from models.branches.simmim import check_hidden_alone
 from models.decoder import Decoder
 from models.flops import GroupCost, count, decoder_flops, encoder_flops

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from models.branches.base import Reconstruct
 from models.branches.choose import branch
-from models.branches.mae import Reconstruct
 from models.branches.simmim import SimMIMBranch
 from models.flops import GroupCost, count, encoder_flops
 from models.method import Moment

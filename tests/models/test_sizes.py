@@ -9,7 +9,8 @@ from timm.layers import resample_abs_pos_embed
 
 from models import peers
 from models.blocks import compile_blocks
-from models.branches.mae import MAEBranch, Reconstruct
+from models.branches.base import Reconstruct
+from models.branches.mae import MAEBranch
 from models.decoder import Decoder, predicted_ids
 from models.flops import GroupCost, count, decoder_flops, encoder_flops
 from models.packed import as_packed

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import wire
 from models.bench import Options, draw_batch
-from models.branches.mae import Reconstruct
+from models.branches.base import Reconstruct
 from models.flops import count
 from models.method import Moment
 from models.recipe import Encoder, Recipe

@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from models import fit_pca, fit_vq
+from models.method import method_class
 from models.patches import IMAGENET, Normalisation
+from models.recipe import named
+from models.sweep import changed
 from models.targets.choose import target
 from models.targets.file import check_out, read, write
 from models.targets.pca import load_pca
+from models.training.journal import read as read_journal
 from pipeline.errors import InputError
 
 
@@ -40,6 +44,32 @@ def test_fitted_files_make_targets_whose_loss_falls_with_what_they_know(fitted):
         better = predicted - torch.autograd.grad(loss, predicted)[0]
         assert made.loss(better, x, ids) < loss
         assert made.to_pixels(predicted, x, ids).shape == (2, 16, 48)
+
+
+BESIDE = "semi_mae:digits", "semi_mae:digits_simmim", "semi_mae:digits_lomar", "supmae:digits", "semiformer:digits_mae"
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_loss_beside_others_is_called_what_its_target_is(name, fitted):
+    for kind, file, said in (("norm_pix", None, "pixels"), ("pca", "pca.pt", "pca"), ("tokens", "vq.pt", "tokens")):
+        recipe = changed(named(name), {"method.reconstruct.target": kind})
+        if file:
+            recipe = changed(recipe, {"method.reconstruct.target_file": str(fitted / file)})
+        with torch.device("meta"):
+            method = method_class(recipe)(recipe, 10)
+        assert method.reconstruction.target.name == said
+
+
+def test_a_run_on_tokens_says_so_on_the_terminal_and_in_its_journal(tiny, fitted, tmp_path, capsys):
+    flags = "--method.reconstruct.target=tokens", f"--method.reconstruct.target-file={fitted / 'vq.pt'}"
+    assert tiny("semi_mae:digits", tmp_path, *flags, "--optim.epochs=3") == 0
+    (row,) = [row for row in read_journal(tmp_path) if "parts" in row]
+    assert set(row["parts"]) == {"label", "pseudo", "tokens"}
+    assert 0 < row["parts"]["tokens"] < 3 * torch.tensor(8.0).log()  # codes: a cross-entropy over eight
+    said = capsys.readouterr().out
+    assert f"tokens {row['parts']['tokens']:.4f}" in said
+    assert "pixels" not in said
+    assert (tmp_path / "report.html").exists()
 
 
 def test_a_fit_of_the_same_images_is_the_same(fitted, digits, monkeypatch, tmp_path, capsys):

@@ -176,6 +176,16 @@ def test_series_leave_out_what_a_row_does_not_have() -> None:
     assert figures.series(made, lambda row: row.get("parts")) == {"a": ([1], [1.0]), "b": ([2], [2.0])}
 
 
+def test_a_journal_that_once_called_every_target_pixels_is_drawn_beside_its_new_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, drawn, curves = rows(), [], figures.curves
+    new = [row | {"parts": {"tokens": row["loss"]}} for row in old if "parts" in row]
+    monkeypatch.setattr(figures, "curves", lambda lines, **how: drawn.append(set(lines)) or curves(lines, **how))
+    write_report(tmp_path, recipe_name="mae:digits", rows=old + new, final=[], pictures=[], verdict="")
+    assert {"loss", "label", "pseudo", "pixels", "tokens"} in drawn
+
+
 def test_only_shares_are_drawn_as_evaluations() -> None:
     drawn = figures.evaluations(rows())
     assert drawn.keys() >= {"accuracy top1", "accuracy top5"}

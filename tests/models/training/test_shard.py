@@ -11,7 +11,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from models.methods import semi_mae
 from models.recipe import Run
-from models.branches.mae import Reconstruct
+from models.branches.base import Reconstruct
 from models.training import distributed, shard
 from models.training.optim import clip, optimiser, set_rate
 
