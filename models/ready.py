@@ -9,14 +9,18 @@ import torch
 from models.evaluate.judge import Judge
 from models.evaluate.knn import check_tokens
 from models.method import Method, method_class
-from models.recipe import Recipe
+from models.recipe import Recipe, named
 from models.start import load_encoder
+from models.targets.file import NoTarget
 from models.training import checkpoint, distributed, folder
 from models.training.distributed import World
 from models.training.precision import half
 from models.training.schedule import Length, Pools, length
 from pipeline.errors import InputError
 from pipeline.task import Task, check_views, open_task
+
+CLASSES = 1000
+"""Of a method that is only built to be checked, where its data is not at hand."""
 
 
 @final
@@ -42,19 +46,12 @@ class Ready:
 
 def ready(recipe: Recipe, world: World) -> Ready:
     """All that can be wrong about a run raises InputError here, before its folder is touched."""
-    where, kind = run_folder(recipe), method_class(recipe)
+    where = run_folder(recipe)
     folder.check_same_recipe(where, recipe)
     check_attention(recipe, world)
-    task = open_task(recipe.data, kind.needs(recipe))
-    check_views(task, recipe.data, kind.needs(recipe), recipe.encoder.patch)
-    files = {"val": recipe.data.val, "test": recipe.data.test}
-    judges = {name: Judge(recipe, file, task.beton, world) for name, file in files.items() if file}
-    steps = length(recipe.optim, Pools(*task.pools, *task.batches))
-    micro = distributed.accumulation(task.batches, world.size, recipe.run.device_images)
+    task, judges, steps, micro = grounded(recipe, world)
     torch.manual_seed(recipe.run.seed)
-    method, origin = kind(recipe, len(task.classes)), None
-    if recipe.run.knn:
-        check_tokens(method.judged, "avg", recipe.name)
+    method, origin = built(recipe, len(task.classes)), None
     method.sized(task.beton.n, task.pools[1])
     found = None if recipe.run.fresh else checkpoint.latest(where)
     distributed.same(found[0]["step"] if found else 0, world, f"the step to carry on from in {where}")
@@ -66,6 +63,52 @@ def ready(recipe: Recipe, world: World) -> Ready:
     elif recipe.run.start:
         origin = load_encoder(method, recipe.run.start)
     return Ready(where, task, judges, steps, micro, method, found[0] if found else None, origin)
+
+
+def check(recipe: Recipe, ranks: int) -> None:
+    """What `ready` would refuse in a job of so many processes, raised here as far as this machine can tell.
+
+    Nothing is computed or written. Data that is not here may be there, and so may what the run starts from.
+    """
+    folder.check_same_recipe(run_folder(recipe), recipe)
+    classes = CLASSES
+    if Path(recipe.data.root, recipe.data.train).exists():
+        task, *_ = grounded(recipe, World(0, ranks, 0, torch.device("cpu")))
+        classes = len(task.classes)
+    with torch.device("meta"):
+        built(recipe, classes)
+
+
+def grounded(recipe: Recipe, world: World) -> tuple[Task, dict[str, Judge], Length, int]:
+    """The data of a run, who judges it, its length, and the micro-batches of a step on each of the ranks."""
+    needs = method_class(recipe).needs(recipe)
+    task = open_task(recipe.data, needs)
+    check_views(task, recipe.data, needs, recipe.encoder.patch)
+    files = {"val": recipe.data.val, "test": recipe.data.test}
+    judges = {name: Judge(recipe, file, task.beton, world) for name, file in files.items() if file}
+    steps = length(recipe.optim, Pools(*task.pools, *task.batches))
+    return task, judges, steps, distributed.accumulation(task.batches, world.size, recipe.run.device_images)
+
+
+def built(recipe: Recipe, classes: int) -> Method:
+    """The method of a recipe. Raises InputError with the whole command if the file of its target is to be made."""
+    try:
+        method = method_class(recipe)(recipe, classes)
+    except NoTarget as error:
+        whole = f"{error.command} {arguments(recipe, error.kind)}"
+        raise InputError(str(error).replace(error.command, whole)) from error
+    if recipe.run.knn:
+        check_tokens(method.judged, "avg", recipe.name)
+    return method
+
+
+def arguments(recipe: Recipe, kind: str) -> str:
+    """What the command that fits a recipe's target is told: its images, cut as it cuts them."""
+    data, patch, usual = recipe.data, recipe.encoder.patch, named(recipe.name)
+    said = f"{Path(data.root, data.train)} --recipe {recipe.name}"
+    said += f" --size {data.size}" if data.size != usual.data.size else ""
+    said += f" --patch {patch}" if patch != usual.encoder.patch else ""
+    return f"{said} --out {recipe.method.reconstruct.target_file or Path(data.root, f'{kind}.pt')}"
 
 
 def check_attention(recipe: Recipe, world: World) -> None:

@@ -35,23 +35,26 @@ class Plan:
         return replace(self, jobs=tuple(left))
 
 
-def plan(target: str, overrides: Sequence[str], folder: str | None = None) -> Plan:
+def plan(target: str, overrides: Sequence[str], folder: str | None = None, ranks: int = 1) -> Plan:
     """What `target` means: a recipe (mae:in1k_b16), a sweep (mae:digits_mask_ratio) or a module with a main().
 
-    Everything that a flag can get wrong raises InputError here, on the login node.
+    Everything that a flag can get wrong, and all that `models.ready.check` sees of each recipe in so many processes,
+    raises InputError here, on the login node.
     """
     overrides = tuple(overrides)
     if ":" not in target:
         return _module(target, overrides, folder)
     if folder:
         raise InputError(f"--folder is for modules; the folder of a recipe is `-- --run.folder {folder}`")
+    from models.ready import check as check_ready
     from models.ready import run_folder
     from models.recipe import resolve
-    from models.sweep import check_apart, members, sweeps
+    from models.sweep import changed, check_apart, members, sweeps
 
     if target not in [name for name, _ in sweeps()]:
         recipe = resolve(target, list(overrides))
         _check_runs_on(recipe)
+        check_ready(recipe, ranks)
         root = run_folder(recipe).resolve()
         return Plan(target, overrides, root, (Job("train", [target, *overrides], str(root)),))
     names = [member.name for member in members(target)]
@@ -62,6 +65,8 @@ def plan(target: str, overrides: Sequence[str], folder: str | None = None) -> Pl
     for name, recipe in zip(names, recipes, strict=True):
         _check_runs_on(recipe)
         run = root / name.rpartition("/")[2]
+        if not _done(run):
+            check_ready(changed(recipe, {"run.folder": str(run)}), ranks)
         jobs.append(Job("train", [name, *overrides, f"--run.folder={run}"], str(run)))
     return Plan(target, overrides, root, tuple(jobs), tuple(job.run for job in jobs))
 

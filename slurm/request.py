@@ -64,6 +64,11 @@ class Request:
         """One process per GPU; without GPUs, as many as asked for."""
         return self.gpus or self.tasks or 1
 
+    @property
+    def ranks(self) -> int:
+        """Processes in all."""
+        return self.nodes * self.tasks_per_node
+
 
 def check(request: Request) -> None:
     """Raise InputError for the first wish that no cluster can grant."""

@@ -37,7 +37,7 @@ def submit(target: str, argv: Sequence[str]) -> int:
 
     flags, overrides = split(argv)
     request = parse(flags, target)
-    return told(launch.plan(target, overrides, request.folder), request)
+    return told(launch.plan(target, overrides, request.folder, request.ranks), request)
 
 
 def resubmit(argv: Sequence[str]) -> int:
@@ -52,7 +52,8 @@ def resubmit(argv: Sequence[str]) -> int:
         raise InputError(f"{argv[0]} is a member of a sweep; resubmit {facts['root']}: what is done is not done again")
     flags, overrides = split(argv[1:])
     request = parse(flags, f"resubmit {argv[0]}", earlier(facts["request"]))
-    return told(launch.plan(facts["target"], [*facts["overrides"], *overrides], request.folder), request)
+    overrides = [*facts["overrides"], *overrides]
+    return told(launch.plan(facts["target"], overrides, request.folder, request.ranks), request)
 
 
 def told(plan, request) -> int:

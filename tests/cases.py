@@ -83,6 +83,11 @@ WRONG = {  # recipe, flags, what the line says
                            "--encoder.name=vit_smal_patch16_224", "timm"),
     "another architecture": (SUPERVISED, "--encoder.width=None --encoder.depth=None --encoder.heads=None "
                              "--encoder.name=resnet18", "plain ViT"),
+    "no file for a target": (MAE, "--method.reconstruct.target=tokens", "target_file is None; name one, made with"),
+    "a missing file for a target": (
+        MAE, "--method.reconstruct.target=pca --method.reconstruct.target-file=/nowhere/pca.pt --encoder.patch=2",
+        "/train.beton --recipe mae:digits --patch 2 --out /nowhere/pca.pt`",
+    ),
     "a missing start": (SEMI, "--run.start=/nowhere/last.pt", "cannot read checkpoint /nowhere/last.pt"),
     "a folder to start from": (SEMI, "--run.start=/tmp", "cannot read checkpoint /tmp: Is a directory"),
     "no GPU": (SEMI, "--run.device=cuda", "no GPU is visible"),

@@ -13,6 +13,14 @@ from pipeline.errors import InputError
 COMMANDS = {"pca": "python -m models.fit_pca", "vq": "python -m models.fit_vq"}
 
 
+class NoTarget(InputError):
+    """A file that a target has to read is not there or is another one. `kind` of target, `command` that makes it."""
+
+    def __init__(self, said: str, kind: str) -> None:
+        self.kind, self.command = kind, COMMANDS[kind]
+        super().__init__(f"{said} `{self.command}`")
+
+
 def check_out(out: str) -> Path:
     """The path to write to. Raises InputError, before anything is computed, if it is a folder or in none."""
     path = Path(out)
@@ -35,26 +43,23 @@ def write(path: Path, kind: str, held: Mapping[str, object]) -> None:
 
 
 def read(file: str | None, kind: str, patch: int | None = None) -> dict:
-    """What `write` wrote. Raises InputError, with the command that makes such a file, if it is no file of this kind or
-    was made for patches of another size."""
+    """What `write` wrote. Raises NoTarget if it is no file of this kind or was made for patches of another size."""
     held = plain(file, kind)
     if held.get("kind") != kind:
-        raise InputError(f"{file} was not made by `{COMMANDS[kind]}`; make one for this target")
+        raise NoTarget(f"{file} is not of this target; make one with", kind)
     if patch is not None and held["patch"] != patch:
-        raise InputError(f"{file} is of patches of {held['patch']} pixels, the encoder's have {patch}; fit it again")
+        raise NoTarget(f"{file} is of patches of {held['patch']} pixels, the encoder's have {patch}; fit it with", kind)
     return held
 
 
 def plain(file: str | None, kind: str) -> dict:
-    """Whatever named tensors and plain types a file holds. Raises InputError if it cannot be read, or holds more."""
-    command = COMMANDS[kind]
+    """Whatever named tensors and plain types a file holds. Raises NoTarget if it cannot be read, or holds more."""
     if file is None:
-        raise InputError(f"method.reconstruct.target_file is None: make one with `{command}` and name it")
+        raise NoTarget("method.reconstruct.target_file is None; name one, made with", kind)
     try:
         held = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        why = error.strerror or error
-        raise InputError(f"cannot read {file}: {why}; make it with `{command}`") from error
+        raise NoTarget(f"cannot read {file}: {error.strerror or error}; make it with", kind) from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise InputError(f"{file} is damaged or no file of `{command}`; make it again") from error
+        raise NoTarget(f"{file} is damaged or no file of a target; make it with", kind) from error
     return held if isinstance(held, dict) else {}

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from models.patches import grid_of, patchify
 from models.recipe import resolve
-from pipeline.beton import Beton, open_beton
+from pipeline.beton import Beton
 from pipeline.errors import InputError
-from pipeline.open import open_backend, sweep
+from pipeline.open import open_backend, open_data, sweep
 from pipeline.preview import spread
 from pipeline.spec import Data
 
@@ -59,7 +59,7 @@ def opened(sample: Sample) -> Patches:
     size, patch = sample.size or recipe.data.size, sample.patch or recipe.encoder.patch
     down, across = grid_of(torch.empty(0, 3, size, size), patch)
     data = replace(recipe.data, size=size, sizes=None, evaluate=recipe.data.weak, backend="ffcv", views_on="cpu")
-    beton = open_beton(Path(sample.path))
+    beton = open_data(replace(data, root=str(Path(sample.path).parent)), Path(sample.path).name)
     ids = spread(beton, sample.images)
     return Patches(patch, down * across * len(ids), _parts(data, beton, ids, patch))
 

@@ -9,8 +9,7 @@ from torch import Tensor
 from models.losses import at_least_f32
 from models.patches import Normalisation
 from models.targets.base import Target, check_some, exact, true_patches
-from models.targets.file import read
-from pipeline.errors import InputError
+from models.targets.file import NoTarget, read
 
 
 @final
@@ -47,8 +46,8 @@ class PCA(Target):
 
 
 def load_pca(file: str | None, patch: int, normalisation: Normalisation) -> PCA:
-    """The target that `models.fit_pca` wrote. Raises InputError if it fits another patch or normalisation."""
+    """The target that `models.fit_pca` wrote. Raises NoTarget if it fits another patch or normalisation."""
     held = read(file, "pca", patch)
     if (held["mean_rgb"], held["std_rgb"]) != (list(normalisation.mean), list(normalisation.std)):
-        raise InputError(f"{file} was fitted on pixels normalised otherwise than the encoder's; fit it again")
+        raise NoTarget(f"{file} was fitted on pixels normalised otherwise than the encoder's; fit it with", "pca")
     return PCA(held["mean"], held["basis"], held["scale"], patch, normalisation)

@@ -1,11 +1,12 @@
 """What is asked of sbatch, and what is refused before it is asked."""
 
+import json
 import shlex
 
 import pytest
 
 from pipeline.errors import InputError
-from slurm import submit
+from slurm import launch, submit
 from slurm.request import Request, check, parameters
 
 TOY = "tests.slurm.toy"
@@ -74,6 +75,56 @@ def test_without_gpus_there_are_as_many_processes_as_asked_for():
     words = parameters(Request(gpus=0, tasks=4), "x", None, [], [])
     assert words["ntasks_per_node"] == 4
     assert "gpus_per_node" not in words
+
+
+HERE = {  # what a job would find out hours later
+    "less than a step": ("mae_ablations:digits_mask -- --optim.epochs=0.5 --optim.rise-epochs=0", "less than one step"),
+    "a sweep's short epochs": ("ladder:digits_5 -- --optim.labels-only-epochs=1e6", "labels_only_epochs is 1e+06 of"),
+    "a batch over seven": ("semi_mae:digits --gpus 7", "does not divide over 7 devices"),
+    "an unknown split": ("semi_mae:digits -- --data.split=6-per-class", "no split '6-per-class'"),
+    "what a method cannot do": ("crossmae:digits -- --method.reconstruct.predict=0.9", "of which only 0.5 are hidden"),
+    "a target nobody fitted": (
+        "mae_ablations:digits_target",
+        "cannot read data/digits/pca.pt: No such file or directory; make it with `python -m models.fit_pca "
+        "{root}/train.beton --recipe mae_ablations:digits_target/2 --out data/digits/pca.pt`",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HERE)
+def test_what_a_job_would_refuse_is_refused_before_it_waits(what, digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv, said = HERE[what]
+    argv = [*argv.split(), *([] if "--" in argv.split() else ["--"]), f"--data.root={digits}"]
+    with pytest.raises(InputError) as refused:
+        submit.main([*argv[:1], "--dry-run", *argv[1:]])
+    assert said.format(root=digits) in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("root", ["here", "on/the/nodes/alone"])
+def test_what_a_job_would_run_is_submitted_also_where_its_data_is_on_the_nodes_alone(
+    root, digits, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--dry-run", "--gpus", "8", "--", f"--data.root={digits if root == 'here' else root}"]
+    for target in ("semi_mae:digits", "ladder:digits_5", "crossmae:digits", "semiformer:digits_mae"):
+        assert submit.main([target, *flags]) == 0
+        assert "#SBATCH" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_another_recipe_is_refused_but_what_is_done_is_not_looked_at_again(digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "ladder-digits_5" / "0"
+    run.mkdir(parents=True)
+    (run / "recipe.json").write_text(json.dumps({"name": "ladder:digits_4000/0"}))
+    (run / "report.html").touch()
+    with pytest.raises(InputError, match="was begun with name ladder:digits_4000/0"):
+        submit.main(["ladder:digits_5", "--dry-run", "--", f"--data.root={digits}"])
+    monkeypatch.setattr(launch, "_done", lambda path: path == run)
+    assert submit.main(["ladder:digits_5", "--dry-run", "--", f"--data.root={digits}"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -202,13 +202,6 @@ def test_what_it_can_do_is_not(flags):
     assert method.logits(batch_of().unlabelled.weak).shape == (9, CLASSES)
 
 
-def test_the_name_of_the_small_model_builds_it():
-    recipe = resolve("semiformer:in1k_10pct", [])
-    with torch.device("meta"):
-        method = method_class(recipe)(recipe, 1000)
-    assert sum(p.numel() for p in method.encoder.parameters()) == 41_670_288
-
-
 def test_tokens_and_vectors_do_not_decay_and_everything_else_does():
     method = method_of("digits", "--encoder.position=learned", "--optim.average=None", "--method.pseudo.teacher=self")
     groups = optimiser(method, resolve("semiformer:digits", []).optim).param_groups

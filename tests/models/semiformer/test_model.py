@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from models.method import method_class
 from models.positions import sincos_2d
+from models.recipe import resolve
 from models.semiformer.model import Semiformer, Shape, look
 
 DOUBLE = torch.float64
@@ -162,3 +164,10 @@ def test_looking_leaves_running_statistics_and_modes_alone():
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     model(images())
     assert not all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_name_of_the_small_model_builds_it():
+    recipe = resolve("semiformer:in1k_10pct", [])
+    with torch.device("meta"):
+        method = method_class(recipe)(recipe, 1000)
+    assert sum(p.numel() for p in method.encoder.parameters()) == 41_670_288

@@ -81,11 +81,26 @@ def test_a_fit_of_the_same_images_is_the_same(fitted, digits, monkeypatch, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["again.pt"]
 
 
+@pytest.mark.parametrize(("more", "kept"), [((), 6), (("--patch", "2"), 1), (("--patch", "8"), 24)])
+def test_an_eighth_of_the_components_is_kept_where_nothing_is_said(digits, monkeypatch, tmp_path, more, kept):
+    """MAE: 96 of 16 x 16 x 3."""
+    out = str(tmp_path / "pca.pt")
+    run(monkeypatch, fit_pca, str(digits / "train.beton"), "--recipe", "mae:digits", "--out", out, *more)
+    assert read(out, "pca")["basis"].shape[1] == kept
+
+
+def test_the_embedded_digits_are_written_for_whoever_fits_on_them_first(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    file = "data/digits/train.beton", "--recipe", "mae:digits", "--images", "20"
+    run(monkeypatch, fit_vq, *file, "--codes", "4", "--out", "vq.pt")
+    assert read("vq.pt", "vq")["codebook"].shape == (4, 48)
+
+
 def test_wrong_flags_are_told_in_a_line_and_nothing_is_written(digits, monkeypatch, tmp_path):
     file, recipe = str(digits / "train.beton"), ("--recipe", "mae:digits")
     out = ("--out", str(tmp_path / "x.pt"))
     wrong = {
-        "patches of 4 pixels have 1 to 48": (fit_pca, file, *recipe, *out),
+        "patches of 4 pixels have 1 to 48": (fit_pca, file, *recipe, *out, "--coefficients", "49"),
         "vary in 16 directions only": (fit_pca, file, *recipe, *out, "--coefficients", "17", "--images", "20"),
         "no such file": (fit_pca, str(tmp_path / "none.beton"), *out),
         "patches of 5 pixels do not divide": (fit_pca, file, *recipe, *out, "--patch", "5"),
@@ -107,13 +122,13 @@ def test_files_that_are_none_or_do_not_fit_are_told_in_a_line(fitted, tmp_path):
     other = tmp_path / "other.pt"
     torch.save({"weights": torch.zeros(1)}, other)
     wrong = {
-        "target_file is None: make one with `python -m models.fit_pca`": ("pca", None, 4),
-        "target_file is None: make one with `python -m models.fit_vq`": ("tokens", None, 4),
+        "target_file is None; name one, made with `python -m models.fit_pca`": ("pca", None, 4),
+        "target_file is None; name one, made with `python -m models.fit_vq`": ("tokens", None, 4),
         "No such file": ("pca", str(tmp_path / "none.pt"), 4),
-        "was not made by `python -m models.fit_pca`": ("pca", vq, 4),
-        "was not made by `python -m models.fit_vq`": ("tokens", str(other), 4),
-        "is damaged or no file of": ("pca", str(torn), 4),
-        "of patches of 4 pixels, the encoder's have 8": ("pca", pca, 8),
+        "is not of this target; make one with `python -m models.fit_pca`": ("pca", vq, 4),
+        "is not of this target; make one with `python -m models.fit_vq`": ("tokens", str(other), 4),
+        "is damaged or no file of a target; make it with `python -m models.fit_pca`": ("pca", str(torn), 4),
+        "of patches of 4 pixels, the encoder's have 8; fit it with `python -m models.fit_pca`": ("pca", pca, 8),
         "target pixel reads none": ("pixel", pca, 4),
     }
     for said, (kind, file, patch) in wrong.items():
