@@ -8,7 +8,8 @@ import sys
 from contextlib import ExitStack, closing
 
 import models  # noqa: F401 -- first: it says how threads wait, and torch listens only once
-from models.recipe import Recipe, list_if_asked, resolve
+from models.catalogue import list_if_asked
+from models.recipe import Recipe, resolve
 
 if __name__ == "__main__":
     list_if_asked()  # before torch is imported, which takes seconds

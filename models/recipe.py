@@ -1,22 +1,19 @@
 """A recipe: everything that a run depends on, in one frozen object, and how a command line names and changes it."""
 
-import ast
 import difflib
 import importlib
 import io
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar
 
+from models.catalogue import catalogue, story, sweeps
 from pipeline.errors import InputError
 from pipeline.spec import Data
 
 Settings = TypeVar("Settings")
-METHODS = Path(__file__).parent / "methods"
 
 
 @dataclass(frozen=True)
@@ -149,37 +146,6 @@ def _not_a_flag() -> object:
     return Suppress
 
 
-def catalogue() -> Iterator[tuple[str, str]]:
-    """Every recipe's name on the command line and the first line of its docstring."""
-    return defined("Recipe[")
-
-
-def defined(returns: str) -> Iterator[tuple[str, str]]:
-    """Name on the command line and first line of every function in methods/ whose annotation begins so.
-
-    Read from the sources: importing the methods brings in torch and timm, which take seconds.
-    """
-    for path in sorted(METHODS.glob("[!_]*.py")):
-        for each in ast.parse(path.read_text()).body:
-            public = isinstance(each, ast.FunctionDef) and not each.name.startswith("_")
-            if public and each.returns and ast.unparse(each.returns).startswith(returns):
-                yield f"{path.stem}:{each.name}", ast.get_docstring(each).splitlines()[0]
-
-
-def list_if_asked() -> None:
-    """End the process with a list of the recipes and the sweeps, if its command line names none."""
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        print("python train.py RECIPE [--group.field VALUE ...]   (RECIPE --help shows every field)\n")
-        _list(catalogue())
-        print("\npython -m slurm.submit SWEEP [-- --group.field VALUE ...]   (SWEEP/0 is the first of its recipes)\n")
-        _list(defined("Iterator[Recipe["))
-        sys.exit(0)
-
-
-def _list(found: Iterator[tuple[str, str]]) -> None:
-    print("\n".join(f"  {name:38s} {line}" for name, line in found))
-
-
 def resolve(name: str, flags: list[str]) -> Recipe:
     """The recipe called `name` ("semi_mae:digits") with typed flags over it ("--optim.lr", "1e-3").
 
@@ -198,14 +164,15 @@ def resolve(name: str, flags: list[str]) -> Recipe:
             raise InputError(f"{name} has no field {spelt}{nearest(spelt, known)}; add --help to see them all")
     first = os.environ.get("RANK", "0") == "0"  # of several ranks, which have the same command line, one speaks
     with nullcontext() if first else redirect_stderr(io.StringIO()):
-        recipe = tyro.cli(Recipe[type(recipe.method)], default=recipe, args=flags, prog=f"train.py {name}")
+        kind, prog = Recipe[type(recipe.method)], f"train.py {name}"
+        recipe = tyro.cli(kind, default=recipe, args=flags, prog=prog, description=story(name))
     check_bounds(recipe)
     return recipe
 
 
 def named(name: str) -> Recipe:
     """The recipe called `name`, as written. Raises InputError with the nearest name if there is none."""
-    from models.sweep import member, sweeps  # which reads Recipe
+    from models.sweep import member  # which reads Recipe
 
     if "/" in name:
         return member(name)

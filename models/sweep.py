@@ -6,15 +6,11 @@ from dataclasses import replace
 from itertools import combinations
 from typing import TypeVar
 
-from models.recipe import Recipe, defined, nearest
+from models.catalogue import sweeps
+from models.recipe import Recipe, nearest
 from pipeline.errors import InputError
 
 Part = TypeVar("Part")
-
-
-def sweeps() -> Iterator[tuple[str, str]]:
-    """Every sweep's name on the command line and the first line of its docstring."""
-    return defined("Iterator[Recipe[")
 
 
 def along(recipe: Part, field: str, values: Sequence[object]) -> Iterator[Part]:

@@ -46,10 +46,11 @@ def plan(target: str, overrides: Sequence[str], folder: str | None = None, ranks
         return _module(target, overrides, folder)
     if folder:
         raise InputError(f"--folder is for modules; the folder of a recipe is `-- --run.folder {folder}`")
+    from models.catalogue import sweeps
     from models.ready import check as check_ready
     from models.ready import run_folder
     from models.recipe import resolve
-    from models.sweep import changed, check_apart, members, sweeps
+    from models.sweep import changed, check_apart, members
 
     if target not in [name for name, _ in sweeps()]:
         recipe = resolve(target, list(overrides))

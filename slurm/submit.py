@@ -79,12 +79,14 @@ def parse(flags: Sequence[str], target: str, default=None):
     """Typed flags of the job. Raises InputError for a flag that belongs behind `--`; tyro has its own for the rest."""
     import tyro
 
+    from models.catalogue import story
     from slurm.request import Request
 
     for flag in flags:
         if flag.startswith("--") and "." in flag.partition("=")[0]:
             raise InputError(f"{flag} is a flag of train.py; put those behind `--`")
-    return tyro.cli(Request, default=default or Request(), args=list(flags), prog=f"python -m slurm.submit {target}")
+    prog, said = f"python -m slurm.submit {target}", story(target)
+    return tyro.cli(Request, default=default or Request(), args=list(flags), prog=prog, description=said)
 
 
 def earlier(found: dict):

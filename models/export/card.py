@@ -7,10 +7,10 @@ from pathlib import Path
 import timm
 import torch
 
+from models.catalogue import catalogue
 from models.evaluate.results import journalled
 from models.export.base import Checked
 from models.load import Loaded
-from models.recipe import catalogue
 from models.training.folder import ENVIRONMENT
 from models.training.journal import read
 

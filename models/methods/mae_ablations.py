@@ -68,7 +68,9 @@ def digits_target() -> Iterator[Recipe[Settings]]:
     """Embedded digits, what is predicted: pixels, normalised, PCA, codes.  Here: not yet run.
 
     Before it, an eighth of the components, as in the paper, and 64 codes:
-    python -m models.fit_pca data/digits/train.beton --recipe mae:digits --coefficients 6 --out data/digits/pca.pt
+
+    python -m models.fit_pca data/digits/train.beton --recipe mae:digits --out data/digits/pca.pt
+
     python -m models.fit_vq data/digits/train.beton --recipe mae:digits --codes 64 --out data/digits/vq.pt
     """
     return _targets(mae.digits(), "data/digits")
@@ -78,8 +80,11 @@ def in1k_target() -> Iterator[Recipe[Settings]]:
     """ImageNet, what is predicted: pixels, normalised, PCA, codes (Table 1d).  Here: not yet run.
 
     Before it (96 components, as in the paper; its codes are DALL-E's, these a small codebook's):
+
     python -m models.fit_pca data/in1k/train.beton --out data/in1k/pca.pt
+
     python -m models.fit_vq data/in1k/train.beton --out data/in1k/vq.pt
+
     Paper: 84.9 / 73.5, 85.4 / 73.9, 84.6 / 72.3, 85.3 / 71.6.
     """
     return _targets(_in1k(), "data/in1k")

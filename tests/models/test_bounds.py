@@ -6,7 +6,8 @@ from dataclasses import fields, is_dataclass
 import pytest
 
 from models.bounds import RULES
-from models.recipe import catalogue, named, resolve
+from models.catalogue import catalogue
+from models.recipe import named, resolve
 from pipeline.errors import InputError
 
 STEPS = "--optim.schedule=steps"

@@ -6,9 +6,10 @@ from dataclasses import fields, is_dataclass, replace
 import pytest
 import torch
 
+from models.catalogue import catalogue, sweeps
 from models.method import Method, Moment, method_class
-from models.recipe import Recipe, Run, catalogue, named
-from models.sweep import members, sweeps
+from models.recipe import Recipe, Run, named
+from models.sweep import members
 from models.training.optim import optimiser, set_rate
 from pipeline.batch import Batch
 from pipeline.loader import Loader

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from models.catalogue import sweeps
 from models.evaluate.ladder_table import Cell, table
 from models.methods import ladder
-from models.sweep import members, sweeps
+from models.sweep import members
 from pipeline.digits import SPLITS
 from pipeline.errors import InputError
 from pipeline.split import split_name

@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.catalogue import catalogue
 from models.method import Moment, method_class
 from models.patches import hidden_from_visible
 from models.peers import plain_decode, plain_mae, plain_visible_tokens
-from models.recipe import Recipe, catalogue, resolve
+from models.recipe import Recipe, resolve
 from pipeline.batch import Batch, Labelled, Unlabelled
 
 CLASSES, PATCHES = 10, 16

@@ -6,13 +6,15 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from models.catalogue import catalogue, list_if_asked, sweeps
 from models.decoder import Decoder
 from models.method import method_class
 from models.methods import mae
-from models.recipe import list_if_asked, resolve
-from models.sweep import along, changed, check_apart, member, members, sweeps
+from models.recipe import resolve
+from models.sweep import along, changed, check_apart, member, members
 from pipeline.errors import InputError
 from pipeline.task import check_views, open_task
+from slurm import submit
 
 RECONSTRUCT, WEAK = "method.reconstruct.", "data.weak."
 TABLES = {  # rows in the paper, fields in which they differ
@@ -119,12 +121,34 @@ def test_changing_a_field_changes_it_alone_and_a_field_that_is_not_there_fails()
         changed(recipe, {"data.msk.ratio": 0.9})
 
 
-def test_the_list_names_sweeps_after_the_recipes(monkeypatch, capsys):
+def test_the_list_names_every_sweep_after_the_recipes_a_kind_a_line(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["train.py"])
     with pytest.raises(SystemExit) as ended:
         list_if_asked()
     assert ended.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     place = {line.split()[0]: number for number, line in enumerate(lines) if line.startswith("  ")}
-    assert place["supmae:digits"] < place["mae_ablations:digits_mask"] < place["supmae_ablations:in1k_layers"]
+    assert place["supmae:digits"] < place["mae_ablations:digits_mask"] < place["supmae_ablations:digits_layers"]
     assert not any(name.rpartition(":")[2].startswith("_") for name in place)
+    told = []
+    for line in lines[max(number for name, number in place.items() if name in dict(catalogue())) + 1 :]:
+        first, _, more = line.strip().partition(" ")
+        others = more.partition("Also: ")[2]
+        told += [first, *(f"{first.partition(':')[0]}:{own}" for own in others.split(", ") if own)]
+    known = [name for name, _ in sweeps()]
+    assert sorted(name for name in told if ":" in name) == sorted(known)
+    assert len(place) - len(dict(catalogue())) < 0.6 * len(known)
+
+
+@pytest.mark.parametrize(
+    "asked", [lambda name: submit.main([name, "--help"]), lambda name: resolve(f"{name}/2", ["-h"])]
+)
+def test_help_tells_what_has_to_be_fitted_before_a_line_a_command(asked, capsys):
+    with pytest.raises(SystemExit):
+        asked("mae_ablations:digits_target")
+    said = capsys.readouterr().out.splitlines()
+    for kind in ("pca", "vq"):
+        file = f"data/digits/{kind}.pt"
+        assert any(line.startswith(f"python -m models.fit_{kind} data/d") and line.endswith(file) for line in said), (
+            said
+        )
