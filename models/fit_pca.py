@@ -43,8 +43,8 @@ class Moments(NamedTuple):
 def main() -> None:
     """Fit, write, and say how much of the variance is kept."""
     a = tyro.cli(Arguments, prog="python -m models.fit_pca")
-    out = check_out(a.out)
     patches = opened(a.sample)
+    out = check_out(a.out)  # afterwards: the embedded digits' folder is there by now
     wide = 3 * patches.side**2
     keep = wide // 8 if a.coefficients is None else a.coefficients
     if not 1 <= keep <= wide:

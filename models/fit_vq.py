@@ -35,10 +35,10 @@ class Arguments:
 def main() -> None:
     """Fit, write, and say how much of the variance the codes explain, and how evenly they are used."""
     a = tyro.cli(Arguments, prog="python -m models.fit_vq")
-    out = check_out(a.out)
     if a.codes < 2 or a.seed < 0:
         raise InputError(f"--codes is 2 or more and --seed 0 or more, got {a.codes}, {a.seed}")
     patches = opened(a.sample)
+    out = check_out(a.out)  # afterwards: the embedded digits' folder is there by now
     if min(a.patches, patches.count) < a.codes:
         raise InputError(
             f"{a.codes} codes need as many patches, got {min(a.patches, patches.count)}; raise --patches or --images"

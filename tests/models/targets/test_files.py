@@ -92,8 +92,8 @@ def test_an_eighth_of_the_components_is_kept_where_nothing_is_said(digits, monke
 def test_the_embedded_digits_are_written_for_whoever_fits_on_them_first(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     file = "data/digits/train.beton", "--recipe", "mae:digits", "--images", "20"
-    run(monkeypatch, fit_vq, *file, "--codes", "4", "--out", "vq.pt")
-    assert read("vq.pt", "vq")["codebook"].shape == (4, 48)
+    run(monkeypatch, fit_vq, *file, "--codes", "4", "--out", "data/digits/vq.pt")
+    assert read("data/digits/vq.pt", "vq")["codebook"].shape == (4, 48)
 
 
 def test_wrong_flags_are_told_in_a_line_and_nothing_is_written(digits, monkeypatch, tmp_path):
