@@ -1,0 +1,78 @@
+"""Compiled kernels of sources that nobody runs any more go away; those in use stay, and a loss is survived."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT, DAY_S = Path(__file__).parents[2], 86400
+
+NUMBA = """
+import shutil, sys
+from pathlib import Path
+import pipeline, numba, os
+from numba import njit
+
+cache = Path(os.environ["NUMBA_CACHE_DIR"])
+sys.path.insert(0, sys.argv[1])
+from kernel import double
+assert double(2) == 4
+assert list(cache.rglob("*.nbc"))
+shutil.rmtree(cache)
+assert double(2.5) == 5.0  # another type: compiled now
+assert list(cache.rglob("*.nbc"))
+"""
+
+
+def run(script: str, home: Path, *arguments: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "NUMBA_CACHE_DIR"}
+    environment["XDG_CACHE_HOME"] = str(home)
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def planted(home: Path, name: str, days: float) -> Path:
+    """A folder of kernels that was last used so many days ago."""
+    folder = home / "shotcrete" / name
+    (folder / "views").mkdir(parents=True)
+    (folder / "views" / "crop.nbc").write_bytes(b"code")
+    os.utime(folder, (time.time() - days * DAY_S,) * 2)
+    return folder
+
+
+def test_new_sources_clear_away_what_was_unused_for_a_month_and_nothing_else(tmp_path):
+    old, young = planted(tmp_path, "kernels-0", 31), planted(tmp_path, "kernels-1", 29)
+    other = planted(tmp_path, "weights", 365)
+    run("import pipeline", tmp_path)
+    assert not old.exists()
+    assert (young / "views" / "crop.nbc").exists()
+    assert other.exists()
+    (own,) = set((tmp_path / "shotcrete").glob("kernels-*")) - {young}
+
+    os.utime(own, (0, 0))
+    later = planted(tmp_path, "kernels-2", 31)
+    run("import pipeline", tmp_path)
+    assert own.stat().st_mtime > time.time() - 600  # used: whoever comes next leaves it
+    assert later.exists()  # nothing was new
+
+
+def test_a_process_whose_kernels_are_removed_compiles_again(tmp_path):
+    (tmp_path / "kernel.py").write_text(
+        "from numba import njit\n\n\n@njit(cache=True)\ndef double(x):\n    return 2 * x\n"
+    )
+    run(NUMBA, tmp_path, str(tmp_path))
+
+
+@pytest.mark.parametrize("given", ["elsewhere", "nowhere"])
+def test_a_folder_of_ones_own_is_left_alone_and_one_that_cannot_be_made_is_no_trouble(given, tmp_path):
+    old = planted(tmp_path, "kernels-0", 31)
+    if given == "elsewhere":
+        run(f"import os; os.environ['NUMBA_CACHE_DIR'] = {str(tmp_path / 'mine')!r}; import pipeline", tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {"shotcrete"}
+    else:
+        run("import pipeline", Path("/dev/null"))
+    assert old.exists()
