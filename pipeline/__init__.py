@@ -26,7 +26,7 @@ def _use(cache: Path) -> None:
     """Note that these kernels are in use; where they are to be compiled first, remove those not used for 30 days.
 
     By age, not because their sources are others: checkouts, and the snapshots that jobs restart from, take turns, and
-    each would compile anew for minutes. Who loses its folder all the same compiles again, and makes it again.
+    each would compile anew. Who loses its folder all the same compiles again, and makes it again.
     """
     with contextlib.suppress(OSError):
         if cache.exists():

@@ -1,11 +1,5 @@
-"""One rank where three pseudo-labels pass and one where none does give the gradients of a single process.
+"""One rank where three pseudo-labels pass and one where none does give the gradients of a single process."""
 
-Run as a script this file is one rank: `python test_distributed_step.py <rank> <folder> <way>`.
-"""
-
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +12,9 @@ from models.decoder import Decoder
 from models.training.distributed import World, settle
 from models.training.shard import shard
 from models.vit import Size, build_encoder, look
+from tests.models.training.ranks import run_ranks
+
+RANK = "import sys; from tests.models.test_distributed_step import one_rank; one_rank(*sys.argv[1:])"
 
 DOUBLE, PASSED = torch.float64, (3, 0)
 
@@ -61,9 +58,10 @@ def compiled(method):
     return method
 
 
-def one_rank(rank, folder, way):
+def one_rank(folder, way):
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
     way, position = way.split("/")
     method = WAYS[way](Method(position), World(rank, 2, rank, torch.device("cpu")))
     for _ in range(2):  # a second step: DDP complains about the first one's unused parameters only then
@@ -80,19 +78,7 @@ def one_rank(rank, folder, way):
 
 @pytest.mark.parametrize("way", [*(f"{way}/learned" for way in WAYS), "shard, checkpointing/bias"])
 def test_unequal_pass_counts_give_the_gradients_of_one_process(tmp_path, way):
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    ranks = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path), way], env=environment)
-        for rank in range(2)
-    ]
-    try:
-        assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
-
+    run_ranks(RANK, 2, str(tmp_path), way)
     position = way.split("/")[1]
     alone, separate = Method(position), peers.separate if position == "learned" else peers.packed
     sum(alone(draw(rank), separate) / 2 for rank in range(2)).backward()
@@ -103,7 +89,3 @@ def test_unequal_pass_counts_give_the_gradients_of_one_process(tmp_path, way):
         assert found.keys() == expected.keys()
         for name, gradient in expected.items():
             assert (found[name] - gradient).abs().max() / gradient.abs().max().clamp_min(1e-6 * largest) < 1e-9, name
-
-
-if __name__ == "__main__":
-    one_rank(int(sys.argv[1]), sys.argv[2], sys.argv[3])

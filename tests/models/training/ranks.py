@@ -17,6 +17,7 @@ def run_ranks(script: str, size: int, *arguments: str, timeout_s: float = 120) -
             env={
                 **os.environ,
                 "OMP_NUM_THREADS": "1",
+                "CUDA_VISIBLE_DEVICES": "",
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
                 "WORLD_SIZE": str(size),

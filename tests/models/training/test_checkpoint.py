@@ -20,33 +20,13 @@ STATE = {
 }
 
 KILLS = """
-import builtins, os, signal, sys
+import os, sys
 from pathlib import Path
 import torch
-from models.training import checkpoint, sealed
+from models.training import checkpoint
+from tests.models.training.killing import kill_at
 
 folder, weight = Path(sys.argv[1]), torch.arange(20_000.0)
-
-def kill_at(event):
-    left = [event]
-    def counted(function):
-        def call(*arguments, **named):
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
-            return function(*arguments, **named)
-        return call
-    def half(state, file, save=torch.save):
-        save(state, file)
-        file.flush()
-        if left[0] == 0:
-            file.truncate(file.tell() // 2)
-            os.kill(os.getpid(), signal.SIGKILL)
-        left[0] -= 1
-    torch.save = half
-    for name in ("fsync", "replace", "link", "unlink", "rename"):
-        setattr(os, name, counted(getattr(os, name)))
-    sealed._seal = counted(sealed._seal)
 
 def state(step):
     return {"step": step, "weight": weight + step}

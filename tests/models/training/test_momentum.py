@@ -1,12 +1,6 @@
-"""LARS against steps worked out by hand and a slow loop, SGD against torch's; what is not finite changes nothing.
-
-Run as a script this file is one of two ranks: `python test_momentum.py <rank> <folder>`.
-"""
+"""LARS against steps worked out by hand and a slow loop, SGD against torch's; what is not finite changes nothing."""
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +9,9 @@ from torch import nn
 
 from models.training.distributed import settle
 from models.training.momentum import Momentum, trust_ratio
+from tests.models.training.ranks import run_ranks
+
+RANK = "import sys; from tests.models.training.test_momentum import one_rank; one_rank(sys.argv[1])"
 
 
 def parameters(*shapes: tuple[int, ...], dtype=torch.float64) -> list[nn.Parameter]:
@@ -132,15 +129,15 @@ def three_steps(model: nn.Module, images: torch.Tensor) -> None:
         made.step()
 
 
-def one_rank(rank: int, folder: Path) -> None:
+def one_rank(folder: str) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    model = network()
+    torch.distributed.init_process_group("gloo")
+    rank, model = torch.distributed.get_rank(), network()
     fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
     three_steps(model, batch()[4 * rank : 4 * rank + 4])
-    torch.save({name: p.full_tensor() for name, p in model.named_parameters()}, folder / f"weights-{rank}.pt")
+    torch.save({name: p.full_tensor() for name, p in model.named_parameters()}, Path(folder, f"weights-{rank}.pt"))
     settle()
     torch.distributed.destroy_process_group()
 
@@ -150,22 +147,10 @@ def batch() -> torch.Tensor:
 
 
 def test_two_ranks_that_share_the_weights_step_as_one(tmp_path):
-    root = Path(__file__).parents[3]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    ranks = [subprocess.Popen([sys.executable, __file__, str(r), str(tmp_path)], env=environment) for r in range(2)]
-    try:
-        assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
+    run_ranks(RANK, 2, str(tmp_path))
     alone = network()
     three_steps(alone, batch())
     for rank in range(2):
         found = torch.load(tmp_path / f"weights-{rank}.pt", weights_only=True)
         for name, parameter in alone.named_parameters():
             torch.testing.assert_close(found[name], parameter.detach(), rtol=1e-12, atol=1e-14)
-
-
-if __name__ == "__main__":
-    one_rank(int(sys.argv[1]), Path(sys.argv[2]))

@@ -13,8 +13,9 @@ from datetime import timedelta
 from pathlib import Path
 import torch
 import torch.distributed as dist
-from models.training import checkpoint, pieces, sealed
+from models.training import checkpoint, pieces
 from models.training.distributed import World
+from tests.models.training.killing import kill_at
 
 def join_in(rank, store):
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
@@ -25,27 +26,6 @@ def save(folder, step, world):  # what split makes of a state, without the secon
     mine = whole[:3] if world.main else whole[3:]
     rest = {"step": step, "method": {"w": {pieces.NUMBER: 0}}, "optimiser": {pieces.NUMBER: 1}}
     checkpoint.save_pieces(folder, {"step": step, "shards": [mine, -mine], "rest": rest}, world)
-
-def kill_at(event):
-    left = [event]
-    def counted(function):
-        def call(*arguments, **named):
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
-            return function(*arguments, **named)
-        return call
-    def half(state, file, save=torch.save):
-        save(state, file)
-        file.flush()
-        if left[0] == 0:
-            file.truncate(file.tell() // 2)
-            os.kill(os.getpid(), signal.SIGKILL)
-        left[0] -= 1
-    torch.save = half
-    for name in ("mkdir", "fsync", "replace", "link", "unlink", "rmdir"):
-        setattr(os, name, counted(getattr(os, name)))
-    sealed._seal, dist.all_gather_object = counted(sealed._seal), counted(dist.all_gather_object)
 
 def ranks(do):
     children = []
@@ -67,7 +47,7 @@ def before(world):
 
 def broken(world):
     if world.rank == victim:
-        kill_at(event)
+        kill_at(event, (dist, "all_gather_object"))
     save(folder, 3, world)
 
 root, victim, event, seen = Path(sys.argv[1]), int(sys.argv[2]), 0, []

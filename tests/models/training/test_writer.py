@@ -110,24 +110,15 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from models.training import checkpoint, sealed
+from models.training import checkpoint
 from models.training.writer import Writer
+from tests.models.training.killing import kill_at
 
 def state(step):
     return {"step": step, "weight": torch.arange(20_000.0) + step}
 
 def train_on(folder, phase):
-    left = [phase]
-    def counted(function):
-        def call(*arguments, **named):
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
-            return function(*arguments, **named)
-        return call
-    for name in ("fsync", "replace", "link", "unlink"):
-        setattr(os, name, counted(getattr(os, name)))
-    sealed._seal, torch.save = counted(sealed._seal), counted(torch.save)
+    kill_at(phase)
     writer = Writer(folder)
     writer.save(state(3))
     while writer._writing is not None:  # training goes on
