@@ -11,19 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import kernels, libffcv, rng
+from pipeline import kernels, libffcv, on_cpu, pieces, rng
+from pipeline.backends.ffcv import SLOT_PIXELS, SLOTS
 from pipeline.encode import MAX_PIXELS, prepare
 from pipeline.errors import InputError
 from pipeline.jpeg_header import plain_size
 from pipeline.listing import listing
-from pipeline.on_cpu import start_views
+from pipeline.open import views_on
 from pipeline.order import Picks
-from pipeline.plan import Wanted, draw
+from pipeline.plan import Stacked, Wanted, draw
 from pipeline.pool import CHUNK, Pool, cores
+from pipeline.ring import Ring
 from pipeline.spec import Data
 from pipeline.threads import Threads
 
-ROOM = 1 << 24  # pixels of each thread's scratch; memory that no image touches costs nothing
+ROOM = SLOT_PIXELS  # pixels of each thread's scratch too; memory that no image touches costs nothing
 QUALITY = 100  # of what libffcv does not take (PNG, turned or CMYK JPEG): it goes through a JPEG in memory
 
 
@@ -71,7 +73,7 @@ def sweep_files(paths: Sequence[Path], data: Data, device: torch.device, batch: 
     While a batch is used the next one is decoded, and the one after it read.
     """
     libffcv.load()
-    threads, pools, memory = Threads(data.threads or cores(), "read"), _Pools(data), _Memory()
+    threads, views, memory = Threads(data.threads or cores(), "read"), _Views(data, device), _Memory()
     read: deque[tuple[list[Path], list[Future[Chunk]]]] = deque()
     begun: deque[Callable[[], Shown]] = deque()
     try:
@@ -81,14 +83,14 @@ def sweep_files(paths: Sequence[Path], data: Data, device: torch.device, batch: 
                 jobs = [threads.submit(_read_all, chunk, memory) for chunk in chunks]
                 read.append((part, jobs))
             if len(read) > 1 or (read and not part):
-                begun.append(_begin(*read.popleft(), data, device, pools, memory))
+                begun.append(_begin(*read.popleft(), data, device, views, memory))
             if len(begun) > 1 or (begun and not part and not read):
                 yield begun.popleft()()
         while begun:
             yield begun.popleft()()
     finally:
         threads.close()
-        pools.close()
+        views.close()
 
 
 def _read_all(paths: list[Path], memory: "_Memory") -> Chunk:
@@ -129,7 +131,7 @@ def _content(path: Path, target: np.ndarray) -> np.ndarray:
 
 
 def _begin(
-    paths: list[Path], jobs: list[Future[Chunk]], data: Data, device: torch.device, pools: "_Pools", memory: "_Memory"
+    paths: list[Path], jobs: list[Future[Chunk]], data: Data, device: torch.device, views: "_Views", memory: "_Memory"
 ) -> Callable[[], Shown]:
     chunks = [job.result() for job in jobs]
     results = [each for chunk in chunks for each in chunk.files]
@@ -145,7 +147,7 @@ def _begin(
     source = kernels.Source(0, places, sizes, heights, widths, False)
     picks = Picks(np.zeros(len(good), np.int64), np.zeros(len(good), np.int64))
     plan = draw(Wanted({"images": (data.evaluate, rng.WEAK)}, data.size), picks, heights, widths, 0)
-    wait = start_views(pools.of(int((heights * widths).max())), source, plan.stacked, data.size, device)
+    wait = views.start(source, plan.stacked)
 
     def finish(_keep: Sequence[np.ndarray] = jpegs) -> Shown:  # the decoder holds their addresses only
         (images,), errors = wait()
@@ -160,21 +162,33 @@ def _begin(
 
 
 @final
-class _Pools:
-    """Decoding threads with scratch for the largest image so far; smaller ones may still be at work."""
+class _Views:
+    """What makes views, where the recipe wants them made, with memory for the largest image so far: scratch of threads
+    that make them, or the ring through which decoded pixels cross. Smaller images may still be at work in the old."""
 
-    def __init__(self, data: Data) -> None:
-        self.data, self.largest, self.pools = data, 0, []
+    def __init__(self, data: Data, device: torch.device) -> None:
+        self.data, self.device, self.on_cpu = data, device, views_on(data, device) == "cpu"
+        self.largest, self.pools, self.ring = 0, [], None
 
-    def of(self, pixels: int) -> Pool:
+    def start(self, source: kernels.Source, plan: Stacked) -> Callable[[], tuple[list[Tensor], np.ndarray]]:
+        pixels = int((source.heights * source.widths).max())
         if pixels > self.largest:
-            self.largest = largest = max(pixels, 2 * self.largest, ROOM)
-            self.pools.append(Pool(self.data.threads, lambda: kernels.scratch(largest, self.data.size)))
-        return self.pools[-1]
+            self._grow(pixels)
+        if self.on_cpu:
+            return on_cpu.start_views(self.pools[-1], source, plan, self.data.size, self.device)
+        return pieces.start_views(self.pools[-1], self.ring, source, plan, self.data.size, self.device)
 
     def close(self) -> None:
         for pool in self.pools:
             pool.close()
+
+    def _grow(self, pixels: int) -> None:
+        self.largest = largest = max(pixels, 2 * self.largest, ROOM)
+        if self.on_cpu:
+            self.pools.append(Pool(self.data.threads, lambda: kernels.scratch(largest, self.data.size)))
+            return
+        self.pools = self.pools or [Pool(self.data.threads, lambda: None)]
+        self.ring = Ring(max(SLOTS, (self.data.threads or cores()) // 2), largest, self.device)
 
 
 @final

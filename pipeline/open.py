@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -33,11 +34,15 @@ def open_data(data: Data, name: str) -> Beton:
 
 def open_backend(data: Data, beton: Beton, device: torch.device) -> Backend:
     """The back-end that a recipe asks for; auto keeps a set in memory if its pixels fit into `memory_mb`."""
-    views_on = data.views_on if data.views_on != "auto" else "cpu" if device.type == "cpu" else "device"
     pixels_mb = 3 * beton.pixels / 1e6
     memory = data.backend == "memory" or (data.backend == "auto" and pixels_mb <= data.memory_mb)
     made = Dali if data.backend == "dali" else Memory if memory else FFCV
-    return made(beton, data.size, device, views_on, data.threads)
+    return made(beton, data.size, device, views_on(data, device), data.threads)
+
+
+def views_on(data: Data, device: torch.device) -> Literal["cpu", "device"]:
+    """Where a recipe wants its views made; auto is the GPU where there is one."""
+    return data.views_on if data.views_on != "auto" else "cpu" if device.type == "cpu" else "device"
 
 
 def sweep(data: Data, backend: Backend, ids: np.ndarray, batch: int) -> Iterator[Tensor]:

@@ -11,9 +11,11 @@ from typing import NamedTuple, final
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline import kernels
-from pipeline.on_device import Packed
+from pipeline.on_device import Packed, change, cut, cuts
+from pipeline.plan import Stacked
 from pipeline.pool import Pool
 from pipeline.ring import Ring, Slot
 
@@ -70,6 +72,19 @@ class Pieces:
             lambda first, last, _: kernels.decode_packed(first, last, part, flat, places, errors), len(places)
         )
         return _Decoding(slot, places, wait)
+
+
+def start_views(
+    pool: Pool, ring: Ring, source: kernels.Source, plan: Stacked, size: int, device: torch.device
+) -> Callable[[], tuple[list[Tensor], np.ndarray]]:
+    """As `pipeline.on_cpu.start_views`, but that the pool only decodes and every view is made on the device."""
+    decoded = Pieces(source, pool, ring)
+
+    def finish() -> tuple[list[Tensor], np.ndarray]:
+        parts = [[cut(packed, where, size) for where in cuts(plan, images)] for images, packed in decoded.to(device)]
+        return change([torch.cat(view) for view in zip(*parts, strict=True)], plan), decoded.errors
+
+    return finish
 
 
 def pieces(pixels: np.ndarray, room: int) -> Iterator[slice]:

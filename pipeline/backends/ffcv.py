@@ -5,12 +5,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pipeline import kernels, libffcv
+from pipeline import kernels, libffcv, on_cpu, pieces
 from pipeline.backends.base import Backend, Views, check_decoded, jpeg_source
 from pipeline.beton import Beton
-from pipeline.on_cpu import start_views
-from pipeline.on_device import change, cut, cuts
-from pipeline.pieces import Pieces
 from pipeline.plan import Plan
 from pipeline.pool import Pool, cores
 from pipeline.ring import Ring
@@ -36,13 +33,11 @@ class FFCV(Backend):
         self._ring = Ring(max(SLOTS, (threads or cores()) // 2), max(SLOT_PIXELS, largest), device)
 
     def start(self, plan: Plan) -> Views:
-        return self._views_on_cpu(plan) if self._on_cpu else self._views_on_device(plan)
-
-    def close(self) -> None:
-        self._pool.close()
-
-    def _views_on_cpu(self, plan: Plan) -> Views:
-        wait = start_views(self._pool, jpeg_source(self._beton, plan.ids), plan.stacked, plan.size, self._device)
+        source = jpeg_source(self._beton, plan.ids)
+        if self._on_cpu:
+            wait = on_cpu.start_views(self._pool, source, plan.stacked, plan.size, self._device)
+        else:
+            wait = pieces.start_views(self._pool, self._ring, source, plan.stacked, plan.size, self._device)
 
         def finish() -> list[Tensor]:
             views, errors = wait()
@@ -51,15 +46,5 @@ class FFCV(Backend):
 
         return finish
 
-    def _views_on_device(self, plan: Plan) -> Views:
-        pieces = Pieces(jpeg_source(self._beton, plan.ids), self._pool, self._ring)
-
-        def finish() -> list[Tensor]:
-            parts = [
-                [cut(packed, where, plan.size) for where in cuts(plan.stacked, images)]
-                for images, packed in pieces.to(self._device)
-            ]
-            check_decoded(self._beton, plan.ids, pieces.errors)
-            return change([torch.cat(view) for view in zip(*parts, strict=True)], plan.stacked)
-
-        return finish
+    def close(self) -> None:
+        self._pool.close()

@@ -3,6 +3,7 @@
 import io
 import struct
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline import files
 from pipeline.convert import Options, convert
 from pipeline.errors import InputError
 from pipeline.files import find_images, sweep_files
 from pipeline.jpeg_header import plain_size
-from pipeline.open import open_backend, open_data, sweep
+from pipeline.open import open_backend, open_data, sweep, views_on
 from pipeline.spec import Data, View
 
 CPU = torch.device("cpu")
@@ -38,30 +40,61 @@ def turned(image: Image.Image) -> bytes:
     return jpeg(image.transpose(Image.Transpose.ROTATE_90), exif=exif)
 
 
-def shown(paths: list[Path], batch: int = 4) -> tuple[list[str], torch.Tensor, dict[str, str]]:
-    parts = list(sweep_files(paths, DATA, CPU, batch))
+def shown(
+    paths: list[Path], batch: int = 4, data: Data = DATA, device: torch.device = CPU
+) -> tuple[list[str], torch.Tensor, dict[str, str]]:
+    parts = list(sweep_files(paths, data, device, batch))
     names = [path.name for part in parts for path in part.paths]
     rejected = {path.name: why for part in parts for path, why in part.rejected}
     return names, torch.cat([part.images for part in parts]), rejected
 
 
-def test_files_are_shown_as_the_loader_shows_them_from_a_converted_folder(tmp_path):
+def refuse(*_, **__):
+    raise AssertionError("views are made elsewhere")
+
+
+@pytest.mark.parametrize("views_on", ["cpu", "device"])
+def test_files_are_shown_as_the_loader_shows_them_from_a_converted_folder(views_on, tmp_path, monkeypatch):
     """Sizes grow, so that memory for the largest image has to follow while smaller ones are still decoded."""
+    monkeypatch.setattr(files, "ROOM", 2000)
     folder = tmp_path / "all" / "things"
     folder.mkdir(parents=True)
     for i in range(11):
         (folder / f"{i:02d}.jpg").write_bytes(jpeg(picture(20 + 17 * i, 120 - 9 * i, i)))
     convert(tmp_path / "all", tmp_path / "train.beton", Options(side=None))
-    data = Data(root=str(tmp_path), **{k: getattr(DATA, k) for k in ("size", "threads", "evaluate")})
+    data = replace(DATA, root=str(tmp_path), views_on=views_on)
     beton = open_data(data, "train.beton")
     backend = open_backend(data, beton, CPU)
     expected = torch.cat(list(sweep(data, backend, np.arange(11), 11)))
     backend.close()
-    names, images, rejected = shown(find_images([folder]))
+    monkeypatch.setattr(files.on_cpu if views_on == "device" else files.pieces, "start_views", refuse)
+    names, images, rejected = shown(find_images([folder]), data=data)
     assert names == [f"{i:02d}.jpg" for i in range(11)]
     assert not rejected
     order = [(image == expected.unbind()[i]).all().item() for image in images for i in range(11)]
     assert np.array(order).reshape(11, 11).sum(1).tolist() == [1] * 11  # the converter shuffles
+
+
+@pytest.mark.parametrize("device", [CPU, pytest.param(torch.device("cuda"), marks=pytest.mark.gpu)], ids=str)
+def test_views_made_on_the_device_are_those_of_the_cpu_to_a_grey_level(device, tmp_path):
+    """Other sums, the same filter; what is no image goes out of the middle of its batch."""
+    for i in range(9):
+        blob = jpeg(picture(50 + 31 * i, 300 - 20 * i, i))
+        (tmp_path / f"{i}.jpg").write_bytes(blob[: len(blob) // 2] + b"\xff\xd9" if i in (2, 6) else blob)
+    paths = find_images([tmp_path])
+    names, images, rejected = shown(paths, data=replace(DATA, views_on="device"), device=device)
+    assert images.device.type == device.type
+    assert names == [f"{i}.jpg" for i in range(9) if i not in (2, 6)]
+    assert rejected.keys() == {"2.jpg", "6.jpg"}
+    by_cpu = shown(paths, data=replace(DATA, views_on="cpu"))[1]
+    assert (images.cpu().int() - by_cpu.int()).abs().max() <= 1
+
+
+def test_views_are_made_on_the_gpu_where_there_is_one_and_nothing_else_is_said():
+    cuda = torch.device("cuda")
+    assert [views_on(Data(), device) for device in (CPU, cuda)] == ["cpu", "device"]
+    for said in ("cpu", "device"):
+        assert [views_on(Data(views_on=said), device) for device in (CPU, cuda)] == [said, said]
 
 
 def test_turned_grey_transparent_and_other_kinds_are_upright_rgb(tmp_path):
