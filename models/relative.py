@@ -154,13 +154,22 @@ class PositionBias(nn.Module):
 
     def table(self, grid: tuple[int, int]) -> Tensor:
         """The table of a grid [(2h - 1)(2w - 1) + 3, heads]: itself for its own, else bicubic, with gradient."""
-        table = self.relative_position_bias_table
-        if tuple(grid) == self.grid:
-            return table
-        own, wanted = ([2 * side - 1 for side in sides] for sides in (self.grid, grid))
-        picture = table[:-3].T.unflatten(1, own)[None]
-        picture = F.interpolate(picture, size=wanted, mode="bicubic", antialias=True)
-        return torch.cat([picture[0].flatten(1).T, table[-3:]])
+        return resampled_bias(self.relative_position_bias_table, self.grid, grid)
+
+
+def resampled_bias(table: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
+    """A table of one grid for another: bicubic, as positions are, the prefix's three entries as they were.
+
+    A difference is taken as a share of the image: what an encoder does that is shown several sizes (data.sizes), and so
+    what one that starts from it at another size does, too. BEiT's and SimMIM's code keep the biases of near patches
+    where they are, by a geometric series of distances.
+    """
+    if tuple(grid) == tuple(wanted):
+        return table
+    own, new = ([2 * side - 1 for side in sides] for sides in (grid, wanted))
+    picture = table[:-3].T.unflatten(1, own)[None]
+    picture = F.interpolate(picture, size=new, mode="bicubic", antialias=True)
+    return torch.cat([picture[0].flatten(1).T, table[-3:]])
 
 
 def empty_table(grid: tuple[int, int], heads: int) -> nn.Parameter:

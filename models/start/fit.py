@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from models.method import Method
 from models.patches import Normalisation
 from models.positions import resampled
-from models.relative import bias_for_each_block, kind_of
+from models.relative import bias_for_each_block, kind_of, resampled_bias
 from models.start.found import Found, counted
 from models.start.read import read
 from models.vit import normalisation_of
 from pipeline.errors import InputError
 
 HEAD, NORM, POOLED_NORM, POSITIONS = "head.", "norm.", "fc_norm.", "pos_embed"
+BIASES = "relative_position_bias_table"
 BODY = "blocks", "patch_embed", "cls_token", "reg_token", "dist_token", "pos_embed", "norm_pre", "rel_pos_bias"
 """What an encoder computes its tokens with: of these nothing may be left out."""
 
@@ -25,8 +26,8 @@ def load_encoder(method: Method, start: str | Path) -> str:
     """Copy the encoder that `start` names (models.start.read) into a method, and its average; -> what was done.
 
     A classifier is copied if both have one of the same shape behind the same norm, and is new otherwise. So is a norm
-    behind the pooling (encoder.fc_norm) where the source has none. Positions of another grid are resampled; a position
-    bias that all blocks shared becomes each block's own, where the method's encoder has such.
+    behind the pooling (encoder.fc_norm) where the source has none. Positions and position biases of another grid are
+    resampled; a bias that all blocks shared becomes each block's own, where the method's encoder has such.
 
     Raises InputError for positions of another kind, for a tensor of another shape or that is missing, and for a part of
     the source's encoder that the method's does not have.
@@ -34,6 +35,7 @@ def load_encoder(method: Method, start: str | Path) -> str:
     found, wanted = read(str(start)), method.encoder.state_dict()
     held = _positions_of_kind(found, wanted, len(method.encoder.blocks))
     held, said = _resampled(held, wanted, getattr(method.encoder, "num_prefix_tokens", 1))
+    held, biases = _biases_resampled(held, wanted)
     held, folded = _folded(held, found.normalisation, method.encoder)
     new = list(_new(held, wanted))
     _check(held, wanted, new, found.where)
@@ -41,7 +43,7 @@ def load_encoder(method: Method, start: str | Path) -> str:
     if method.average is not None:
         method.average.module.load_state_dict(method.encoder.state_dict())
     out = [name for name in held if name not in wanted]
-    parts = [f"{len(wanted) - len(new)} tensors of the encoder from {found.where} ({found.what})", said, folded]
+    parts = [f"{len(wanted) - len(new)} tensors of the encoder from {found.where} ({found.what})", said, biases, folded]
     parts += [f"left out: {counted([*out, *found.beside])}" if out or found.beside else None]
     return "; ".join([part for part in parts if part] + [f"new: {', '.join(new) or 'none'}"])
 
@@ -69,6 +71,26 @@ def _resampled(held: dict[str, Tensor], wanted: dict[str, Tensor], prefix: int) 
     table = resampled(came.float(), before, after, prefix)
     said = f"positions resampled from {before[0]} x {before[1]} to {after[0]} x {after[1]} patches"
     return held | {POSITIONS: table}, said
+
+
+def _biases_resampled(held: dict[str, Tensor], wanted: dict[str, Tensor]) -> tuple[dict[str, Tensor], str | None]:
+    """Square tables of position biases made fit each other, as an encoder does for images of another size."""
+    fitted, said = {}, None
+    for name, table in held.items():
+        own = wanted.get(name)
+        if not name.endswith(BIASES) or own is None or table.shape == own.shape or table.shape[1:] != own.shape[1:]:
+            continue
+        before, after = (_side(each) for each in (table, own))
+        if before and after:
+            fitted[name] = resampled_bias(table.float(), (before, before), (after, after))
+            said = f"position biases resampled from {before} x {before} to {after} x {after} patches"
+    return held | fitted, said
+
+
+def _side(table: Tensor) -> int | None:
+    """Of the square grid whose differences a table [(2h - 1)² + 3, heads] holds."""
+    differences = isqrt(max(0, len(table) - 3))
+    return (differences + 1) // 2 if differences % 2 and differences**2 + 3 == len(table) else None
 
 
 def _folded(
