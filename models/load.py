@@ -37,13 +37,20 @@ def load_run(path: Path, device: torch.device | None = None) -> Loaded:
     if not isinstance(state.get("method"), dict) or not isinstance(state.get("recipe"), dict):
         raise InputError(f"{file} is no checkpoint of a run: it holds no method and recipe; use a run's {LAST}")
     recipe = restored(state["recipe"], file)
-    method = method_class(recipe)(recipe, len(state["classes"]))
+    method = method_class(recipe)(runnable(recipe, device), len(state["classes"]))
     try:
         method.load_state_dict(state["method"])
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"{file} does not fit the recipe {recipe.name} of this version: {reason}") from error
     return Loaded(file, recipe, method.eval().to(device), tuple(state["classes"]), state["step"])
+
+
+def runnable(recipe: Recipe, device: torch.device | None) -> Recipe:
+    """The recipe with sdpa for varlen attention where there is no CUDA to run that on: the same function."""
+    if recipe.encoder.attention == "sdpa" or (device is not None and device.type == "cuda"):
+        return recipe
+    return replace(recipe, encoder=replace(recipe.encoder, attention="sdpa"))
 
 
 def restored(saved: dict[str, Any], file: Path) -> Recipe:

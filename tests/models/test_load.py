@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.load import load_run, restored
+from models.load import load_run, restored, runnable
 from models.recipe import resolve
 from models.training import checkpoint
 from pipeline.errors import InputError
@@ -42,6 +42,16 @@ def test_it_judges_as_the_run_judged_itself(run):
     right = scores.argmax(1).numpy() == known_labels(beton, None)[np.arange(beton.n)]
     (said,) = (row for row in rows(run) if row.get("evaluation") == "test")
     assert said["values"]["top1"] == pytest.approx(right.mean())
+
+
+def test_a_run_of_varlen_attention_answers_on_a_cpu_too(run, tmp_path):
+    state = checkpoint.load(run / "last.pt")
+    state["recipe"]["encoder"]["attention"] = "varlen"
+    checkpoint.save(tmp_path, state)
+    loaded, images = load_run(tmp_path), torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    assert loaded.recipe.encoder.attention == "varlen"
+    assert torch.equal(loaded.method.logits(images), load_run(run).method.logits(images))
+    assert runnable(loaded.recipe, torch.device("cuda")) is loaded.recipe
 
 
 @pytest.mark.parametrize(("held", "said"), [
