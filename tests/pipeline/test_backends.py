@@ -15,9 +15,10 @@ from pipeline.backends.memory import Memory
 from pipeline.beton import Beton
 from pipeline.errors import InputError
 from pipeline.names import read_names
+from pipeline.open import views_on
 from pipeline.order import Picks
 from pipeline.plan import Plan, Wanted, draw
-from pipeline.spec import Mask, View
+from pipeline.spec import Data, Mask, View
 
 from .conftest import as_pillow
 
@@ -162,3 +163,10 @@ def test_a_view_larger_than_the_scratch_is_refused_before_it_is_written(beton):
     plan = plan_of(beton, np.arange(9), replace(WANTED, size=SIZE + 8))
     with pytest.raises(ValueError, match="total size of new array"):
         views_of(FFCV(beton, SIZE, CPU, "cpu", 2), plan)
+
+
+def test_views_are_made_on_the_gpu_where_there_is_one_and_nothing_else_is_said():
+    cuda = torch.device("cuda")
+    assert [views_on(Data(), device) for device in (CPU, cuda)] == ["cpu", "device"]
+    for said in ("cpu", "device"):
+        assert [views_on(Data(views_on=said), device) for device in (CPU, cuda)] == [said, said]

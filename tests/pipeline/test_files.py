@@ -16,7 +16,7 @@ from pipeline.convert import Options, convert
 from pipeline.errors import InputError
 from pipeline.files import find_images, sweep_files
 from pipeline.jpeg_header import plain_size
-from pipeline.open import open_backend, open_data, sweep, views_on
+from pipeline.open import open_backend, open_data, sweep
 from pipeline.spec import Data, View
 
 CPU = torch.device("cpu")
@@ -88,13 +88,6 @@ def test_views_made_on_the_device_are_those_of_the_cpu_to_a_grey_level(device, t
     assert rejected.keys() == {"2.jpg", "6.jpg"}
     by_cpu = shown(paths, data=replace(DATA, views_on="cpu"))[1]
     assert (images.cpu().int() - by_cpu.int()).abs().max() <= 1
-
-
-def test_views_are_made_on_the_gpu_where_there_is_one_and_nothing_else_is_said():
-    cuda = torch.device("cuda")
-    assert [views_on(Data(), device) for device in (CPU, cuda)] == ["cpu", "device"]
-    for said in ("cpu", "device"):
-        assert [views_on(Data(views_on=said), device) for device in (CPU, cuda)] == [said, said]
 
 
 def test_turned_grey_transparent_and_other_kinds_are_upright_rgb(tmp_path):
