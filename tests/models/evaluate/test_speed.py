@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from models.evaluate import speed
-from models.evaluate.speed import ACCURACY, LOADER, NETWORK, PREDICT, shares
+from models.evaluate.speed import ACCURACY, LOADER, PREDICT, shares
 from pipeline.bench.rounds import Turn
 from pipeline.errors import InputError
 
@@ -28,11 +28,10 @@ def asked(monkeypatch, *argv: object) -> None:
     speed.main()
 
 
-def test_a_share_is_the_loaders_time_over_what_is_left_without_the_network():
-    """The loader takes 1 s an image, the network 0.5: accuracy's 1.5 are all theirs, predict's 2.5 hold one of its own.
-    Of rounds the median counts."""
-    turns = {LOADER: [Turn(1, 0)] * 3, NETWORK: [Turn(2, 0)] * 3, ACCURACY: [Turn(1 / 1.5, 0)] * 3,
-             PREDICT: [Turn(1 / 2.5, 0), Turn(1 / 2.5, 0), Turn(1 / 9, 0)]}  # fmt: skip
+def test_a_share_is_the_median_of_the_ratios_of_each_round():
+    """The machine slows down from round to round; of three ratios the middle one counts, not that of the medians."""
+    turns = {LOADER: [Turn(8, 0), Turn(4, 0), Turn(2, 0)], ACCURACY: [Turn(8, 0), Turn(4, 0), Turn(2, 0)],
+             PREDICT: [Turn(4, 0), Turn(1, 0), Turn(1, 0)]}  # fmt: skip
     assert shares(turns) == pytest.approx({ACCURACY: 1.0, PREDICT: 0.5})
 
 
@@ -40,13 +39,13 @@ def test_every_case_goes_through_every_image(photographs, tmp_path):
     a = speed.Arguments(photographs, size=16, batch=2)
     assert speed.stored(photographs, tmp_path).n == 5
     with speed.cases(a, tmp_path) as cases:
-        assert {name: case() for name, case in cases.items()} == dict.fromkeys((LOADER, NETWORK, ACCURACY, PREDICT), 5)
+        assert {name: case() for name, case in cases.items()} == dict.fromkeys((LOADER, ACCURACY, PREDICT), 5)
 
 
 def test_it_prints_rates_and_shares_of_the_machine(photographs, monkeypatch, capsys):
     asked(monkeypatch, photographs, "--size", 16, "--batch", 4, "--rounds", 1, "--json")
     found = json.loads(capsys.readouterr().out)
-    assert set(found["rates"]) == {LOADER, NETWORK, ACCURACY, PREDICT}
+    assert set(found["rates"]) == {LOADER, ACCURACY, PREDICT}
     assert found["where"]["images"] == "5"
     assert set(found["shares"]) == {ACCURACY, PREDICT}
 
