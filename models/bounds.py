@@ -117,7 +117,7 @@ def _check_epochs(optim: Optim) -> None:
     if optim.labels_only_epochs > optim.epochs:
         raise InputError(
             f"optim.labels_only_epochs is {optim.labels_only_epochs:g} of optim.epochs {optim.epochs:g}, which counts "
-            "both phases; raise epochs"
+            "both phases; lower --optim.labels-only-epochs, or raise epochs"
         )
     if optim.rise_epochs > optim.epochs:
         raise InputError(f"optim.rise_epochs is {optim.rise_epochs:g} of optim.epochs {optim.epochs:g}; lower it")

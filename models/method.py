@@ -149,5 +149,6 @@ def idle(module: nn.Module) -> Tensor:
 def method_class(recipe: Recipe) -> type[Method]:
     """The method whose settings a recipe holds: the one Method in the settings' own file."""
     module = sys.modules[type(recipe.method).__module__]
-    (found,) = (c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Method) and c is not Method)
+    classes = (each for each in vars(module).values() if isinstance(each, type) and issubclass(each, Method))
+    (found,) = (each for each in classes if each.__module__ == module.__name__)  # not those that it imports
     return found

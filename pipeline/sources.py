@@ -166,9 +166,11 @@ def from_csv(path: Path, more: Files | None = None) -> Files:
     if rows and rows[0][0].lower() in HEADER_WORDS:
         rows = rows[1:]
     names = [row[0] for row in rows]
-    if len(set(names)) < len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise InputError(f"{path}: {twice} is listed twice")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise InputError(f"{path}: {name} is listed twice")
+        seen.add(name)
     labels, classes = _csv_labels(path, [row[1] if len(row) > 1 else "" for row in rows])
     return Files(path.parent, names, labels, classes, Listing(), more)
 

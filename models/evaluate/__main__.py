@@ -45,8 +45,9 @@ def measure(name: str, path: str, flags: list[str]) -> None:
     from models.evaluate.record import record
     from models.load import load_run
 
-    held = vars(importlib.import_module(f"models.evaluate.{name}")).values()
-    (kind,) = (c for c in held if isinstance(c, type) and issubclass(c, Evaluator) and c is not Evaluator)
+    module = importlib.import_module(f"models.evaluate.{name}")
+    classes = (each for each in vars(module).values() if isinstance(each, type) and issubclass(each, Evaluator))
+    (kind,) = (each for each in classes if each.__module__ == module.__name__)  # not those that it imports
     evaluator = tyro.cli(kind, args=flags, prog=f"python -m models.evaluate {name} RUN")
     loaded = load_run(Path(path), chosen_device(evaluator.device))
     result = evaluator.run(loaded)

@@ -4,16 +4,20 @@ A line a row, a column a sweep and file: choices are made on val, test was looke
 over; a cell without one says so.
 """
 
+import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from models.evaluate.results import FILES, Column, journalled, markdown
-from models.training.folder import REPORT
+from models.training.folder import RECIPE, REPORT
 from models.training.journal import read
 from pipeline.errors import InputError, command
+
+if TYPE_CHECKING:
+    from models.methods.ladder import Rung  # brings in torch and timm
 
 MISSING = "not yet run"
 
@@ -41,15 +45,30 @@ def reached(run: Path, file: str) -> float | None:
     return None if value is None else 100 * value
 
 
+def check(run: Path, rung: "Rung") -> None:
+    """Raise InputError if the run is of another row or seed: folders have numbers, and a row may have come since."""
+    saved, now = json.loads((run / RECIPE).read_text()), json.loads(json.dumps(asdict(rung.recipe)))
+    pairs = [
+        (each["method"], each["data"]["split"], each["run"]["seed"], each["run"]["start"]) for each in (saved, now)
+    ]
+    if pairs[0] != pairs[1]:
+        raise InputError(
+            f"{run} is not {rung.row} with seed {rung.seed}, as it is now numbered; move it, or run it again"
+        )
+
+
 def cells(sweep: str, runs: Path) -> dict[str, dict[str, Cell]]:
-    """For each row of a sweep, what it reached on each file."""
+    """For each row of a sweep, what it reached on each file. Raises InputError for a run of another row."""
     from models.methods.ladder import rungs  # brings in torch and timm
 
     found: dict[str, dict[str, list[float]]] = {}
     for index, rung in enumerate(rungs(sweep)):
         row = found.setdefault(rung.row, {file: [] for file in FILES})
+        run = runs / f"ladder-{sweep}" / str(index)
+        if (run / REPORT).exists():
+            check(run, rung)
         for file in FILES:
-            value = reached(runs / f"ladder-{sweep}" / str(index), file)
+            value = reached(run, file)
             row[file] += [] if value is None else [value]
     return {row: {file: Cell(tuple(values)) for file, values in files.items()} for row, files in found.items()}
 

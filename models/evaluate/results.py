@@ -11,7 +11,7 @@ LOWER = "mse", "nll", "error", "mce", "hours", "cost", "loss", "train_gflops", "
 """What the names of numbers hold of which less is better."""
 NO_SHARES = "mse", "blank", "nll", "loss", "hours", "cost", "memory", "score", "gflops"
 """What the names of numbers hold that are no shares, though they may lie between 0 and 1."""
-COUNTS = ("images",)
+COUNTS = "images", "known"
 FILES = "val", "test"
 LONG = 32  # characters of an evaluator and its flags that a table's head has room for
 HOW = "device", "batch", "threads"

@@ -127,7 +127,7 @@ def _curves(steps: Sequence[dict], scores: figures.Series) -> list[Picture]:
             figures.curves(parts, log=True),
         ),
         ("Evaluation", "On images that were not learned from.", figures.curves(scores, percent=True, points=True)),
-        ("Learning rate", "Linear rise, then one cosine.", figures.curves(rates)),
+        ("Learning rate", "Of the layers that learn at the full rate.", figures.curves(rates)),
         ("Gradient norm", "Before clipping.", figures.curves(norms, log=True)),
     )
 

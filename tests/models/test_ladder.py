@@ -1,7 +1,7 @@
 """The ladder: rows differ in what they say they differ in, start from runs that there are, and add up to a table."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -73,6 +73,7 @@ def test_a_table_has_mean_spread_and_number_of_finished_runs(tmp_path):
             ]
             (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
             (run / "report.html").write_text("over")
+            (run / "recipe.json").write_text(json.dumps(asdict(rung.recipe)))
     lines = table(["digits_5", "digits_1"], tmp_path).splitlines()
     assert lines[0].count("|") == 6
     (fixmatch,) = (line for line in lines if line.startswith("| FixMatch"))
@@ -83,3 +84,16 @@ def test_a_table_has_mean_spread_and_number_of_finished_runs(tmp_path):
     assert str(Cell(())) == "not yet run"
     with pytest.raises(InputError, match="no sweep 'digits_6'"):
         table(["digits_6"], tmp_path)
+
+
+def test_a_run_that_was_another_row_when_it_had_this_number_is_refused(tmp_path):
+    run = tmp_path / "ladder-digits_5" / "1"
+    run.mkdir(parents=True)
+    (run / "report.html").write_text("over")
+    (run / "metrics.jsonl").write_text("")
+    other, own = (ladder.rungs("digits_5")[index].recipe for index in (2, 1))
+    (run / "recipe.json").write_text(json.dumps(asdict(other)))
+    with pytest.raises(InputError, match="is not supervised, FixMatch's labelled views with seed 0, as it is now"):
+        table(["digits_5"], tmp_path)
+    (run / "recipe.json").write_text(json.dumps(asdict(own)))
+    table(["digits_5"], tmp_path)
