@@ -131,9 +131,25 @@ def prepare(recipe: Recipe, world: World, told: Told, ending: ExitStack, patienc
     files += f", {its.task.pools[0]:,} with a known label" if its.task.pools[0] else ""
     put = partial(checkpoint.save_pieces, world=world) if recipe.run.shard else None
     writer = ending.enter_context(closing(Writer(its.folder, its.folder / METRICS, put=put)))
-    common = its.folder, its.task, its.judges, its.length, its.micro, method, outline
-    signs = writer, patience, events.Heartbeat(its.folder, world.rank)
-    run = Training(recipe, world, *common, model, stepper, journal, Guard(world), *signs, start)
+    run = Training(
+        recipe=recipe,
+        world=world,
+        folder=its.folder,
+        task=its.task,
+        judges=its.judges,
+        length=its.length,
+        micro=its.micro,
+        method=method,
+        outline=outline,
+        model=model,
+        optimiser=stepper,
+        journal=journal,
+        guard=Guard(world),
+        writer=writer,
+        patience=patience,
+        heartbeat=events.Heartbeat(its.folder, world.rank),
+        step=start,
+    )
     run.note("resumed" if its.found else "started", step=start, ranks=world.size)
     run.say(headline(recipe.name, files, its.task.batches, its.length.total_steps, world, its.micro, start))
     run.say(its.origin, growth(its.length.total_steps, recipe.data), its.method.remark())
@@ -155,9 +171,17 @@ def loader(run: Training) -> Loader:
     recipe, world = run.recipe, run.world
     needs = run.method.needs(recipe)
     fed = feed(
-        run.task, recipe.data, needs, recipe.encoder.patch, recipe.run.seed, run.length.labels_only_steps,
-        world.rank, world.size, run.micro, run.length.total_steps,
-    )  # fmt: skip
+        run.task,
+        recipe.data,
+        needs,
+        patch=recipe.encoder.patch,
+        seed=recipe.run.seed,
+        labels_only_steps=run.length.labels_only_steps,
+        rank=world.rank,
+        ranks=world.size,
+        micro=run.micro,
+        total_steps=run.length.total_steps,
+    )
     backend = open_backend(replace(recipe.data, backend=back_end(run)), run.task.beton, world.device)
     return Loader(fed, backend, world.device, run.step, recipe.data.ahead, recipe.data.patience_s)
 
