@@ -4,7 +4,8 @@
     python -m models.evaluate.compare "runs/*" --together --markdown table.md --html table.html
 
 A line a run, or with --together a line for the runs of one recipe, mean ± spread over their seeds. Of each column the
-best on the same data is marked. Columns: the journal's last val and test, then what `python -m models.evaluate` kept.
+best on the same data is marked, though not on test. Columns: the journal's last val and test, then what
+`python -m models.evaluate` kept.
 """
 
 import json
@@ -149,7 +150,8 @@ def values_of(group: Sequence[Ran], column: Column) -> tuple[float, ...]:
 def marked(column: Column, values: Sequence[tuple[float, ...]], data: Sequence[str], bold: bool) -> list[str]:
     """A column as text, the best mean on each data set marked."""
     share = is_share(column, [each for held in values for each in held])
-    winners = best(column, [fmean(held) if held else None for held in values], data)
+    means = [fmean(held) if held else None for held in values]
+    winners = set() if column.where == "test" else best(column, means, data)  # nothing is chosen on test
     said = []
     for number, held in enumerate(values):
         text = NOTHING if not held else written(held, share)
@@ -167,9 +169,7 @@ def notes(runs: Sequence[Ran], columns: Sequence[Column]) -> list[str]:
     """What a reader should know: long flags, runs without a number, and that shares are percent."""
     empty = [str(run.folder) for run in runs if not run.numbers]
     said = heads_of(columns)[1] + ([f"No numbers yet: {', '.join(empty)}."] if empty else [])
-    last = (
-        "Accuracies and other shares in %; the best on the same data is marked; choices are made on val, not on test."
-    )
+    last = "Accuracies and other shares in %; the best on the same data is marked; on test nothing is chosen."
     return [*said, last]
 
 

@@ -76,6 +76,17 @@ def test_the_last_evaluation_counts_and_the_best_run_is_marked(made, asked):
     assert text.count(MARK) == 1
 
 
+def test_on_test_nothing_is_marked(made, asked):
+    runs = made("a", 0.5), made("b", 0.6)
+    for run, value in zip(runs, (0.9, 0.8), strict=True):
+        with open(run / "metrics.jsonl", "a") as file:
+            file.write(json.dumps({"step": 9, "evaluation": "test", "values": {"top1": value}}) + "\n")
+    text = asked(*runs)
+    assert "90.0" in row_of(text, runs[0])
+    assert text.count(MARK) == 1, "that of val"
+    assert f"60.0 {MARK}" in row_of(text, runs[1])
+
+
 def test_runs_without_numbers_and_unfinished_ones_say_so(made, asked):
     empty, early = made("a", None, over=False), made("b", 0.5, over=False)
     text = asked(empty, early)
