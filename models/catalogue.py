@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 METHODS = Path(__file__).parent / "methods"
 RECIPE, SWEEP = "Recipe[", "Iterator[Recipe["
@@ -27,6 +28,13 @@ def sweeps() -> Iterator[tuple[str, str]]:
 def story(name: str) -> str | None:
     """The docstring of a recipe, of a sweep or, for one of its members, of that; None where there is no such name."""
     return dict(_defined(RECIPE, SWEEP)).get(name.partition("/")[0])
+
+
+def own_class(module: ModuleType, base: type) -> type:
+    """The one subclass of `base` that a file defines: not those that it imports."""
+    classes = (each for each in vars(module).values() if isinstance(each, type) and issubclass(each, base))
+    (found,) = (each for each in classes if each.__module__ == module.__name__)
+    return found
 
 
 def list_if_asked() -> None:

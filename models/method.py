@@ -10,6 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from models.catalogue import own_class
 from models.memory import Memory
 from models.recipe import Recipe
 from models.training.average import Average
@@ -148,7 +149,4 @@ def idle(module: nn.Module) -> Tensor:
 
 def method_class(recipe: Recipe) -> type[Method]:
     """The method whose settings a recipe holds: the one Method in the settings' own file."""
-    module = sys.modules[type(recipe.method).__module__]
-    classes = (each for each in vars(module).values() if isinstance(each, type) and issubclass(each, Method))
-    (found,) = (each for each in classes if each.__module__ == module.__name__)  # not those that it imports
-    return found
+    return own_class(sys.modules[type(recipe.method).__module__], Method)

@@ -1,12 +1,16 @@
 """Pairs of images made into one, with the share that each has in it; torch draws, so the step's seed says how."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.distributions import Beta
 
 from models.patches import IMAGENET, Normalisation, as_normalised
+from models.vit import normalisation_of
+from pipeline.batch import Labelled
 from pipeline.send import send
 
 
@@ -98,8 +102,16 @@ def mixed_targets(targets: Tensor, pairs: Pairs, rows: Tensor | None, shares: Te
 
 
 def mixed(
-    images: Tensor, labels: Tensor, pairs: Pairs, classes: int, normalisation: Normalisation = IMAGENET
+    known: Labelled,
+    encoder: VisionTransformer,
+    draw: Callable[[int, float, float, torch.device], Pairs],
+    mixup: float,
+    cutmix: float,
 ) -> tuple[Tensor, Tensor]:
-    """Labelled images u8 [N, 3, H, W], i64 [N], in pairs: mixtures float [N, 3, H, W], distributions float [N, C]."""
-    made, shares = mix(images, pairs, None, normalisation)
-    return made, mixed_targets(labels, pairs, None, shares, classes)
+    """Labelled images and labels i64 [N]; or, where one of mixup and cutmix is above 0, mixtures float [N, 3, H, W] in
+    the pairs that `draw` makes (random_pairs, batch_pairs), and distributions float [N, C]."""
+    if not mixup and not cutmix:
+        return known.images, known.labels
+    pairs = draw(len(known.images), mixup, cutmix, known.images.device)
+    images, shares = mix(known.images, pairs, None, normalisation_of(encoder))
+    return images, mixed_targets(known.labels, pairs, None, shares, encoder.num_classes)

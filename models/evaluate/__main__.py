@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from models.catalogue import own_class
 from pipeline.errors import InputError, command
 
 HERE = Path(__file__).parent
@@ -45,9 +46,7 @@ def measure(name: str, path: str, flags: list[str]) -> None:
     from models.evaluate.record import record
     from models.load import load_run
 
-    module = importlib.import_module(f"models.evaluate.{name}")
-    classes = (each for each in vars(module).values() if isinstance(each, type) and issubclass(each, Evaluator))
-    (kind,) = (each for each in classes if each.__module__ == module.__name__)  # not those that it imports
+    kind = own_class(importlib.import_module(f"models.evaluate.{name}"), Evaluator)
     evaluator = tyro.cli(kind, args=flags, prog=f"python -m models.evaluate {name} RUN")
     loaded = load_run(Path(path), chosen_device(evaluator.device))
     result = evaluator.run(loaded)

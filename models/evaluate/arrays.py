@@ -1,15 +1,13 @@
 """CIFAR-10-C as it is published: NAME.npy u8 [5 n, 32, 32, 3], the same n test images at severity 1, then at 2, up to
 5, and labels.npy, their class numbers [5 n] (Hendrycks and Dietterich 2019)."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from models.evaluate.base import Evaluator
-from models.evaluate.shifts import share_wrong
+from models.evaluate.shifts import paired, share_wrong
 from models.load import Loaded
 from pipeline.arrays import sweep_pixels
 from pipeline.corruptions.corrupt import SEVERITIES
@@ -29,11 +27,12 @@ def array_errors(evaluator: Evaluator, loaded: Loaded, root: Path, wanted: Seque
     labels = _labels(root / LABELS)
     columns = columns_of(loaded, labels, root)
     pixels = {name: _pixels(root / f"{name}.npy", len(labels)) for name in dict.fromkeys(each.name for each in wanted)}
+    data, device = evaluator.streamed(loaded), next(loaded.method.parameters()).device
     n, found = len(labels) // len(SEVERITIES), []
     for name, severity in wanted:
         images = slice((severity - 1) * n, severity * n)
-        batches = _batches(evaluator, loaded, pixels[name][images], labels[images])
-        found.append(share_wrong(loaded, batches, columns)[0])
+        batches = sweep_pixels(pixels[name][images], data, device, evaluator.batch)
+        found.append(share_wrong(loaded, paired(batches, labels[images]), columns)[0])
     return found
 
 
@@ -48,16 +47,6 @@ def columns_of(loaded: Loaded, labels: np.ndarray, root: Path) -> np.ndarray:
             "numbers from 0"
         )
     return np.array([number[name] for name in names], np.int64)
-
-
-def _batches(
-    evaluator: Evaluator, loaded: Loaded, pixels: np.ndarray, labels: np.ndarray
-) -> Iterator[tuple[Tensor, np.ndarray]]:
-    data = replace(loaded.recipe.data, threads=evaluator.data.threads or loaded.recipe.data.threads)
-    first, device = 0, next(loaded.method.parameters()).device
-    for images in sweep_pixels(pixels, data, device, evaluator.batch):
-        yield images, labels[first : first + len(images)]
-        first += len(images)
 
 
 def _labels(path: Path) -> np.ndarray:

@@ -52,9 +52,7 @@ class FewShot(Evaluator):
         entries = self.suite or (self.data.root or recipe.data.root,)
         sets = open_suite(entries, recipe.data, self.data.file or TEST, VAL if self.select == "val" else None)
         self.check(sets)
-        # a few images of a large file: nothing else of it is decoded
-        streamed = "ffcv" if recipe.data.backend in ("auto", "memory") else recipe.data.backend
-        data = replace(recipe.data, backend=streamed, threads=self.data.threads or recipe.data.threads)
+        data = self.streamed(loaded)  # a few images of a large file: nothing else of it is decoded
         see = partial(self.images, replace(loaded, recipe=replace(recipe, data=data)))
         represent = Represent(loaded.method, recipe.run, self.pool).eval()
         cells, remarks = [], []

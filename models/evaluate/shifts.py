@@ -87,10 +87,11 @@ def open_shift(
     ids = np.asarray(known.ids)
     if beton.manifest.classes is None or not len(ids):
         raise InputError(f"{path} has no labelled image; convert it with labels")
-    return beton.manifest.classes, _paired(evaluator.images(loaded, beton, ids), known[ids])
+    return beton.manifest.classes, paired(evaluator.images(loaded, beton, ids), known[ids])
 
 
-def _paired(batches: Iterator[Tensor], labels: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
+def paired(batches: Iterable[Tensor], labels: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
+    """Batches of images, in the order of labels (i64 [N]), each with its own."""
     first = 0
     for images in batches:
         yield images, labels[first : first + len(images)]
@@ -100,8 +101,7 @@ def _paired(batches: Iterator[Tensor], labels: np.ndarray) -> Iterator[tuple[Ten
 def _files(
     evaluator: Evaluator, loaded: Loaded, paths: list[Path], labels: np.ndarray
 ) -> Iterator[tuple[Tensor, np.ndarray]]:
-    device = next(loaded.method.parameters()).device
-    data = replace(loaded.recipe.data, threads=evaluator.data.threads or loaded.recipe.data.threads)
+    data, device = evaluator.streamed(loaded), next(loaded.method.parameters()).device
     label = dict(zip(paths, labels.tolist(), strict=True))
     left_out: list[tuple[Path, str]] = []
     for shown in sweep_files(paths, data, device, evaluator.batch):

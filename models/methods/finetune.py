@@ -9,7 +9,6 @@ from typing import Literal, Self, final
 
 from timm.layers import trunc_normal_
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
 
 from models import presets, presets_cifar10, presets_finetune
 from models.losses import label_loss
@@ -18,8 +17,8 @@ from models.mixup import batch_pairs, mixed
 from models.recipe import Encoder, Recipe
 from models.sweep import along
 from models.trained import freeze, said
-from models.vit import Whole, classify, encode, normalisation_of
-from pipeline.batch import Batch, Labelled
+from models.vit import Whole, classify, encode
+from pipeline.batch import Batch
 from pipeline.spec import Needs
 
 
@@ -76,18 +75,11 @@ class Finetune(Method):
         return "\n".join(lines) or None
 
     def forward(self, batch: Batch, now: Moment) -> Loss:
-        images, labels = self.mixed(batch.labelled)
-        (logits,) = classify(self.encoder, encode(self.encoder, [Whole(images)]))
-        label = label_loss(logits, labels, self.settings.smoothing)
-        return Loss(label, {"label": label.detach()})
-
-    def mixed(self, known: Labelled) -> tuple[Tensor, Tensor]:
-        """Labelled images and labels i64 [N]; or mixtures and distributions float [N, C]."""
         s = self.settings
-        if not s.mixup and not s.cutmix:
-            return known.images, known.labels
-        pairs = batch_pairs(len(known.images), s.mixup, s.cutmix, known.images.device)
-        return mixed(known.images, known.labels, pairs, self.encoder.num_classes, normalisation_of(self.encoder))
+        images, labels = mixed(batch.labelled, self.encoder, batch_pairs, s.mixup, s.cutmix)
+        (logits,) = classify(self.encoder, encode(self.encoder, [Whole(images)]))
+        label = label_loss(logits, labels, s.smoothing)
+        return Loss(label, {"label": label.detach()})
 
 
 def digits() -> Recipe[Settings]:

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import final
 
-from torch import Tensor
-
 from models import presets, presets_cifar10
 from models.losses import label_loss
 from models.method import Loss, Method, Moment
@@ -13,8 +11,8 @@ from models.mixup import mixed, random_pairs
 from models.pseudo import ADAMATCH, FLEXMATCH, FREEMATCH, SOFTMATCH, Pseudo
 from models.pseudo_label import PseudoLabels
 from models.recipe import Recipe
-from models.vit import Whole, classify, encode, look, normalisation_of
-from pipeline.batch import Batch, Labelled
+from models.vit import Whole, classify, encode, look
+from pipeline.batch import Batch
 from pipeline.spec import Needs
 
 
@@ -53,7 +51,7 @@ class FixMatch(Method):
 
     def forward(self, batch: Batch, now: Moment) -> Loss:
         known, unknown, s = batch.labelled, batch.unlabelled, self.settings
-        images, labels = self.mixed(known)
+        images, labels = mixed(known, self.encoder, random_pairs, s.mixup, s.cutmix)
         if now.labels_only:
             (logits,) = classify(self.encoder, encode(self.encoder, [Whole(images)]))
             label = label_loss(logits, labels, s.smoothing)
@@ -66,14 +64,6 @@ class FixMatch(Method):
         pseudo = self.pseudo.loss(strong, guess)  # eq. 4
         self.pseudo.labelled(logits, known.labels)
         return Loss(label + s.lambda_u * pseudo, {"label": label.detach(), "pseudo": pseudo.detach()}, guess.shown)
-
-    def mixed(self, known: Labelled) -> tuple[Tensor, Tensor]:
-        """Labelled images and labels i64 [N]; or mixtures and distributions float [N, C]."""
-        s = self.settings
-        if not s.mixup and not s.cutmix:
-            return known.images, known.labels
-        pairs = random_pairs(len(known.images), s.mixup, s.cutmix, known.images.device)
-        return mixed(known.images, known.labels, pairs, self.encoder.num_classes, normalisation_of(self.encoder))
 
 
 def digits() -> Recipe[Settings]:
