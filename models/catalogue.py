@@ -13,6 +13,8 @@ from types import ModuleType
 METHODS = Path(__file__).parent / "methods"
 RECIPE, SWEEP = "Recipe[", "Iterator[Recipe["
 """How the annotations begin of functions that return a recipe, and of those that yield several."""
+NOT_RUN = re.compile(r"  (?:Here: n|N)ot yet run(?: to its end)?\.")
+"""What the list says by a star."""
 
 
 def catalogue() -> Iterator[tuple[str, str]]:
@@ -41,6 +43,7 @@ def list_if_asked() -> None:
     """End the process with a list of the recipes and the sweeps, if its command line names none."""
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print("python train.py RECIPE [--group.field VALUE ...]   (RECIPE --help shows every field)\n")
+        print("* not yet run here to its end; what came out of others: docs/results.md\n")
         _list(catalogue())
         print("\npython -m slurm.submit SWEEP [-- --group.field VALUE ...]   (SWEEP/0 is the first of its recipes)\n")
         _list(_kinds(sweeps()))
@@ -54,11 +57,14 @@ def _kinds(found: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         file, _, own = name.partition(":")
         kinds.setdefault((file, re.sub(r"^[^_]+_|\d+$", "", own)), []).append((own, line))
     for (file, _), ((first, line), *others) in kinds.items():
-        yield f"{file}:{first}", f"{line}  Also: {', '.join(own for own, _ in others)}" if others else line
+        also = ", ".join(("*" if NOT_RUN.search(said) else "") + own for own, said in others)
+        yield f"{file}:{first}", f"{line}  Also: {also}" if others else line
 
 
 def _list(found: Iterable[tuple[str, str]]) -> None:
-    print("\n".join(f"  {name:38s} {line}" for name, line in found))
+    for name, line in found:
+        said, stars = NOT_RUN.subn("", line)
+        print(f"{'*' if stars else ' '} {name:38s} {said}")
 
 
 def _defined(*returns: str) -> Iterator[tuple[str, str]]:

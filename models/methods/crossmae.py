@@ -63,7 +63,7 @@ class CrossMAE(Method):
 
 
 def digits() -> Recipe[Settings]:
-    """Embedded digits, no labels, ViT of 4 x 64: mae:digits with another decoder, half of the hidden predicted."""
+    """Embedded digits: mae:digits with another decoder, half of the hidden predicted.  Here: not yet run to its end."""
     return Recipe(
         Settings(Cross(depth=2, width=64, heads=4, predict=0.25, target="pixel")),  # ours
         presets.digits_data(),

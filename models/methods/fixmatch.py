@@ -109,7 +109,9 @@ def in1k_10pct() -> Recipe[Settings]:
 
 
 def digits_thresholds() -> Iterator[Recipe[Settings]]:
-    """Embedded digits: a fixed threshold, FlexMatch, FreeMatch, SoftMatch, AdaMatch, as their authors combine them."""
+    """Embedded digits: a fixed threshold, FlexMatch, FreeMatch, SoftMatch, AdaMatch.  Here: not yet run.
+
+    Each as its authors combine it."""
     return _thresholds(digits())
 
 

@@ -48,7 +48,7 @@ class LoMaR(Method):
 
 
 def digits() -> Recipe[Settings]:
-    """Embedded digits, no labels, ViT of 4 x 64: pre-training for semi_mae:digits_lomar --run.start."""
+    """Embedded digits, no labels: pre-training for semi_mae:digits_lomar --run.start.  Here: not yet run to its end."""
     return Recipe(
         Settings(target="pixel"),  # ours: most patches of a digit are flat, and normalised to noise
         presets_masked.with_mask(presets.digits_data(), presets_masked.digits_windows()),
@@ -58,7 +58,7 @@ def digits() -> Recipe[Settings]:
 
 
 def digits_irpe() -> Recipe[Settings]:
-    """lomar:digits with LoMaR's relative positions, for semi_mae:digits_lomar --encoder.position irpe --run.start."""
+    """lomar:digits with relative positions, for semi_mae:digits_lomar --encoder.position irpe.  Here: not yet run."""
     recipe = digits()
     return replace(recipe, encoder=presets_masked.with_irpe(recipe.encoder))
 

@@ -48,7 +48,7 @@ class SimMIM(Method):
 
 
 def digits() -> Recipe[Settings]:
-    """Embedded digits, no labels, ViT of 4 x 64: pre-training for semi_mae:digits_simmim --run.start."""
+    """Embedded digits, no labels: pre-training for semi_mae:digits_simmim --run.start.  Not yet run to its end."""
     return Recipe(
         Settings(),
         presets_masked.with_mask(presets.digits_data(), presets_masked.digits_units()),

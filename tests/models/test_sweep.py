@@ -1,5 +1,6 @@
 """Sweeps: the papers' tables have their rows, differ in their axis alone, and are refused where they cannot be."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -127,12 +128,15 @@ def test_the_list_names_every_sweep_after_the_recipes_a_kind_a_line(monkeypatch,
         list_if_asked()
     assert ended.value.code == 0
     lines = capsys.readouterr().out.splitlines()
-    place = {line.split()[0]: number for number, line in enumerate(lines) if line.startswith("  ")}
+    place = {line[2:].split()[0]: number for number, line in enumerate(lines) if re.match(r"[ *] \w+:\w", line)}
     assert place["supmae:digits"] < place["mae_ablations:digits_mask"] < place["supmae_ablations:digits_layers"]
     assert not any(name.rpartition(":")[2].startswith("_") for name in place)
+    assert [lines[place[name]][0] for name in ("mae:digits", "mae:in1k_b16", "uda:digits")] == [" ", "*", "*"]
+    assert "*in1k_target" in lines[place["mae_ablations:digits_target"]]
+    assert not any("not yet run" in lines[number].lower() for number in place.values())
     told = []
     for line in lines[max(number for name, number in place.items() if name in dict(catalogue())) + 1 :]:
-        first, _, more = line.strip().partition(" ")
+        first, _, more = line[2:].replace("*", "").partition(" ")
         others = more.partition("Also: ")[2]
         told += [first, *(f"{first.partition(':')[0]}:{own}" for own in others.split(", ") if own)]
     known = [name for name, _ in sweeps()]
