@@ -1,4 +1,4 @@
-"""What `data.backend auto` means on this machine, and why.
+"""What the autos of `data.backend` and `data.views_on` mean on this machine, and why.
 
 The rule, in this order: memory, if the decoded set fits `memory_mb`. Without a GPU, or with the views made on the CPU,
 ffcv: DALI's CPU decoder is the same library with more around it. What the run was on before, if it was. ffcv, if DALI
@@ -9,7 +9,7 @@ measured on the first images of the file; DALI must win by a tenth, as it takes 
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import cycle
 from typing import Literal
@@ -52,6 +52,17 @@ class Choice:
         return f"back-end {self.backend}: {self.why}{changed}"
 
 
+def streamed(data: Data) -> Data:
+    """The same data, read anew by whoever opens it: to keep every image's pixels, or to measure, pays for many looks at
+    them, not for one."""
+    return replace(data, backend="dali" if data.backend == "dali" else "ffcv")
+
+
+def views_on(data: Data, device: torch.device) -> Literal["cpu", "device"]:
+    """Where a recipe wants its views made; auto is the GPU where there is one."""
+    return data.views_on if data.views_on != "auto" else "cpu" if device.type == "cpu" else "device"
+
+
 def choose(data: Data, beton: Beton, device: torch.device, before: Backend | None = None) -> Choice:
     """The back-end of a run that was on `before` when it was last started; takes seconds where it has to measure.
 
@@ -63,7 +74,7 @@ def choose(data: Data, beton: Beton, device: torch.device, before: Backend | Non
     count = data.threads or cores()
     return rule(
         memory=(decoded_mb(beton), data.memory_mb),
-        on_gpu=device.type == "cuda" and data.views_on != "cpu",
+        on_gpu=device.type == "cuda" and views_on(data, device) == "device",
         dali_there=dali_there(),
         before=before,
         ffcv=lambda: ffcv_rate(beton, device, count),

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from pipeline import kernels, libffcv, on_cpu, pieces, rng
 from pipeline.backends.ffcv import SLOT_PIXELS, SLOTS
+from pipeline.choose import views_on
 from pipeline.encode import MAX_PIXELS, prepare
 from pipeline.errors import InputError
 from pipeline.jpeg_header import plain_size
 from pipeline.listing import listing
-from pipeline.open import views_on
 from pipeline.order import Picks
 from pipeline.plan import Stacked, Wanted, draw
 from pipeline.pool import CHUNK, Pool, cores

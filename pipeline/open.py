@@ -2,8 +2,8 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from pipeline.backends.dali import Dali
 from pipeline.backends.ffcv import FFCV
 from pipeline.backends.memory import Memory
 from pipeline.beton import Beton, open_beton
+from pipeline.choose import choose, streamed, views_on
 from pipeline.digits import ensure_digits
 from pipeline.errors import InputError
 from pipeline.order import Picks
@@ -23,6 +24,7 @@ from pipeline.replace import MOST
 from pipeline.spec import Data
 
 DIGITS = "data/digits"
+BACKENDS = {"ffcv": FFCV, "dali": Dali, "memory": Memory}
 
 
 def open_data(data: Data, name: str) -> Beton:
@@ -33,26 +35,20 @@ def open_data(data: Data, name: str) -> Beton:
 
 
 def open_backend(data: Data, beton: Beton, device: torch.device) -> Backend:
-    """The back-end that a recipe asks for; auto keeps a set in memory if its pixels fit into `memory_mb`."""
-    pixels_mb = 3 * beton.pixels / 1e6
-    memory = data.backend == "memory" or (data.backend == "auto" and pixels_mb <= data.memory_mb)
-    made = Dali if data.backend == "dali" else Memory if memory else FFCV
+    """The back-end that a recipe asks for; what auto means is chosen here and now (pipeline.choose)."""
+    made = BACKENDS[choose(data, beton, device).backend]
     return made(beton, data.size, device, views_on(data, device), data.threads)
 
 
-def views_on(data: Data, device: torch.device) -> Literal["cpu", "device"]:
-    """Where a recipe wants its views made; auto is the GPU where there is one."""
-    return data.views_on if data.views_on != "auto" else "cpu" if device.type == "cpu" else "device"
-
-
-def sweep(data: Data, backend: Backend, ids: np.ndarray, batch: int) -> Iterator[Tensor]:
-    """Every image of `ids` once, in order, as evaluated: u8 [n, 3, S, S] for n up to `batch`."""
-    for _, views in _started(data, backend, ids, batch):
-        yield views()[0]
+def sweep(data: Data, beton: Beton, device: torch.device, ids: np.ndarray, batch: int) -> Iterator[Tensor]:
+    """Every image of `ids` once, in order, as evaluated: u8 [n, 3, S, S] for n up to `batch`, on the device."""
+    with closing(open_backend(streamed(data), beton, device)) as backend:
+        for _, views in _started(data, backend, ids, batch):
+            yield views()[0]
 
 
 def sweep_decodable(
-    data: Data, backend: Backend, ids: np.ndarray, batch: int, *, say: bool = True
+    data: Data, beton: Beton, device: torch.device, ids: np.ndarray, batch: int, *, say: bool = True
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """As `sweep`, with their ids, but without the images that no longer decode; `say` names each on stderr.
 
@@ -60,21 +56,22 @@ def sweep_decodable(
     InputError if more than two and more than a tenth of them are gone.
     """
     gone = 0
-    for part, views in _started(data, backend, ids, batch):
-        try:
-            images = views()[0]
-        except Undecodable as error:
-            gone += len(error.ids)
-            for i in error.ids if say else ():
-                said = f"{error.beton.path}: {error.named(i)} no longer decodes; it is left out"
-                print(f"warning: {said}", file=sys.stderr, flush=True)
-            if gone > max(2, MOST * len(ids)):
-                raise InputError(f"{gone} of {len(ids)} images do not decode: {error}") from error
-            part = part[~np.isin(part, error.ids)]
-            if not len(part):
-                continue
-            images = _start(data, backend, part)()[0]
-        yield part, images
+    with closing(open_backend(streamed(data), beton, device)) as backend:
+        for part, views in _started(data, backend, ids, batch):
+            try:
+                images = views()[0]
+            except Undecodable as error:
+                gone += len(error.ids)
+                for i in error.ids if say else ():
+                    said = f"{error.beton.path}: {error.named(i)} no longer decodes; it is left out"
+                    print(f"warning: {said}", file=sys.stderr, flush=True)
+                if gone > max(2, MOST * len(ids)):
+                    raise InputError(f"{gone} of {len(ids)} images do not decode: {error}") from error
+                part = part[~np.isin(part, error.ids)]
+                if not len(part):
+                    continue
+                images = _start(data, backend, part)()[0]
+            yield part, images
 
 
 def _started(data: Data, backend: Backend, ids: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, Views]]:

@@ -27,7 +27,7 @@ def array_errors(evaluator: Evaluator, loaded: Loaded, root: Path, wanted: Seque
     labels = _labels(root / LABELS)
     columns = columns_of(loaded, labels, root)
     pixels = {name: _pixels(root / f"{name}.npy", len(labels)) for name in dict.fromkeys(each.name for each in wanted)}
-    data, device = evaluator.streamed(loaded), next(loaded.method.parameters()).device
+    data, device = evaluator.data_of(loaded), next(loaded.method.parameters()).device
     n, found = len(labels) // len(SEVERITIES), []
     for name, severity in wanted:
         images = slice((severity - 1) * n, severity * n)

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,7 +14,7 @@ from models.load import Loaded
 from models.training.render import Block
 from pipeline.beton import Beton, open_beton
 from pipeline.errors import InputError
-from pipeline.open import open_backend, open_data, sweep
+from pipeline.open import open_data, sweep
 from pipeline.spec import Data
 
 
@@ -71,18 +70,15 @@ class Evaluator(ABC):
             )
         return beton
 
-    def streamed(self, loaded: Loaded) -> Data:
-        """The recipe's data, streamed whatever the recipe does: to keep every image's pixels pays for the second look,
-        not for one."""
+    def data_of(self, loaded: Loaded) -> Data:
+        """The recipe's data, decoded by as many threads as are asked for."""
         data = loaded.recipe.data
-        backend = "dali" if data.backend == "dali" else "ffcv"
-        return replace(data, threads=self.data.threads or data.threads, backend=backend)
+        return replace(data, threads=self.data.threads or data.threads)
 
     def images(self, loaded: Loaded, beton: Beton, ids: np.ndarray) -> Iterator[Tensor]:
         """The images `ids` (i64 [N]) in order, as the recipe evaluates them: u8 [n, 3, S, S] on the run's device."""
-        data = self.streamed(loaded)
-        with closing(open_backend(data, beton, next(loaded.method.parameters()).device)) as backend:
-            yield from sweep(data, backend, ids, self.batch)
+        device = next(loaded.method.parameters()).device
+        return sweep(self.data_of(loaded), beton, device, ids, self.batch)
 
 
 def chosen_device(name: str) -> torch.device:

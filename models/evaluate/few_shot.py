@@ -1,7 +1,7 @@
 """Few-shot transfer: a classifier from k images of each class, on any number of data sets (ELEVATER; SupMAE)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, final
 
@@ -52,15 +52,13 @@ class FewShot(Evaluator):
         entries = self.suite or (self.data.root or recipe.data.root,)
         sets = open_suite(entries, recipe.data, self.data.file or TEST, VAL if self.select == "val" else None)
         self.check(sets)
-        data = self.streamed(loaded)  # a few images of a large file: nothing else of it is decoded
-        see = partial(self.images, replace(loaded, recipe=replace(recipe, data=data)))
+        see = partial(self.images, loaded)
         represent = Represent(loaded.method, recipe.run, self.pool).eval()
         cells, remarks = [], []
         for each in sets:
             drawn = draw(each, self.shots, self.seeds)
-            task = Task(
-                each, drawn, self.shots, self.metric_of(each), self.protocol, self.left_only, represent, data, see
-            )
+            metric, data = self.metric_of(each), self.data_of(loaded)
+            task = Task(each, drawn, self.shots, metric, self.protocol, self.left_only, represent, data, see)
             cells += probe(task) if self.mode == "linear" else finetune(task, self.tuning)
             remarks += task.remarks()
         how = "Linear probing" if self.mode == "linear" else "Fine-tuning"

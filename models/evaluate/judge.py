@@ -1,7 +1,6 @@
 """What a run is judged by while it trains and at its end: accuracy where there is a classifier, neighbours or both."""
 
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import final
 
@@ -16,10 +15,9 @@ from models.method import Method, method_class
 from models.recipe import Recipe
 from models.training.distributed import World, add, group
 from models.training.precision import precision
-from pipeline.backends.base import Backend
 from pipeline.beton import Beton, open_beton
 from pipeline.errors import InputError
-from pipeline.open import open_backend, sweep, sweep_decodable
+from pipeline.open import sweep, sweep_decodable
 from pipeline.split import known_labels, load_split
 
 NEIGHBOUR_IMAGES = 10_000  # labelled images that k-NN compares with: enough to rank runs, seconds to encode
@@ -75,20 +73,16 @@ class Judge:
             return {}
         right = torch.zeros(1, dtype=torch.float64)
         if len(ids):  # fewer images than ranks leave some without
-            with self._backend(self.train) as backend:
-                shown = sweep_decodable(self.recipe.data, backend, known_ids, self.batch, say=self.world.main)
-                found_ids, near = bank(method.judged, shown)
+            where = self.recipe.data, self.train, self.world.device
+            shown = sweep_decodable(*where, known_ids, self.batch, say=self.world.main)
+            found_ids, near = bank(method.judged, shown)
             found = features(method.judged, self._images(ids))
             labels = self._on_device(known[found_ids]), self._on_device(self.labels[ids])
             right += knn(near, labels[0], found, labels[1]) * len(ids)
         return {"knn": float(add(right, self.world)) / asked}
 
     def _images(self, ids: np.ndarray) -> Iterator[Tensor]:
-        with self._backend(self.beton) as backend:
-            yield from sweep(self.recipe.data, backend, ids, self.batch)
-
-    def _backend(self, beton: Beton) -> closing[Backend]:
-        return closing(open_backend(self.recipe.data, beton, self.world.device))
+        return sweep(self.recipe.data, self.beton, self.world.device, ids, self.batch)
 
     def _on_device(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.world.device)

@@ -1,7 +1,6 @@
 """k-nearest-neighbour accuracy of an encoder's features: what was learned, without training anything on it."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -18,7 +17,7 @@ from models.vit import Whole, encode, evaluating
 from pipeline.beton import Beton
 from pipeline.errors import InputError
 from pipeline.labels import Labels
-from pipeline.open import open_backend, sweep_decodable
+from pipeline.open import sweep_decodable
 from pipeline.split import known_labels, load_split
 
 TEMPERATURE = 0.07  # Wu et al. 2018, DINO
@@ -121,10 +120,8 @@ class Neighbours(Evaluator):
         check_files(train, known, asked, wanted)
         device = next(encoder.parameters()).device
         with precision(loaded.recipe.run, device):
-            data = self.streamed(loaded)
-            with closing(open_backend(data, train, device)) as backend:
-                shown = sweep_decodable(data, backend, np.asarray(known.ids), self.batch)
-                ids, near = bank(encoder, shown, self.tokens)
+            shown = sweep_decodable(self.data_of(loaded), train, device, np.asarray(known.ids), self.batch)
+            ids, near = bank(encoder, shown, self.tokens)
             wanted_ids = np.asarray(wanted.ids)
             found = features(encoder, self.images(loaded, asked, wanted_ids), self.tokens)
         ks = [k for k in self.k if k <= len(ids)]

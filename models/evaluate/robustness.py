@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, final
@@ -22,7 +21,7 @@ from pipeline.beton import Beton
 from pipeline.corruptions.corrupt import EXTRA, NAMES, SEVERITIES, corrupt
 from pipeline.corruptions.stream import Making, Wanted, stream
 from pipeline.errors import InputError
-from pipeline.open import open_backend, sweep
+from pipeline.open import sweep
 from pipeline.preview import sheet
 from pipeline.split import known_labels
 
@@ -145,11 +144,8 @@ class Robustness(Evaluator):
 
     def clean(self, loaded: Loaded, beton: Beton, ids: np.ndarray) -> Iterator[Tensor]:
         """The evaluated crops on the host, where they are corrupted."""
-        data = loaded.recipe.data
-        backend = "auto" if data.backend == "dali" else data.backend
-        data = replace(data, backend=backend, views_on="cpu", threads=self.data.threads or data.threads)
-        with closing(open_backend(data, beton, torch.device("cpu"))) as opened:
-            yield from sweep(data, opened, ids, self.batch)
+        data = replace(self.data_of(loaded), backend="ffcv", views_on="cpu")
+        return sweep(data, beton, torch.device("cpu"), ids, self.batch)
 
     def pictures(self, image: np.ndarray, image_id: int) -> list[Block]:
         """One image (u8 [H, W, 3]) under every corruption that is measured, at three severities."""

@@ -101,7 +101,7 @@ def paired(batches: Iterable[Tensor], labels: np.ndarray) -> Iterator[tuple[Tens
 def _files(
     evaluator: Evaluator, loaded: Loaded, paths: list[Path], labels: np.ndarray
 ) -> Iterator[tuple[Tensor, np.ndarray]]:
-    data, device = evaluator.streamed(loaded), next(loaded.method.parameters()).device
+    data, device = evaluator.data_of(loaded), next(loaded.method.parameters()).device
     label = dict(zip(paths, labels.tolist(), strict=True))
     left_out: list[tuple[Path, str]] = []
     for shown in sweep_files(paths, data, device, evaluator.batch):

@@ -9,7 +9,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from pipeline.convert import Options as Stored
 from pipeline.convert import convert
 from pipeline.errors import InputError, command
 from pipeline.files import find_images, sweep_files
-from pipeline.open import open_backend, sweep
+from pipeline.open import sweep
 from pipeline.spec import Data
 
 LOADER, ACCURACY, PREDICT = "the loader's evaluation", "accuracy", "predict"
@@ -71,8 +71,7 @@ def cases(a: Arguments, folder: Path) -> Iterator[dict[str, Callable[[], int]]]:
     accuracy = Accuracy(Files(file="train.beton"), device="cpu", batch=a.batch)
 
     def alone() -> int:
-        with closing(open_backend(data, beton, device)) as backend:
-            return sum(len(images) for images in sweep(data, backend, np.arange(beton.n), a.batch))
+        return sum(len(images) for images in sweep(data, beton, device, np.arange(beton.n), a.batch))
 
     def predicted() -> int:
         sweeping = sweep_files(paths, data, device, a.batch)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from models.evaluate.judge import Judge
 from models.evaluate.reconstruct import RATIOS, picture, png
@@ -14,7 +13,7 @@ from models.training.distributed import World
 from models.training.journal import Journal, read
 from models.training.render import Picture
 from models.training.report import speed, verdict, write_report
-from pipeline.open import open_backend, sweep
+from pipeline.open import sweep
 from pipeline.preview import spread
 from pipeline.task import Task
 
@@ -65,9 +64,6 @@ def _pictures(recipe: Recipe, method: Method, judge: Judge, task: Task) -> list[
 
 def _reconstructions(recipe: Recipe, method: Method, judge: Judge) -> Picture | None:
     """Validation images, at every mask ratio; None where a prediction is no picture."""
-    backend = open_backend(recipe.data, judge.beton, judge.world.device)
-    try:
-        images = torch.cat(list(sweep(recipe.data, backend, np.arange(min(IMAGES, judge.beton.n)), IMAGES)))
-    finally:
-        backend.close()
+    ids = np.arange(min(IMAGES, judge.beton.n))
+    (images,) = sweep(recipe.data, judge.beton, judge.world.device, ids, IMAGES)
     return picture(recipe, method, images, RATIOS)

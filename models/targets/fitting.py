@@ -14,7 +14,7 @@ from models.patches import grid_of, patchify
 from models.recipe import resolve
 from pipeline.beton import Beton
 from pipeline.errors import InputError
-from pipeline.open import open_backend, open_data, sweep
+from pipeline.open import open_data, sweep
 from pipeline.preview import spread
 from pipeline.spec import Data
 
@@ -65,9 +65,5 @@ def opened(sample: Sample) -> Patches:
 
 
 def _parts(data: Data, beton: Beton, ids: np.ndarray, patch: int) -> Iterator[Tensor]:
-    backend = open_backend(data, beton, torch.device("cpu"))
-    try:
-        for images in sweep(data, backend, ids, BATCH):
-            yield patchify(images, patch).flatten(0, 1)
-    finally:
-        backend.close()
+    for images in sweep(data, beton, torch.device("cpu"), ids, BATCH):
+        yield patchify(images, patch).flatten(0, 1)

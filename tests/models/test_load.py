@@ -10,7 +10,7 @@ from models.load import load_run, restored, runnable
 from models.recipe import resolve
 from models.training import checkpoint
 from pipeline.errors import InputError
-from pipeline.open import open_backend, open_data, sweep
+from pipeline.open import open_data, sweep
 from pipeline.split import known_labels
 
 from ..conftest import rows, same, weights
@@ -36,9 +36,8 @@ def test_it_judges_as_the_run_judged_itself(run):
     loaded = load_run(run)
     data = loaded.recipe.data
     beton = open_data(data, "test.beton")
-    backend = open_backend(data, beton, torch.device("cpu"))
-    scores = torch.cat([loaded.method.logits(images) for images in sweep(data, backend, np.arange(beton.n), 100)])
-    backend.close()
+    shown = sweep(data, beton, torch.device("cpu"), np.arange(beton.n), 100)
+    scores = torch.cat([loaded.method.logits(images) for images in shown])
     right = scores.argmax(1).numpy() == known_labels(beton, None)[np.arange(beton.n)]
     (said,) = (row for row in rows(run) if row.get("evaluation") == "test")
     assert said["values"]["top1"] == pytest.approx(right.mean())

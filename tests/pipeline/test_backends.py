@@ -13,9 +13,9 @@ from pipeline.backends.base import Backend
 from pipeline.backends.ffcv import FFCV
 from pipeline.backends.memory import Memory
 from pipeline.beton import Beton
+from pipeline.choose import views_on
 from pipeline.errors import InputError
 from pipeline.names import read_names
-from pipeline.open import views_on
 from pipeline.order import Picks
 from pipeline.plan import Plan, Wanted, draw
 from pipeline.spec import Data, Mask, View

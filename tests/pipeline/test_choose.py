@@ -1,6 +1,7 @@
 """data.backend auto: every branch of its rule, tripped by numbers; and the measuring, on a clock that does not run."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +9,11 @@ import pytest
 import torch
 
 from pipeline import choose
+from pipeline.backends.ffcv import FFCV
+from pipeline.backends.memory import Memory
 from pipeline.choose import Choice, rule
 from pipeline.errors import InputError
+from pipeline.open import open_backend
 from pipeline.spec import Data
 
 CPU = torch.device("cpu")
@@ -64,6 +68,15 @@ def test_auto_asks_for_what_the_file_and_the_machine_are(beton):
     data = Data(size=32)
     assert choose.choose(data, beton, CPU).backend == "memory"
     assert choose.choose(replace(data, memory_mb=0), beton, CPU).backend == "ffcv"
+
+
+def test_what_is_opened_is_what_was_chosen_and_one_look_is_streamed(beton):
+    auto = Data(size=32)
+    for data, kind in ((auto, Memory), (replace(auto, memory_mb=0), FFCV), (choose.streamed(auto), FFCV)):
+        with closing(open_backend(data, beton, CPU)) as backend:
+            assert type(backend) is kind
+    asked = ("auto", "memory", "ffcv", "dali")
+    assert [choose.streamed(Data(backend=each)).backend for each in asked] == ["ffcv", "ffcv", "ffcv", "dali"]
 
 
 def test_measuring_counts_images_of_the_time_it_waited(monkeypatch):

@@ -16,7 +16,7 @@ from pipeline.convert import Options, convert
 from pipeline.errors import InputError
 from pipeline.files import find_images, sweep_files
 from pipeline.jpeg_header import plain_size
-from pipeline.open import open_backend, open_data, sweep
+from pipeline.open import open_data, sweep
 from pipeline.spec import Data, View
 
 CPU = torch.device("cpu")
@@ -64,9 +64,7 @@ def test_files_are_shown_as_the_loader_shows_them_from_a_converted_folder(views_
     convert(tmp_path / "all", tmp_path / "train.beton", Options(side=None))
     data = replace(DATA, root=str(tmp_path), views_on=views_on)
     beton = open_data(data, "train.beton")
-    backend = open_backend(data, beton, CPU)
-    expected = torch.cat(list(sweep(data, backend, np.arange(11), 11)))
-    backend.close()
+    expected = torch.cat(list(sweep(data, beton, CPU, np.arange(11), 11)))
     monkeypatch.setattr(files.on_cpu if views_on == "device" else files.pieces, "start_views", refuse)
     names, images, rejected = shown(find_images([folder]), data=data)
     assert names == [f"{i:02d}.jpg" for i in range(11)]

@@ -14,6 +14,7 @@ from models.training.optim import clip, optimiser, set_rate
 from models.training.schedule import Pools, length, rate
 from pipeline import rng
 from pipeline.beton import Beton
+from pipeline.choose import streamed
 from pipeline.labels import Labels
 from pipeline.loader import Feed, Loader
 from pipeline.open import open_backend
@@ -60,7 +61,8 @@ def tune(model: Tuned, data: Data, beton: Beton, shots: Shots, tuning: Tuning, l
     descent = optimiser(model, optim)
     torch.manual_seed(int(rng.keys(seed, 0, np.zeros(1, np.int64), rng.TORCH)[0] >> np.uint64(1)))
     model.train()
-    with Loader(feed, open_backend(data, beton, device), device, patience_s=data.patience_s) as batches:
+    backend = open_backend(streamed(data), beton, device)  # a few images of a large file: nothing else of it is decoded
+    with Loader(feed, backend, device, patience_s=data.patience_s) as batches:
         for step in range(steps.total_steps):
             known = next(batches).labelled
             set_rate(descent, rate(step, steps, optim, batch))

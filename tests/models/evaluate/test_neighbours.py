@@ -1,7 +1,6 @@
 """python -m models.evaluate knn, neighbours beside a classifier, and banks in which an image no longer decodes."""
 
 import shutil
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from models.training.distributed import World
 from models.vit import Size, build_encoder
 from pipeline.beton import open_beton
 from pipeline.errors import InputError
-from pipeline.open import open_backend, sweep, sweep_decodable
+from pipeline.open import sweep, sweep_decodable
 from pipeline.spec import Data, View
 from pipeline.split import load_split
 
@@ -115,16 +114,12 @@ def test_neighbours_are_told_beside_a_classifier_while_it_trains(tiny, tmp_path)
     assert all(0 < values["knn"] <= 1 for values in found)
 
 
-@pytest.mark.parametrize("backend", ["ffcv", "memory"])
-def test_what_no_longer_decodes_is_named_and_left_out_and_all_else_is_as_it_was(backend, digits, copied, capsys):
-    data, ids = Data(size=16, evaluate=VIEW, backend=backend), np.array([7, 3, 900, 12, 40, 41])
-    whole = open_beton(digits / "train.beton")
-    with closing(open_backend(data, whole, torch.device("cpu"))) as opened:
-        expected = torch.cat(list(sweep(data, opened, ids, 3)))
+def test_what_no_longer_decodes_is_named_and_left_out_and_all_else_is_as_it_was(digits, copied, capsys):
+    data, device, ids = Data(size=16, evaluate=VIEW), torch.device("cpu"), np.array([7, 3, 900, 12, 40, 41])
+    expected = torch.cat(list(sweep(data, open_beton(digits / "train.beton"), device, ids, 3)))
     beton = open_beton(damage(copied, [3, 41]) / "train.beton")
-    with closing(open_backend(data, beton, torch.device("cpu"))) as opened:
-        shown = list(sweep_decodable(data, opened, ids, 3))
-        again = list(sweep_decodable(data, opened, ids, 3, say=False))
+    shown = list(sweep_decodable(data, beton, device, ids, 3))
+    again = list(sweep_decodable(data, beton, device, ids, 3, say=False))
     kept = [0, 2, 3, 4]
     assert [part.tolist() for part, _ in shown] == [[7, 900], [12, 40]]
     assert torch.equal(torch.cat([images for _, images in shown]), expected[kept])
@@ -134,13 +129,12 @@ def test_what_no_longer_decodes_is_named_and_left_out_and_all_else_is_as_it_was(
 
 
 def test_a_batch_of_which_nothing_is_left_is_passed_over_and_many_are_too_many(copied):
-    data = Data(size=16, evaluate=VIEW, backend="memory")
+    data, device = Data(size=16, evaluate=VIEW), torch.device("cpu")
     beton = open_beton(damage(copied, range(3)) / "train.beton")
-    with closing(open_backend(data, beton, torch.device("cpu"))) as opened:
-        parts = [part.tolist() for part, _ in sweep_decodable(data, opened, np.array([1, 2, 5]), 1, say=False)]
-        assert parts == [[5]]
-        with pytest.raises(InputError, match="3 of 4 images do not decode"):
-            list(sweep_decodable(data, opened, np.array([0, 1, 2, 5]), 4, say=False))
+    shown = sweep_decodable(data, beton, device, np.array([1, 2, 5]), 1, say=False)
+    assert [part.tolist() for part, _ in shown] == [[5]]
+    with pytest.raises(InputError, match="3 of 4 images do not decode"):
+        list(sweep_decodable(data, beton, device, np.array([0, 1, 2, 5]), 4, say=False))
 
 
 def test_a_bank_keeps_ids_and_features_together():

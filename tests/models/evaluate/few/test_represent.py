@@ -128,11 +128,9 @@ def learned(digits):
 
 
 def test_tuning_learns_its_shots_and_leaves_the_encoder_that_it_copied(learned):
-    from pipeline.open import open_backend, sweep
+    from pipeline.open import sweep
 
-    backend = open_backend(learned.data, learned.beton, torch.device("cpu"))
-    (seen,) = sweep(learned.data, backend, learned.shots.ids, 64)
-    backend.close()
+    (seen,) = sweep(learned.data, learned.beton, torch.device("cpu"), learned.shots.ids, 64)
     right = learned.tuned(seen).argmax(1).numpy() == learned.shots.labels
     assert right.mean() > 0.8
     after = learned.represent.state_dict()
