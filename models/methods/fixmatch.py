@@ -79,8 +79,8 @@ def digits() -> Recipe[Settings]:
 def cifar10() -> Recipe[Settings]:
     """CIFAR-10, 4,000 labels, a small ViT, 1,000 steps: the middle of the ladder."""
     return Recipe(
-        # section 4; teacher: as on digits
-        Settings(lambda_u=1.0, smoothing=0.0, pseudo=Pseudo(0.95, teacher="average")),
+        # ours, chosen on val: at section 4's 0.95 no guess passes in 1,000 steps; teacher: as on digits
+        Settings(lambda_u=1.0, smoothing=0.0, pseudo=Pseudo(0.7, teacher="average")),
         presets_cifar10.cifar10_data(),
         presets_cifar10.cifar10_encoder(),
         presets_cifar10.cifar10_optim(),

@@ -108,7 +108,7 @@ def cifar10() -> Recipe[Settings]:
             lambda_u=1.0,
             mu=3.0,  # as on digits
             smoothing=0.0,
-            pseudo=Pseudo(0.95, teacher="average"),  # as fixmatch:cifar10
+            pseudo=Pseudo(0.7, teacher="average"),  # as fixmatch:cifar10
             reconstruct=presets_cifar10.cifar10_decoder(),
         ),
         presets_cifar10.cifar10_data(),
