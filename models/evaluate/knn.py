@@ -85,7 +85,7 @@ def votes(
     rows_at_once = max(1, min(CHUNK, MATRIX // len(known)))
     for rows, labels in zip(asked.split(rows_at_once), asked_labels.split(rows_at_once), strict=True):
         near, index = (rows @ known.T).topk(most, dim=1)
-        weights = (near / temperature).exp()
+        weights = ((near - near[:, :1]) / temperature).exp()  # of the nearest, 1: no temperature is too low for f32
         for number, k in enumerate(ks):
             held = torch.zeros(len(rows), classes, device=rows.device)
             held.scatter_add_(1, known_labels[index[:, :k]], weights[:, :k])

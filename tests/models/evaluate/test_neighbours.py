@@ -59,6 +59,13 @@ def test_a_high_temperature_counts_heads_and_a_low_one_the_nearest():
     assert knn(known, labels, one, zero, 3, temperature=10.0) == 0
 
 
+def test_at_a_temperature_near_zero_the_nearest_alone_votes():
+    generator = torch.Generator().manual_seed(0)
+    known, found = (normalize(torch.randn(n, 5, generator=generator), dim=1) for n in (40, 30))
+    labels, wanted = (torch.randint(3, (n,), generator=generator) for n in (40, 30))
+    assert knn(known, labels, found, wanted, 20, temperature=1e-4) == knn(known, labels, found, wanted, 1)
+
+
 def test_the_class_token_is_read_where_it_is_asked_for():
     torch.manual_seed(0)
     vit = build_encoder(Size(24, 2, 3), image_size=16, patch=4, classes=0).eval()
