@@ -11,7 +11,7 @@ from torch import nn
 
 from models.packed import as_packed
 from models.patches import IMAGENET, Normalisation, nearest_sizes
-from models.positions import beit_init, mae_init, sincos_2d
+from models.positions import beit_init, mae_init, prefix_positions, sincos_2d
 from models.relative import KINDS, add_relative
 from pipeline.errors import InputError
 
@@ -40,7 +40,6 @@ def build_encoder(
     attention: Literal["sdpa", "varlen"] = "sdpa",
     normalisation: Normalisation = IMAGENET,
     checkpointing: bool = False,
-    pretrained: bool = False,
 ) -> VisionTransformer:
     """A packed encoder with a linear classifier.
 
@@ -71,7 +70,7 @@ def build_encoder(
         options["pos_embed"] = "none"
     if isinstance(model, Size) and model.width % model.heads:
         raise InputError(f"heads divide the width, got width {model.width} and {model.heads} heads")
-    vit = as_packed(_create(model, options, pretrained), attention)
+    vit = as_packed(_create(model, options), attention)
     vit.normalisation = normalisation
     vit.set_grad_checkpointing(checkpointing)
     if weights == "mae":
@@ -88,7 +87,7 @@ def build_encoder(
     return vit
 
 
-def _create(model: str | Size, options: dict, pretrained: bool) -> nn.Module:
+def _create(model: str | Size, options: dict) -> nn.Module:
     if isinstance(model, Size):
         size = {"embed_dim": model.width, "depth": model.depth, "num_heads": model.heads}
         name, options = "vit_tiny_patch16_224", options | size
@@ -98,7 +97,7 @@ def _create(model: str | Size, options: dict, pretrained: bool) -> nn.Module:
         near = ", ".join(difflib.get_close_matches(name, timm.list_models("*vit*"), 3)) or "vit_small_patch16_224"
         raise InputError(f"timm {timm.__version__} knows no model {name!r}; choose another, such as {near}")
     try:
-        return timm.create_model(name, pretrained=pretrained, **options)
+        return timm.create_model(name, **options)
     except (TypeError, AssertionError) as error:  # timm's ways to say that the model takes no such option
         why = str(error) or "it is built otherwise"
         raise InputError(
@@ -110,8 +109,8 @@ def fix_positions(vit: VisionTransformer) -> None:
     """Replace learned positions by MAE's sine-cosine table, in place and not to be trained (MAE Appendix A.1)."""
     if vit.pos_embed is None:
         raise InputError("this model has no absolute positions to replace; choose position learned")
-    before = 0 if vit.no_embed_class else vit.num_prefix_tokens
     with torch.no_grad():
         vit.pos_embed.zero_()
-        vit.pos_embed[0, before:] = sincos_2d(vit.embed_dim, tuple(vit.patch_embed.grid_size)).to(vit.pos_embed)
+        table = sincos_2d(vit.embed_dim, tuple(vit.patch_embed.grid_size))
+        vit.pos_embed[0, prefix_positions(vit) :] = table.to(vit.pos_embed)
     vit.pos_embed.requires_grad_(False)

@@ -33,6 +33,11 @@ def resampled(positions: Tensor, grid: tuple[int, int], wanted: tuple[int, int],
     return resample_abs_pos_embed(positions, list(wanted), list(grid), num_prefix_tokens=before)
 
 
+def prefix_positions(encoder: nn.Module) -> int:
+    """How many of an encoder's positions come before the patches': newer ViTs add none to their prefix tokens."""
+    return 0 if getattr(encoder, "no_embed_class", False) else encoder.num_prefix_tokens
+
+
 def mae_init(module: nn.Module) -> None:
     """MAE's initial weights for one module, for `model.apply`: Xavier-uniform linears, zero biases.
 

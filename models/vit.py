@@ -19,7 +19,7 @@ from models.build import Size, build_encoder
 from models.layout import Layout
 from models.packed import Pairs
 from models.patches import IMAGENET, Normalisation, gather_patches, grid_of, normalised
-from models.positions import resampled
+from models.positions import prefix_positions, resampled
 from models.relative import pairs
 
 __all__ = ["Chosen", "Covered", "Group", "Part", "Size", "Whole", "build_encoder", "classify", "embed", "encode",
@@ -227,6 +227,6 @@ def _prefix(vit: VisionTransformer) -> Tensor | None:
 def _with_positions(vit: VisionTransformer, tokens: Tensor, grid: tuple[int, int], ids: Tensor | None) -> Tensor:
     if vit.pos_embed is None:
         return tokens
-    before = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    before = prefix_positions(vit)
     positions = resampled(vit.pos_embed, vit.patch_embed.grid_size, grid, before)[0, before:]
     return tokens + (positions if ids is None else positions[ids])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.method import Method
 from models.patches import Normalisation
-from models.positions import resampled
+from models.positions import prefix_positions, resampled
 from models.relative import bias_for_each_block, kind_of, resampled_bias
 from models.start.found import Found, counted
 from models.start.read import read
@@ -34,7 +34,7 @@ def load_encoder(method: Method, start: str | Path) -> str:
     """
     found, wanted = read(str(start)), method.encoder.state_dict()
     held = _positions_of_kind(found, wanted, len(method.encoder.blocks))
-    held, said = _resampled(held, wanted, getattr(method.encoder, "num_prefix_tokens", 1))
+    held, said = _resampled(held, wanted, prefix_positions(method.encoder))
     held, biases = _biases_resampled(held, wanted)
     held, folded = _folded(held, found.normalisation, method.encoder)
     new = list(_new(held, wanted))

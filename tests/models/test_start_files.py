@@ -4,6 +4,7 @@ from argparse import Namespace
 from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 from timm.layers import resample_abs_pos_embed
 from torch import nn
@@ -11,7 +12,7 @@ from torch import nn
 from models.relative import OWN, SHARED
 from models.start import load_encoder
 from models.training import checkpoint
-from models.vit import Size, build_encoder, look
+from models.vit import Size, Whole, build_encoder, encode, look
 from pipeline.errors import InputError
 
 
@@ -103,6 +104,23 @@ def test_positions_of_another_grid_are_resampled_as_timm_does(tmp_path, position
     assert torch.equal(after.encoder.pos_embed[0, 0], before.encoder.pos_embed[0, 0])
     assert f"positions resampled from 4 x 4 to {side} x {side} patches" in said
     assert after.encoder.pos_embed.requires_grad == (position == "learned")
+
+
+@pytest.mark.parametrize("name", ["deit3_small_patch16_224", "vit_small_patch14_reg4_dinov2"])
+def test_positions_that_are_the_patches_alone_are_resampled_as_timm_does(tmp_path, name):
+    patch = 14 if "14" in name else 16
+    before = timm.create_model(name, img_size=4 * patch, depth=1, num_classes=0)
+    encoder = build_encoder(name, image_size=6 * patch, patch=patch, classes=5)
+    encoder.blocks = encoder.blocks[:1]
+    after = SimpleNamespace(encoder=encoder, average=None)
+    torch.save(before.state_dict(), tmp_path / "file.pth")
+    assert "positions resampled from 4 x 4 to 6 x 6 patches" in load_encoder(after, tmp_path / "file.pth")
+    resized = timm.create_model(name, img_size=6 * patch, depth=1, num_classes=0).eval()
+    resized.load_state_dict(timm.models.vision_transformer.checkpoint_filter_fn(before.state_dict(), resized))
+    x = torch.randn(2, 3, 6 * patch, 6 * patch)
+    with torch.no_grad():
+        found = encode(encoder.eval(), [Whole(x, pooled=False)])[0]
+        torch.testing.assert_close(found, resized.forward_features(x))
 
 
 def test_positions_of_the_same_grid_are_copied(tmp_path):
