@@ -4,6 +4,7 @@ The same command again carries on from the last checkpoint, at the exact step.
 Exit codes: 0 trained to the end, 2 bad input, 75 stopped early on request (saved: run it again).
 """
 
+import os
 import sys
 from contextlib import ExitStack, closing
 
@@ -25,6 +26,7 @@ from models.training import distributed
 from models.training.codes import DONE, STOPPED
 from models.training.distributed import World
 from models.training.failed import Told, leave
+from models.training.folder import over
 from models.training.optim import clip, set_rate
 from models.training.patience import Patience
 from models.training.precision import precision
@@ -35,9 +37,13 @@ from pipeline.loader import Loader
 
 
 def main() -> int:
-    """Train the recipe that the command line names."""
+    """Train the recipe that the command line names, unless its folder holds all of it already; -> exit code."""
     list_if_asked()
     recipe = resolve(sys.argv[1], sys.argv[2:])
+    if line := over(run_folder(recipe), recipe):
+        if os.environ.get("RANK", "0") == "0":
+            print(line)
+        return DONE
     world = distributed.start(recipe.run)
     with Told(run_folder(recipe), world.rank, world.size) as told, ExitStack() as ending:
         code = train(recipe, world, told, ending)

@@ -2,15 +2,12 @@
 
 import difflib
 import importlib
-import io
-import os
 from collections.abc import Iterator
-from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Annotated, Generic, Literal, TypeVar
 
 from models.catalogue import catalogue, story, sweeps
-from pipeline.errors import InputError
+from pipeline.errors import InputError, in_one_line
 from pipeline.spec import Data
 
 Settings = TypeVar("Settings")
@@ -149,8 +146,7 @@ def _not_a_flag() -> object:
 def resolve(name: str, flags: list[str]) -> Recipe:
     """The recipe called `name` ("semi_mae:digits") with typed flags over it ("--optim.lr", "1e-3").
 
-    Raises InputError, with the nearest name, for an unknown recipe or flag; a value of the wrong type ends in
-    tyro's own message.
+    Raises InputError, with the nearest name, for an unknown recipe or flag, and for a value of the wrong type.
     """
     import tyro
 
@@ -162,8 +158,7 @@ def resolve(name: str, flags: list[str]) -> Recipe:
         spelt = flag.split("=")[0].replace("_", "-")
         if flag.startswith("--") and spelt not in known and spelt != "--help":
             raise InputError(f"{name} has no field {spelt}{nearest(spelt, known)}; add --help to see them all")
-    first = os.environ.get("RANK", "0") == "0"  # of several ranks, which have the same command line, one speaks
-    with nullcontext() if first else redirect_stderr(io.StringIO()):
+    with in_one_line():
         kind, prog = Recipe[type(recipe.method)], f"train.py {name}"
         recipe = tyro.cli(kind, default=recipe, args=flags, prog=prog, description=story(name))
     check_bounds(recipe)

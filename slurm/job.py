@@ -60,7 +60,7 @@ class Job(Checkpointable):
 
             found = _failure(job, error, CRASHED if isinstance(error, InUse) else BAD_INPUT)
             print(f"error: {error}", file=sys.stderr)
-        except SystemExit as error:  # tyro's, which has said why
+        except SystemExit as error:  # a module's own, which has said why
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
             return code, _failure(job, error, code) if code not in (0, STOPPED) else None
         except BaseException as error:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from models.training.lines import read_lines
+from models.training.scores import scores
 
 METRICS, RECIPE = "metrics.jsonl", "recipe.json"
 """As models.training.journal and folder write them."""
@@ -24,14 +25,11 @@ def last_step(run: Path) -> int:
     return max((row["step"] for row in rows(run)), default=0)
 
 
-def final(run: Path) -> dict[str, float]:
+def final(run: Path) -> dict[str, float | None]:
     """The latest loss and the latest value of each evaluation."""
-    found: dict[str, float] = {}
-    for row in rows(run):
-        if "loss" in row:
-            found["loss"] = row["loss"]
-        found |= {f"{row['evaluation']} {key}": value for key, value in row.get("values", {}).items()}
-    return found
+    found = rows(run)
+    losses = [row["loss"] for row in found if "loss" in row]
+    return ({"loss": losses[-1]} if losses else {}) | scores(found)
 
 
 def differing(runs: list[Path]) -> list[dict[str, object]]:

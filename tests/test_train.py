@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import train
 from pipeline.beton import open_beton
 from pipeline.errors import InputError
 from pipeline.manifest import manifest_path
@@ -139,3 +140,30 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tiny, 
     assert found["step"] == 4
     assert len(found["ids"]) == 32
     assert same(checkpoint.load(tmp_path / "previous.pt")["method"], before)
+
+
+def test_a_run_that_is_over_says_what_came_of_it_and_is_left_alone(tiny, tmp_path, capsys, monkeypatch):
+    assert tiny("mae:digits", tmp_path) == 0
+    last = capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    monkeypatch.setattr(train, "train", None)  # neither its data nor its method is opened
+    assert tiny("mae:digits", tmp_path) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert f"{tmp_path} is over: mae:digits, step 12 of 12, val knn " in line
+    for file in ("val", "test"):
+        score = next(said for said in last.splitlines() if f"{file}: knn" in said).split()[-1]
+        assert f"{file} knn {score}" in line
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    with pytest.raises(InputError, match=r"was begun with optim\.epochs 12"):
+        tiny("mae:digits", tmp_path, "--optim.epochs=13")
+    with pytest.raises(InputError, match="holds a run already"):
+        tiny("mae:digits", tmp_path, "--run.fresh")
+
+
+def test_a_run_that_lost_its_report_writes_it_again(tiny, tmp_path):
+    assert tiny("mae:digits", tmp_path) == 0
+    before = weights(tmp_path)
+    (tmp_path / "report.html").unlink()
+    assert tiny("mae:digits", tmp_path) == 0
+    assert (tmp_path / "report.html").stat().st_size > 0
+    assert same(weights(tmp_path), before)

@@ -13,9 +13,11 @@ from pathlib import Path
 import torch
 
 from models.recipe import Recipe
+from models.training import events, journal
 from models.training.checkpoint import LAST, PREVIOUS
 from models.training.distributed import World
 from models.training.guard import FILE as NOT_FINITE
+from models.training.scores import said, scores
 from models.training.whole import write_whole
 from pipeline.errors import InputError
 
@@ -62,6 +64,22 @@ def claim(folder: Path, recipe: Recipe) -> int:
 def holds_run(folder: Path) -> bool:
     """Whether there is something to carry on from, or that is finished; what failed before may be begun anew."""
     return any((folder / name).exists() for name in (LAST, PREVIOUS, REPORT))
+
+
+def over(folder: Path, recipe: Recipe) -> str | None:
+    """In a line, that the run in `folder` has trained to its end and told of it; None where there is more to do.
+
+    Raises InputError where `check_same_recipe` does.
+    """
+    check_same_recipe(folder, recipe)
+    told = [row for row in events.read(folder) if "rank" in row]
+    if not told or told[-1]["event"] != "done" or not all((folder / name).exists() for name in (LAST, REPORT)):
+        return None
+    came = "".join(f", {score}" for score in said(scores(journal.read(folder))))
+    return (
+        f"{folder} is over: {recipe.name}, step {told[-1]['step']:,} of {told[-1]['step']:,}{came}; {folder / REPORT} "
+        "tells of it; for a new run choose another --run.folder"
+    )
 
 
 def _lock(held: int, folder: Path) -> None:
