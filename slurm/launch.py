@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import InputError
-from slurm import events, local, script, snapshot
+from slurm import events, local, script, show, snapshot
 from slurm.job import Job
 from slurm.request import Request, check, parameters
 from slurm.state import RECORD, busy, record, status
@@ -86,7 +86,8 @@ def submit(plan: Plan, request: Request) -> list[str]:
     )
     words = parameters(request, plan.root.name, afterok, before, after)
     if request.dry_run:
-        print(_text(words, logs, len(plan.jobs)))
+        here = request.cluster == "local"
+        print(local.text(plan.jobs, request, logs, code) if here else _text(words, logs, len(plan.jobs)))
         return []
     logs.mkdir(parents=True, exist_ok=True)
     facts = {"target": plan.target, "overrides": plan.overrides, "request": asdict(request), "logs": str(logs)}
@@ -99,6 +100,8 @@ def submit(plan: Plan, request: Request) -> list[str]:
         run.mkdir(parents=True, exist_ok=True)
         _write(run / RECORD, facts | {"job": number})
         events.note(run, "submitted", number, code=code.commit or "live")
+        if start:
+            show.say(run, f"started    job {number}")
         ids.append(number)
     return ids
 

@@ -1,7 +1,7 @@
 """What is asked of the cluster: typed flags, and the words that sbatch knows for them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from tyro.conf import UseAppendAction
@@ -9,6 +9,8 @@ from tyro.conf import UseAppendAction
 from pipeline.errors import InputError
 
 Repeated = Annotated[tuple[str, ...], UseAppendAction]
+HERE = "gpus", "tasks", "hours", "folder", "signal_delay", "parallel", "cluster", "code", "dry_run"
+"""What --cluster local does, too; the rest is Slurm's."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Request:
     mem: str | None = None
     """Per node, as sbatch writes it: 200G."""
     hours: float = 24
-    """Of one stretch: a run that needs longer is requeued, and carries on, as often as it takes."""
+    """Of one stretch: a run that needs longer is requeued, and carries on, as often as it takes. With --cluster local
+    it saves and stops there; the same command carries on."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -51,13 +54,13 @@ class Request:
     pause: float = 5
     """Seconds before starting again after a crash; doubles with each such try, to a minute at most."""
     parallel: int | None = None
-    """Members of a sweep that run at the same time."""
+    """Members of a sweep that run at the same time; all that there is room for when absent, locally one."""
     cluster: Literal["slurm", "local"] = "slurm"
-    """local: the same on this machine, without Slurm."""
+    """local: the same on this machine, without Slurm; six starts in all if it crashes. Refuses Slurm's own flags."""
     code: Literal["snapshot", "live"] = "snapshot"
     """snapshot: the job runs the code as it is now, whatever is edited later; live: as it lies there when it starts."""
     dry_run: bool = False
-    """Print what would be handed to sbatch, and submit nothing."""
+    """Print what would be handed to sbatch, or run here, and submit nothing."""
 
     @property
     def tasks_per_node(self) -> int:
@@ -89,10 +92,10 @@ def check(request: Request) -> None:
     for option in request.sbatch:
         if "=" not in option:
             raise InputError(f"--sbatch {option} has no '='; write it as key=value, without dashes")
-    if request.cluster == "local" and request.nodes > 1:
-        raise InputError(f"--cluster local is one node, --nodes is {request.nodes}; drop --nodes")
-    if request.cluster == "local" and request.after:
-        raise InputError("--cluster local has no queue, so no --after; wait for that run, then submit")
+    for field in fields(request) if request.cluster == "local" else ():
+        if field.name not in HERE and getattr(request, field.name) != field.default:
+            flag = field.name.replace("_", "-")
+            raise InputError(f"--{flag} is Slurm's, and would do nothing with --cluster local; drop it")
 
 
 def parameters(request: Request, name: str, dependency: str | None, setup: list[str], teardown: list[str]) -> dict:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from models.training.scores import said, scores
 from pipeline.errors import InputError
 from slurm import results, state, sweep
 from slurm.state import RECORD, Status
@@ -17,7 +18,10 @@ from slurm.state import RECORD, Status
 def status(argv: Sequence[str]) -> int:
     """One line a run, and where it broke: node, rank, error, log and line. All below runs/ if none is named."""
     asked = _parser("status", "*").parse_args(argv)
-    found = statuses(asked.runs or sorted(str(path.parent) for path in Path("runs").glob(f"**/{RECORD}")))
+    there = {str(path.parent) for name in (RECORD, results.RECIPE) for path in Path("runs").glob(f"**/{name}")}
+    found = statuses(asked.runs or sorted(there))
+    if not found:
+        print(f"no run below {Path('runs').absolute()}; name run folders")
     width = max((len(str(each.run)) for each in found), default=0)
     for each in found:
         print(f"{each.run!s:{width}}  {line(each)}")
@@ -27,14 +31,21 @@ def status(argv: Sequence[str]) -> int:
 
 
 def line(found: Status) -> str:
-    """State, job, step, nodes and restarts of a run."""
+    """State, job, step, nodes and restarts of a run, and its scores once it is over."""
     step, live = results.last_step(found.run), found.live
-    words = [f"{found.state:9s}", f"job {found.job}"]
+    words = [f"{found.state:9s}", f"job {found.job}" if found.job else "no job"]
     words += [f"step {step}"] if step else []
     words += [live.nodes] if live and live.nodes and found.state == "running" else []
     words += [f"({live.reason})"] if live and live.reason not in ("", "None") and found.state != "running" else []
     words += [f"{found.restarts} restart{'s' * (found.restarts > 1)}"] if found.restarts else []
+    words += said(scores(results.rows(found.run))) if found.over else []
     return "  ".join(words)
+
+
+def say(run: Path, words: str | None = None) -> None:
+    """Where a run stands, on a terminal that may be gone: other runs wait for their turn."""
+    with suppress(OSError):
+        print(f"{_short(run)}  {words or line(state.status(run))}", flush=True)
 
 
 def broken(found: Status) -> str:
@@ -45,7 +56,8 @@ def broken(found: Status) -> str:
         return f"{ago}: {row['nodes']}"
     if "error" not in row:
         return f"{ago}, exit code {row.get('code')}, no rank said why; read {record_logs(found.run)}"
-    return f"{ago} on {row['node']}, rank {row['rank']}: {row['error']}  {row['log']}:{row['line']}"
+    where = f"  {row['log']}:{row['line']}" if "log" in row else ""
+    return f"{ago} on {row['node']}, rank {row['rank']}: {row['error']}{where}"
 
 
 def logs(argv: Sequence[str]) -> int:
@@ -82,18 +94,23 @@ def cancel(argv: Sequence[str]) -> int:
 
 
 def wait(argv: Sequence[str]) -> int:
-    """Return once all are over; exit code 0 if all are done."""
+    """Say which is over, and return once all are; exit code 0 if all are done."""
     parser = _parser("wait", "+")
     parser.add_argument("--poll", type=float, default=10.0, help="seconds between two looks")
     asked = parser.parse_args(argv)
-    found = statuses(asked.runs)
-    while not all(each.over for each in found):
+    found, told = statuses(asked.runs), set()
+    while True:
+        for each in found:
+            if each.over and each.run not in told:
+                print(f"{each.run}  {line(each)}", flush=True)
+                told.add(each.run)
+        if len(told) == len(found):
+            break
         time.sleep(asked.poll)
         found = statuses(asked.runs)
-    for each in found:
-        print(f"{each.run}  {line(each)}")
-    for root in [Path(name) for name in asked.runs if "members" in state.record(Path(name))]:
-        print(sweep.write(root).read_text(), end="")
+    for root in map(Path, asked.runs):
+        if state.members(root) != [root]:
+            print(sweep.write(root).read_text(), end="")
     return int(any(each.state != "done" for each in found))
 
 
@@ -101,10 +118,9 @@ def statuses(names: Sequence[str]) -> list[Status]:
     """The state of runs, the members of sweeps among them; Slurm is asked once for all."""
     runs = []
     for name in names:
-        members = state.record(Path(name)).get("members", [name])
-        runs += [_short(Path(member)) for member in members if (Path(member) / RECORD).exists()]
-    runs = [run for run in dict.fromkeys(runs) if "members" not in state.record(run)]
-    slurm = any(state.record(run)["cluster"] == "slurm" for run in runs)
+        runs += map(_short, state.members(Path(name)))
+    runs = [*dict.fromkeys(runs)]
+    slurm = any(state.record(run)["cluster"] == "slurm" for run in runs if (run / RECORD).exists())
     live = state.ask() if slurm else {}
     return [state.status(run, live) for run in runs]
 

@@ -1,6 +1,7 @@
 """What became of a run: from its own events, from squeue and sacct, or from what is left when neither knows."""
 
 import contextlib
+import fcntl
 import getpass
 import json
 import subprocess
@@ -9,8 +10,9 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 from slurm import events
+from slurm.results import RECIPE
 
-RECORD = "job.json"
+RECORD, LOCK = "job.json", "lock"
 QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED"}
 
@@ -26,7 +28,10 @@ class Live:
 
 @dataclass(frozen=True)
 class Status:
-    """state: queued, running, done, failed, cancelled, stopped (locally, on request), or gone: nobody knows of it."""
+    """state: queued, running, done, failed, cancelled, stopped (locally, on request), or gone: nobody knows of it.
+
+    job is "" for a run of plain train.py, and for a member of a sweep whose turn has not come: "not started".
+    """
 
     run: Path
     job: str
@@ -55,11 +60,20 @@ def record(run: Path) -> dict:
     try:
         return json.loads(path.read_text())
     except OSError as error:
-        raise InputError(f"{run} was not submitted from here (no {path}); give the run folder") from error
+        why = "train.py was started there without a job" if (run / RECIPE).exists() else "give the run folder"
+        raise InputError(f"{run} was not submitted from here (no {path}); {why}") from error
+
+
+def members(run: Path) -> list[Path]:
+    """The runs of a sweep; a run is its own. Raises InputError where there is none."""
+    by_hand = (run / RECIPE).exists() and not (run / RECORD).exists()
+    return [run] if by_hand else [Path(member) for member in record(run).get("members", [run])]
 
 
 def status(run: Path, live: dict[str, Live] | None = None) -> Status:
     """The state of a run; `live` is what `ask` said, asked here when absent."""
+    if not (run / RECORD).exists():
+        return by_hand(run)
     facts = record(run)
     job, rows = facts["job"], events.of_job(events.read(run), facts["job"])
     if facts["cluster"] == "local":
@@ -67,6 +81,16 @@ def status(run: Path, live: dict[str, Live] | None = None) -> Status:
     else:
         seen = (ask() if live is None else live).get(job)
     return Status(run, job, judge(rows, seen, facts["cluster"]), seen, rows)
+
+
+def by_hand(run: Path) -> Status:
+    """The state of a run without a job, from its lock and from what its ranks noted since the latest start."""
+    rows = [row for row in events.read(run) if "rank" in row]
+    begun = [index for index, row in enumerate(rows) if row["event"] in ("started", "resumed")]
+    rows = rows[begun[-1] if begun else 0 :]
+    last = rows[-1]["event"] if rows else "not started"
+    known = last in ("done", "stopped", "failed", "not started")
+    return Status(run, "", "running" if _locked(run) else last if known else "gone", None, rows)
 
 
 def judge(rows: list[dict], seen: Live | None, cluster: str = "slurm") -> str:
@@ -114,6 +138,16 @@ def _lines(command: list[str]) -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [line for line in shown.stdout.splitlines() if "|" in line] if shown.returncode == 0 else []
+
+
+def _locked(run: Path) -> bool:
+    """Whether a process holds the run folder (models.training.folder), here or where the file system knows of it."""
+    with contextlib.suppress(FileNotFoundError, PermissionError), open(run / LOCK) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _controller(pid: str) -> bool:

@@ -6,7 +6,7 @@
     python -m slurm.submit status [RUN ...]   logs RUN [-f] [--rank R]   cancel RUN ...   wait RUN ...   resubmit RUN
     python -m slurm.submit RECIPE --help                    every flag
 
-The same command again carries on with the run. --dry-run prints what sbatch would get; --cluster local needs no Slurm.
+The same command again carries on with the run. --dry-run prints what would be done; --cluster local needs no Slurm.
 """
 
 import sys
@@ -57,15 +57,24 @@ def resubmit(argv: Sequence[str]) -> int:
 
 
 def told(plan, request) -> int:
-    """Submit and say what was submitted."""
-    from slurm import launch
+    """Submit and say what was submitted; of a sweep that is over, or has run here, show the table, too."""
+    from slurm import launch, show
 
-    left = plan.unfinished()
+    left, here = plan.unfinished(), request.cluster == "local"
     for job in [job for job in plan.jobs if job not in left.jobs]:
         print(f"done     {job.run}")
+    if len(left.jobs) > 1 and here and not request.dry_run:
+        wide = f"{len(left.jobs)} runs, {request.parallel or 1} at a time (--parallel)"
+        print(f"{wide}; Ctrl-C lets those that run save and stop, the same command carries on", flush=True)
     ids = launch.submit(left, request) if left.jobs else []
-    for job, number in zip(left.jobs, ids, strict=False):
+    for job, number in zip(left.jobs, () if here else ids, strict=False):
         print(f"{number}  {job.run}")
+    if plan.members and not request.dry_run and (here or not left.jobs):
+        return show.wait([str(plan.root)])
+    if ids:
+        print(
+            f"`python -m slurm.submit wait {plan.root}` returns when it is over; status, logs and cancel look after it"
+        )
     return 0
 
 

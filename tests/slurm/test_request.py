@@ -61,13 +61,21 @@ def test_a_dry_run_shows_a_script_that_bash_can_read_and_writes_nothing(capsys, 
         ({"hours": 0.01}, "--signal-delay is 120 s, expected within --hours 0.01"),
         ({"tries": -1}, "--tries is -1"),
         ({"sbatch": ("exclusive",)}, "--sbatch exclusive has no '='"),
-        ({"cluster": "local", "nodes": 2}, "--cluster local is one node"),
-        ({"cluster": "local", "after": ("runs/x",)}, "--cluster local has no queue"),
+        ({"cluster": "local", "nodes": 2}, "--nodes is Slurm's, and would do nothing with --cluster local; drop it"),
+        ({"cluster": "local", "after": ("runs/x",)}, "--after is Slurm's"),
+        ({"cluster": "local", "srun_args": ("--cpu-bind=none",)}, "--srun-args is Slurm's"),
+        ({"cluster": "local", "tries": 2}, "--tries is Slurm's"),
     ],
 )
 def test_what_no_cluster_can_grant_is_refused(flags, said):
     with pytest.raises(InputError, match=said.replace("(", r"\(")):
         check(Request(**flags))
+
+
+def test_what_a_machine_without_slurm_does_too_is_granted_there():
+    own = {"gpus": 2, "hours": 3.0, "parallel": 4, "signal_delay": 60, "code": "live", "folder": "x", "dry_run": True}
+    check(Request(cluster="local", **own))
+    check(Request(cluster="local", gpus=0, tasks=2))
 
 
 def test_without_gpus_there_are_as_many_processes_as_asked_for():

@@ -1,5 +1,6 @@
 """A run's state in a word, from events, squeue, sacct, or none of them."""
 
+import fcntl
 import json
 import socket
 import time
@@ -81,6 +82,45 @@ def test_a_job_that_nobody_knows_is_gone_and_over(run, monkeypatch):
     monkeypatch.setattr(state, "ask", dict)
     assert state.status(run).state == "gone"
     assert submit.main(["wait", str(run)]) == 1
+
+
+def test_a_run_without_a_job_is_known_by_its_lock_and_its_own_words(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(state, "ask", lambda: pytest.fail("Slurm knows nothing of it"))
+    run = tmp_path / "runs" / "mae-digits"
+    run.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    (run / results.RECIPE).write_text("{}")
+    evaluated = {"step": 8, "evaluation": "val", "values": {"top1": 0.75, "nll": None}}
+    (run / results.METRICS).write_text(f'{{"step": 8, "loss": 1.5}}\n{json.dumps(evaluated)}\n')
+
+    def status() -> list[str]:
+        assert show.status([]) == 0
+        return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+    assert status() == ["runs/mae-digits not started no job step 8 val top1 0.75"]
+    with open(run / state.LOCK, "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as its process does
+        events.events.note(run, "started", rank=0)
+        assert status() == ["runs/mae-digits running no job step 8"]
+    assert status() == ["runs/mae-digits gone no job step 8 val top1 0.75"]
+    events.events.note(run, "failed", rank=0, node="n1", error="ValueError: x")
+    assert status()[0].startswith("runs/mae-digits failed")
+    assert status()[1].endswith("on n1, rank 0: ValueError: x")
+    assert submit.main(["wait", str(run)]) == 1
+    for event in ("resumed", "decoding", "done"):
+        events.events.note(run, event, rank=0)
+    capsys.readouterr()
+    assert status() == ["runs/mae-digits done no job step 8 val top1 0.75"]
+    assert submit.main(["wait", str(run)]) == 0
+    for verb in ("logs", "resubmit"):
+        with pytest.raises(InputError, match="was started there without a job"):
+            submit.main([verb, str(run)])
+
+
+def test_where_there_is_no_run_status_says_where_it_looked(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert show.status([]) == 0
+    assert capsys.readouterr().out == f"no run below {tmp_path}/runs; name run folders\n"
 
 
 def test_the_table_of_a_sweep_shows_what_differs_and_what_came_out(tmp_path):

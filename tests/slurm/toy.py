@@ -20,6 +20,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, stop)
     parser = argparse.ArgumentParser()
     parser.add_argument("--say", type=Path, help="append a line to this file")
+    parser.add_argument("--say-gpus", type=Path, help="append the GPUs that are ours to this file")
     parser.add_argument("--sleep", type=float, default=0)
     parser.add_argument("--raise-on", type=int)
     parser.add_argument("--kill", type=int)
@@ -32,6 +33,9 @@ def main() -> int:
                 os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
             ]
             file.write(f"{WORD} {' '.join(place)}\n")
+    if asked.say_gpus:
+        with open(asked.say_gpus, "a") as file:
+            file.write(os.environ["CUDA_VISIBLE_DEVICES"] + "\n")
     if asked.raise_on == rank:
         time.sleep(0.2)
         raise ValueError(f"rank {rank} divides by its own doubt")
