@@ -36,9 +36,9 @@ def cifar10_encoder() -> Encoder:
     return Encoder(None, width=96, depth=4, heads=3, patch=8, position="sincos", pool="avg")
 
 
-def cifar10_decoder(depth: int = 1) -> Reconstruct:
-    """Blocks of 96; normalised pixels (MAE Table 1d). Ours."""
-    return Reconstruct(depth=depth, width=96, heads=3, target="norm_pix")
+def cifar10_decoder() -> Reconstruct:
+    """One block of 96; normalised pixels (MAE Table 1d). Ours."""
+    return Reconstruct(depth=1, width=96, heads=3, target="norm_pix")
 
 
 def cifar10_optim(labels_only: int = 250, average: float | None = 0.99) -> Optim:

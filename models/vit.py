@@ -8,6 +8,7 @@ Images are u8 [N, 3, H, W], 0..255, normalised here after the gather; or float, 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,13 +31,12 @@ __all__ = ["Chosen", "Covered", "Group", "Part", "Size", "Whole", "build_encoder
 class Whole:
     """Every patch of every image.
 
-    drop_path  may stochastic depth touch this group?
-    pooled     only what the classifier reads is needed: with a class token, one token an image comes back
+    pooled  only what the classifier reads is needed: with a class token, one token an image comes back
     """
 
     images: Tensor
-    drop_path: bool = True
     pooled: bool = True
+    drop_path: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,21 +45,18 @@ class Chosen:
 
     images: Tensor
     rows: Tensor
-    drop_path: bool = True
     pooled: bool = True
+    drop_path: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The patches `visible` (i64 [n, K]) of each image, or of the images `rows` (i64 [n]); the hidden are never read.
-
-    drop_path is off by default: MAE pre-trains without it.
-    """
+    """The patches `visible` (i64 [N, K]) of each image; the hidden are never read. No drop-path: MAE pre-trains
+    without."""
 
     images: Tensor
     visible: Tensor
-    rows: Tensor | None = None
-    drop_path: bool = False
+    drop_path: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +67,7 @@ class Covered:
     mask_token  float [C]     learned; positions are added to it
     ids         i64 [n, K]    the patches themselves (a window, say); None means all, in raster order
     rows        i64 [n]       which images; None means all
+    drop_path   may stochastic depth touch this group?
     read        only so many patches, the first of `ids`, are read: the last block leaves out the others
     """
 
@@ -169,7 +167,7 @@ def _wanted(group: Group) -> tuple[Tensor | None, Tensor | None]:
         case Chosen():
             return group.rows, None
         case Part():
-            return group.rows, group.visible
+            return None, group.visible
         case Covered():
             return group.rows, group.ids
 

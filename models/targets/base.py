@@ -32,7 +32,7 @@ class Target(nn.Module, ABC):
 
     @abstractmethod
     def to_pixels(self, predicted: Tensor, images: Tensor, ids: Tensor) -> Tensor | None:
-        """The predicted pixels, f32 [N, M, patch² · 3], normalised as the encoder's input is (NormPix: in its own
+        """The predicted pixels, f32 [N, M, patch² · 3], normalised as the encoder's input is (norm_pix: in its own
         scale); None where there is no picture of it."""
 
 

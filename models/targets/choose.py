@@ -6,7 +6,6 @@ from models.patches import Normalisation
 from models.targets.base import Target
 from models.targets.dall_e import FIRST, dall_e
 from models.targets.file import plain
-from models.targets.norm_pix import NormPix
 from models.targets.pca import load_pca
 from models.targets.pixel import Pixel
 from models.targets.tokenizer import Tokenizer
@@ -42,10 +41,8 @@ def target(
         )
     absolute = (error or usual) == "absolute"
     match kind:
-        case "pixel":
-            return Pixel(patch, normalisation, absolute)
-        case "norm_pix":
-            return NormPix(patch, normalisation, absolute)
+        case "pixel" | "norm_pix":
+            return Pixel(patch, normalisation, normalise=kind == "norm_pix", absolute=absolute)
         case "pca":
             return load_pca(file, patch, normalisation)
         case "tokens":

@@ -87,7 +87,7 @@ def test_groups_do_not_influence_each_other():
     for group, tokens in zip(groups, together, strict=True):
         torch.testing.assert_close(tokens, encode(vit, [group])[0])
     torch.testing.assert_close(together[1], together[4][rows, :1])
-    torch.testing.assert_close(encode(vit, [Part(y, visible[rows], rows)])[0], together[3][rows])
+    torch.testing.assert_close(encode(vit, [Part(y[rows], visible[rows])])[0], together[3][rows])
     assert [len(logits) for logits in classify(vit, together[:3])] == [3, 2, 0]
 
 
@@ -200,6 +200,4 @@ def test_drop_path_can_be_switched_off_for_one_group():
     assert torch.equal(b, d)
     with evaluating(vit):
         torch.testing.assert_close(b, still()[1])
-    moving = [encode(vit, [Part(x, visible, drop_path=True)])[0] for _ in range(2)]
-    assert not torch.equal(*moving)
     assert isinstance(vit.blocks[0].drop_path1, nn.Identity)  # the first block has rate 0
