@@ -53,7 +53,7 @@ class FewShot(Evaluator):
         sets = open_suite(entries, recipe.data, self.data.file or TEST, VAL if self.select == "val" else None)
         self.check(sets)
         see = partial(self.images, loaded)
-        represent = Represent(loaded.method, recipe.run, self.pool).eval()
+        represent = Represent(loaded.method, recipe, self.pool).eval()
         cells, remarks = [], []
         for each in sets:
             drawn = draw(each, self.shots, self.seeds)

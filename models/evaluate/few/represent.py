@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.method import Method
-from models.recipe import Run
+from models.recipe import Recipe
 from models.semiformer.model import Semiformer
 from models.training.precision import precision
 from models.vit import Whole, classify, encode
@@ -24,12 +24,13 @@ class Represent(nn.Module):
     Of a Semiformer the pooled map and the class token, side by side: what its two heads read.
     """
 
-    def __init__(self, method: Method, run: Run, pool: Pool = "recipe") -> None:
+    def __init__(self, method: Method, recipe: Recipe, pool: Pool = "recipe") -> None:
         """Raises InputError where there is no class token to read, or no choice."""
         super().__init__()
-        self.run, self.encoder = run, deepcopy(method.judged)
-        for copied, own in zip(self.encoder.parameters(), method.encoder.parameters(), strict=True):
-            copied.requires_grad_(own.requires_grad)  # an average asks for none, fixed positions never do
+        self.run, self.encoder = recipe.run, deepcopy(method.judged)
+        self.encoder.requires_grad_(True)  # an average learns nothing, nor does what the run itself froze
+        if recipe.encoder.position == "sincos":
+            self.encoder.pos_embed.requires_grad_(False)
         if isinstance(self.encoder, Semiformer):
             if pool != "recipe":
                 raise InputError(f"--pool {pool}: a Semiformer is read as its two heads do; set --pool recipe")

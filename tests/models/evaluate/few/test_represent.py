@@ -12,13 +12,15 @@ from models.evaluate.few.shots import draw_shots
 from models.evaluate.few.suite import labels_of
 from models.evaluate.few.tune import Tuning, tune
 from models.patches import IMAGENET
-from models.recipe import Optim, Run
+from models.recipe import Encoder, Optim, Recipe
 from models.semiformer.model import Semiformer, Shape
 from models.training.average import Average
 from models.training.optim import optimiser
 from models.vit import Size, build_encoder
 from pipeline.beton import open_beton
 from pipeline.errors import InputError
+
+RECIPE = Recipe(None)
 
 
 def method(pool="avg", average=False, **more):
@@ -48,7 +50,7 @@ def tokens(encoder):
 def test_the_recipes_pooling_or_the_one_asked_for_is_read(own, pool, read):
     made = method(own)
     expected = tokens(made.encoder)[:, 0] if read == "token" else tokens(made.encoder)[:, 1:].mean(1)
-    represent = Represent(made, Run(), pool).eval()
+    represent = Represent(made, RECIPE, pool).eval()
     assert torch.allclose(represent(images()), expected, atol=1e-5)
     assert represent.width == 32
     assert made.encoder.global_pool == own
@@ -61,19 +63,22 @@ def test_a_norm_behind_the_pooling_is_part_of_what_is_read(pool):
     for each in made.encoder.fc_norm.parameters():
         torch.nn.init.normal_(each)
     expected = made.encoder.forward_head(tokens(made.encoder), pre_logits=True)  # timm's
-    assert torch.allclose(Represent(made, Run()).eval()(images()), expected, atol=1e-5)
+    assert torch.allclose(Represent(made, RECIPE).eval()(images()), expected, atol=1e-5)
 
 
 @torch.no_grad()
 def test_the_average_is_read_where_there_is_one():
     made = method(average=True)
-    found = Represent(made, Run()).eval()(images())
+    found = Represent(made, RECIPE).eval()(images())
     assert torch.allclose(found, tokens(made.average.module)[:, 1:].mean(1), atol=1e-5)
     assert not torch.allclose(found, tokens(made.encoder)[:, 1:].mean(1), atol=1e-3)
 
 
-def test_what_the_run_trained_can_be_trained_and_fixed_positions_stay():
-    represent = Represent(method(average=True, position="sincos"), Run())
+def test_all_can_be_trained_whatever_the_run_froze_but_fixed_positions_stay():
+    frozen = method()
+    frozen.encoder.requires_grad_(False)  # as a probe's
+    assert all(parameter.requires_grad for parameter in Represent(frozen, RECIPE).parameters())
+    represent = Represent(method(average=True, position="sincos"), Recipe(None, encoder=Encoder(position="sincos")))
     fixed = [name for name, parameter in represent.named_parameters() if not parameter.requires_grad]
     assert fixed == ["encoder.pos_embed"]
 
@@ -83,7 +88,7 @@ def test_of_a_semiformer_both_streams_are_read():
     torch.manual_seed(0)
     encoder = Semiformer(Shape(32, 3, 2, channels=16), patch=16, grid=(2, 2), classes=4)
     made = SimpleNamespace(encoder=encoder, judged=encoder)
-    represent = Represent(made, Run()).eval()
+    represent = Represent(made, RECIPE).eval()
     shown = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     found = represent(shown)
     assert found.shape == (2, represent.width)
@@ -92,11 +97,11 @@ def test_of_a_semiformer_both_streams_are_read():
     assert torch.allclose(encoder.head["conv"](found[:, :conv]), expected[0], atol=1e-5)
     assert torch.allclose(encoder.head["transformer"](found[:, conv:]), expected[1], atol=1e-5)
     with pytest.raises(InputError, match="read as its two heads do"):
-        Represent(made, Run(), "avg")
+        Represent(made, RECIPE, "avg")
 
 
 def test_layers_decay_as_in_a_method_and_the_new_classifier_learns_at_the_whole_rate():
-    tuned = Tuned(Represent(method(), Run()), 3, 0)
+    tuned = Tuned(Represent(method(), RECIPE), 3, 0)
     groups = optimiser(tuned, Optim(layer_decay=0.5)).param_groups
     scale = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
     named = dict(tuned.named_parameters())
@@ -113,7 +118,7 @@ def learned(digits):
     torch.manual_seed(3)
     data = replace(presets.digits_data(), root=str(digits), backend="ffcv", threads=1)
     beton = open_beton(digits / "train.beton")
-    represent = Represent(method(), Run())
+    represent = Represent(method(), RECIPE)
     before = {name: tensor.clone() for name, tensor in represent.state_dict().items()}
     shots, tuning = draw_shots(labels_of(beton), 4, 0), Tuning(epochs=15, batch=8, layer_decay=0.9, view="evaluate")
 
