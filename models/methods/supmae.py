@@ -59,6 +59,8 @@ class SupMAE(Method):
         super().__init__(recipe, classes=0)  # the timm head stays empty: the classifier is thrown away with the decoder
         self.settings = s = recipe.method
         self.has_classifier = s.objective != "rec"
+        if s.pool == "token" and self.encoder.cls_token is None:
+            raise InputError("method.pool is token, and the encoder has no class token; set --method.pool avg")
         self.reconstruction = self.head = None
         if s.objective != "cls":
             mask, read = recipe.data.mask, self.has_classifier and s.pool == "avg"
@@ -99,10 +101,10 @@ class SupMAE(Method):
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
-        """Class scores from every patch, though the head was trained on the visible ones."""
+        """Class scores, as the loss divides them, from every patch, though the head was trained on the visible ones."""
         with evaluating(self):
             (tokens,) = encode(self.judged, [Whole(images, pooled=False)])
-            return self.head(self.plainly_pooled(tokens))
+            return self.head(self.plainly_pooled(tokens)) / self.settings.temperature
 
 
 def check(recipe: Recipe[Settings]) -> None:

@@ -110,6 +110,12 @@ def test_a_head_of_so_many_layers_has_so_many_matrices(layers):
     assert shapes == {1: [(10, 32)], 2: [(24, 32), (10, 24)], 3: [(24, 32), (24, 24), (10, 24)]}[layers]
 
 
+def test_its_scores_are_those_that_the_loss_compares_with_labels():
+    method, batch = method_of("--method.objective=cls").eval(), batch_of(visible=PATCHES)
+    scores = method.logits(batch.labelled.images)
+    torch.testing.assert_close(F.cross_entropy(scores, batch.labelled.labels), method(batch, NOW).parts["label"])
+
+
 def test_unlabelled_images_are_read_only_where_asked_for():
     plain, more = resolve("supmae:digits", []), resolve("supmae:digits", ["--method.unlabelled"])
     assert not SupMAE.needs(plain).unlabelled
@@ -167,6 +173,11 @@ def test_with_mask_tokens_in_the_encoder_the_head_still_reads_visible_patches_al
         ),
         ("--method.objective=cls --data.mask.kind=window", "got branch mae and mask window"),
         ("--method.objective=cls --method.unlabelled", "learns nothing from unlabelled images"),
+        (
+            "--method.pool=token --encoder.name=vit_wee_patch16_reg1_gap_256 --encoder.width=None "
+            "--encoder.depth=None --encoder.heads=None",
+            "the encoder has no class token; set --method.pool avg",
+        ),
         ("--method.layers=4", "the head has 1, 2 or 3 layers, got 4"),
     ],
 )
