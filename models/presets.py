@@ -31,7 +31,7 @@ def digits_data(labelled_view: Literal["weak", "strong"] = "strong") -> Data:
 
 
 def digits_encoder() -> Encoder:
-    """A ViT of 0.2 M parameters on 4 x 4 patches. Ours: twice the width costs three times as long and gains nothing."""
+    """A ViT of 0.2 M parameters on 4 x 4 patches. Ours; a width of 96 gained nothing (docs/measurements.md)."""
     return Encoder(None, width=64, depth=4, heads=4, patch=4, pool="avg")
 
 
