@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import numpy as np
 import torch
@@ -14,7 +14,9 @@ from torch import Tensor
 from models.blocks import compile_blocks
 from models.flops import count
 from models.method import Method, Moment, method_class
+from models.pseudo_label import PseudoLabels
 from models.recipe import Recipe
+from models.thresholds.base import Threshold
 from models.training.optim import clip, optimiser
 from models.training.precision import precision
 from models.vit import Whole, encode
@@ -36,14 +38,12 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """Of steps of `images` images: their turns, GFLOPs an image, peak memory on CUDA, and the share of pseudo-labels
-    that passed, where there are any."""
+    """Of steps of `images` images: their turns, GFLOPs an image, and peak memory on CUDA."""
 
     images: int
     turns: Sequence[Turn]
     gflops: float
     memory_gb: float | None = None
-    passed: float | None = None
 
     @property
     def images_per_s(self) -> float:
@@ -62,11 +62,32 @@ class Cost:
         return (max(walls) - min(walls)) / statistics.median(walls)
 
 
-def synthetic(recipe: Recipe, images: int, classes: int, device: torch.device) -> Batch:
-    """Noise in the shapes of a (micro-)batch of `images` of the recipe: labelled and unlabelled in its ratio, with the
-    views and masks that its method reads. Raises InputError where one of the parts would be empty."""
+@final
+class Share(Threshold):
+    """The first so many of the guesses pass, whatever they are: of noise, confidence means nothing."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def weigh(self, confidence: Tensor, classes: Tensor) -> Tensor:
+        place = torch.arange(len(confidence), device=confidence.device)
+        return (place < round(self.share * len(confidence))).to(confidence.dtype)
+
+
+def let_pass(method: Method, share: float) -> None:
+    """From now on this share of each step's pseudo-labels passes: those that do not may cost nothing."""
+    for part in method.modules():
+        if isinstance(part, PseudoLabels):
+            part.threshold = Share(share)
+
+
+def synthetic(recipe: Recipe, images: int, classes: int, device: torch.device, *, labels_only: bool = False) -> Batch:
+    """Noise in the shapes of a (micro-)batch of `images` of the recipe: labelled and unlabelled in its ratio (or all
+    labelled), with the views and masks that its method reads. Raises InputError where one of the parts would be empty.
+    """
     data, needs = recipe.data, method_class(recipe).needs(recipe)
-    known, unknown = shares(images, data.ratio, needs.labelled, needs.unlabelled)
+    known, unknown = (images, 0) if labels_only else shares(images, data.ratio, needs.labelled, needs.unlabelled)
     generator = torch.Generator().manual_seed(0)
 
     def view(n: int) -> Tensor:
@@ -91,27 +112,25 @@ def synthetic(recipe: Recipe, images: int, classes: int, device: torch.device) -
     return Batch(0, labelled, unlabelled).check()
 
 
-def training(recipe: Recipe, method: Method, batch: Batch, step: int = 0) -> tuple[Step, Callable[[], float | None]]:
-    """One update as train.py makes it, at a rate of 0, so that the weights stay; and the share of pseudo-labels that
-    passed in the last one."""
+def training(recipe: Recipe, method: Method, batch: Batch, step: int = 0) -> Step:
+    """One update as train.py makes it, at a rate of 0, so that the weights stay; without unlabelled images that of the
+    labels-only phase."""
     method.train()
-    device = next(method.parameters()).device
-    stepper, now, last = optimiser(method, recipe.optim), Moment(step, labels_only=False), []
+    device, labels_only = next(method.parameters()).device, batch.unlabelled is None
+    stepper, now = optimiser(method, recipe.optim), Moment(step, labels_only)
 
     def run() -> None:
         with precision(recipe.run, device):
             loss = method(batch, now)
         loss.total.backward()
+        for parameter in method.resting(now):
+            parameter.grad = None
         clip(method.parameters(), recipe.optim.clip)
         stepper.step()
         stepper.zero_grad(set_to_none=True)
         method.after_step(now.step)
-        last[:] = [loss.guesses]
 
-    def passed() -> float | None:
-        return None if not last or last[0] is None else float(last[0].passed.float().mean())
-
-    return run, passed
+    return run
 
 
 def inference(recipe: Recipe, method: Method, images: int, device: torch.device) -> Step:

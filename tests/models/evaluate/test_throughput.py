@@ -3,17 +3,20 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from models.evaluate import __main__ as evaluate
 from models.evaluate.record import recorded
-from models.evaluate.throughput import Stage, Throughput, figures, page
+from models.evaluate.stages import Stage, figures, page
+from models.evaluate.throughput import Throughput
+from models.load import load_run
 from models.recipe import named
 from models.step_time import Cost, Turn
 from models.training.journal import read
 from pipeline.errors import InputError
 
 QUICK = ["--rounds", "1", "--repeat", "1", "--step-images", "8", "--batch", "4", "--device", "cpu"]
-COST = Cost(10, [Turn(2.0, 1.0)], 1.5, passed=0.25)
+COST = Cost(10, [Turn(2.0, 1.0)], 1.5)
 
 
 def measured(folder, *flags: str) -> dict:
@@ -30,7 +33,7 @@ def test_supmaes_table_comes_out_of_its_hours():
     assert values["cost_mae"] == pytest.approx(3.12, abs=0.015)
     assert values["cost_mocov3"] == pytest.approx(2.35, abs=0.005)
     assert values["cost_deit"] == pytest.approx(0.73, abs=0.005)
-    assert (values["train_images_per_s"], values["passed"]) == (5.0, 0.25)
+    assert values["train_images_per_s"] == 5.0
     assert "memory_gb" not in values
     _, totals, _ = page([], COST, hours, work_s, 0.0)
     assert totals.rows[1] == ("mae", "364.00 + 30.00", "3.13x")
@@ -84,15 +87,33 @@ def test_lengths_are_those_of_the_data_that_is_said():
     """ImageNet's 1,281,167 images in batches: epochs of images / batch steps, fractions added up over the run."""
     recipe = named("mae:in1k_b16")
     asked = Throughput(train_images=1_281_167)
-    assert asked.steps(recipe) == int(recipe.optim.epochs * 1_281_167 / recipe.data.batch + 1e-6)
+    assert asked.length(recipe).total_steps == int(recipe.optim.epochs * 1_281_167 / recipe.data.batch + 1e-6)
     known = named("supmae:in1k_b16")
     half = replace(asked, train_labelled=640_000)
-    assert half.steps(known) == int(known.optim.epochs * 640_000 / known.data.batch + 1e-6)
+    assert half.length(known).total_steps == int(known.optim.epochs * 640_000 / known.data.batch + 1e-6)
     with pytest.raises(InputError, match=r"train.beton is not here; say --train-images N"):
-        Throughput().steps(recipe)
+        Throughput().length(recipe)
+
+
+def test_pass_rates_and_steps_on_labels_alone_are_the_journals(tmp_path, tiny):
+    """4 of 12 steps of 32 images on labels: two stages, and the mean share of the journal's rows."""
+    assert tiny("fixmatch:digits", tmp_path, "--optim.labels-only-epochs=4", "--method.pseudo.threshold=0.1") == 0
+    passed = [row["pseudo"]["passed"] for row in read(tmp_path) if row.get("pseudo")]
+    values = measured(tmp_path, "--against", "fixmatch:digits", "--passed", "0.25")["values"]
+    assert values["passed_journal"] == pytest.approx(sum(passed) / len(passed))
+    assert values["passed_journal"] > 0.5
+    assert values["passed_assumed_fixmatch:digits"] == 0.25
+    written = (tmp_path / "evaluate-throughput.html").read_text()
+    for said in ("<td>25.0 %, assumed</td>", "%, journal</td>", "fixmatch:digits, labels only"):
+        assert said in written
+    loaded = load_run(tmp_path, torch.device("cpu"))
+    assert [(each.steps, each.labels_only) for each in Throughput().own(loaded)] == [(8, False), (4, True)]
+    (tmp_path / "metrics.jsonl").unlink()
+    assert [(each.passed, each.told) for each in Throughput().own(loaded)] == [(1.0, "assumed"), (None, "assumed")]
 
 
 @pytest.mark.parametrize(("flags", "said"), [
+    (["--passed", "1.5"], "--passed: expected a share from 0 to 1, got 1.5"),
     (["--rounds", "0"], "--rounds: expected 1 or more, got 0"),
     (["--step-images", "0"], "--step-images: expected 1 or more"),
     (["--train-labelled", "5"], "expected --train-images of as many or more"),
