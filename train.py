@@ -101,7 +101,8 @@ def one_step(run: Training, batches: Loader) -> None:
     lr = rate(step, run.length, recipe.optim, recipe.data.batch)
     set_rate(run.optimiser, lr)
     now = Moment(step, run.length.labels_only(step))
-    waited, replaced, losses, ids = batches.wait_s, batches.replaced, [], []
+    waited_s, replaced = batches.wait_s, batches.replaced
+    losses, ids = [], []
     for number in range(micro):
         batch = next(batches)
         seed_step(recipe.run.seed, step, run.world.rank * micro + number)
@@ -122,8 +123,17 @@ def one_step(run: Training, batches: Loader) -> None:
     run.method.after_step(step)
     run.done(step + 1)
     parts = {name: torch.stack([loss.parts[name] for loss in losses]).mean() for name in losses[0].parts}
-    waited, replaced, images = batches.wait_s - waited, batches.replaced - replaced, recipe.data.batch
-    if run.journal.record(run.step, total, parts, norm, lr=lr, images=images, wait_s=waited, replaced=replaced):
+    due = run.journal.record(
+        run.step,
+        total,
+        parts,
+        norm,
+        lr=lr,
+        images=recipe.data.batch,
+        wait_s=batches.wait_s - waited_s,
+        replaced=batches.replaced - replaced,
+    )
+    if due:
         run.guard.check(run.folder)
 
 

@@ -183,6 +183,22 @@ def named(name: str) -> Recipe:
     return replace(getattr(importlib.import_module(f"models.methods.{method}"), function)(), name=name)
 
 
+def flags_of(recipe: Recipe) -> list[str]:
+    """The flags that make this recipe of the one of its name, as `resolve` takes them."""
+    return list(_changes(recipe, named(recipe.name)))
+
+
+def _changes(part: object, written: object, prefix: str = "--") -> Iterator[str]:
+    for item in fields(part):
+        name, value, before = item.name.replace("_", "-"), getattr(part, item.name), getattr(written, item.name)
+        if is_dataclass(value):
+            yield from _changes(value, before, f"{prefix}{name}.")
+        elif value != before:
+            yield f"{prefix}no-{name}" if value is False else f"{prefix}{name}"
+            if not isinstance(value, bool):
+                yield from map(str, value if isinstance(value, tuple) else (value,))
+
+
 def _flags(part: object, prefix: str = "--") -> Iterator[str]:
     for item in fields(part):
         name, value = item.name.replace("_", "-"), getattr(part, item.name)

@@ -151,7 +151,7 @@ def prepare(recipe: Recipe, world: World, told: Told, ending: ExitStack, patienc
         step=start,
     )
     run.note("resumed" if its.found else "started", step=start, ranks=world.size)
-    run.say(headline(recipe.name, files, its.task.batches, its.length.total_steps, world, its.micro, start))
+    run.say(headline(recipe.name, files, its.task.batches, its.length, world, its.micro, start))
     run.say(its.origin, growth(its.length.total_steps, recipe.data), its.method.remark())
     return run
 

@@ -18,7 +18,11 @@ from models.recipe import Run
 from models.training.events import NODE
 from pipeline.errors import InputError
 
-SETTLE_S = 0.1  # a thousand times what they need
+LEAST_TIMEOUT_S, TIMEOUT = 300, 2
+"""Collectives give up after twice run.patience_s, when models.training.patience should have ended the process."""
+SETTLE_S = 0.1
+"""A thousand times what a group's threads need to let go of their last work."""
+_ENVIRONMENT = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 
 
 @dataclass
@@ -183,11 +187,6 @@ def accumulation(batches: Sequence[int], world_size: int, device_images: int | N
         f"a step of {names} images over {world_size} device(s) divides evenly only down to {least} images at once, "
         f"run.device_images is {device_images}; raise it, or choose data.batch and data.ratio with more divisors"
     )
-
-
-LEAST_TIMEOUT_S, TIMEOUT = 300, 2
-"""Collectives give up after twice run.patience_s, when models.training.patience should have ended the process."""
-_ENVIRONMENT = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 
 
 def _check_step() -> None:

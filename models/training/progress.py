@@ -8,7 +8,9 @@ from typing import final
 
 import torch
 
+from models.text import percent
 from models.training.distributed import World
+from models.training.schedule import Length
 
 SLOW, MATTERS, INTERVALS = 1.2, 0.05, 3
 
@@ -94,11 +96,11 @@ def line(place: str, row: dict, left_s: float | None) -> str:
     timing = row["timing"]
     said = [place, f"loss {row['loss']:.4f}", *(f"{name} {value:.4f}" for name, value in row["parts"].items())]
     if "passed" in row.get("pseudo", {}):
-        said.append(f"passed {row['pseudo']['passed']:.0%}")
+        said.append(f"passed {percent(row['pseudo']['passed'])}")
     if "replaced" in row:
         said.append(f"replaced {row['replaced']}")
     if timing["images_per_s"] is not None:
-        said += [f"{timing['images_per_s']:,.0f} img/s", f"wait {timing['wait_share']:.0%}"]
+        said += [f"{timing['images_per_s']:,.0f} img/s", f"wait {percent(timing['wait_share'])}"]
     if "memory_gb" in timing:
         said.append(f"{timing['memory_gb']:.1f} GB")
     if left_s is not None:
@@ -115,9 +117,13 @@ def duration(seconds: float) -> str:
     return f"{seconds} s"
 
 
-def headline(name: str, files: str, batches: tuple[int, int], steps: int, world: World, micro: int, start: int) -> str:
+def headline(
+    name: str, files: str, batches: tuple[int, int], length: Length, world: World, micro: int, start: int
+) -> str:
     """What is about to happen, in a line."""
     parts = [f"{n} {kind}" for n, kind in zip(batches, ("labelled", "unlabelled"), strict=True) if n]
-    said = f"{name}: {files}, {' + '.join(parts)} a step, {steps:,} steps on {world.size} x {world.device.type}"
+    said = f"{name}: {files}, {' + '.join(parts)} a step, {length.total_steps:,} steps"
+    said += f", the first {length.labels_only_steps:,} on labels alone," if length.labels_only_steps else ""
+    said += f" on {world.size} x {world.device.type}"
     said += f", {micro} micro-batches" if micro > 1 else ""
     return said + (f", from step {start:,}" if start else "")

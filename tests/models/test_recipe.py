@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.recipe import resolve
+from models.recipe import flags_of, resolve
 from pipeline.errors import InputError
 
 SEMI = "semi_mae:digits"
@@ -25,3 +25,15 @@ def test_help_shows_every_field_and_not_the_recipe_s_name(capsys):
     assert "--encoder.name" in said
     assert "--method.pseudo.threshold" in said
     assert " --name" not in said
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["", "--optim.lr 1e-3 --method.pseudo.soft --method.pseudo.no-align-labels --optim.drop-epochs 3 5.5",
+     "--data.split None --data.root /a/b --data.strong.scale 0.5 1 --run.oracle --optim.average None"],
+)  # fmt: skip
+def test_a_recipe_is_had_again_by_its_flags(flags):
+    recipe = resolve("semi_mae:digits", flags.split())
+    again = flags_of(recipe)
+    assert resolve("semi_mae:digits", again) == recipe
+    assert len(again) == len(flags.split())
