@@ -27,6 +27,7 @@ from models.method import Moment
 from models.methods.semi_mae import SemiMAE, Settings
 from models.peers import LAMBDA_U, MU, Step, packed, separate, usb
 from models.recipe import Encoder, Recipe
+from models.text import percent
 from models.vit import look
 from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.errors import InputError, command
@@ -208,7 +209,7 @@ def report(options: Options, measurement: Measurement) -> str:
     lines = [f"decoder {measurement.decoder_depth} x {options.decoder_width}:"]
     for name, seconds in measurement.seconds.items():
         spread, gflops = measurement.spread[name], measurement.gflops[name]
-        line = f"  {name:9s}{seconds:9.4f} s  spread {spread:4.0%}  {gflops:9.1f} GFLOP"
+        line = f"  {name:9s}{seconds:9.4f} s  spread {percent(spread):>6s}  {gflops:9.1f} GFLOP"
         if name in measurement.times_faster_than:
             ours = measurement.times_faster_than[name], measurement.fewer_flops_than[name]
             line += f"   {OURS} is {ours[0]:.2f}x faster, {ours[1]:.2f}x fewer FLOPs"

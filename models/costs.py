@@ -27,6 +27,7 @@ from models.method import Method, Moment, method_class
 from models.methods import mae, supmae
 from models.recipe import Recipe
 from models.sweep import changed
+from models.text import percent
 from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.errors import InputError, command
 from pipeline.plan import visible_patches
@@ -160,7 +161,7 @@ def report(cost: Cost) -> str:
         line = f"  {name:28s}{each:9.1f} GFLOP an image, {cost.fewer_flops[name]:5.2f}x fewer"
         if cost.seconds is not None:
             line += f"   {cost.seconds[name]:8.4f} s a step, {cost.faster[name]:5.2f}x faster, "
-            line += f"spread {cost.spread[name]:4.0%}"
+            line += f"spread {percent(cost.spread[name])}"
         lines.append(line)
     return "\n".join([*lines, f"  {whole_runs(cost)}"])
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from models.patches import IMAGENET, normalised
 from models.targets.file import check_out, write
 from models.targets.fitting import Sample, opened
+from models.text import percent
 from pipeline.errors import InputError, command
 
 DOUBLE = torch.float64
@@ -63,7 +64,7 @@ def main() -> None:
             "std_rgb": list(IMAGENET.std),
         },
     )
-    print(f"{out}: {keep} of {wide} components hold {kept:.1%} of the variance of {found.count:,} patches")
+    print(f"{out}: {keep} of {wide} components hold {percent(kept)} of the variance of {found.count:,} patches")
 
 
 def moments(parts: Iterable[Tensor]) -> Moments:

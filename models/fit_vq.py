@@ -14,6 +14,7 @@ from models.targets.file import check_out, write
 from models.targets.fitting import Patches, Sample, opened
 from models.targets.kmeans import kmeans
 from models.targets.vq import nearest
+from models.text import percent
 from pipeline.errors import InputError, command
 
 
@@ -49,7 +50,7 @@ def main() -> None:
     write(out, "vq", {"codebook": codebook, "patch": patches.side})
     explained, perplexity = quality(pixels, codebook)
     print(
-        f"{out}: {a.codes} codes explain {explained:.1%} of the variance of {len(pixels):,} patches; "
+        f"{out}: {a.codes} codes explain {percent(explained)} of the variance of {len(pixels):,} patches; "
         f"used as evenly as {perplexity:.0f} would be"
     )
 

@@ -13,10 +13,13 @@ import numpy as np
 import torch
 import tyro
 
-from models import wire
+from models import text, wire
 from pipeline.errors import InputError, command
 
 PER_NODE = wire.PER_NODE
+HEAD = (
+    "images a GPU, GPUs", "rate", "corr.", "mean", "most", "simulated", "cost, %", "node shares", "quota", "left out"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def line(options: Options, images: int, rate: float, correlation: float, ranks: 
     shared = expected_most(images, rate, ranks, sharing=sharing) if correlation == 0.0 else None
     percent.insert(1, "" if shared is None else f"{100 * cost(shared, images, rate, flops):.1f}")
     cells = [f"{images}, {ranks}", f"{rate:g}", f"{correlation:g}", f"{images * rate:.1f}", f"{most:.1f}"]
-    return f"| {' | '.join([*cells, f'{mean:.1f} ± {error:.1f}', *percent, f'{100 * lost:.1f}'])} |"
+    return text.line([*cells, f"{mean:.1f} ± {error:.1f}", *percent, f"{100 * lost:.1f}"])
 
 
 def main() -> None:
@@ -117,8 +120,7 @@ def main() -> None:
         raise InputError("7 unlabelled images or more and pass rates between 0 and 1 are expected; see --help")
     if any(n < 1 or n % min(n, PER_NODE) for n in options.ranks) or options.steps < 1:
         raise InputError(f"ranks up to {PER_NODE} or whole nodes of {PER_NODE}, and a step or more, are expected")
-    print("| images a GPU, GPUs | rate | corr. | mean | most | simulated | cost, % | node shares | quota | left out |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(text.table([HEAD]), end="")
     for images in options.unlabelled:
         flops = step_and_view(options.model, images)
         for correlation in options.correlations:

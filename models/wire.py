@@ -17,6 +17,7 @@ from models.method import Method
 from models.methods import fixmatch, mae, semi_mae
 from models.packed import PackedBlock
 from models.recipe import Encoder, Recipe
+from models.text import line, table
 from pipeline.errors import InputError, command
 from pipeline.spec import Data
 
@@ -32,6 +33,7 @@ METHODS = {
     "Semi-MAE": (semi_mae.SemiMAE, semi_mae.Settings),
 }
 F32, CLASSES, HIDDEN, PER_NODE = 4, 1000, 0.75, 8
+BYTES = "", "million weights", "GB: weights, gradients, moments", "GB sent, 8 GPUs: DDP / FSDP2", "512 GPUs", "calls"
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def size_line(model: str, name: str, method: Method) -> str:
     learned = sum(parameter.numel() for parameter in _learning(method.parameters()))
     cells = [f"{learned / 1e6:.1f}", f"{16 * learned / 1e9:.1f}"]
     cells += [f"{whole / 1e9:.2f} / {sharded / 1e9:.2f}" for whole, sharded in ways]
-    return f"| {model}, {name} | {' | '.join(cells)} | {fsdp(method, 8).gathers} |"
+    return line([f"{model}, {name}", *cells, f"{fsdp(method, 8).gathers}"])
 
 
 def time_line(model: str, method: Method, way: str, options: Options) -> str:
@@ -187,7 +189,7 @@ def time_line(model: str, method: Method, way: str, options: Options) -> str:
         traffic = ddp(method) if way == "DDP" else fsdp(method, ranks)
         plain, hidden = added(traffic, passes, ranks, cards, options.links)
         cells.append(f"{1000 * plain:.1f} → {1000 * hidden:.1f}")
-    return f"| {model}, {way} | {1000 * passes[0]:.0f} + {1000 * passes[1]:.0f} | {' | '.join(cells)} |"
+    return line([f"{model}, {way}", f"{1000 * passes[0]:.0f} + {1000 * passes[1]:.0f}", *cells])
 
 
 def main() -> None:
@@ -196,15 +198,12 @@ def main() -> None:
     if min((n for n, _ in options.ranks), default=0) < 2 or options.labelled < 1 or options.unlabelled < 1:
         raise InputError("2 GPUs or more and images of both kinds are expected; see --help")
     built = {model: networks(model) for model in options.models}
-    print("| | million weights | GB: weights, gradients, moments | GB sent, 8 GPUs: DDP / FSDP2 | 512 GPUs | calls |")
-    print("|---|---|---|---|---|---|")
+    print(table([BYTES]), end="")
     for model, methods in built.items():
         for name, method in methods.items():
             print(size_line(model, name, method))
-    print(
-        "\n| Semi-MAE: ms | computing | " + " | ".join(f"{n} GPUs, {cards} cards" for n, cards in options.ranks) + " |"
-    )
-    print("|---|---|" + "---|" * len(options.ranks))
+    cards = (f"{n} GPUs, {cards} cards" for n, cards in options.ranks)
+    print("\n" + table([["Semi-MAE: ms", "computing", *cards]]), end="")
     for model, methods in built.items():
         for way in ("DDP", "FSDP2"):
             print(time_line(model, methods["Semi-MAE"], way, options))

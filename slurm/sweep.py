@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from models.text import measured
 from pipeline.errors import InputError, command
 from slurm import events, results, state
 
@@ -24,7 +25,9 @@ def table(root: Path) -> str:
     lines = [["run", *fields, "state", "step", *values]]
     for run, has, came in zip(runs, differ, finals, strict=True):
         said = [_cell(has.get(name)) for name in fields] + [_last_event(run), str(results.last_step(run))]
-        lines.append([run.name, *said, *(_cell(came.get(name)) for name in values)])
+        lines.append(
+            [run.name, *said, *("" if came.get(name) is None else measured(name, came[name]) for name in values)]
+        )
     return _markdown(lines)
 
 

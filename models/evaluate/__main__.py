@@ -45,6 +45,7 @@ def measure(name: str, path: str, flags: list[str]) -> None:
     from models.evaluate.base import Evaluator, chosen_device
     from models.evaluate.record import record
     from models.load import load_run
+    from models.text import measured
 
     kind = own_class(importlib.import_module(f"models.evaluate.{name}"), Evaluator)
     evaluator = tyro.cli(kind, args=flags, prog=f"python -m models.evaluate {name} RUN")
@@ -52,7 +53,7 @@ def measure(name: str, path: str, flags: list[str]) -> None:
     result = evaluator.run(loaded)
     page = record(loaded, name, evaluator, result)
     for key, value in result.values.items():
-        print(f"{key:24s} {value:.4f}")
+        print(f"{key:24s} {measured(key, value)}")
     print(f"page: {page}")
 
 

@@ -12,6 +12,7 @@ from models.evaluate.base import Evaluator, Result
 from models.evaluate.scores import answers, calibration
 from models.load import Loaded
 from models.method import Method
+from models.text import percent
 from models.training.figures import confusions
 from models.training.render import Block, Picture, Table
 
@@ -71,7 +72,7 @@ def page(confusion: np.ndarray, bins: list[tuple[int, float, float]], names: tup
     images = confusion.sum(1)
     accuracy = np.where(images > 0, confusion.diagonal() / np.maximum(images, 1), np.inf)
     worst = [c for c in np.argsort(accuracy, kind="stable") if images[c]][:WORST]
-    rows = [(names[c], f"{accuracy[c]:.1%}", str(images[c])) for c in worst]
+    rows = [(names[c], percent(accuracy[c]), str(images[c])) for c in worst]
     wrong = confusion - np.diag(confusion.diagonal())
     order = np.argsort(wrong, axis=None, kind="stable")[::-1][:WORST]
     pairs = [(names[i], names[j], str(wrong[i, j])) for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)
@@ -82,5 +83,5 @@ def page(confusion: np.ndarray, bins: list[tuple[int, float, float]], names: tup
     blocks.append(Table(("class, worst first", "accuracy", "images"), rows))
     if pairs:
         blocks.append(Table(("class", "called", "images"), pairs))
-    sure = [(f"{confidence:.1%}", f"{right:.1%}", f"{n:,}") for n, confidence, right in bins]
+    sure = [(percent(confidence), percent(right), f"{n:,}") for n, confidence, right in bins]
     return [*blocks, Table(("mean confidence", "accuracy", "images"), sure)]

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import tyro
 from tyro.conf import Positional
 
-from models.evaluate.ladder_table import Cell
-from models.evaluate.results import Column, Numbers, best, columns_of, heads_of, is_share, journalled, kept, markdown
+from models import text
+from models.evaluate.results import Column, Numbers, best, columns_of, heads_of, journalled, kept
 from models.load import restored
 from models.method import method_class
 from models.training.folder import RECIPE, REPORT
@@ -149,28 +149,22 @@ def values_of(group: Sequence[Ran], column: Column) -> tuple[float, ...]:
 
 def marked(column: Column, values: Sequence[tuple[float, ...]], data: Sequence[str], bold: bool) -> list[str]:
     """A column as text, the best mean on each data set marked."""
-    share = is_share(column, [each for held in values for each in held])
+    share = text.is_share(column.name, [each for held in values for each in held])
+    written = text.percent if share else text.number
     means = [fmean(held) if held else None for held in values]
     winners = set() if column.where == "test" else best(column, means, data)  # nothing is chosen on test
     said = []
     for number, held in enumerate(values):
-        text = NOTHING if not held else written(held, share)
-        said.append(text if number not in winners else f"**{text}**" if bold else f"{text} {MARK}")
+        cell = written(*held) if held else NOTHING
+        said.append(cell if number not in winners else f"**{cell}**" if bold else f"{cell} {MARK}")
     return said
 
 
-def written(values: tuple[float, ...], share: bool) -> str:
-    """A number in percent or with four digits; of several, mean ± spread (n)."""
-    scaled = tuple(100 * value if share else value for value in values)
-    return str(Cell(scaled)) if len(values) > 1 else f"{scaled[0]:.1f}" if share else f"{scaled[0]:.4g}"
-
-
 def notes(runs: Sequence[Ran], columns: Sequence[Column]) -> list[str]:
-    """What a reader should know: long flags, runs without a number, and that shares are percent."""
+    """What a reader should know: long flags, runs without a number, and what is marked."""
     empty = [str(run.folder) for run in runs if not run.numbers]
     said = heads_of(columns)[1] + ([f"No numbers yet: {', '.join(empty)}."] if empty else [])
-    last = "Accuracies and other shares in %; the best on the same data is marked; on test nothing is chosen."
-    return [*said, last]
+    return [*said, "The best on the same data is marked; on test nothing is chosen."]
 
 
 def terminal(made: Table) -> str:
@@ -178,7 +172,7 @@ def terminal(made: Table) -> str:
     rows = [list(made.head), *map(list, made.rows)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(made.head))]
     return "\n".join(
-        "  ".join(f"{text:{width}s}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(f"{cell:{width}s}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
 
 
@@ -196,7 +190,7 @@ def main() -> None:
     print("\n".join([terminal(made), *said]))
     if a.markdown:
         bold = table(groups, columns, bold=True)
-        write_whole(a.markdown, markdown([bold.head, *bold.rows]) + "\n" + "\n\n".join(said) + "\n")
+        write_whole(a.markdown, text.table([bold.head, *bold.rows]) + "\n" + "\n\n".join(said) + "\n")
     if a.html:
         write_whole(a.html, html("Runs compared", [Section("", [made, *map(Text, said)])]))
 

@@ -14,6 +14,7 @@ from models.load import Loaded
 from models.method import Method
 from models.patches import gather_patches, hidden_from_visible, normalised, patchify, unpatchify
 from models.recipe import Recipe
+from models.text import percent
 from models.training.precision import precision
 from models.training.render import Picture
 from models.vit import normalisation_of
@@ -115,7 +116,7 @@ def picture(
         if made is None:
             return None
         shown += [list(pictures) for pictures in made]
-        headings += [f"{ratio:.0%} hidden", "predicted"]
+        headings += [f"{percent(ratio, decimals=0)} hidden", "predicted"]
     caption = "Images in their own colours; visible patches are shown as they are."
     return Picture("Reconstructions", caption, png([list(line) for line in zip(*shown, strict=True)], tuple(headings)))
 

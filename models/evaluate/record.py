@@ -6,6 +6,7 @@ from pathlib import Path
 
 from models.evaluate.base import Evaluator, Result
 from models.load import Loaded
+from models.text import measured
 from models.training.lines import append_line, read_lines
 from models.training.render import Section, Table, html
 from models.training.whole import write_whole
@@ -27,7 +28,7 @@ def record(loaded: Loaded, name: str, evaluator: Evaluator, result: Result) -> P
     }
     append_line(folder / FILE, row)
     page = folder / f"evaluate-{name}.html"
-    numbers = Table(("measured", "value"), [(key, f"{value:.4f}") for key, value in result.values.items()])
+    numbers = Table(("measured", "value"), [(key, measured(key, value)) for key, value in result.values.items()])
     title = f"{name} of {loaded.recipe.name}, step {loaded.step:,}"
     machine = [Table(("measured on", ""), list(result.machine.items()))] if result.machine else []
     write_whole(page, html(title, [Section("", [numbers, *result.blocks, *machine])]))

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.evaluate.record import recorded
+from models.text import table as markdown  # noqa: F401 -- as the ladder's table calls it
 
 LOWER = "mse", "nll", "error", "mce", "hours", "cost", "loss", "train_gflops", "memory", "spread"
 """What the names of numbers hold of which less is better."""
-NO_SHARES = "mse", "blank", "nll", "loss", "hours", "cost", "memory", "score", "gflops"
-"""What the names of numbers hold that are no shares, though they may lie between 0 and 1."""
 COUNTS = "images", "known"
 FILES = "val", "test"
 LONG = 32  # characters of an evaluator and its flags that a table's head has room for
@@ -83,11 +82,6 @@ def columns_of(runs: Sequence[Numbers], every: bool = True) -> list[Column]:
     return [column for where, held in places.items() for column in (held if every or where in FILES else held[:1])]
 
 
-def is_share(column: Column, values: Sequence[float]) -> bool:
-    """Whether a column's numbers are shares, 0 to 1, and are to be shown in percent."""
-    return not any(each in column.name for each in NO_SHARES) and all(0 <= value <= 1 for value in values)
-
-
 def best(column: Column, values: Sequence[float | None], data: Sequence[str]) -> set[int]:
     """Which of a column's values are the best on their data, None where there is none; of a lone one nothing can be
     said."""
@@ -109,9 +103,3 @@ def heads_of(columns: Sequence[Column]) -> tuple[list[str], list[str]]:
         short = f"{where.partition(' ')[0]} {name} ({number.get(where)})"
         heads.append(short if where in number else f"{where} {name}")
     return heads, [f"({i}) {where}" for where, i in number.items()]
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; the first row is its head."""
-    head, *others = rows
-    return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *others))

@@ -15,6 +15,7 @@ from models.evaluate.base import Evaluator, Result
 from models.evaluate.mce import ALEXNET, combined_score, is_imagenet, mean_corruption_error
 from models.evaluate.shifts import already_cropped, corrupted_files, shifted_error
 from models.load import Loaded
+from models.text import percent
 from models.training.precision import precision
 from models.training.render import Block, Picture, Table, Text
 from pipeline.beton import Beton
@@ -197,7 +198,7 @@ def table(errors: Errors, severities: tuple[int, ...], normalised: bool) -> Tabl
     rows = []
     for name, each in errors.items():
         mean = sum(each) / len(each)
-        rows.append([name.replace("_", " "), *(f"{share:.1%}" for share in each), f"{mean:.1%}"])
+        rows.append([name.replace("_", " "), *map(percent, each), percent(mean)])
         if normalised:
-            rows[-1].append(f"{mean / ALEXNET[name]:.1%}" if name in ALEXNET else "")
+            rows[-1].append(percent(mean / ALEXNET[name]) if name in ALEXNET else "")
     return Table(("error at severity", *map(str, severities), "mean", *(["of AlexNet's"] if normalised else [])), rows)

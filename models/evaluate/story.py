@@ -1,5 +1,7 @@
 """How a run ends: the last evaluation, pictures of what it saw and made, and the report."""
 
+import shlex
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +10,11 @@ from models.evaluate.judge import Judge
 from models.evaluate.reconstruct import RATIOS, picture, png
 from models.method import Method
 from models.preview import columns, views
-from models.recipe import Recipe
+from models.recipe import Recipe, flags_of
+from models.text import percent
 from models.training.distributed import World
 from models.training.journal import Journal, read
+from models.training.pseudo import scarce
 from models.training.render import Picture
 from models.training.report import speed, verdict, write_report
 from pipeline.open import sweep
@@ -35,7 +39,7 @@ def tell(
         values = judge(method)
         if values:
             journal.evaluation(step, name, values)
-        final += [(f"{name} {key}", f"{value:.1%}") for key, value in values.items()]
+        final += [(f"{name} {key}", percent(value)) for key, value in values.items()]
     if not world.main:
         return
     written = read(folder)
@@ -47,9 +51,12 @@ def tell(
         pictures=_pictures(recipe, method, judges["val"], task),
         verdict=verdict(*speed(written), "GPU" if world.device.type == "cuda" else "CPU"),
         known=task.pools[0],
+        command=shlex.join(["python", "train.py", recipe.name, *flags_of(recipe)]),
         pseudo=journal.tally,
         class_names=task.classes,
     )
+    if few := scarce(written, asdict(recipe)):
+        print(few, flush=True)
     print(f"report: {page}", flush=True)
 
 

@@ -11,6 +11,7 @@ from models.catalogue import catalogue
 from models.evaluate.results import journalled
 from models.export.base import Checked
 from models.load import Loaded
+from models.text import measured, table
 from models.training.folder import ENVIRONMENT
 from models.training.journal import read
 
@@ -66,8 +67,8 @@ def results(folder: Path) -> list[str]:
     last = journalled(read(folder))
     if not last:
         return ["None were recorded."]
-    rows = [f"| {file} | {name} | {value:.4f} |" for (file, name), value in last.items()]
-    return ["| file | measured | value |", "|---|---|---|", *rows]
+    rows = [(file, name, measured(name, value)) for (file, name), value in last.items()]
+    return table([("file", "measured", "value"), *rows]).splitlines()
 
 
 def _read(path: Path) -> dict:

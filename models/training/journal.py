@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from models.text import measured
 from models.training.distributed import World, add
 from models.training.lines import read_lines
 from models.training.progress import Clock, Stragglers, line
@@ -53,7 +54,7 @@ class Journal:
         self.counts: dict[str, int] = {}
         self.began = time.perf_counter()
         self.clock, self.stragglers = Clock(world.device), Stragglers(world.nodes)
-        self.board = None
+        self.board, self.elapsed_before = None, 0.0
         if world.main:
             kept = _truncate(folder, resumed)
             self.elapsed_before = max((row["timing"]["elapsed_s"] for row in kept if "timing" in row), default=0.0)
@@ -86,7 +87,9 @@ class Journal:
         self.clock.step(images, wait_s)
         due = step % self.log_steps == 0 or step == self.length.total_steps
         if due:
-            self._write_means(step, lr)
+            row, step_s = self._interval(step, lr)
+            if self.world.main:
+                self._tell(row, step_s)
         return due
 
     def evaluation(self, step: int, name: str, values: dict[str, float]) -> None:
@@ -97,7 +100,8 @@ class Journal:
         self._write({"step": step, "epoch": self.length.epoch(step), "evaluation": name, "values": values})
         for key, value in values.items():
             self.board.add_scalar(f"{name}/{key}", value, step)
-        print(f"{self._place(step)}  {name}: " + "  ".join(f"{k} {v:.4g}" for k, v in values.items()), flush=True)
+        said = "  ".join(f"{key} {measured(key, value)}" for key, value in values.items())
+        print(f"{self._place(step)}  {name}: {said}", flush=True)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -137,48 +141,53 @@ class Journal:
         if self.board is not None:
             self.board.close()
 
-    def _write_means(self, step: int, lr: float) -> None:
+    def _interval(self, step: int, lr: float) -> tuple[dict, float | None]:
+        """The row of the steps since the row before, over all ranks, and seconds of a step; the next interval begins.
+
+        Waits for the device. A collective call.
+        """
         names = list(self.sums)
-        means = torch.stack([self.sums[name] / self.counts[name] for name in names]).cpu()  # waits for the device
+        means = torch.stack([self.sums[name] / self.counts[name] for name in names]).cpu()
         timing, size = self.clock.read(), self.world.size
         own_s = torch.zeros(size, dtype=torch.float64)
         own_s[self.world.rank] = timing.pop("own_s") * size
         wait = torch.tensor([timing.pop("wait_share")], dtype=torch.float64)
         numbers = (add(torch.cat([means, wait, own_s]), self.world) / size).tolist()
-        values, wait_share, own_s = numbers[: len(means)], numbers[len(means)], numbers[-size:]
-        counted, self.sums, self.counts = self.counts["replaced"], {}, {}
-        pseudo = {}
-        if self.tally is not None:
-            self.tally.settle(self.world)
-            pseudo = self.tally.interval()
-        if not self.world.main:
-            return
-        of = dict(zip(names, values, strict=True))
-        row = {"step": step, "epoch": self.length.epoch(step), "lr": lr}
-        row |= {"loss": of.pop("loss"), "gradient_norm": of.pop("gradient_norm")}
-        replaced = round(of.pop("replaced") * counted * size)
-        row |= {"parts": {name.removeprefix("parts/"): value for name, value in of.items()}}
-        row |= {"pseudo": pseudo} if pseudo else {}
-        row |= {"replaced": replaced} if replaced else {}
-        elapsed_s = self.elapsed_before + time.perf_counter() - self.began
+        of, wait_share, own_s = dict(zip(names, numbers, strict=False)), numbers[len(names)], numbers[-size:]
+        replaced = round(of.pop("replaced") * self.counts["replaced"] * size)
+        self.sums, self.counts = {}, {}
         step_s = timing.pop("step_s")
         timing |= self.stragglers.timing(own_s, timing["images_per_s"]) if size > 1 else {}
+        elapsed_s = self.elapsed_before + time.perf_counter() - self.began
+
+        row = {"step": step, "epoch": self.length.epoch(step), "lr": lr}
+        row |= {"loss": of.pop("loss"), "gradient_norm": of.pop("gradient_norm")}
+        row |= {"parts": {name.removeprefix("parts/"): value for name, value in of.items()}}
+        if self.tally is not None:
+            self.tally.settle(self.world)
+            row |= {"pseudo": shares} if (shares := self.tally.interval()) else {}
+        row |= {"replaced": replaced} if replaced else {}
         row["timing"] = {**timing, "wait_share": wait_share, "elapsed_s": elapsed_s, **_memory(self.world.device)}
+        return row, step_s
+
+    def _tell(self, row: dict, step_s: float | None) -> None:
+        """A row into the file and the events, and as a line on the terminal."""
         self._write(row)
-        self._to_board(step, row)
-        print(line(self._place(step), row, (self.length.total_steps - step) * step_s if step_s else None), flush=True)
-        if size > 1 and (slow := self.stragglers.line(timing, step_s)):
+        self._to_board(row)
+        left_s = (self.length.total_steps - row["step"]) * step_s if step_s else None
+        print(line(self._place(row["step"]), row, left_s), flush=True)
+        if self.world.size > 1 and (slow := self.stragglers.line(row["timing"], step_s)):
             print(slow, flush=True)
 
     def _write(self, row: dict) -> None:
         with open(self.folder / METRICS, "a") as file:
             file.write(json.dumps(_finite(row)) + "\n")
 
-    def _to_board(self, step: int, row: dict) -> None:
+    def _to_board(self, row: dict) -> None:
         for key, value in row.items():
             for name, number in value.items() if isinstance(value, dict) else [(None, value)]:
                 if key != "step" and number is not None:
-                    self.board.add_scalar(f"{key}/{name}" if name else key, number, step)
+                    self.board.add_scalar(f"{key}/{name}" if name else key, number, row["step"])
 
     def _place(self, step: int) -> str:
         total = str(self.length.total_steps)

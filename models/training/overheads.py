@@ -19,6 +19,7 @@ import torch.multiprocessing as processes
 from torch import nn
 
 from models.recipe import Optim
+from models.text import line, table
 from models.training import checkpoint, distributed
 from models.training.distributed import World
 from models.training.events import Heartbeat
@@ -31,6 +32,8 @@ from models.vit import build_encoder
 
 ENCODERS = "vit_small_patch16_224", "vit_base_patch16_224"
 IMAGES = 8
+SAVES = "encoder", "checkpoint, MB", "written by the loop, ms", "beside it: the loop waits, ms", "on disk, ms"
+STEPS = "after each step", "ms", "% of a step"
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,10 @@ def main(rounds: Rounds = Rounds()) -> None:
     with tempfile.TemporaryDirectory(dir=parser.parse_args().folder) as made:
         folder, device = Path(made), torch.device("cuda" if torch.cuda.is_available() else "cpu")
         print(f"{device.type}: medians (quartiles)\n")
-        print("| encoder | checkpoint, MB | written by the loop, ms | beside it: the loop waits, ms | on disk, ms |")
-        print("|---|---|---|---|---|")
+        print(table([SAVES]), end="")
         for name in ENCODERS:
             print(saves(name, folder, device, rounds.saves), flush=True)
-        print("\n| after each step | ms | % of a step |\n|---|---|---|")
+        print("\n" + table([STEPS]), end="")
         step_s = updates(device, rounds.updates)
         processes.spawn(after_steps, (folder, step_s, rounds.steps), 2)
 
@@ -71,7 +73,7 @@ def saves(name: str, folder: Path, device: torch.device, rounds: int) -> str:
     writer.close()
     size = (folder / checkpoint.LAST).stat().st_size / 1e6
     columns = zip(*spent[1:], strict=True)  # the first allocates
-    return f"| {name} | {size:.0f} | " + " | ".join(ms(column, 0) for column in columns) + " |"
+    return line([name, f"{size:.0f}", *(ms(column, 0) for column in columns)])
 
 
 def stepped(method: nn.Module) -> torch.optim.AdamW:
@@ -101,7 +103,7 @@ def updates(device: torch.device, rounds: int) -> float:
     ways = in_turn((plain, checked, lambda: clip(method.parameters(), None)), rounds, device)
     step_s = statistics.median(passes) + sum(statistics.median(spent) for spent in (ways[1], ways[2]))
     extra = [b - a for a, b in zip(*ways[:2], strict=True)]
-    print(f"| a step of {IMAGES} images, {1000 * step_s:.0f} ms, in which AdamW takes | {ms(ways[0], 1)} | |")
+    print(line([f"a step of {IMAGES} images, {1000 * step_s:.0f} ms, in which AdamW takes", ms(ways[0], 1), ""]))
     row("the gradient's norm, which the journal reads, too", ways[2], step_s)
     row("AdamW that skips what is not finite, over AdamW", extra, step_s)
     row("the question at a log step, whether all were", [timed(lambda: guard.check(Path()), device)], step_s)
@@ -164,7 +166,7 @@ def timed(call: Callable[[], object], device: torch.device) -> float:
 
 
 def row(name: str, spent: Sequence[float], step_s: float) -> None:
-    print(f"| {name} | {ms(spent, 2)} | {100 * statistics.median(spent) / step_s:.2f} |", flush=True)
+    print(line([name, ms(spent, 2), f"{100 * statistics.median(spent) / step_s:.2f}"]), flush=True)
 
 
 def ms(spent: Sequence[float], digits: int) -> str:

@@ -1,17 +1,42 @@
 """Running tallies of pseudo-labels, for the report: what was guessed, what passed, and, where known, what was right."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
 
+from models.text import percent
 from models.training.distributed import World, add
 
 if TYPE_CHECKING:
     from models.method import Guesses
 
 GUESSED, PASSED, JUDGED, CORRECT = range(4)
+SCARCE, LATELY = 0.01, 0.1
+THRESHOLDS = "fixed", "flexmatch", "adamatch"
+"""The kinds (models.pseudo) of which a setting is the threshold; the others learn theirs."""
+
+
+def scarce(rows: Sequence[dict], recipe: dict) -> str | None:
+    """What to say of a run in the last tenth of whose rows fewer than SCARCE of the pseudo-labels passed.
+
+    Nothing of a run that gives them no weight on purpose.
+    """
+    passed = [row["pseudo"]["passed"] for row in rows if "passed" in row.get("pseudo", {})]
+    method = recipe.get("method", {})
+    if not passed or not method.get("lambda_u", 1):
+        return None
+    share, settings = fmean(passed[-max(1, round(LATELY * len(passed))) :]), method.get("pseudo", {})
+    if share >= SCARCE:
+        return None
+    known = settings.get("kind") in THRESHOLDS
+    what, cure = (f"the threshold of {settings['threshold']:g}", "threshold") if known else ("the threshold", "kind")
+    return (
+        f"pseudo-labels: {percent(share)} passed {what} at the end, so that they taught next to nothing; train for "
+        f"longer, or see --method.pseudo.{cure}"
+    )
 
 
 @final

@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from string import Template
 
+from models.text import table
 from models.training.whole import write_whole
 
 PAGE = Path(__file__).with_name("page.html")
@@ -128,7 +129,6 @@ def _markdown(block: Block) -> list[str]:
         case Facts(items):
             return _markdown(Table(("", ""), items))
         case Table(head, rows):
-            rule = ["---", *["---:"] * (len(head) - 1)]
-            return [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in (head, rule, *rows)]
+            return table([head, *rows]).splitlines()
         case Folded(title, text):
             return [f"<details><summary>{escape(title)}</summary>", "", "```", text, "```", "", "</details>"]

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from models.text import number, percent
 from models.training import figures
 from models.training.folder import ENVIRONMENT, RECIPE, REPORT
 from models.training.progress import duration
-from models.training.pseudo import Tally
+from models.training.pseudo import Tally, scarce
 from models.training.render import Facts, Folded, Picture, Section, Table, Text, html, markdown
 from models.training.whole import write_whole
 
@@ -21,33 +22,33 @@ def write_report(
     *,
     recipe_name: str,
     rows: Sequence[dict],
-    final: Sequence[tuple[str, str | float]],
+    final: Sequence[tuple[str, str]],
     pictures: Sequence[Picture],
     verdict: str,
     known: int = 0,
+    command: str = "",
     pseudo: Tally | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Path:
     """Write both reports from the journal's rows; recipe.json and environment.json are read from `folder`.
 
-    final     what the finished model was measured to do, a row each; numbers are shown with four digits
+    final     what the finished model was measured to do, a row each
     pictures  reconstructions, views and the like, in this order
     verdict   `verdict`'s sentence about the throughput
     known     images whose label was learned from
+    command   what trains the same again
     """
     recipe, environment = (_json(folder / name) for name in (RECIPE, ENVIRONMENT))
     steps = [row for row in rows if "timing" in row]
     scores = figures.evaluations(rows)
     sections = [
         Section("", _summary(steps, scores, recipe, environment, known)),
-        Section(
-            "Results", [Table(("measured", "value"), [(name, _number(value)) for name, value in final])] * bool(final)
-        ),
+        Section("Results", [Table(("measured", "value"), final)] * bool(final)),
         Section("Curves", _curves(steps, scores)),
-        Section("Pseudo-labels", _pseudo(steps, pseudo, class_names)),
+        Section("Pseudo-labels", _pseudo(steps, pseudo, class_names, scarce(rows, recipe))),
         Section("What the network saw and made", list(pictures)),
         Section("Throughput", _throughput(steps, verdict)),
-        Section("To run it again", _again(recipe_name, recipe, environment)),
+        Section("To run it again", _again(recipe_name, command, recipe, environment)),
     ]
     sections = [section for section in sections if section.blocks]
     write_whole(folder / REPORT, html(recipe_name, sections))
@@ -57,7 +58,7 @@ def write_report(
 
 def verdict(images_per_s: float, wait_share: float, device: str = "device") -> str:
     """One sentence on who waited for whom; below 3 % of waiting the data path counts as fast enough."""
-    said = f"{images_per_s:,.0f} images/s; the {device} waited for data {wait_share:.1%} of the time"
+    said = f"{images_per_s:,.0f} images/s; the {device} waited for data {percent(wait_share)} of the time"
     if wait_share < 0.03:
         return f"{said}: it is never short of images, and only a faster {device} or a smaller model would be quicker."
     possible = images_per_s / max(0.01, 1 - wait_share)
@@ -86,16 +87,22 @@ def _summary(steps: Sequence[dict], scores: figures.Series, recipe: dict, enviro
     what = f"{size or encoder.get('name', 'An encoder')} on {data.get('root', 'its data')}"
     what += f", {known:,} known labels" if known else ", no label"
     what += f" (split {data['split']})" if known and data.get("split") else ""
-    counted = recipe.get("optim", {}).get("epoch_unit") == "step"  # then an epoch is a step, and says nothing
-    epochs = "" if counted else f", {last['epoch']:.3g} epochs,"
-    said = f"{what}: {last['step']:,} steps{epochs} in {took} on {where}."
-    facts = [("Time", took), ("Images per second", f"{images_per_s:,.0f}"), ("Waiting for data", f"{wait_share:.1%}")]
+    what += f", seed {recipe['run']['seed']}" if "run" in recipe else ""
+    batch = f" of {data['batch']:,} images" if "batch" in data else ""
+    optim = recipe.get("optim", {})
+    counted = optim.get("epoch_unit") == "step"  # then an epoch is a step, and says nothing
+    length = f"{last['step']:,} steps{batch}" + ("" if counted else f", {last['epoch']:.3g} epochs,")
+    if alone := optim.get("labels_only_epochs"):
+        length = f"{length.rstrip(',')}, the first {alone:,g}{'' if counted else ' epochs'} on labels alone,"
+    said = f"{what}: {length} in {took} on {where}."
+    facts = [("Time", took), ("Images per second", f"{images_per_s:,.0f}"), ("Waiting for data", percent(wait_share))]
     name = _headline(scores)
     if name:
         values = scores[name][1]
-        said += f" Final {name} {values[-1]:.1%}" + (f", best {max(values):.1%}." if max(values) > values[-1] else ".")
-        facts.insert(0, (f"Final {name}", f"{values[-1]:.1%}"))
-    facts.insert(1 if name else 0, ("Final loss", _number(last["loss"])))
+        best = f", best {percent(max(values))}" if max(values) > values[-1] else ""
+        said += f" Final {name} {percent(values[-1])}{best}."
+        facts.insert(0, (f"Final {name}", percent(values[-1])))
+    facts.insert(1 if name else 0, ("Final loss", "–" if last["loss"] is None else number(last["loss"])))
     if "memory_gb" in last["timing"]:
         facts.append(("GPU memory", f"{last['timing']['memory_gb']:.1f} GB"))
     return [Text(said, lead=True), Facts(facts), *_replaced(steps, data)]
@@ -123,7 +130,7 @@ def _curves(steps: Sequence[dict], scores: figures.Series) -> list[Picture]:
     return _pictures(
         (
             "Loss",
-            "The total and its parts; means over each logging interval.",
+            "The total, and its parts before their weights; means over each logging interval.",
             figures.curves(parts, log=True),
         ),
         ("Evaluation", "On images that were not learned from.", figures.curves(scores, percent=True, points=True)),
@@ -132,22 +139,23 @@ def _curves(steps: Sequence[dict], scores: figures.Series) -> list[Picture]:
     )
 
 
-def _pseudo(steps: Sequence[dict], tally: Tally | None, class_names: Sequence[str] | None) -> list:
+def _pseudo(steps: Sequence[dict], tally: Tally | None, class_names: Sequence[str] | None, warning: str | None) -> list:
     shares = figures.series(steps, lambda row: row.get("pseudo"))
     if not shares or tally is None:
         return []
     guessed, passed = tally.guessed.numpy(), tally.passed.numpy()
     confusion = None if tally.confusion is None else tally.confusion.numpy()
     names = class_names or [str(index) for index in range(tally.classes)]
-    said = f"Of {guessed.sum():,} guesses, {passed.sum() / max(1, guessed.sum()):.1%} passed the threshold"
+    said = f"Of {guessed.sum():,} guesses, {percent(passed.sum() / max(1, guessed.sum()))} passed the threshold"
     if confusion is not None and confusion.sum():
-        said += f"; of those with a known label, {confusion.trace() / confusion.sum():.1%} were correct"
-    caption = (
-        "Passed: share of all guesses. Correct: share of those passed whose hidden label was read for this report."
-    )
+        said += f"; of those with a known label, {percent(confusion.trace() / confusion.sum())} were correct"
+    caption = "Passed: share of all guesses."
+    if "correct" in shares:
+        caption += " Correct: share of those passed whose hidden label was read for this report."
     per_class = "Passed guesses by guessed class: a few tall bars mean that the model feeds on its favourites."
     return [
         Text(said + "."),
+        *([Text(warning)] if warning else []),
         *_pictures(
             ("Over time", caption, figures.curves(shares, percent=True, tall=True)),
             (
@@ -163,7 +171,7 @@ def _pseudo(steps: Sequence[dict], tally: Tally | None, class_names: Sequence[st
 
 def _weakest(
     guessed: np.ndarray, passed: np.ndarray, confusion: np.ndarray | None, names: Sequence[str]
-) -> list[Table]:
+) -> list[Text | Table]:
     """The ten classes of which the smallest share of passed guesses is correct, or else passes at all."""
     share = passed / np.maximum(1, guessed)
     head, correct = ["class", "guessed", "passed"], None
@@ -172,11 +180,12 @@ def _weakest(
         head.append("correct, of passed")
     worst = np.argsort(share if correct is None else np.where(passed > 0, correct, 2.0), kind="stable")[:10]
     table = [
-        [names[index], f"{guessed[index]:,}", f"{share[index]:.1%}"]
-        + ([] if correct is None else [f"{correct[index]:.1%}" if passed[index] else "–"])
+        [names[index], f"{guessed[index]:,}", percent(share[index])]
+        + ([] if correct is None else [percent(correct[index]) if passed[index] else "–"])
         for index in worst
     ]
-    return [Table(head, table)]
+    what = "that passed least often" if correct is None else "whose passed guesses are wrong most often"
+    return [Text(f"The classes {what}:"), Table(head, table)]
 
 
 def _throughput(steps: Sequence[dict], verdict: str) -> list:
@@ -195,18 +204,15 @@ def _throughput(steps: Sequence[dict], verdict: str) -> list:
     ]
 
 
-def _again(name: str, recipe: dict, environment: dict) -> list[Folded]:
+def _again(name: str, command: str, recipe: dict, environment: dict) -> list[Folded]:
     versions = "\n".join(f"{key:<12}{value}" for key, value in environment.items() if value is not None)
-    found = (("Environment", versions), (f"Recipe {name}", json.dumps(recipe, indent=2) if recipe else ""))
+    whole = json.dumps(recipe, indent=2) if recipe else ""
+    found = (("Command", command), ("Environment", versions), (f"Recipe {name}", whole))
     return [Folded(title, text) for title, text in found if text]
 
 
 def _pictures(*made: tuple[str, str, bytes | None], wide: bool = False) -> list[Picture]:
     return [Picture(title, caption, png, wide) for title, caption, png in made if png is not None]
-
-
-def _number(value: str | float | None) -> str:
-    return "–" if value is None else value if isinstance(value, str) else f"{value:.4g}"
 
 
 def _json(path: Path) -> dict:

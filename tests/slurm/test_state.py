@@ -139,8 +139,8 @@ def test_the_table_of_a_sweep_shows_what_differs_and_what_came_out(tmp_path):
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in sweep.table(tmp_path).splitlines()]
     assert cells[0] == ["run", "optim.lr", "state", "step", "loss", "val top1"]
     assert cells[2:] == [
-        ["0", "1", "done", "3", "2", "0.5"],
-        ["1", "0.1", "done", "3", "1", "0.75"],
+        ["0", "1", "done", "3", "2", "50.0 %"],
+        ["1", "0.1", "done", "3", "1", "75.0 %"],
         ["2", "", "not started", "0", "", ""],
     ]
     (tmp_path / state.RECORD).write_text("{}")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
+from models.text import percent
 from models.training.render import Block, Table, Text
 
 SELECTED = {
@@ -48,11 +49,11 @@ def numbers(cells: Sequence[Cell]) -> dict[str, float]:
 def page(cells: Sequence[Cell], metrics: dict[str, str], remarks: Sequence[str], said: str) -> list[Block]:
     """How it was selected, the table of means and spreads, what is to be known, and every classifier."""
     shots = _shots(cells)
-    rows = [(name, metrics.get(name, "mean"), *(_spread(_of(cells, name, k)) for k in shots)) for name in _sets(cells)]
+    rows = [(name, metrics.get(name, "mean"), *(percent(*_of(cells, name, k)) for k in shots)) for name in _sets(cells)]
     draws = len({cell.seed for cell in cells})
-    head = f"Mean ± spread, in %, over {draws} draws of the shots." if draws > 1 else "In %, of one draw of the shots."
+    head = f"Mean ± spread over {draws} draws of the shots." if draws > 1 else "Of one draw of the shots."
     each = [
-        (cell.set, str(cell.shots), str(cell.seed), f"{cell.value:.2%}", _named(cell.chosen), f"{cell.seconds:.1f}")
+        (cell.set, str(cell.shots), str(cell.seed), percent(cell.value), _named(cell.chosen), f"{cell.seconds:.1f}")
         for cell in cells
     ]
     table = Table(("data set", "metric", *(f"{k} shots" for k in shots)), rows)
@@ -76,11 +77,6 @@ def _of(cells: Sequence[Cell], name: str, shots: int) -> list[float]:
         return [cell.value for cell in found if cell.set == name]
     draws = dict.fromkeys(cell.seed for cell in found)
     return [fmean(cell.value for cell in found if cell.seed == seed) for seed in draws]
-
-
-def _spread(values: Sequence[float]) -> str:
-    spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * fmean(values):.2f}{spread}"
 
 
 def _named(chosen: dict[str, float]) -> str:

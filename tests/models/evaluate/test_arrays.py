@@ -49,7 +49,7 @@ def test_errors_are_those_that_were_made_and_their_plain_mean_is_the_score(loade
         "error_fog": 20 / 100, "error_spatter": 32 / 100,
         "mean_corruption_error": 20 / 100,  # spatter is a validation corruption, and no part of the mean
     })  # fmt: skip
-    assert result.blocks[0].rows[0][1:] == ["0.0%", "5.0%", "10.0%", "25.0%", "60.0%", "20.0%"]
+    assert result.blocks[0].rows[0][1:] == ["0.0 %", "5.0 %", "10.0 %", "25.0 %", "60.0 %", "20.0 %"]
     assert "relative to nothing" in result.blocks[1].text
     some = Robustness(**flags | {"severities": (5, 2)}).run(loaded)
     assert some.values["error_fog"] == pytest.approx((12 + 1) / 40)
@@ -57,7 +57,7 @@ def test_errors_are_those_that_were_made_and_their_plain_mean_is_the_score(loade
 
 def test_on_the_command_line(trained, asked, folder, capsys):
     asked("robustness", trained("supervised:digits"), "--cifar-c", folder, "--corruptions", "fog", "spatter")
-    assert "mean_corruption_error    0.2000" in capsys.readouterr().out
+    assert "mean_corruption_error    20.0 %" in capsys.readouterr().out
 
 
 def test_class_numbers_are_cifars_whatever_order_the_run_has_them_in(tmp_path):

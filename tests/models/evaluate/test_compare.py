@@ -8,7 +8,7 @@ import pytest
 
 from models.evaluate import compare
 from models.evaluate.compare import MARK
-from models.evaluate.results import Column, best, differing, flat, heads_of, is_share, journalled
+from models.evaluate.results import Column, best, differing, flat, heads_of, journalled
 from pipeline.errors import InputError
 
 from ...conftest import rows
@@ -61,7 +61,7 @@ def test_a_runs_own_journal_comes_out(trained, asked):
     text = asked(*runs)
     said = [each for each in rows(runs[0]) if each.get("evaluation") == "test"][-1]["values"]["top1"]
     line = row_of(text, runs[0])
-    assert f"{100 * said:.1f}" in line
+    assert f"{100 * said:.1f} %" in line
     assert "supervised:digits" in line
     assert "train.beton" in line
     assert "not over" not in line
@@ -71,7 +71,7 @@ def test_a_runs_own_journal_comes_out(trained, asked):
 def test_the_last_evaluation_counts_and_the_best_run_is_marked(made, asked):
     better, worse = made("a", 0.912), made("b", 0.5)
     text = asked(better, worse)
-    assert f"91.2 {MARK}" in row_of(text, better)
+    assert f"91.2 % {MARK}" in row_of(text, better)
     assert "50.0" in row_of(text, worse)
     assert text.count(MARK) == 1
 
@@ -84,7 +84,7 @@ def test_on_test_nothing_is_marked(made, asked):
     text = asked(*runs)
     assert "90.0" in row_of(text, runs[0])
     assert text.count(MARK) == 1, "that of val"
-    assert f"60.0 {MARK}" in row_of(text, runs[1])
+    assert f"60.0 % {MARK}" in row_of(text, runs[1])
 
 
 def test_runs_without_numbers_and_unfinished_ones_say_so(made, asked):
@@ -108,7 +108,7 @@ def test_what_evaluators_kept_are_columns_named_by_the_flags_that_differ(made, a
     assert "accuracy data.file=t.beton top1" in head
     assert "images" not in head
     assert "nll" not in head
-    assert f"25.0 {MARK}" in row_of(text, one)
+    assert f"25.0 % {MARK}" in row_of(text, one)
     assert "30.0" in row_of(text, other)
     text = asked(one, other, "--every")
     assert f"0.5 {MARK}" in row_of(text, other)  # of the likelihood less is better, and it is no share
@@ -120,7 +120,7 @@ def test_seeds_together_are_mean_and_sample_deviation_of_the_finished_runs(made,
     early, apart = made("early", 0.1, seed=5, split="5-per-class", over=False), made("c", 0.8, lr=0.2)
     text = asked(*runs, early, apart, "--together")
     percent = [100 * v for v in values]
-    assert f"{mean(percent):.1f} ± {stdev(percent):.1f} (3) {MARK}" in text
+    assert f"{mean(percent):.1f} ± {stdev(percent):.1f} % (3) {MARK}" in text
     assert "4 runs" in text
     assert "80.0" in row_of(text, apart)
 
@@ -130,11 +130,11 @@ def test_markdown_and_html_hold_the_same_numbers(made, asked, tmp_path):
     asked(*runs, "--markdown", tmp_path / "t.md", "--html", tmp_path / "t.html")
     head, rule, *lines = (tmp_path / "t.md").read_text().splitlines()[:4]
     assert [cell.strip() for cell in head.split("|")][-2] == "val top1"
-    assert set(rule) <= set("| -")
-    assert [line.split("|")[-2].strip() for line in lines] == ["**91.2**", "50.0"]
+    assert set(rule) <= set("| -:")
+    assert [line.split("|")[-2].strip() for line in lines] == ["**91.2 %**", "50.0 %"]
     page = (tmp_path / "t.html").read_text()
-    assert f"<td>91.2 {MARK}</td>" in page
-    assert "<td>50.0</td>" in page
+    assert f"<td>91.2 % {MARK}</td>" in page
+    assert "<td>50.0 %</td>" in page
 
 
 def test_patterns_take_the_runs_and_leave_the_rest(made, asked, tmp_path):
@@ -168,9 +168,6 @@ def test_of_errors_and_costs_the_least_is_the_best_and_a_lone_number_is_not_mark
     assert best(Column("robustness", "mean_corruption_error"), [0.1, 0.3], same) == {0}
     assert best(Column("val", "top1"), [0.1, None], same) == set()
     assert best(Column("val", "top1"), [0.1, 0.2], ["a", "b"]) == set()
-    assert is_share(Column("val", "top1"), [0.0, 1.0])
-    assert not is_share(Column("x", "images_per_s"), [0.5, 1.5])
-    assert not is_share(Column("x", "mse_0.75"), [0.5])
 
 
 def test_flags_that_differ_are_found_and_those_that_say_how_are_left_out():

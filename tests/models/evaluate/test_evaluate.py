@@ -21,7 +21,7 @@ def test_the_runs_own_test_accuracy_comes_out_and_is_kept(trained, asked, capsys
     assert kept["values"]["top1"] == pytest.approx(said["top1"])
     assert kept["values"]["top5"] == pytest.approx(said["top5"])
     assert kept["values"]["images"] == 300
-    assert f"top1                     {said['top1']:.4f}" in capsys.readouterr().out
+    assert f"top1                     {100 * said['top1']:.1f} %" in capsys.readouterr().out
     assert "Confusions" in (folder / "evaluate-accuracy.html").read_text()
 
 

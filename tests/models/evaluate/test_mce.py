@@ -68,5 +68,8 @@ def test_the_summary_by_hand():
 def test_the_table_shows_each_severity_and_alexnets_share():
     made = table({"snow": [0.1, 0.3], "saturate": [0.5, 0.5]}, (1, 5), True)
     assert made.head == ("error at severity", "1", "5", "mean", "of AlexNet's")
-    assert made.rows == [["snow", "10.0%", "30.0%", "20.0%", "23.1%"], ["saturate", "50.0%", "50.0%", "50.0%", ""]]
+    assert made.rows == [
+        ["snow", "10.0 %", "30.0 %", "20.0 %", "23.1 %"],
+        ["saturate", "50.0 %", "50.0 %", "50.0 %", ""],
+    ]
     assert len(table({"snow": [0.1]}, (3,), False).rows[0]) == 3

@@ -86,7 +86,7 @@ def test_the_runs_own_neighbours_come_out_for_every_k_that_there_are_enough_of(t
     assert (values["images"], values["known"]) == (300, 50)
     asked("knn", folder, "--split", "all", "--k", 200, "--tokens", "token")
     assert recorded(folder)[-1]["values"].keys() == {"images", "known", "knn_200"}
-    assert "known                    1197" in capsys.readouterr().out
+    assert "known                    1,197" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("flags", "said"), [

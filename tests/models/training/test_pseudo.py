@@ -1,10 +1,11 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as some
 
 from models.method import Guesses
 from models.training.distributed import World
-from models.training.pseudo import Tally
+from models.training.pseudo import Tally, scarce
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 TRUTH = torch.tensor([0, 1, 2, 2, -1, 1])
@@ -59,3 +60,27 @@ def test_a_tally_carries_on_from_its_state() -> None:
     first.add(step)  # the state that was loaded is a copy
     first.settle(ALONE)
     assert second.guessed.sum() == 4
+
+
+def run(passed: list[float], kind: str = "fixed", lambda_u: float = 1.0) -> tuple[list[dict], dict]:
+    """Two rows on labels alone, then one for each share; and the recipe."""
+    rows = [{"step": 1, "loss": 2.0}, {"step": 2, "evaluation": "val", "values": {}}]
+    rows += [{"step": 3 + i, "pseudo": {"passed": share}} for i, share in enumerate(passed)]
+    return rows, {"method": {"lambda_u": lambda_u, "pseudo": {"threshold": 0.95, "kind": kind}}}
+
+
+def test_a_run_at_whose_end_hardly_a_pseudo_label_passed_is_told_in_a_line() -> None:
+    said = scarce(*run([0.5] * 18 + [0.003, 0.001]))  # the last tenth
+    assert "0.2 % passed the threshold of 0.95" in said
+    assert said.endswith("--method.pseudo.threshold")
+    assert "\n" not in said
+    assert scarce(*run([0.0], kind="freematch")).endswith("--method.pseudo.kind")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [run([]), run([0.0] * 18 + [0.012, 0.009]), run([0.0], lambda_u=0.0), ([{"step": 1, "pseudo": {}}], {})],
+    ids=["no pseudo-labels", "enough at the end", "of no weight on purpose", "an empty tally"],
+)
+def test_other_runs_are_told_nothing(asked: tuple[list[dict], dict]) -> None:
+    assert scarce(*asked) is None

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from models.training import figures
+from models.training.pseudo import Tally
 from models.training.render import Folded, Picture, Section, Table, Text, html, markdown
 from models.training.report import speed, verdict, write_report
 from tests.models.training.synthetic import picture, report, rows
@@ -59,12 +60,12 @@ def test_the_page_says_what_was_trained_and_measured(folder: Path) -> None:
     text = Reader((folder / "report.html").read_text()).text
     for said in (
         "semi_mae:digits",
-        "300 steps, 40 epochs, in 2 min 03 s",
-        "50 known labels",
+        "300 steps of 256 images, 40 epochs, in 2 min 03 s",
+        "50 known labels, seed 0: ",
         "2 min 03 s",
-        "Final accuracy top1 92.7%",
+        "Final accuracy top1 92.7 %",
         "k nearest neighbours",
-        "0.9001",
+        "90.0 %",
     ):
         assert said in text
     for section in ("Results", "Curves", "Pseudo-labels", "Throughput", "Environment", "Reconstructions"):
@@ -80,7 +81,7 @@ def test_the_markdown_shows_the_same_pictures(folder: Path) -> None:
         Image.open(folder / link).verify()
     inside = [source.partition(",")[2] for source in Reader((folder / "report.html").read_text()).sources]
     assert [base64.b64encode((folder / link).read_bytes()).decode() for link in links] == inside
-    assert "| k nearest neighbours | 0.9001 |" in text
+    assert "| k nearest neighbours | 90.0 % |" in text
 
 
 def test_a_run_on_pixels_alone_says_so(tmp_path: Path) -> None:
@@ -147,6 +148,17 @@ def test_a_method_without_pseudo_labels_has_no_such_section(tmp_path: Path) -> N
     assert "Fast." in path.read_text()
 
 
+def test_only_a_run_whose_hidden_labels_were_read_tells_what_correct_means(tmp_path: Path, folder: Path) -> None:
+    blind = [row | {"pseudo": {"passed": 0.001}} if "pseudo" in row else row for row in rows()]
+    path = write_report(tmp_path, recipe_name="a", rows=blind, final=[], pictures=[], verdict="", pseudo=Tally(10))
+    assert "Correct:" in (folder / "report.html").read_text()
+    text = path.read_text()
+    assert "Passed: share of all guesses." in text
+    assert "Correct:" not in text
+    assert "0.1 % passed the threshold at the end" in text
+    assert "at the end" not in (folder / "report.html").read_text()
+
+
 def test_many_classes_are_shown_without_a_confusion(tmp_path: Path) -> None:
     text = Reader(report(tmp_path, classes=100).read_text()).text
     assert "Per class" in text
@@ -160,8 +172,8 @@ def test_many_classes_are_shown_without_a_confusion(tmp_path: Path) -> None:
 def test_the_verdict_says_who_waited(wait: float, said: str) -> None:
     sentence = verdict(1000.0, wait)
     assert said in sentence
-    assert sentence.count(".") - sentence.count(f"{wait:.1%}") == 1
-    assert f"{wait:.1%}" in sentence
+    assert sentence.count(".") - sentence.count(f"{100 * wait:.1f} %") == 1
+    assert f"{100 * wait:.1f} %" in sentence
 
 
 def test_speed_is_the_median_of_timed_rows() -> None:

@@ -82,8 +82,10 @@ def test_the_table_shows_each_set_and_their_mean():
     _, head, table, remark, every = page(cells(), {"a": "accuracy", "b": "per class"}, ["b is small"], "how")
     assert "2 draws" in head.text
     assert table.rows == [
-        ("a", "accuracy", "60.00 ± 14.14"), ("b", "per class", "60.00 ± 42.43"), ("all", "mean", "60.00 ± 14.14"),
-    ]  # fmt: skip
+        ("a", "accuracy", "60.0 ± 14.1 % (2)"),
+        ("b", "per class", "60.0 ± 42.4 % (2)"),
+        ("all", "mean", "60.0 ± 14.1 % (2)"),
+    ]
     assert remark.text == "b is small"
     assert len(every.rows) == 4
-    assert every.rows[0][:5] == ("a", "5", "0", "50.00%", "l2 0.1")
+    assert every.rows[0][:5] == ("a", "5", "0", "50.0 %", "l2 0.1")
