@@ -88,13 +88,7 @@ def _summary(steps: Sequence[dict], scores: figures.Series, recipe: dict, enviro
     what += f", {known:,} known labels" if known else ", no label"
     what += f" (split {data['split']})" if known and data.get("split") else ""
     what += f", seed {recipe['run']['seed']}" if "run" in recipe else ""
-    batch = f" of {data['batch']:,} images" if "batch" in data else ""
-    optim = recipe.get("optim", {})
-    counted = optim.get("epoch_unit") == "step"  # then an epoch is a step, and says nothing
-    length = f"{last['step']:,} steps{batch}" + ("" if counted else f", {last['epoch']:.3g} epochs,")
-    if alone := optim.get("labels_only_epochs"):
-        length = f"{length.rstrip(',')}, the first {alone:,g}{'' if counted else ' epochs'} on labels alone,"
-    said = f"{what}: {length} in {took} on {where}."
+    said = f"{what}: {_length(last, recipe)} in {took} on {where}."
     facts = [("Time", took), ("Images per second", f"{images_per_s:,.0f}"), ("Waiting for data", percent(wait_share))]
     name = _headline(scores)
     if name:
@@ -106,6 +100,15 @@ def _summary(steps: Sequence[dict], scores: figures.Series, recipe: dict, enviro
     if "memory_gb" in last["timing"]:
         facts.append(("GPU memory", f"{last['timing']['memory_gb']:.1f} GB"))
     return [Text(said, lead=True), Facts(facts), *_replaced(steps, data)]
+
+
+def _length(last: dict, recipe: dict) -> str:
+    """300 steps of 128 images, 40 epochs, the first 5 on labels alone; no epochs where each is a step."""
+    optim, batch = recipe.get("optim", {}), recipe.get("data", {}).get("batch")
+    parts = [f"{last['step']:,} steps" + (f" of {batch:,} images" if batch else "")]
+    parts += [] if optim.get("epoch_unit") == "step" else [f"{last['epoch']:.3g} epochs"]
+    parts += [f"the first {alone:,g} on labels alone"] if (alone := optim.get("labels_only_epochs")) else []
+    return ", ".join(parts) + "," * (len(parts) > 1)
 
 
 def _replaced(steps: Sequence[dict], data: dict) -> list[Text]:

@@ -29,7 +29,7 @@ def test_help_shows_every_field_and_not_the_recipe_s_name(capsys):
 
 @pytest.mark.parametrize(
     "flags",
-    ["", "--optim.lr 1e-3 --method.pseudo.soft --method.pseudo.no-align-labels --optim.drop-epochs 3 5.5",
+    ["", "--method.pseudo.soft --method.pseudo.no-align-labels --optim.schedule steps --optim.drop-epochs 3 5.5",
      "--data.split None --data.root /a/b --data.strong.scale 0.5 1 --run.oracle --optim.average None"],
 )  # fmt: skip
 def test_a_recipe_is_had_again_by_its_flags(flags):
