@@ -151,7 +151,7 @@ def test_a_run_that_is_over_says_what_came_of_it_and_is_left_alone(tiny, tmp_pat
     (line,) = capsys.readouterr().out.splitlines()
     assert f"{tmp_path} is over: mae:digits, step 12 of 12, val knn " in line
     for file in ("val", "test"):
-        score = next(said for said in last.splitlines() if f"{file}: knn" in said).split()[-1]
+        score = next(said for said in last.splitlines() if f"{file}: knn" in said).partition("knn ")[2]
         assert f"{file} knn {score}" in line
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     with pytest.raises(InputError, match=r"was begun with optim\.epochs 12"):

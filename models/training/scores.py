@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from models.text import measured
+
 
 def scores(rows: Sequence[dict]) -> dict[str, float | None]:
     """The latest value of each evaluation, by its file and name: {"val top1": 0.95}; None where it was not finite."""
@@ -13,4 +15,4 @@ def scores(rows: Sequence[dict]) -> dict[str, float | None]:
 
 def said(found: dict[str, float | None]) -> list[str]:
     """Scores in words."""
-    return [f"{name} {value:.4g}" for name, value in found.items() if value is not None]
+    return [f"{name} {measured(name, value)}" for name, value in found.items() if value is not None]

@@ -97,12 +97,12 @@ def test_a_run_without_a_job_is_known_by_its_lock_and_its_own_words(tmp_path, mo
         assert show.status([]) == 0
         return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
 
-    assert status() == ["runs/mae-digits not started no job step 8 val top1 0.75"]
+    assert status() == ["runs/mae-digits not started no job step 8 val top1 75.0 %"]
     with open(run / state.LOCK, "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)  # as its process does
         events.events.note(run, "started", rank=0)
         assert status() == ["runs/mae-digits running no job step 8"]
-    assert status() == ["runs/mae-digits gone no job step 8 val top1 0.75"]
+    assert status() == ["runs/mae-digits gone no job step 8 val top1 75.0 %"]
     events.events.note(run, "failed", rank=0, node="n1", error="ValueError: x")
     assert status()[0].startswith("runs/mae-digits failed")
     assert status()[1].endswith("on n1, rank 0: ValueError: x")
@@ -110,7 +110,7 @@ def test_a_run_without_a_job_is_known_by_its_lock_and_its_own_words(tmp_path, mo
     for event in ("resumed", "decoding", "done"):
         events.events.note(run, event, rank=0)
     capsys.readouterr()
-    assert status() == ["runs/mae-digits done no job step 8 val top1 0.75"]
+    assert status() == ["runs/mae-digits done no job step 8 val top1 75.0 %"]
     assert submit.main(["wait", str(run)]) == 0
     for verb in ("logs", "resubmit"):
         with pytest.raises(InputError, match="was started there without a job"):
