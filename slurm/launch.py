@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -89,6 +90,8 @@ def submit(plan: Plan, request: Request) -> list[str]:
         here = request.cluster == "local"
         print(local.text(plan.jobs, request, logs, code) if here else _text(words, logs, len(plan.jobs)))
         return []
+    if request.cluster == "slurm" and shutil.which("sbatch") is None:
+        raise InputError("no sbatch here: submit on a login node of the cluster, or use --cluster local")
     logs.mkdir(parents=True, exist_ok=True)
     facts = {"target": plan.target, "overrides": plan.overrides, "request": asdict(request), "logs": str(logs)}
     facts |= {"cluster": request.cluster, "code": str(code.folder), "commit": code.commit, "root": str(plan.root)}
@@ -134,7 +137,8 @@ def _module(target: str, argv: tuple[str, ...], folder: str | None) -> Plan:
             "models.evaluate"
         )
     root = Path(folder or f"runs/{target.replace('.', '-')}").resolve()
-    return Plan(target, argv, root, (Job(target, list(argv), str(root)),))
+    package = importlib.util.find_spec(target).submodule_search_locations is not None
+    return Plan(target, argv, root, (Job(f"{target}.__main__" if package else target, list(argv), str(root)),))
 
 
 def _check_runs_on(recipe) -> None:
@@ -162,13 +166,9 @@ def _code(plan: Plan, request: Request) -> snapshot.Snapshot:
 
 
 def _sbatch(jobs: Sequence[Job], words: dict, logs: Path) -> list[str]:
-    import shutil
-
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    if shutil.which("sbatch") is None:
-        raise InputError("no sbatch here: submit on a login node of the cluster, or use --cluster local")
     for name in [n for n in os.environ if n.startswith(("SLURM_", "SUBMITIT_")) and n != "SLURM_CONF"]:
         del os.environ[name]  # of a job that this one is submitted from
     executor = submitit.SlurmExecutor(folder=logs, max_num_timeout=SIGNALS_NEVER_COUNT)

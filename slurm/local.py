@@ -50,9 +50,9 @@ def start(jobs: Sequence[Job], request: Request, logs: Path, code: Snapshot) -> 
 
 def text(jobs: Sequence[Job], request: Request, logs: Path, code: Snapshot) -> str:
     """What `start` would do: how much at a time, and each command."""
-    each = f"{request.tasks_per_node} processes with {request.gpus} GPUs, at most {request.hours:g} hours"
-    head = f"on this machine, {request.parallel or 1} at a time, each {each}; code: {code.folder}, logs: {logs}"
-    programs = [["train.py"] if job.module == "train" else ["-m", job.module] for job in jobs]
+    each = f"--tasks {request.tasks_per_node} --gpus {request.gpus} --hours {request.hours:g}"
+    head = f"on this machine, {request.parallel or 1} at a time, each with {each}; code: {code.folder}, logs: {logs}"
+    programs = [["train.py"] if job.module == "train" else ["-m", job.module.removesuffix(".__main__")] for job in jobs]
     return "\n".join([head, *(shlex.join(["python", *p, *job.argv]) for p, job in zip(programs, jobs, strict=True))])
 
 

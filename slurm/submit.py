@@ -3,6 +3,7 @@
     python -m slurm.submit RECIPE --nodes 8 --gpus 8 --hours 24 [-- OVERRIDES OF train.py]
     python -m slurm.submit SWEEP --parallel 8 ...           a sweep: one array, then a table
     python -m slurm.submit RECIPE --after runs/mae ...      once that run has ended well
+    python -m slurm.submit MODULE ...                       another module's main(), such as models.evaluate
     python -m slurm.submit status [RUN ...]   logs RUN [-f] [--rank R]   cancel RUN ...   wait RUN ...   resubmit RUN
     python -m slurm.submit RECIPE --help                    every flag
 

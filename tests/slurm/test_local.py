@@ -108,7 +108,7 @@ def test_a_dry_run_shows_what_would_run_here_and_writes_nothing(command, tmp_pat
     said = command(*toy(tmp_path / "r", "--say", "a b", tasks=2)[:-3], "--dry-run", "--", "--say", "a b")
     assert "#SBATCH" not in said
     assert "1 at a time" in said
-    assert "2 processes" in said
+    assert "--tasks 2 " in said
     assert said.splitlines()[-1] == f"python -m {TOY} --say 'a b'"
     assert not (tmp_path / "r").exists()
 

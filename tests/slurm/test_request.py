@@ -72,6 +72,12 @@ def test_what_no_cluster_can_grant_is_refused(flags, said):
         check(Request(**flags))
 
 
+@pytest.mark.parametrize("target", ["models.evaluate", "models.evaluate.__main__"])
+def test_a_package_is_run_as_python_would(target, tmp_path):
+    (job,) = launch.plan(target, ["knn", "runs/x"], str(tmp_path)).jobs
+    assert job.module == "models.evaluate.__main__"  # which has a main()
+
+
 def test_what_a_machine_without_slurm_does_too_is_granted_there():
     own = {"gpus": 2, "hours": 3.0, "parallel": 4, "signal_delay": 60, "code": "live", "folder": "x", "dry_run": True}
     check(Request(cluster="local", **own))
