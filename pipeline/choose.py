@@ -19,12 +19,11 @@ import torch
 
 from pipeline import libffcv
 from pipeline.backends.base import jpeg_source
-from pipeline.backends.ffcv import SLOT_PIXELS, SLOTS
 from pipeline.beton import Beton
 from pipeline.errors import InputError
 from pipeline.pieces import Pieces
 from pipeline.pool import Pool, cores
-from pipeline.ring import Ring
+from pipeline.ring import ring_for
 from pipeline.spec import Data
 
 ENOUGH_IMAGES_PER_S = 5000
@@ -130,7 +129,7 @@ def dali_there() -> bool:
 def ffcv_rate(beton: Beton, device: torch.device, threads: int) -> float:
     """Images a second that the CPU decodes and sends to the device."""
     libffcv.load()
-    pool, ring = Pool(threads, lambda: None), Ring(max(SLOTS, threads // 2), max(SLOT_PIXELS, beton.largest), device)
+    pool, ring = Pool(threads, lambda: None), ring_for(beton.largest, threads, device)
 
     def start(ids: np.ndarray) -> Callable[[], None]:
         pieces = Pieces(jpeg_source(beton, ids), pool, ring)

@@ -63,6 +63,8 @@ class Options:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise InputError(f"--{name.replace('_', '-')}: expected {low} to {high}, got {value}")
+        if self.seed < 0:
+            raise InputError(f"--seed: expected 0 or more, got {self.seed}")
         for fraction, k in self.draws():
             split_name(fraction, k, self.seed)
 
@@ -89,6 +91,8 @@ def convert(
     options.check()
     if out.suffix != ".beton":
         raise InputError(f"{out}: expected an output name that ends in .beton")
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; choose another name")
     if out.exists() and not options.overwrite:
         raise InputError(f"{out} exists; choose another name, or replace it with --overwrite")
     found = find(source, unlabelled)

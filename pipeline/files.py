@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from pipeline import kernels, libffcv, on_cpu, pieces, rng
-from pipeline.backends.ffcv import SLOT_PIXELS, SLOTS
 from pipeline.choose import views_on
 from pipeline.encode import MAX_PIXELS, prepare
 from pipeline.errors import InputError
@@ -21,7 +20,7 @@ from pipeline.listing import listing
 from pipeline.order import Picks
 from pipeline.plan import Stacked, Wanted, draw
 from pipeline.pool import CHUNK, Pool, cores
-from pipeline.ring import Ring
+from pipeline.ring import SLOT_PIXELS, ring_for
 from pipeline.spec import Data
 from pipeline.threads import Threads
 
@@ -188,7 +187,7 @@ class _Views:
             self.pools.append(Pool(self.data.threads, lambda: kernels.scratch(largest, self.data.size)))
             return
         self.pools = self.pools or [Pool(self.data.threads, lambda: None)]
-        self.ring = Ring(max(SLOTS, (self.data.threads or cores()) // 2), largest, self.device)
+        self.ring = ring_for(largest, self.data.threads, self.device)
 
 
 @final

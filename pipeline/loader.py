@@ -26,7 +26,7 @@ from pipeline.threads import Threads
 
 PLANNERS = 2  # one batch's plan is drawn while another's images decode
 
-Prepared = tuple[Batch, torch.cuda.Event | None, int]
+Prepared = tuple[Batch, int]  # and how many of its images stand in for others
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,12 +95,12 @@ class Loader:
             self._pending.append(self._planners.submit(self._prepare, self._next))
             self._next += 1
         began = time.perf_counter()
-        batch, ready, replaced = watchdog.result(self._pending[0], self._patience_s, self._doing)
+        batch, replaced = watchdog.result(self._pending[0], self._patience_s, self._doing)
         self._pending.popleft()
         self.wait_s += time.perf_counter() - began
         self.replaced += replaced
-        if ready is not None:
-            _hand_over(batch, ready, self._device)
+        if self._copies is not None:
+            _used_on(torch.cuda.current_stream(self._device), batch)
         return batch
 
     def close(self) -> None:
@@ -122,12 +122,11 @@ class Loader:
         with torch.cuda.stream(self._copies):  # no effect where there is no GPU
             plans, made, replaced = self._views(step, feed.first_chunk + micro)
             batch = Batch(step, self._labelled(plans[0], made[0]), self._unlabelled(plans[1], made[1])).check()
-            if self._copies is None:
-                return batch, None, replaced
-            ready = torch.cuda.Event(blocking=True)  # waiting for it must not spin on a core that could decode
-            ready.record()
-        ready.synchronize()  # on this thread, ahead of time: else `wait_s` would miss what the device still has to make
-        return batch, ready, replaced
+            if self._copies is not None:
+                done = torch.cuda.Event(blocking=True)  # waiting for it must not spin on a core that could decode
+                done.record()
+                done.synchronize()  # on this thread, ahead of time: else `wait_s` would miss it
+        return batch, replaced
 
     def _doing(self) -> str:
         first, prepared = self._next - len(self._pending), sum(future.done() for future in self._pending)
@@ -195,10 +194,8 @@ class Loader:
         return send(array, self._device)
 
 
-def _hand_over(batch: Batch, ready: torch.cuda.Event, device: torch.device) -> None:
-    """Make the caller's stream wait for the copies (the host does not), and keep their memory until it is done."""
-    stream = torch.cuda.current_stream(device)
-    stream.wait_event(ready)
+def _used_on(stream: torch.cuda.Stream, batch: Batch) -> None:
+    """Keep a batch's memory, which is the copies' stream's, until the caller's is done with it; it is made by now."""
     for part in (batch.labelled, batch.unlabelled):
         for tensor in vars(part).values() if part is not None else ():
             if tensor is not None:

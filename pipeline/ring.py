@@ -8,6 +8,10 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from pipeline.pool import cores
+
+SLOTS, SLOT_PIXELS = 4, 1 << 24  # 50 MB each: about 90 photographs of 500 pixels, eleven jobs for the pool's threads
+
 
 class Slot(NamedTuple):
     """A buffer u8 [pixels, 3], pinned where there is a GPU, and the event after the last copy out of it."""
@@ -54,3 +58,8 @@ class Ring:
         if slot.copied is not None:
             slot.copied.synchronize()  # on the host: if only the stream waited, threads would write under the copy
         return slot
+
+
+def ring_for(largest: int, threads: int | None, device: torch.device) -> Ring:
+    """The buffers of images of up to `largest` pixels that so many threads decode."""
+    return Ring(max(SLOTS, (threads or cores()) // 2), max(SLOT_PIXELS, largest), device)

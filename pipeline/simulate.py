@@ -130,6 +130,8 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__, prog="python -m pipeline.simulate")
     if min(options.images, default=0) < 1:
         raise InputError("--images: expected numbers of 1 or more")
+    if options.folder and not Path(options.folder).is_dir():
+        raise InputError(f"--folder: {options.folder} is no folder")
     rows = []
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for n in options.images:

@@ -177,11 +177,12 @@ def from_csv(path: Path, more: Files | None = None) -> Files:
 
 def _csv_labels(path: Path, cells: list[str]) -> tuple[np.ndarray, tuple[str, ...] | None]:
     known = {cell for cell in cells if cell not in ("", "-1")}
-    if all(cell.isdecimal() for cell in known):
+    if all(cell.removeprefix("-").isdecimal() for cell in known):
         number = {cell: int(cell) for cell in known}
-        highest = max(number.values(), default=-1)
-        if highest > 10 * len(cells) + 1000:
-            raise InputError(f"{path}: expected class numbers from 0, got {highest} for {len(cells)} rows")
+        lowest, highest = min(number.values(), default=0), max(number.values(), default=-1)
+        if lowest < 0 or highest > 10 * len(cells) + 1000:
+            came = lowest if lowest < 0 else highest
+            raise InputError(f"{path}: expected class numbers from 0, got {came} for {len(cells)} rows")
         classes = tuple(str(i) for i in range(highest + 1))
     else:
         classes = tuple(sorted(known))

@@ -4,6 +4,7 @@
 `python -m pipeline.split import BETON LIST --name semiformer10`.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -62,6 +63,8 @@ def split_name(fraction: float | None, per_class: int | None, seed: int) -> str:
         raise InputError(f"expected a fraction above 0 and up to 1, got {fraction}")
     if per_class is not None and per_class < 1:
         raise InputError(f"expected at least 1 label per class, got {per_class}")
+    if seed < 0:
+        raise InputError(f"expected a seed of 0 or more, got {seed}")
     if fraction is None:
         base = f"{per_class}-per-class"
     else:
@@ -78,13 +81,14 @@ def make_split(
     Raises InputError if a class has fewer images than asked for, or the file has no labels.
     """
     name = name or split_name(fraction, per_class, seed)
-    classes, chosen = _classes(beton), []
+    classes, chosen = _classes(beton), [np.empty(0, np.int64)]
     labels = _labels(beton).astype(np.min_scalar_type(-len(classes) - 1))  # numpy sorts small types much faster
     by_class, ends = np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels + 1, minlength=len(classes) + 1))
     for label, k in enumerate(labels_each(classes, beton.manifest.class_counts, fraction, per_class)):
         ids = by_class[ends[label] : ends[label + 1]]
         chosen.append(np.random.default_rng([seed, label]).permutation(ids)[:k])
-    return _checked(beton, Split(name, beton.digest, beton.n, seed, classes, _sorted(chosen)), "the draw")
+    ids = np.sort(np.concatenate(chosen))
+    return _checked(beton, Split(name, beton.digest, beton.n, seed, classes, ids), "the draw")
 
 
 def labels_each(
@@ -113,7 +117,7 @@ def import_list(beton: Beton, path: str | Path, name: str) -> Split:
         last = sample.rsplit("/", 1)[-1]
         for key in {sample, last}:
             places[key] = -1 if key in places else i
-    found = [_place(places, line) for line in lines if line]
+    found = [places.get(line, places.get(re.split(r"[,\s]", line, maxsplit=1)[0])) for line in lines if line]
     wrong = [line for line, i in zip(filter(None, lines), found, strict=True) if i is None or i < 0]
     if wrong:
         raise InputError(
@@ -143,7 +147,8 @@ def save_split(beton: Beton, split: Split) -> Path:
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that lets nobody write lets nobody remove
+            partial.unlink()
     return path
 
 
@@ -201,10 +206,6 @@ def _classes(beton: Beton) -> tuple[str, ...]:
     return beton.manifest.classes
 
 
-def _sorted(chosen: list[np.ndarray]) -> np.ndarray:
-    return np.sort(np.concatenate(chosen or [np.empty(0, np.int64)])).astype(np.int64)
-
-
 def _checked(beton: Beton, split: Split, origin: str) -> Split:
     """The split, once its ids are ids of labelled samples and every class of the file has one."""
     ids, classes = split.labelled, _classes(beton)
@@ -221,10 +222,6 @@ def _checked(beton: Beton, split: Split, origin: str) -> Split:
             f"{origin}: expected a label of every class, {empty.size} have none ({classes[empty[0]]}, ...)"
         )
     return split
-
-
-def _place(places: dict[str, int], line: str) -> int | None:
-    return places.get(line, places.get(re.split(r"[,\s]", line, maxsplit=1)[0]))
 
 
 def _make(beton: Path, /, fraction: float | None = None, per_class: int | None = None, seed: int = 0) -> None:

@@ -83,13 +83,14 @@ def feed(
     task: Task,
     data: Data,
     needs: Needs,
+    *,
     patch: int,
-    seed: int,
-    labels_only_steps: int,
-    rank: int,
-    ranks: int,
-    micro: int,
     total_steps: int,
+    labels_only_steps: int = 0,
+    seed: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
+    micro: int = 1,
 ) -> Feed:
     """The feed of one of `ranks` processes that cuts its share of each step into `micro` micro-batches."""
     order = Order(seed, task.labelled, task.unlabelled, *task.batches, labels_only_steps)

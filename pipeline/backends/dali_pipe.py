@@ -64,7 +64,10 @@ def packed(images: Sequence[Any]) -> Tensor:
     pixels = sum(height * width for height, width, _ in images.shape())
     with contextlib.suppress(RuntimeError):  # what DALI says where each image lies on its own
         return torch.from_dlpack(images.as_reshaped_tensor([pixels, 3]))
-    return torch.cat([torch.from_dlpack(image).reshape(-1, 3) for image in images])
+    together = torch.cat([torch.from_dlpack(image).reshape(-1, 3) for image in images])
+    if together.device.type == "cuda":  # another stream reads them next, and DALI fills theirs anew
+        torch.cuda.current_stream(together.device).synchronize()
+    return together
 
 
 def load() -> ModuleType:

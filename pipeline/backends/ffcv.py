@@ -9,10 +9,8 @@ from pipeline import kernels, libffcv, on_cpu, pieces
 from pipeline.backends.base import Backend, Views, check_decoded, jpeg_source
 from pipeline.beton import Beton
 from pipeline.plan import Plan
-from pipeline.pool import Pool, cores
-from pipeline.ring import Ring
-
-SLOTS, SLOT_PIXELS = 4, 1 << 24  # 50 MB each: about 90 photographs of 500 pixels, eleven jobs for the pool's threads
+from pipeline.pool import Pool
+from pipeline.ring import ring_for
 
 
 @final
@@ -30,7 +28,7 @@ class FFCV(Backend):
         self.heights, self.widths = beton.heights, beton.widths
         largest = beton.largest
         self._pool = Pool(threads, lambda: kernels.scratch(largest if self._on_cpu else 1, size))
-        self._ring = Ring(max(SLOTS, (threads or cores()) // 2), max(SLOT_PIXELS, largest), device)
+        self._ring = ring_for(largest, threads, device)
 
     def start(self, plan: Plan) -> Views:
         source = jpeg_source(self._beton, plan.ids)

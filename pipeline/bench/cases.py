@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline import kernels
 from pipeline.backends.base import Backend, jpeg_source
-from pipeline.backends.ffcv import FFCV, SLOT_PIXELS, SLOTS
+from pipeline.backends.ffcv import FFCV
 from pipeline.bench.rounds import Case
 from pipeline.beton import Beton
 from pipeline.choose import dali_there
@@ -22,7 +22,7 @@ from pipeline.order import Order, Picks
 from pipeline.pieces import Pieces
 from pipeline.plan import Plan, Wanted, draw
 from pipeline.pool import Pool
-from pipeline.ring import Ring, Slot
+from pipeline.ring import SLOT_PIXELS, SLOTS, Ring, Slot
 from pipeline.spec import Data, View
 from pipeline.task import wanted_unlabelled
 

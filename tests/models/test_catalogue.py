@@ -68,7 +68,7 @@ def two_batches(recipe: Recipe, needs) -> list[Batch]:
     """One of labelled images only, where the method begins with such a phase, and one of everything it reads."""
     first = int(recipe.optim.labels_only_epochs > 0)
     task = open_task(recipe.data, needs)
-    fed = feed(task, recipe.data, needs, recipe.encoder.patch, 0, first, 0, 1, 1, total_steps=first + 1)
+    fed = feed(task, recipe.data, needs, patch=recipe.encoder.patch, labels_only_steps=first, total_steps=first + 1)
     with Loader(fed, open_backend(recipe.data, task.beton, torch.device("cpu")), torch.device("cpu")) as batches:
         return [next(batches) for _ in range(first + 1)]
 

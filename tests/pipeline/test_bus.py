@@ -137,7 +137,7 @@ def test_a_beton_cut_short_under_a_loader_ends_with_the_line(beton, tmp_path) ->
         from pipeline.task import feed, open_task
         data, needs = Data(sys.argv[1], batch=32, size=16, backend="ffcv", threads=2), Needs(unlabelled=True)
         task = open_task(data, needs)
-        fed = feed(task, data, needs, 8, 0, 0, 0, 1, 1, 10)
+        fed = feed(task, data, needs, patch=8, total_steps=10)
         with Loader(fed, open_backend(data, task.beton, torch.device("cpu")), torch.device("cpu")) as batches:
             next(batches)
             print("running", flush=True)

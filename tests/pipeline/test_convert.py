@@ -104,6 +104,7 @@ def test_an_existing_file_is_only_replaced_when_asked(tree, tmp_path):
 @pytest.mark.parametrize(("options", "message"), [
     (Options(side=0), "--side"), (Options(quality=101), "--quality"), (Options(max_bad=1.5), "--max-bad"),
     (Options(workers=0), "--workers"), (Options(split=(0.0,)), "fraction"), (Options(per_class=(0,)), "per class"),
+    (Options(seed=-1), "--seed"),
 ])  # fmt: skip
 def test_options_out_of_range_are_refused_before_work_starts(tree, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
@@ -121,6 +122,10 @@ def test_names_labels_and_splits_that_cannot_be_are_refused(tree, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match="cannot be written"):
         convert(tree, tmp_path / "file/a.beton")
+    (tmp_path / "b.beton").mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        convert(tree, tmp_path / "b.beton", Options(overwrite=True))
+    assert left(tmp_path) == {"file"}
 
 
 def test_an_error_in_a_data_set_ends_the_conversion_and_leaves_nothing(tmp_path):

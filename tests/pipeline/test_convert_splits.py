@@ -1,5 +1,8 @@
 """Splits that are asked for with a conversion: drawn, refused, or gone with the file that they were made for."""
 
+import errno
+from pathlib import Path
+
 import pytest
 
 from pipeline.beton import open_beton
@@ -61,3 +64,16 @@ def test_a_split_that_cannot_be_written_is_one_line_and_leaves_no_part(tree, tmp
     with pytest.raises(InputError, match=r"split-0\.50\.json cannot be written: "):
         save_split(beton, make_split(beton, fraction=0.5))
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_split_on_a_disk_that_is_read_only_is_one_line(tree, tmp_path, monkeypatch):
+    convert(tree, tmp_path / "a.beton")
+    beton = open_beton(tmp_path / "a.beton")
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("write_text", "unlink"):
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(InputError, match=r"split-0\.50\.json cannot be written: Read-only file system$"):
+        save_split(beton, make_split(beton, fraction=0.5))

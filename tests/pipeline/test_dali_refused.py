@@ -11,6 +11,7 @@ from pipeline.backends import dali_pipe
 from pipeline.beton import Beton
 from pipeline.errors import InputError
 from pipeline.open import open_backend
+from tests.pretended import pretended_gpu
 
 from .test_loader import CPU, data_of
 
@@ -32,6 +33,25 @@ def test_pixels_that_do_not_lie_together_are_put_together(dali):
     expected = torch.from_numpy(np.concatenate(images).reshape(-1, 3))
     assert torch.equal(dali_pipe.packed(listed), expected)
     assert torch.equal(dali_pipe.packed(Scattered()), expected)
+
+
+def test_pixels_put_together_on_a_gpu_are_there_before_another_stream_may_read_them(monkeypatch):
+    class Scattered(list):
+        def shape(self):
+            return [tuple(image.shape) for image in self]
+
+        def as_reshaped_tensor(self, _):
+            raise RuntimeError("not contiguous")
+
+    waited = []
+    stream = types.SimpleNamespace(synchronize=lambda: waited.append(1))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: stream)
+    monkeypatch.setattr(torch, "from_dlpack", lambda image: image)
+    with pretended_gpu(monkeypatch):
+        images = [torch.zeros(2, 3, 3, dtype=torch.uint8, device=device) for device in ("cpu", "cuda")]
+        for image, waits in zip(images, (0, 1), strict=True):
+            assert dali_pipe.packed(Scattered([image, image])).shape == (12, 3)
+            assert len(waited) == waits
 
 
 def refused(beton: Beton, device: torch.device = CPU, on: str = "cpu") -> str:

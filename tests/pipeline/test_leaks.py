@@ -65,7 +65,7 @@ def open_loader(beton: Beton, kind: str, threads: int | None = 2, device: torch.
     where = str(beton.path.parent)
     data = Data(where, batch=16, size=size, backend=backend, views_on=views_on, threads=threads, ahead=2)
     task = open_task(data, NEEDS)
-    fed = feed(task, data, NEEDS, 16, 0, 0, 0, 1, 1, 100)
+    fed = feed(task, data, NEEDS, patch=16, total_steps=100)
     return Loader(fed, open_backend(data, task.beton, device), device, ahead=data.ahead)
 
 

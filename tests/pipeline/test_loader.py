@@ -32,8 +32,8 @@ def data_of(beton: Beton, **changes) -> Data:
     return replace(usual, **changes)
 
 
-def feed_of(data: Data, needs: Needs = ALL, labels_only_steps=0, rank=0, ranks=1, micro=1) -> Feed:
-    return feed(open_task(data, needs), data, needs, 8, 11, labels_only_steps, rank, ranks, micro, total_steps=9)
+def feed_of(data: Data, needs: Needs = ALL, **more: int) -> Feed:
+    return feed(open_task(data, needs), data, needs, patch=8, seed=11, total_steps=9, **more)
 
 
 def batches(

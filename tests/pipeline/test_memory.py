@@ -37,7 +37,7 @@ def most_mb(path: Path, views_on: str, batch: int, size: int, batches: int) -> f
     """The most that a loader of `batch` images a step held at any moment while it made some batches."""
     data = Data(str(path.parent), path.name, batch=batch, size=size, backend="ffcv", views_on=views_on, ahead=AHEAD)
     task = open_task(data, NEEDS[views_on])
-    fed = feed(task, data, NEEDS[views_on], 16, 0, 0, 0, 1, 1, 100)
+    fed = feed(task, data, NEEDS[views_on], patch=16, total_steps=100)
     most, over, before = 0.0, threading.Event(), anonymous_mb()
 
     def watch() -> None:

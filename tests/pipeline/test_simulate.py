@@ -96,3 +96,9 @@ def test_no_images_are_refused(monkeypatch):
     monkeypatch.setattr("sys.argv", ["simulate", "--images", "0"])
     with pytest.raises(InputError, match="expected numbers of 1 or more"):
         main()
+
+
+def test_a_folder_that_is_not_there_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["simulate", "--folder", str(tmp_path / "gone")])
+    with pytest.raises(InputError, match="gone is no folder"):
+        main()

@@ -71,7 +71,7 @@ def test_images_and_visible_patches_grow_with_the_step(beton, backend, on):
     view = View()
     data = Data(str(beton.path.parent), batch=8, size=32, sizes=(16, 24, 32), weak=view, mask=Mask(ratio=0.5))
     needs, total = Needs(unlabelled=True, unlabelled_visible=True), 6
-    fed = feed(open_task(data, needs), data, needs, 8, 3, 0, 0, 1, 2, total)
+    fed = feed(open_task(data, needs), data, needs, patch=8, total_steps=total, seed=3, micro=2)
     with Loader(fed, backend(beton, 32, CPU, on, 1), CPU) as loader:
         batches = [next(loader) for _ in range(2 * total)]
     sides = [batch.unlabelled.weak.shape[-1] for batch in batches]

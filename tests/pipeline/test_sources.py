@@ -85,6 +85,7 @@ def test_csv_rows_become_labels(tmp_path, text, classes, labels):
 
 @pytest.mark.parametrize(("text", "message"), [
     (b"a.jpg,1\na.jpg,2", "twice"), (b"a.jpg,99999999", "class numbers"), (b"path,label\n", "found none"),
+    (b"a.jpg,-5\nb.jpg,2", "class numbers from 0, got -5"),
     (b"\xff\xd8\xff\xe0", "UTF-8"),
 ])  # fmt: skip
 def test_wrong_csvs_are_refused(tmp_path, text, message):

@@ -83,6 +83,11 @@ def test_splits_that_cannot_be_meant_are_refused(asked):
         split_name(*asked, 0)
 
 
+def test_a_seed_below_0_is_refused():
+    with pytest.raises(InputError, match="expected a seed of 0 or more, got -1"):
+        split_name(0.1, None, -1)
+
+
 def test_a_saved_split_comes_back(beton):
     split = make_split(beton, fraction=0.2, seed=3)
     path = save_split(beton, split)

@@ -52,7 +52,7 @@ class Grey(Backend):
 
 def loader(beton, work, patience_s: float | None) -> Loader:
     data = Data(str(beton.path.parent), batch=16, size=16)
-    fed = feed(open_task(data, WEAK), data, WEAK, 8, 0, 0, 0, 1, 1, 10)
+    fed = feed(open_task(data, WEAK), data, WEAK, patch=8, total_steps=10)
     return Loader(fed, Grey(beton, work), CPU, patience_s=patience_s)
 
 
@@ -184,9 +184,9 @@ def test_an_error_in_the_decoder_itself_reaches_the_caller_and_holds_up_no_other
     monkeypatch.setattr("pipeline.threads.END_S", 2)
     monkeypatch.setattr("pipeline.kernels.make_views", broken)
     monkeypatch.setattr("pipeline.kernels.decode_packed", broken)
-    monkeypatch.setattr("pipeline.backends.ffcv.SLOT_PIXELS", 1)  # many pieces, few buffers
+    monkeypatch.setattr("pipeline.ring.SLOT_PIXELS", 1)  # many pieces, few buffers
     data = Data(str(beton.path.parent), batch=32, size=16, backend="ffcv", views_on=views_on, threads=2)
-    fed = feed(open_task(data, WEAK), data, WEAK, 8, 0, 0, 0, 1, 1, 10)
+    fed = feed(open_task(data, WEAK), data, WEAK, patch=8, total_steps=10)
     with Loader(fed, open_backend(data, beton, CPU), CPU, patience_s=5.0) as batches:
         for _ in range(2):
             with pytest.raises(ZeroDivisionError, match="in the decoder"):

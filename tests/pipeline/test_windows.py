@@ -20,7 +20,7 @@ def batches(beton, mask: Mask, steps: int, chunks: int = 1, sizes: tuple[int, ..
     data = Data(str(beton.path.parent), split="2-per-class", batch=16, ratio=3, size=40, sizes=sizes, mask=mask)
     ranks = []
     for rank in range(chunks):
-        fed = feed(open_task(data, NEEDS), data, NEEDS, 8, 11, 0, rank, chunks, 1, total_steps=2)
+        fed = feed(open_task(data, NEEDS), data, NEEDS, patch=8, total_steps=2, seed=11, rank=rank, ranks=chunks)
         with Loader(fed, FFCV(beton, 40, CPU, "cpu", 1), CPU) as loader:
             ranks.append([next(loader) for _ in range(steps)])
     return list(zip(*ranks, strict=True))
