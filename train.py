@@ -25,7 +25,7 @@ from models.run import Training, loader, prepare
 from models.training import distributed
 from models.training.codes import DONE, STOPPED
 from models.training.distributed import World
-from models.training.failed import Told, leave
+from models.training.failed import FailureLog, leave
 from models.training.folder import over
 from models.training.optim import clip, set_rate
 from models.training.patience import Patience
@@ -45,19 +45,19 @@ def main() -> int:
             print(line)
         return DONE
     world = distributed.start(recipe.run)
-    with Told(run_folder(recipe), world.rank, world.size) as told, ExitStack() as ending:
-        code = train(recipe, world, told, ending)
+    with FailureLog(run_folder(recipe), world.rank, world.size) as failures, ExitStack() as ending:
+        code = train(recipe, world, failures, ending)
     distributed.finish(world)  # not after a failure: it could wait for ranks that are gone
     return code
 
 
-def train(recipe: Recipe, world: World, told: Told, ending: ExitStack) -> int:
+def train(recipe: Recipe, world: World, failures: FailureLog, ending: ExitStack) -> int:
     """Train a recipe from its last checkpoint, or from the start, to the end; -> exit code."""
     stop = Stop(job_left_s() if world.main else None)  # before anything that takes time: data may still be opening
     ending.enter_context(closing(stop))
-    patience = Patience(told.folder, world.rank, world.size, recipe.run.patience_s)
+    patience = Patience(failures.folder, world.rank, world.size, recipe.run.patience_s)
     ending.enter_context(closing(patience))
-    run = prepare(recipe, world, told, ending, patience)
+    run = prepare(recipe, world, failures, ending, patience)
     return to_the_end(run, stop)
 
 

@@ -95,7 +95,7 @@ class Decoder(nn.Module):
         layout, x = Layout(((samples, tokens),)), x.flatten(0, 1)
         for block in self.blocks[:-1]:
             x = block(x, layout=layout)
-        return self.blocks[-1](x, layout=layout, heads=(wanted,)).unflatten(0, (samples, wanted))
+        return self.blocks[-1](x, layout=layout, keep=(wanted,)).unflatten(0, (samples, wanted))
 
 
 def _wanted_first(shown: Tensor, prefix: Tensor, ids: Tensor) -> Tensor:

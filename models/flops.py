@@ -15,14 +15,15 @@ from models.relative import BUCKETS
 
 @dataclass(frozen=True)
 class GroupCost:
-    """One group of images: `samples` of them, `patches` patches each; the last block keeps `heads` tokens (None: all).
+    """One group of images: `samples` of them, `patches` patches each.
 
+    keep    the tokens that the last block keeps, the first of each sample; None: all
     learns  a backward pass follows; False for what a teacher only looks at
     """
 
     samples: int
     patches: int
-    heads: int | None = None
+    keep: int | None = None
     learns: bool = True
 
 
@@ -37,10 +38,10 @@ def encoder_flops(vit: VisionTransformer, groups: Sequence[GroupCost]) -> int:
     total = 0
     for group in groups:
         tokens = vit.num_prefix_tokens + group.patches
-        heads = tokens if group.heads is None else group.heads
+        keep = tokens if group.keep is None else group.keep
         pixels = 2 * group.patches * vit.patch_embed.proj.weight[0].numel() * width
-        blocks = (depth - 1) * block_flops(tokens, tokens, width, mlp) + block_flops(tokens, heads, width, mlp)
-        blocks += ((depth - 1) * tokens + heads) * table
+        blocks = (depth - 1) * block_flops(tokens, tokens, width, mlp) + block_flops(tokens, keep, width, mlp)
+        blocks += ((depth - 1) * tokens + keep) * table
         total += group.samples * (pixels * (2 if group.learns else 1) + blocks * (3 if group.learns else 1))
     return total
 
@@ -83,12 +84,12 @@ def cross_decoder_flops(decoder: CrossDecoder, samples: int, tokens: int, predic
     return 3 * samples * total
 
 
-def block_flops(tokens: int, heads: int, width: int, mlp: int) -> int:
-    """One block forward: keys and values of all tokens; queries, projection and MLP of the first `heads`."""
+def block_flops(tokens: int, keep: int, width: int, mlp: int) -> int:
+    """One block forward: keys and values of all tokens; queries, projection and MLP of the first `keep`."""
     keys_values = 4 * tokens * width * width
-    queries_projection = 4 * heads * width * width
-    attention = 4 * heads * tokens * width
-    return keys_values + queries_projection + attention + 4 * heads * width * mlp
+    queries_projection = 4 * keep * width * width
+    attention = 4 * keep * tokens * width
+    return keys_values + queries_projection + attention + 4 * keep * width * mlp
 
 
 def count(step: Callable[[], object]) -> int:

@@ -45,9 +45,9 @@ class Layout:
         repeated = [part.repeat_interleave(tokens, 0) for part, (_, tokens) in zip(parts, runs, strict=True)]
         return repeated[0] if len(repeated) == 1 else torch.cat(repeated)
 
-    def trimmed(self, heads: tuple[int, ...]) -> "Layout":
-        """The layout once only the first heads[g] tokens of each sample of group g are left."""
-        shapes = tuple((samples, head) for (samples, _), head in zip(self.shapes, heads, strict=True))
+    def trimmed(self, keep: tuple[int, ...]) -> "Layout":
+        """The layout once only the first keep[g] tokens of each sample of group g are left."""
+        shapes = tuple((samples, first) for (samples, _), first in zip(self.shapes, keep, strict=True))
         return Layout(shapes, self.drop_path)
 
     def cu_seqlens(self, device: torch.device) -> Tensor:
@@ -57,12 +57,12 @@ class Layout:
         return _cached_starts(self, device)
 
 
-def kept_rows(layout: Layout, heads: tuple[int, ...] | None) -> tuple[Layout, Layout]:
-    """The layout before and after the trim to the first heads[g] tokens of each sample; None keeps all."""
+def kept_rows(layout: Layout, keep: tuple[int, ...] | None) -> tuple[Layout, Layout]:
+    """The layout before and after the trim to the first keep[g] tokens of each sample; None keeps all."""
     if torch.compiler.is_compiling():
         layout = Layout(tuple((samples, _constant(tokens)) for samples, tokens in layout.shapes), layout.drop_path)
-        heads = None if heads is None else tuple(_constant(head) for head in heads)
-    return layout, layout if heads is None else layout.trimmed(heads)
+        keep = None if keep is None else tuple(_constant(first) for first in keep)
+    return layout, layout if keep is None else layout.trimmed(keep)
 
 
 def _constant(number: int) -> int:

@@ -39,12 +39,12 @@ class PackedBlock(Block):
         attn_mask: Tensor | None = None,
         is_causal: bool = False,
         layout: Layout | None = None,
-        heads: tuple[int, ...] | None = None,
+        keep: tuple[int, ...] | None = None,
         pairs: Pairs = None,
     ) -> Tensor:
         """Without `layout` timm's forward on [N, tokens, C]; with it, [rows, C] -> [rows, C].
 
-        heads  keep only the first heads[g] tokens of each sample of group g: the rows that a loss reads. Keys and
+        keep   only the first keep[g] tokens of each sample of group g: the rows that a loss reads. Keys and
                values still come from every token, so the kept rows are exact. For the last block.
         pairs  where positions are relative: what `models.relative.pairs` says of each group
         """
@@ -54,19 +54,19 @@ class PackedBlock(Block):
             return super().forward(x, attn_mask=attn_mask, is_causal=is_causal)
         run = _rows if self.compiler is None else compiled(_rows, self.compiler)
         drops = (drop_factors(drop_path, x, layout) for drop_path in (self.drop_path1, self.drop_path2))
-        return run(self, x, layout, heads, pairs, *drops)
+        return run(self, x, layout, keep, pairs, *drops)
 
 
 def _rows(
     block: PackedBlock,
     x: Tensor,
     layout: Layout,
-    heads: tuple[int, ...] | None,
+    keep: tuple[int, ...] | None,
     pairs: Pairs,
     drop1: Factors,
     drop2: Factors,
 ) -> Tensor:
-    layout, kept = kept_rows(layout, heads)
+    layout, kept = kept_rows(layout, keep)
     normed = block.norm1(x)
     if kept.shapes == layout.shapes:
         y = _attend_all(block.attn, normed, layout, block.attention, pairs)

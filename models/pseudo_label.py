@@ -63,9 +63,9 @@ class PseudoLabels(nn.Module):
         weights = self.threshold.weigh(confidence, likely)
         self.threshold.notice(unknown.ids, probabilities)
 
-        told = aligned if s.align_labels else scores
-        classes = told.argmax(-1)
-        targets = (told / s.temperature).softmax(-1) if s.soft else classes
+        source = aligned if s.align_labels else scores
+        classes = source.argmax(-1)
+        targets = (source / s.temperature).softmax(-1) if s.soft else classes
         # what has half of the full weight counts as passed
         shown = Guesses(unknown.ids, classes, weights >= 0.5)
         if s.mixup:

@@ -25,7 +25,7 @@ CLASSES = 1000
 
 @final
 @dataclass(frozen=True)
-class Ready:
+class Opened:
     """A run before its first step.
 
     judges  by name: "val", and "test" where the recipe has one
@@ -44,14 +44,14 @@ class Ready:
     origin: str | None
 
 
-def ready(recipe: Recipe, world: World) -> Ready:
+def open_run(recipe: Recipe, world: World) -> Opened:
     """All that can be wrong about a run raises InputError here, before its folder is touched."""
     where = run_folder(recipe)
     folder.check_same_recipe(where, recipe)
     check_attention(recipe, world)
-    task, judges, steps, micro = grounded(recipe, world)
+    task, judges, steps, micro = open_inputs(recipe, world)
     torch.manual_seed(recipe.run.seed)
-    method, origin = built(recipe, len(task.classes)), None
+    method, origin = build_method(recipe, len(task.classes)), None
     method.sized(task.beton.n, task.pools[1])
     found = None if recipe.run.fresh else checkpoint.latest(where)
     distributed.same(found[0]["step"] if found else 0, world, f"the step to carry on from in {where}")
@@ -62,24 +62,24 @@ def ready(recipe: Recipe, world: World) -> Ready:
         method.load_state_dict(state["method"])
     elif recipe.run.start:
         origin = load_encoder(method, recipe.run.start)
-    return Ready(where, task, judges, steps, micro, method, found[0] if found else None, origin)
+    return Opened(where, task, judges, steps, micro, method, found[0] if found else None, origin)
 
 
 def check(recipe: Recipe, ranks: int) -> None:
-    """What `ready` would refuse in a job of so many processes, raised here as far as this machine can tell.
+    """What `open_run` would refuse in a job of so many processes, raised here as far as this machine can tell.
 
     Nothing is computed or written. Data that is not here may be there, and so may what the run starts from.
     """
     folder.check_same_recipe(run_folder(recipe), recipe)
     classes = CLASSES
     if Path(recipe.data.root, recipe.data.train).exists():
-        task, *_ = grounded(recipe, World(0, ranks, 0, torch.device("cpu")))
+        task, *_ = open_inputs(recipe, World(0, ranks, 0, torch.device("cpu")))
         classes = len(task.classes)
     with torch.device("meta"):
-        built(recipe, classes)
+        build_method(recipe, classes)
 
 
-def grounded(recipe: Recipe, world: World) -> tuple[Task, dict[str, Judge], Length, int]:
+def open_inputs(recipe: Recipe, world: World) -> tuple[Task, dict[str, Judge], Length, int]:
     """The data of a run, who judges it, its length, and the micro-batches of a step on each of the ranks."""
     needs = method_class(recipe).needs(recipe)
     task = open_task(recipe.data, needs)
@@ -90,7 +90,7 @@ def grounded(recipe: Recipe, world: World) -> tuple[Task, dict[str, Judge], Leng
     return task, judges, steps, distributed.accumulation(task.batches, world.size, recipe.run.device_images)
 
 
-def built(recipe: Recipe, classes: int) -> Method:
+def build_method(recipe: Recipe, classes: int) -> Method:
     """The method of a recipe. Raises InputError with the whole command if the file of its target is to be made."""
     try:
         method = method_class(recipe)(recipe, classes)

@@ -14,11 +14,11 @@ from torch import nn
 from models.blocks import compile_blocks
 from models.evaluate.judge import Judge
 from models.method import Method
-from models.ready import ready
+from models.ready import open_run
 from models.recipe import Recipe
 from models.training import checkpoint, distributed, events, folder, pieces, shard
 from models.training.distributed import World
-from models.training.failed import Told
+from models.training.failed import FailureLog
 from models.training.guard import Guard
 from models.training.journal import METRICS, Journal
 from models.training.optim import optimiser
@@ -109,36 +109,36 @@ class Training:
             yield
 
 
-def prepare(recipe: Recipe, world: World, told: Told, ending: ExitStack, patience: Patience) -> Training:
+def prepare(recipe: Recipe, world: World, failures: FailureLog, ending: ExitStack, patience: Patience) -> Training:
     """Everything before the first step, carried on from the run folder where it holds a checkpoint."""
-    its = ready(recipe, world)
-    known = oracle(recipe, its.task)
+    opened = open_run(recipe, world)
+    known = oracle(recipe, opened.task)
     if world.main:
-        ending.callback(os.close, folder.claim(its.folder, recipe))
-        folder.environment(its.folder, world)
+        ending.callback(os.close, folder.claim(opened.folder, recipe))
+        folder.environment(opened.folder, world)
     distributed.agree(True, world)  # the others write into the folder, too, which now is there, and ours
-    told.began()
-    method, outline, model = laid_out(recipe, its.method.train(), world)
+    failures.began()
+    method, outline, model = laid_out(recipe, opened.method.train(), world)
     stepper = optimiser(method, recipe.optim)
-    tally = Tally(len(its.task.classes), known) if method.needs(recipe).strong else None
-    start = its.found["step"] if its.found else 0
-    journal = Journal(its.folder, its.length, world, log_steps=recipe.run.log_steps, tally=tally, resumed=start)
+    tally = Tally(len(opened.task.classes), known) if method.needs(recipe).strong else None
+    start = opened.found["step"] if opened.found else 0
+    journal = Journal(opened.folder, opened.length, world, log_steps=recipe.run.log_steps, tally=tally, resumed=start)
     ending.enter_context(closing(journal))
-    if its.found:
-        stepper.load_state_dict(shard.spread(its.found["optimiser"], stepper))
-        journal.load_state_dict(its.found["journal"])
-    files = f"{its.task.beton.n:,} images of {its.task.beton.path}"
-    files += f", {its.task.pools[0]:,} with a known label" if its.task.pools[0] else ""
+    if opened.found:
+        stepper.load_state_dict(shard.spread(opened.found["optimiser"], stepper))
+        journal.load_state_dict(opened.found["journal"])
+    files = f"{opened.task.beton.n:,} images of {opened.task.beton.path}"
+    files += f", {opened.task.pools[0]:,} with a known label" if opened.task.pools[0] else ""
     put = partial(checkpoint.save_pieces, world=world) if recipe.run.shard else None
-    writer = ending.enter_context(closing(Writer(its.folder, its.folder / METRICS, put=put)))
+    writer = ending.enter_context(closing(Writer(opened.folder, opened.folder / METRICS, put=put)))
     run = Training(
         recipe=recipe,
         world=world,
-        folder=its.folder,
-        task=its.task,
-        judges=its.judges,
-        length=its.length,
-        micro=its.micro,
+        folder=opened.folder,
+        task=opened.task,
+        judges=opened.judges,
+        length=opened.length,
+        micro=opened.micro,
         method=method,
         outline=outline,
         model=model,
@@ -147,12 +147,12 @@ def prepare(recipe: Recipe, world: World, told: Told, ending: ExitStack, patienc
         guard=Guard(world),
         writer=writer,
         patience=patience,
-        heartbeat=events.Heartbeat(its.folder, world.rank),
+        heartbeat=events.Heartbeat(opened.folder, world.rank),
         step=start,
     )
-    run.note("resumed" if its.found else "started", step=start, ranks=world.size)
-    run.say(headline(recipe.name, files, its.task.batches, its.length, world, its.micro, start))
-    run.say(its.origin, growth(its.length.total_steps, recipe.data), its.method.remark())
+    run.note("resumed" if opened.found else "started", step=start, ranks=world.size)
+    run.say(headline(recipe.name, files, opened.task.batches, opened.length, world, opened.micro, start))
+    run.say(opened.origin, growth(opened.length.total_steps, recipe.data), opened.method.remark())
     return run
 
 

@@ -91,12 +91,12 @@ def encode(vit: VisionTransformer, groups: Sequence[Group]) -> list[Tensor]:
     packed (`build_encoder`, `as_packed`).
     """
     x, layout = embed(vit, groups)
-    heads = tuple(_tokens_read(vit, group, tokens) for group, (_, tokens) in zip(groups, layout.shapes, strict=True))
+    keep = tuple(_tokens_read(vit, group, tokens) for group, (_, tokens) in zip(groups, layout.shapes, strict=True))
     related = _pairs(vit, groups)
     for block in vit.blocks[:-1]:
         x = _run(vit, block, x, layout, None, related)
-    x = _run(vit, vit.blocks[-1], x, layout, heads, related)
-    return layout.trimmed(heads).split(vit.norm(x))
+    x = _run(vit, vit.blocks[-1], x, layout, keep, related)
+    return layout.trimmed(keep).split(vit.norm(x))
 
 
 def encode_every(vit: VisionTransformer, group: Group) -> list[Tensor]:
@@ -180,11 +180,11 @@ def _tokens_read(vit: VisionTransformer, group: Group, tokens: int) -> int:
 
 
 def _run(
-    vit: VisionTransformer, block: nn.Module, x: Tensor, layout: Layout, heads: tuple[int, ...] | None, pairs: Pairs
+    vit: VisionTransformer, block: nn.Module, x: Tensor, layout: Layout, keep: tuple[int, ...] | None, pairs: Pairs
 ) -> Tensor:
     if vit.grad_checkpointing and torch.is_grad_enabled():
-        return checkpoint(block, x, None, False, layout, heads, pairs, use_reentrant=False)
-    return block(x, layout=layout, heads=heads, pairs=pairs)
+        return checkpoint(block, x, None, False, layout, keep, pairs, use_reentrant=False)
+    return block(x, layout=layout, keep=keep, pairs=pairs)
 
 
 def _pairs(vit: VisionTransformer, groups: Sequence[Group]) -> Pairs:

@@ -146,7 +146,7 @@ def step_flops(method: Method, options: Options) -> tuple[float, float]:
 
 def view_flops(method: Method, *, learns: bool = True) -> int:
     """FLOPs of learning from one whole image, or of looking at it."""
-    cost = GroupCost(1, method.encoder.patch_embed.num_patches, heads=1, learns=learns)
+    cost = GroupCost(1, method.encoder.patch_embed.num_patches, keep=1, learns=learns)
     return encoder_flops(method.encoder, [cost]) + classifier_flops(method.encoder, 1, learns=learns)
 
 

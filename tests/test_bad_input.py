@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train
-from models.ready import check_attention, ready
+from models.ready import check_attention, open_run
 from models.recipe import resolve
 from models.training import checkpoint, distributed
 from pipeline.beton import open_beton
@@ -66,7 +66,7 @@ def contents(folder: Path) -> dict[str, bytes] | None:
 def accepted(recipe: str, flags: str, root: Path, folder: Path) -> None:
     """All checks pass; nothing trains."""
     found = resolve(recipe, words(recipe, flags, root, folder)[1:])
-    ready(found, distributed.start(found.run))
+    open_run(found, distributed.start(found.run))
     assert not folder.exists()
 
 
@@ -180,7 +180,7 @@ def test_varlen_attention_needs_cuda_in_half_precision(digits, tmp_path):
 def test_a_batch_that_does_not_divide_over_the_ranks(digits, tmp_path):
     found = resolve(SEMI, words(SEMI, "", digits, tmp_path / "run")[1:])
     with pytest.raises(ValueError, match="8 \\+ 24 images does not divide over 5 devices"):
-        ready(found, distributed.World(0, 5, 0, torch.device("cpu")))
+        open_run(found, distributed.World(0, 5, 0, torch.device("cpu")))
 
 
 def test_a_folder_of_another_run(refused, tiny, digits, tmp_path):

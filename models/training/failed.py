@@ -84,7 +84,7 @@ def said(found: dict) -> str:
 
 @final
 @dataclass
-class Told:
+class FailureLog:
     """Notes how what happens inside fails, for `slurm status` and for torchrun's summary; the error goes on.
 
     A rank that only lost another one raises LostPeer with that one's error; a full disk is an InputError. Bad input

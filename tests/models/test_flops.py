@@ -34,7 +34,7 @@ def learn(vit, groups):
 def test_packed_encoding_costs_the_closed_form_exactly(model):
     vit = build(model)
     groups = [Whole(images(2)), Chosen(images(7), ids(3)), Part(images(7), ids(7, 49))]
-    costs = [GroupCost(2, 196, heads=1), GroupCost(3, 196, heads=1), GroupCost(7, 49)]
+    costs = [GroupCost(2, 196, keep=1), GroupCost(3, 196, keep=1), GroupCost(7, 49)]
     assert count(lambda: learn(vit, groups)) == encoder_flops(vit, costs)
 
 
@@ -42,7 +42,7 @@ def test_packed_encoding_costs_the_closed_form_exactly(model):
 def test_relative_positions_cost_their_table_times_the_queries(position, table):
     vit, absolute = build(position=position), build(position="none")
     groups = [Whole(images(2)), Chosen(images(7), ids(3)), Part(images(7), ids(7, 49))]
-    costs = [GroupCost(2, 196, heads=1), GroupCost(3, 196, heads=1), GroupCost(7, 49)]
+    costs = [GroupCost(2, 196, keep=1), GroupCost(3, 196, keep=1), GroupCost(7, 49)]
     queries = (2 + 3) * (11 * 197 + 1) + 7 * 12 * 50
     assert encoder_flops(vit, costs) == encoder_flops(absolute, costs) + 3 * queries * table
     assert count(lambda: learn(vit, groups)) == encoder_flops(vit, costs)
@@ -59,7 +59,7 @@ def test_the_closed_form_is_the_one_of_the_papers_without_the_trim():
 def test_a_wrong_encode_is_noticed():
     """Each slip that would eat the gain is another number: this is what makes the equalities above a guard."""
     vit = build()
-    right = encoder_flops(vit, [GroupCost(7, 49), GroupCost(3, 196, heads=1)])
+    right = encoder_flops(vit, [GroupCost(7, 49), GroupCost(3, 196, keep=1)])
     slips = {
         "every patch encoded": [Whole(images(7), pooled=False), Chosen(images(7), ids(3))],
         "every strong image encoded": [Part(images(7), ids(7, 49)), Whole(images(7))],
@@ -77,9 +77,9 @@ def test_the_whole_step_costs_the_sum_of_its_parts(depth):
         decoder = Decoder(384, (14, 14), 16, depth=depth)
     step = Step(images(1), ids(1), images(7), images(7), ids(7, 49), torch.arange(7) < 3)
     expected = (
-        encoder_flops(vit, [GroupCost(7, 196, heads=1, learns=False)])
+        encoder_flops(vit, [GroupCost(7, 196, keep=1, learns=False)])
         + classifier_flops(vit, 7, learns=False)
-        + encoder_flops(vit, [GroupCost(1, 196, heads=1), GroupCost(3, 196, heads=1), GroupCost(7, 49)])
+        + encoder_flops(vit, [GroupCost(1, 196, keep=1), GroupCost(3, 196, keep=1), GroupCost(7, 49)])
         + classifier_flops(vit, 1 + 3)
         + decoder_flops(decoder, 7, visible=49, predicted=147)
     )
@@ -91,7 +91,7 @@ def test_the_whole_step_costs_the_sum_of_its_parts(depth):
 
 def test_a_look_costs_a_trimmed_forward_and_no_backward():
     vit = build()
-    expected = encoder_flops(vit, [GroupCost(5, 196, heads=1, learns=False)]) + classifier_flops(vit, 5, learns=False)
+    expected = encoder_flops(vit, [GroupCost(5, 196, keep=1, learns=False)]) + classifier_flops(vit, 5, learns=False)
     assert count(lambda: look(vit, images(5))) == expected
 
 

@@ -120,7 +120,7 @@ def test_the_last_block_leaves_out_what_nobody_reads():
         own, images = LoMaRBranch(vit, NORMALISED, 3), torch.empty(3, 3, 16, 16)
         visible, hidden = (torch.empty(3, 2, k, dtype=torch.int64) for k in (4, 5))
         group = own.group(images, visible, hidden)
-        assert count(lambda: encode(vit, [group])) == encoder_flops(vit, [GroupCost(6, 9, heads=6, learns=False)])
+        assert count(lambda: encode(vit, [group])) == encoder_flops(vit, [GroupCost(6, 9, keep=6, learns=False)])
 
 
 @pytest.mark.parametrize(("grid", "window", "corners"), [

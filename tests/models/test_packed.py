@@ -34,9 +34,7 @@ def test_packed_rows_equal_the_same_samples_one_by_one(options):
     torch.testing.assert_close(packed(x, layout=LAYOUT), expected)
     trimmed = LAYOUT.trimmed((1, 17, 1, 2))
     kept = [group[:, :tokens] for group, (_, tokens) in zip(LAYOUT.split(expected), trimmed.shapes, strict=True)]
-    torch.testing.assert_close(
-        packed(x, layout=LAYOUT, heads=(1, 17, 1, 2)), torch.cat([k.flatten(0, 1) for k in kept])
-    )
+    torch.testing.assert_close(packed(x, layout=LAYOUT, keep=(1, 17, 1, 2)), torch.cat([k.flatten(0, 1) for k in kept]))
 
 
 def test_gated_attention_is_gated():
@@ -48,14 +46,14 @@ def test_gated_attention_is_gated():
     expected = torch.cat([Block.forward(packed, sample)[0] for sample in samples])
     torch.testing.assert_close(packed(x, layout=LAYOUT), expected)
     heads = torch.cat([group[:, :1].flatten(0, 1) for group in LAYOUT.split(expected)])
-    torch.testing.assert_close(packed(x, layout=LAYOUT, heads=(1, 1, 1, 1)), heads)
+    torch.testing.assert_close(packed(x, layout=LAYOUT, keep=(1, 1, 1, 1)), heads)
 
 
 def test_nothing_at_all_passes_through():
     x = torch.randn(0, 32, dtype=torch.float64, requires_grad=True)
     empty = Layout(((0, 5),))
     assert block()(x, layout=empty).shape == (0, 32)
-    assert block(drop_path=0.5)(x, layout=empty, heads=(1,)).shape == (0, 32)
+    assert block(drop_path=0.5)(x, layout=empty, keep=(1,)).shape == (0, 32)
 
 
 def test_drop_path_draws_once_a_sample_with_timms_law():
@@ -140,7 +138,7 @@ def test_varlen_equals_sdpa_on_a_gpu():
         packed = block(attention).to("cuda", torch.bfloat16)
         leaf = x.clone().requires_grad_()
         y = packed(leaf, layout=LAYOUT)
-        z = packed(y, layout=LAYOUT, heads=(1, 1, 1, 5))
+        z = packed(y, layout=LAYOUT, keep=(1, 1, 1, 5))
         z.float().square().sum().backward()
         results.append((z, leaf.grad))
     for sdpa, varlen in zip(*results, strict=True):

@@ -142,7 +142,7 @@ def test_the_last_block_leaves_out_what_nobody_reads():
         own, images = SimMIMBranch(vit, Reconstruct()), torch.empty(2, 3, 16, 16)
         visible = torch.empty(2, 4, dtype=torch.int64)
         group = own.group(images, visible)
-        assert count(lambda: encode(vit, [group])) == encoder_flops(vit, [GroupCost(2, 16, heads=13, learns=False)])
+        assert count(lambda: encode(vit, [group])) == encoder_flops(vit, [GroupCost(2, 16, keep=13, learns=False)])
 
 
 @pytest.mark.parametrize(("mask", "settings", "says"), [

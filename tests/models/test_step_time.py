@@ -42,11 +42,11 @@ def test_flops_of_a_supervised_step_and_of_inference_are_the_closed_form():
     recipe = tiny("supervised:digits")
     method = method_class(recipe)(recipe, 10)
     patches, vit = 16, method.encoder
-    heads = 1 if vit.global_pool == "token" else None
+    keep = 1 if vit.global_pool == "token" else None
     run = step_time.training(recipe, method, synthetic(recipe, 4, 10, CPU))
-    learnt = encoder_flops(vit, [GroupCost(4, patches, heads)]) + classifier_flops(vit, 4)
+    learnt = encoder_flops(vit, [GroupCost(4, patches, keep)]) + classifier_flops(vit, 4)
     assert step_time.flops(run, 4) == pytest.approx(learnt / 4 / 1e9)
-    looked = encoder_flops(vit, [GroupCost(4, patches, heads, learns=False)]) + classifier_flops(vit, 4, learns=False)
+    looked = encoder_flops(vit, [GroupCost(4, patches, keep, learns=False)]) + classifier_flops(vit, 4, learns=False)
     assert step_time.flops(step_time.inference(recipe, method, 4, CPU), 4) == pytest.approx(looked / 4 / 1e9)
 
 

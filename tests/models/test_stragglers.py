@@ -142,7 +142,7 @@ def test_a_view_costs_the_step_what_it_is_said_to():
     method, options = wire.networks("vit_small_patch16_224")["Semi-MAE"], wire.Options(labelled=2, unlabelled=14)
     same, view = stragglers.step_and_view("vit_small_patch16_224", 14)
     assert sum(wire.step_flops(method, options)) == pytest.approx(same + 7 * view)
-    expected = encoder_flops(method.encoder, [GroupCost(1, 196, heads=1)]) + classifier_flops(method.encoder, 1)
+    expected = encoder_flops(method.encoder, [GroupCost(1, 196, keep=1)]) + classifier_flops(method.encoder, 1)
     assert view == expected
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from models.training import events, failed
-from models.training.failed import LostPeer, Told
+from models.training.failed import FailureLog, LostPeer
 from pipeline.errors import InputError
 
 
 def fail(folder: Path, rank: int, ranks: int, error: BaseException, began: bool = True) -> None:
-    with Told(folder, rank, ranks) as told:
+    with FailureLog(folder, rank, ranks) as failures:
         if began:
-            told.began()
+            failures.began()
         raise error
 
 
@@ -98,7 +98,7 @@ def test_torchrun_is_told_the_cause_and_no_consequence(tmp_path: Path, monkeypat
 def test_a_new_start_forgets_its_own_failure_and_those_of_ranks_that_are_no_more(tmp_path: Path) -> None:
     for rank in range(4):
         failed.note(tmp_path, rank, "ValueError: x")
-    Told(tmp_path, 0, 2).began()
+    FailureLog(tmp_path, 0, 2).began()
     assert sorted(path.name for path in (tmp_path / "failed").iterdir()) == ["rank-1.json"]
 
 
