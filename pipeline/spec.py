@@ -88,7 +88,8 @@ class Data:
     mask: Mask = field(default_factory=Mask)
     """Which patches of the weak view the encoder sees in the masked branch."""
     backend: Literal["auto", "ffcv", "dali", "memory"] = "auto"
-    """Who reads and decodes: auto keeps sets of up to `memory_mb` decoded in memory and streams larger ones."""
+    """Who reads and decodes while training: auto keeps sets of up to `memory_mb` decoded in memory and streams larger
+    ones. What is looked at once, as in an evaluation, is streamed in any case."""
     memory_mb: int = 1024
     """backend auto: decoded size up to which a set is kept in memory."""
     views_on: Literal["auto", "cpu", "device"] = "auto"
