@@ -136,10 +136,3 @@ def digits_mask_ratio() -> Iterator[Recipe[Settings]]:
     for ratio in (0.5, 0.75, 0.9):
         recipe = digits()
         yield replace(recipe, data=replace(recipe.data, mask=replace(recipe.data.mask, ratio=ratio)))
-
-
-def in1k_mask_ratio() -> Iterator[Recipe[Settings]]:
-    """ImageNet, ViT-B/16, how many patches to hide: a sweep of 5 (Figure 5).  Here: not yet run."""
-    for ratio in (0.1, 0.3, 0.5, 0.75, 0.9):
-        recipe = in1k_b16()
-        yield replace(recipe, data=replace(recipe.data, mask=replace(recipe.data.mask, ratio=ratio)))

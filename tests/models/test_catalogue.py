@@ -1,4 +1,4 @@
-"""Every recipe that `python train.py` lists, and the first of small sweeps, learns: 20 steps of its toy on digits."""
+"""Every recipe that `python train.py` lists, and each of its small sweeps', learns: 20 steps of its toy on digits."""
 
 import re
 from dataclasses import fields, is_dataclass, replace
@@ -37,9 +37,9 @@ SPARED: dict[str, dict[str, str]] = {}
 """By a pattern of the recipe's name: trainable parameters, by pattern, that get no gradient, and why."""
 
 
-def toy(name: str, member: int = 0) -> Recipe:
-    """The recipe, or a sweep's member, with everything large made small."""
-    recipe = replace(members(name)[member] if name in SWEEPS else named(name), name="", run=Run())
+def toy(recipe: Recipe) -> Recipe:
+    """The recipe with everything large made small, and nameless: those that are the same then are tried once."""
+    name, recipe = recipe.name, replace(recipe, name="", run=Run())
     fitted = [values for pattern, values in FITTED.items() if re.search(pattern, name)]
     for dotted, value in SHRUNK.items():
         recipe = changed(recipe, dotted, value)
@@ -64,10 +64,11 @@ def changed(part: object, dotted: str, value: object) -> object:
     return replace(part, **{first: changed(getattr(part, first), others, value) if others else value})
 
 
-def two_batches(recipe: Recipe, needs) -> list[Batch]:
+def two_batches(recipe: Recipe, method: Method) -> list[Batch]:
     """One of labelled images only, where the method begins with such a phase, and one of everything it reads."""
-    first = int(recipe.optim.labels_only_epochs > 0)
+    first, needs = int(recipe.optim.labels_only_epochs > 0), method.needs(recipe)
     task = open_task(recipe.data, needs)
+    method.sized(task.beton.n, task.pools[1])
     fed = feed(task, recipe.data, needs, patch=recipe.encoder.patch, labels_only_steps=first, total_steps=first + 1)
     with Loader(fed, open_backend(recipe.data, task.beton, torch.device("cpu")), torch.device("cpu")) as batches:
         return [next(batches) for _ in range(first + 1)]
@@ -99,17 +100,20 @@ def spared(name: str, parameters: set[str]) -> set[str]:
     return found
 
 
-SWEEPS = [name for name, _ in sweeps() if ":in1k" not in name]  # those of ImageNet have a smaller one beside them
-NAMES = [name for name, _ in catalogue()] + SWEEPS
-TOYS = {toy(name): name for name in reversed(NAMES)}  # many a sweep begins with a recipe that is listed, too
+SMALL = [name for name, _ in sweeps() if ":in1k" not in name]  # those of ImageNet have a smaller one beside them
+RECIPES = [*(named(name) for name, _ in catalogue()), *(each for name in SMALL for each in members(name))]
+TOYS = {toy(recipe): recipe.name for recipe in reversed(RECIPES)}  # a sweep's default is most often listed, too
 
 
 @pytest.mark.parametrize(("recipe", "name"), TOYS.items(), ids=TOYS.values())
-def test_a_toy_of_it_learns_one_batch_and_moves_every_weight_that_it_trains(recipe, name, digits):
+def test_a_toy_of_it_learns_one_batch_and_moves_every_weight_that_it_trains(recipe, name, digits, target_files):
     recipe = changed(recipe, "data.root", str(digits))
+    if has(recipe, "method.reconstruct.target_file"):
+        file = target_files.get(recipe.method.reconstruct.target)
+        recipe = changed(recipe, "method.reconstruct.target_file", file)
     torch.manual_seed(0)
     method = method_class(recipe)(recipe, CLASSES).train()
-    *labels_only, batch = two_batches(recipe, method.needs(recipe))
+    *labels_only, batch = two_batches(recipe, method)
     named = dict(method.named_parameters())
     frozen = {key: p.detach().clone() for key, p in named.items() if not p.requires_grad}
     trained = named.keys() - frozen.keys()
@@ -131,4 +135,4 @@ def test_a_toy_of_it_learns_one_batch_and_moves_every_weight_that_it_trains(reci
 
 
 def test_the_overrides_are_of_recipes_that_there_are():
-    assert all(any(re.search(pattern, name) for name in NAMES) for pattern in (*FITTED, *SPARED))
+    assert all(any(re.search(pattern, recipe.name) for recipe in RECIPES) for pattern in (*FITTED, *SPARED))

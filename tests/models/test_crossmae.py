@@ -10,7 +10,6 @@ from models.partial import drawn
 from models.patches import hidden_from_visible, patchify
 from models.peers import plain_decode, plain_visible_tokens
 from models.recipe import named, resolve
-from models.targets.file import write
 from models.training.optim import optimiser
 from models.training.schedule import Pools, length, rate
 from pipeline.batch import Batch, Unlabelled
@@ -35,18 +34,6 @@ def batch_of(n: int = 6) -> Batch:
     images = torch.randn(n, 3, 16, 16, generator=g, dtype=torch.float64)
     visible = torch.rand(n, PATCHES, generator=g).argsort(1)[:, :8].sort(1).values
     return Batch(0, None, Unlabelled(torch.arange(n) + 100, images, None, visible))
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory) -> dict[str, str]:
-    """A basis of 5 of 48 coefficients, and a codebook of 9 patches of 4 pixels."""
-    folder, g = tmp_path_factory.mktemp("files"), torch.Generator().manual_seed(2)
-    basis = torch.linalg.qr(torch.randn(48, 5, generator=g)).Q
-    known = {"mean": torch.randn(48, generator=g), "basis": basis, "scale": torch.full((5,), 2.0)}
-    rgb = {"mean_rgb": [0.485, 0.456, 0.406], "std_rgb": [0.229, 0.224, 0.225]}
-    write(folder / "pca.pt", "pca", {**known, **rgb, "patch": 4})
-    write(folder / "vq.pt", "vq", {"codebook": torch.rand(9, 48, generator=g), "patch": 4})
-    return {"pca": str(folder / "pca.pt"), "tokens": str(folder / "vq.pt")}
 
 
 @pytest.mark.parametrize("every_layer", [True, False])
@@ -81,8 +68,8 @@ def test_half_a_batch_predicts_the_patches_that_the_whole_batch_would():
 
 @pytest.mark.parametrize("name", ["mae:digits", "crossmae:digits"])
 @pytest.mark.parametrize("kind", ["pca", "tokens"])
-def test_other_targets_train_hold_their_state_and_give_pictures(name, kind, files, tmp_path):
-    flags = [f"--method.reconstruct.target={kind}", f"--method.reconstruct.target-file={files[kind]}"]
+def test_other_targets_train_hold_their_state_and_give_pictures(name, kind, target_files):
+    flags = [f"--method.reconstruct.target={kind}", f"--method.reconstruct.target-file={target_files[kind]}"]
     method, recipe = method_of(name, *flags)
     held = {key for key in method.state_dict() if ".target." in key}
     assert held == {f"reconstruction.target.{key}" for key in
@@ -101,8 +88,8 @@ def test_other_targets_train_hold_their_state_and_give_pictures(name, kind, file
 
 
 @pytest.mark.parametrize("kind", ["pca", "tokens"])
-def test_maes_loss_on_other_targets_is_its_equation_over_plain_forwards(kind, files):
-    flags = [f"--method.reconstruct.target={kind}", f"--method.reconstruct.target-file={files[kind]}"]
+def test_maes_loss_on_other_targets_is_its_equation_over_plain_forwards(kind, target_files):
+    flags = [f"--method.reconstruct.target={kind}", f"--method.reconstruct.target-file={target_files[kind]}"]
     method, _ = method_of("mae:digits", *flags)
     u, target = batch_of().unlabelled, method.reconstruction.target
     predicted = plain_decode(

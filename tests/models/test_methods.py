@@ -1,5 +1,7 @@
 """Each method's own forward against its paper's equation, written out in float64 over plain timm forwards."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -58,12 +60,12 @@ def assert_same(ours: torch.Tensor, paper: torch.Tensor, method: nn.Module) -> N
 
 def semi_supervised(method, batch: Batch, threshold: float, lambda_u: float) -> torch.Tensor:
     """L_s + lambda_u L_u with the indicator inside the mean, each view in a forward of its own."""
-    known, unknown = batch.labelled, batch.unlabelled
-    teacher = method.average.module
+    known, unknown, s = batch.labelled, batch.unlabelled, method.settings.pseudo
     with torch.no_grad():
-        probability = teacher(unknown.weak).softmax(-1)
-    confidence, classes = probability.max(-1)
-    each = F.cross_entropy(method.encoder(unknown.strong), classes, reduction="none")
+        scores = method.teacher(s.teacher)(unknown.weak)
+    confidence, classes = scores.softmax(-1).max(-1)
+    targets = (scores / s.temperature).softmax(-1) if s.soft else classes  # UDA's, or FixMatch's
+    each = F.cross_entropy(method.encoder(unknown.strong), targets, reduction="none")
     label = F.cross_entropy(method.encoder(known.images), known.labels)
     return label + lambda_u * (each * (confidence > threshold)).sum() / len(classes)
 
@@ -71,15 +73,18 @@ def semi_supervised(method, batch: Batch, threshold: float, lambda_u: float) -> 
 def between(method, batch: Batch, share: float) -> float:
     """A threshold that this share of the weak images misses."""
     with torch.no_grad():
-        confidence = method.average.module(batch.unlabelled.weak).softmax(-1).amax(-1)
+        confidence = method.teacher(method.settings.pseudo.teacher)(batch.unlabelled.weak).softmax(-1).amax(-1)
     return float(confidence.quantile(share)) if 0 < share < 1 else share
 
 
 @pytest.mark.parametrize("drop", ["on", "off"])
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-@pytest.mark.parametrize("name", ["fixmatch:digits", "semi_mae:digits"])
-def test_semi_supervised_methods_are_their_equations_whether_none_some_or_all_pass(name, share, drop):
-    method, settings = method_of(name, f"--method.pseudo.drop-rejected={drop}")
+@pytest.mark.parametrize("teacher", ["self", "average"])
+@pytest.mark.parametrize("name", ["fixmatch:digits", "uda:digits", "semi_mae:digits"])
+def test_semi_supervised_methods_are_their_equations_whether_none_some_or_all_pass(name, teacher, share, drop):
+    method, settings = method_of(
+        name, f"--method.pseudo.drop-rejected={drop}", f"--method.pseudo.teacher={teacher}", "--method.lambda-u=3"
+    )
     batch = batch_of()
     method.pseudo.threshold.threshold = threshold = between(method, batch, share)
     loss = method(batch, LATER)
@@ -153,6 +158,17 @@ def test_the_teacher_gets_no_gradient_and_branches_touch_what_they_should():
     (tokens,) = encode(method.encoder, [Part(u.weak, u.visible)])
     found = gradients(pixels(tokens, u.weak, u.visible), method)
     assert found["encoder.head.weight"] is None and found["encoder.blocks.0.attn.qkv.weight"].abs().sum() > 0  # noqa: PT018
+
+
+@pytest.mark.parametrize("name", ["fixmatch:digits", "semi_mae:digits"])
+def test_a_network_that_labels_itself_does_so_with_all_of_its_paths(name):
+    method, _ = method_of(name, "--method.pseudo.teacher=self", "--optim.average=None", "--encoder.drop-path=0.9")
+    plain = copy.deepcopy(method.encoder).eval()
+    expected = plain(batch_of().unlabelled.weak).argmax(-1)
+    assert torch.equal(method(batch_of(), LATER).guesses.classes, expected)
+    assert method.encoder.training
+    dropped = [plain.train()(batch_of().unlabelled.weak).argmax(-1) for _ in range(5)]
+    assert not all(torch.equal(classes, expected) for classes in dropped)
 
 
 def test_every_recipe_resolves_and_says_what_it_is():

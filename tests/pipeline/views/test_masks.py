@@ -1,5 +1,8 @@
 """Masks: exact counts, the right law, and what BEiT's and MAE's papers say of their shapes."""
 
+import math
+from random import Random
+
 import numpy as np
 import pytest
 
@@ -75,6 +78,38 @@ def test_block_masks_hide_neighbours_together(visible):
     scattered = neighbours(mask_random.draw(keys(500), GRID, visible))
     assert blocks > scattered + 0.1
     assert len(np.unique(mask_block.draw(keys(500), GRID, visible), axis=0)) == 500
+
+
+def beits_block_mask(random: Random, hide: int) -> set[int]:
+    """BEiT's algorithm 1, patch by patch: rectangles of 16 or more of 196, none of which may hide too many."""
+    hidden: set[int] = set()
+    for _ in range(64):
+        rest = hide - len(hidden)
+        area, aspect = random.uniform(min(16, rest), rest), math.exp(random.uniform(math.log(0.3), -math.log(0.3)))
+        height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < height < GRID and 0 < width < GRID:
+            top, left = random.randint(0, GRID - height), random.randint(0, GRID - width)
+            new = {GRID * y + x for y in range(top, top + height) for x in range(left, left + width)} - hidden
+            hidden |= new if len(new) <= rest else set()
+    return hidden | set(random.sample(sorted(set(range(GRID * GRID)) - hidden), hide - len(hidden)))
+
+
+@pytest.mark.parametrize("hide", [98, 147])
+def test_block_masks_have_the_law_of_beits_with_what_is_missing_drawn_at_random(hide):
+    """Each patch is hidden as often, and so is each pair of patches that touch."""
+    n, random = 2000, Random(0)
+    theirs = np.zeros((n, GRID, GRID))
+    for picture in theirs:
+        picture.ravel()[list(beits_block_mask(random, hide))] = 1
+    ours = np.ones((n, GRID, GRID))
+    np.put_along_axis(ours.reshape(n, -1), mask_block.draw(keys(n), GRID, GRID * GRID - hide), 0, 1)
+    sights = [(each, each[:, :, :-1] * each[:, :, 1:], each[:, :-1] * each[:, 1:]) for each in (ours, theirs)]
+    for mine, other in zip(*sights, strict=True):  # patches; neighbours in a row; in a column
+        rates = mine.mean(0), other.mean(0)
+        assert abs(rates[0] - rates[1]).max() < 5 * math.sqrt(2 * 0.25 / n)
+        sums = mine.sum((1, 2)), other.sum((1, 2))  # one number an image: the means' own spread is known
+        spread = math.sqrt((sums[0].var() + sums[1].var()) / n)
+        assert abs(sums[0].mean() - sums[1].mean()) <= 4 * spread
 
 
 def test_small_grids_work():
