@@ -18,7 +18,6 @@ from typing import Literal
 import timm
 import torch
 import torch.nn.functional as F
-import tyro
 from torch import Tensor
 
 from models.branches.base import Reconstruct
@@ -31,6 +30,7 @@ from models.text import percent
 from models.vit import look
 from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.errors import InputError, command
+from pipeline.flags import parse
 from pipeline.spec import Data
 
 OURS = "semi_mae"
@@ -218,7 +218,7 @@ def report(options: Options, measurement: Measurement) -> str:
 
 
 def main() -> None:
-    options = tyro.cli(Options, description=__doc__, prog="python -m models.bench")
+    options = parse(Options, description=__doc__, prog="python -m models.bench")
     check(options)
     if options.json:
         found = [asdict(measure(options, depth)) for depth in options.decoder_depth]

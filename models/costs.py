@@ -18,7 +18,6 @@ from functools import partial
 from typing import Literal
 
 import torch
-import tyro
 
 from models.bench import CLASSES, timed, where
 from models.blocks import compile_blocks
@@ -30,6 +29,7 @@ from models.sweep import changed
 from models.text import percent
 from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.errors import InputError, command
+from pipeline.flags import parse
 from pipeline.plan import visible_patches
 
 CUDA = torch.cuda.is_available()
@@ -185,7 +185,7 @@ def check(options: Options) -> None:
 
 
 def main() -> None:
-    options = tyro.cli(Options, description=__doc__, prog="python -m models.costs")
+    options = parse(Options, description=__doc__, prog="python -m models.costs")
     check(options)
     found = partial(measure, options=options)
     models = dict.fromkeys([*options.counted, *options.timed])

@@ -16,6 +16,7 @@ from models.targets.file import check_out, write
 from models.targets.fitting import Sample, opened
 from models.text import percent
 from pipeline.errors import InputError, command
+from pipeline.flags import parse
 
 DOUBLE = torch.float64
 
@@ -43,7 +44,7 @@ class Moments(NamedTuple):
 
 def main() -> None:
     """Fit, write, and say how much of the variance is kept."""
-    a = tyro.cli(Arguments, prog="python -m models.fit_pca")
+    a = parse(Arguments, prog="python -m models.fit_pca")
     patches = opened(a.sample)
     out = check_out(a.out)  # afterwards: the embedded digits' folder is there by now
     wide = 3 * patches.side**2

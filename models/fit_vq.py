@@ -16,6 +16,7 @@ from models.targets.kmeans import kmeans
 from models.targets.vq import nearest
 from models.text import percent
 from pipeline.errors import InputError, command
+from pipeline.flags import parse
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Arguments:
 
 def main() -> None:
     """Fit, write, and say how much of the variance the codes explain, and how evenly they are used."""
-    a = tyro.cli(Arguments, prog="python -m models.fit_vq")
+    a = parse(Arguments, prog="python -m models.fit_vq")
     if a.codes < 2 or a.seed < 0:
         raise InputError(f"--codes is 2 or more and --seed 0 or more, got {a.codes}, {a.seed}")
     patches = opened(a.sample)

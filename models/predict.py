@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 from tyro.conf import Positional
 
 from models.evaluate.base import chosen_device
@@ -19,6 +18,7 @@ from models.training.precision import precision
 from models.training.whole import write_whole
 from pipeline.errors import InputError, command
 from pipeline.files import Shown, find_images, sweep_files
+from pipeline.flags import parse
 
 NAMED = 5  # rejected files that are said one by one
 
@@ -54,7 +54,7 @@ def predictions(loaded: Loaded, shown: Shown, top: int) -> Iterator[list[str]]:
 
 def main() -> int:
     """Predict, write, and say how fast and what was left out. Raises InputError if no file was an image."""
-    a = tyro.cli(Arguments, prog="python -m models.predict")
+    a = parse(Arguments, prog="python -m models.predict")
     device = chosen_device(a.device)
     paths = find_images(a.images)
     loaded = load_run(a.run, device)

@@ -7,12 +7,12 @@ import sys
 from dataclasses import dataclass
 
 import numpy as np
-import tyro
 
 from models.method import method_class
 from models.recipe import Recipe, resolve
 from pipeline.beton import Beton
 from pipeline.errors import InputError, command
+from pipeline.flags import parse
 from pipeline.open import open_data
 from pipeline.preview import COLUMNS, check_picture, rows, save, sheet, shown_side, spread
 
@@ -50,7 +50,7 @@ def main() -> None:
     if len(sys.argv) < 2:
         raise InputError(f"expected a recipe: {PROGRAM} RECIPE [--out FILE] [FLAGS]; `python train.py` lists them")
     own = sys.argv[1:] if sys.argv[1].startswith("-") else sys.argv[2:]
-    a, flags = tyro.cli(Arguments, args=own, prog=f"{PROGRAM} RECIPE", return_unknown_args=True)
+    a, flags = parse(Arguments, args=own, prog=f"{PROGRAM} RECIPE", return_unknown_args=True)
     check_picture(a.out, a.images)
     recipe = resolve(sys.argv[1], flags)
     beton = open_data(recipe.data, recipe.data.train)

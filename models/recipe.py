@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Annotated, Generic, Literal, TypeVar
 
 from models.catalogue import catalogue, story, sweeps
-from pipeline.errors import InputError, in_one_line
+from pipeline.errors import InputError
+from pipeline.flags import parse
 from pipeline.spec import Data
 
 Settings = TypeVar("Settings")
@@ -148,8 +149,6 @@ def resolve(name: str, flags: list[str]) -> Recipe:
 
     Raises InputError, with the nearest name, for an unknown recipe or flag, and for a value of the wrong type.
     """
-    import tyro
-
     from models.bounds import check_bounds  # which reads Recipe
 
     recipe = named(name)
@@ -158,9 +157,8 @@ def resolve(name: str, flags: list[str]) -> Recipe:
         spelt = flag.split("=")[0].replace("_", "-")
         if flag.startswith("--") and spelt not in known and spelt != "--help":
             raise InputError(f"{name} has no field {spelt}{nearest(spelt, known)}; add --help to see them all")
-    with in_one_line():
-        kind, prog = Recipe[type(recipe.method)], f"train.py {name}"
-        recipe = tyro.cli(kind, default=recipe, args=flags, prog=prog, description=story(name))
+    kind, prog = Recipe[type(recipe.method)], f"train.py {name}"
+    recipe = parse(kind, default=recipe, args=flags, prog=prog, description=story(name))
     check_bounds(recipe)
     return recipe
 

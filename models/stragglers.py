@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import tyro
 
 from models import text, wire
 from pipeline.errors import InputError, command
+from pipeline.flags import parse
 
 PER_NODE = wire.PER_NODE
 HEAD = (
@@ -115,7 +115,7 @@ def line(options: Options, images: int, rate: float, correlation: float, ranks: 
 
 def main() -> None:
     """Print the table."""
-    options = tyro.cli(Options, description=__doc__, prog="python -m models.stragglers")
+    options = parse(Options, description=__doc__, prog="python -m models.stragglers")
     if min(options.unlabelled, default=0) < 7 or not all(0 < rate < 1 for rate in options.pass_rates):
         raise InputError("7 unlabelled images or more and pass rates between 0 and 1 are expected; see --help")
     if any(n < 1 or n % min(n, PER_NODE) for n in options.ranks) or options.steps < 1:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from math import log2
 
 import torch
-import tyro
 from torch import nn
 
 from models.flops import GroupCost, classifier_flops, decoder_flops, encoder_flops
@@ -19,6 +18,7 @@ from models.packed import PackedBlock
 from models.recipe import Encoder, Recipe
 from models.text import line, table
 from pipeline.errors import InputError, command
+from pipeline.flags import parse
 from pipeline.spec import Data
 
 MODELS = {
@@ -194,7 +194,7 @@ def time_line(model: str, method: Method, way: str, options: Options) -> str:
 
 def main() -> None:
     """Print both tables."""
-    options = tyro.cli(Options, description=__doc__, prog="python -m models.wire")
+    options = parse(Options, description=__doc__, prog="python -m models.wire")
     if min((n for n, _ in options.ranks), default=0) < 2 or options.labelled < 1 or options.unlabelled < 1:
         raise InputError("2 GPUs or more and images of both kinds are expected; see --help")
     built = {model: networks(model) for model in options.models}

@@ -23,6 +23,7 @@ from pipeline.beton import Beton, open_beton
 from pipeline.commit import commit, read_back, writing
 from pipeline.encode import Prepared, prepare
 from pipeline.errors import InputError, command
+from pipeline.flags import later, parse
 from pipeline.manifest import Manifest
 from pipeline.measure import Outcome, describe, measured
 from pipeline.names import encode_names
@@ -201,9 +202,9 @@ def _named(source: Any) -> str:
 
 def main() -> None:
     """The command line of this module."""
-    import tyro  # here, because the digits use `convert` and need no flags
-    from tyro.conf import OmitArgPrefixes, arg
+    from tyro.conf import OmitArgPrefixes, arg  # here, because the digits use `convert` and need no flags
 
+    @later
     def door(
         source: Annotated[Path, arg(metavar="SRC")],
         out: Annotated[Path | None, arg(metavar="OUT.beton")] = None,
@@ -236,7 +237,7 @@ def main() -> None:
         elif beton.manifest.side["max"] > min(SIDES):
             print("what another --side or --quality would cost: the same command with --advise")
 
-    tyro.cli(door, config=(OmitArgPrefixes,), prog="python -m pipeline.convert")
+    parse(door, config=(OmitArgPrefixes,), prog="python -m pipeline.convert")()
 
 
 if __name__ == "__main__":

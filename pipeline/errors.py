@@ -1,11 +1,9 @@
 """The one kind of error a user can cause, and how a command ends on it."""
 
-import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable
 
 FIRST_RANK_S = 3.0
 
@@ -24,38 +22,6 @@ class Unavailable(InputError):
 
 left_behind: list[str] = []
 """Threads that were given up (pipeline.threads): Python's own shut-down could trip over one that wakes amid it."""
-
-
-@contextmanager
-def in_one_line() -> Iterator[None]:
-    """What tyro refuses inside, in a box of several lines, becomes an InputError; what else it prints passes."""
-    said = io.StringIO()
-    try:
-        with redirect_stderr(said):
-            yield
-    except SystemExit as ended:
-        if ended.code != 2:
-            raise
-        raise InputError(unboxed(said.getvalue())) from None
-    sys.stderr.write(said.getvalue())
-
-
-def unboxed(box: str) -> str:
-    """The message at the top of tyro's box, what was expected or is similar, and where all flags are shown."""
-    rows = [line.strip("│ ") for line in box.splitlines()[1:]]
-    parts: list[list[str]] = [[]]  # between rules
-    for row in rows:
-        if row and not row.strip("─-╰╯"):
-            parts.append([])
-        elif row:
-            parts[-1].append(row)
-    message, *others = [part for part in parts if part] or [[box.strip()]]
-    hints = [
-        f"expected {help[1]}" if help[0].startswith("Argument helptext") else f"did you mean {help[1].split()[0]}?"
-        for help in others
-        if len(help) > 1 and help[0].endswith(":")
-    ]
-    return "; ".join([" ".join(message).rstrip("."), *hints, "--help shows every flag"])
 
 
 def command(main: Callable[[], int | None]) -> None:

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline import libffcv
 from pipeline.beton import Beton, open_beton
 from pipeline.errors import InputError, command
+from pipeline.flags import parse
 from pipeline.open import open_backend
 from pipeline.order import Picks
 from pipeline.plan import draw
@@ -164,7 +165,7 @@ def _fitted(picture: Image.Image, side: int) -> Image.Image:
 
 def main() -> None:
     """Write the picture and say where it is."""
-    a = tyro.cli(Arguments, prog="python -m pipeline.preview")
+    a = parse(Arguments, prog="python -m pipeline.preview")
     check_picture(a.out, a.images)
     if a.patch < 1 or a.size < 1 or a.seed < 0:
         raise InputError(f"--patch and --size must be 1 or more, --seed 0 or more, got {a.patch}, {a.size}, {a.seed}")

@@ -19,6 +19,7 @@ import numpy as np
 
 from pipeline.beton import Beton, open_beton
 from pipeline.errors import InputError, command
+from pipeline.flags import parse
 from pipeline.hollow import write_hollow
 
 LABELLED, UNLABELLED, EVERY, STEPS = 256, 1792, 100, 50
@@ -125,9 +126,8 @@ def table(rows: list[tuple[str, dict]]) -> str:
 
 def main() -> None:
     """Print the table."""
-    import tyro  # here: the probe has no flags
 
-    options = tyro.cli(Options, description=__doc__, prog="python -m pipeline.simulate")
+    options = parse(Options, description=__doc__, prog="python -m pipeline.simulate")
     if min(options.images, default=0) < 1:
         raise InputError("--images: expected numbers of 1 or more")
     if options.folder and not Path(options.folder).is_dir():

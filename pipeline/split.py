@@ -18,6 +18,7 @@ import numpy as np
 
 from pipeline.beton import Beton, open_beton
 from pipeline.errors import InputError, command
+from pipeline.flags import in_one_line, later
 from pipeline.labels import Labels, every_label
 from pipeline.names import read_names
 from pipeline.stored import metadata
@@ -238,9 +239,12 @@ def _import(beton: Path, names: Path, /, name: str) -> None:
 
 def main() -> None:
     """The command line of this module."""
-    import tyro  # here, because training imports this module and needs no flags
+    from tyro.extras import subcommand_cli_from_dict  # here, because training imports this module and needs no flags
 
-    tyro.extras.subcommand_cli_from_dict({"make": _make, "import": _import}, prog="python -m pipeline.split")
+    with in_one_line():
+        doors = {"make": later(_make), "import": later(_import)}
+        asked = subcommand_cli_from_dict(doors, prog="python -m pipeline.split")
+    asked()
 
 
 if __name__ == "__main__":

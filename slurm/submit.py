@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from pipeline.errors import InputError, command, in_one_line
+from pipeline import flags as typed
+from pipeline.errors import InputError, command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,8 +88,6 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def parse(flags: Sequence[str], target: str, default=None):
     """Typed flags of the job. Raises InputError for a flag that is unknown or belongs behind `--`, or a wrong value."""
-    import tyro
-
     from models.catalogue import story
     from slurm.request import Request
 
@@ -96,8 +95,7 @@ def parse(flags: Sequence[str], target: str, default=None):
         if flag.startswith("--") and "." in flag.partition("=")[0]:
             raise InputError(f"{flag} is a flag of train.py; put those behind `--`")
     prog, said = f"python -m slurm.submit {target}", story(target)
-    with in_one_line():
-        return tyro.cli(Request, default=default or Request(), args=list(flags), prog=prog, description=said)
+    return typed.parse(Request, default=default or Request(), args=list(flags), prog=prog, description=said)
 
 
 def earlier(found: dict):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from models.catalogue import own_class
 from pipeline.errors import InputError, command
+from pipeline.flags import parse
 
 HERE = Path(__file__).parent
 
@@ -40,7 +41,6 @@ def main() -> None:
 
 def measure(name: str, path: str, flags: list[str]) -> None:
     """Run one evaluator; torch is imported only now."""
-    import tyro
 
     from models.evaluate.base import Evaluator, chosen_device
     from models.evaluate.record import record
@@ -48,7 +48,7 @@ def measure(name: str, path: str, flags: list[str]) -> None:
     from models.text import measured
 
     kind = own_class(importlib.import_module(f"models.evaluate.{name}"), Evaluator)
-    evaluator = tyro.cli(kind, args=flags, prog=f"python -m models.evaluate {name} RUN")
+    evaluator = parse(kind, args=flags, prog=f"python -m models.evaluate {name} RUN")
     loaded = load_run(Path(path), chosen_device(evaluator.device))
     result = evaluator.run(loaded)
     page = record(loaded, name, evaluator, result)

@@ -16,7 +16,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-import tyro
 from tyro.conf import Positional
 
 from models import text
@@ -28,6 +27,7 @@ from models.training.journal import read
 from models.training.render import Section, Table, Text, html
 from models.training.whole import write_whole
 from pipeline.errors import InputError, command
+from pipeline.flags import parse
 
 MARK, NOTHING = "★", "-"
 
@@ -178,7 +178,7 @@ def terminal(made: Table) -> str:
 
 def main() -> None:
     """Print the table, and write it where asked."""
-    a = tyro.cli(Arguments, prog="python -m models.evaluate.compare", description=__doc__)
+    a = parse(Arguments, prog="python -m models.evaluate.compare", description=__doc__)
     folders = found(a.runs)
     runs = [ran(folder, measured) for folder, measured in zip(folders, kept(folders), strict=True)]
     groups = list(together(runs)) if a.together else [[run] for run in runs]

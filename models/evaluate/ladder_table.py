@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from models.evaluate.results import FILES, Column, journalled, markdown
+from models.evaluate.results import FILES, Column, journalled
+from models.text import table as markdown
 from models.training.folder import RECIPE, REPORT
 from models.training.journal import read
 from pipeline.errors import InputError, command
+from pipeline.flags import later, parse
 
 if TYPE_CHECKING:
     from models.methods.ladder import Rung  # brings in torch and timm
@@ -87,9 +89,10 @@ def table(sweeps: Sequence[str], runs: Path) -> str:
 
 def main() -> None:
     """The command line of this module."""
-    import tyro
+    from tyro.conf import Positional
 
-    def door(sweeps: Annotated[tuple[str, ...], tyro.conf.Positional], runs: Path = Path("runs")) -> None:
+    @later
+    def door(sweeps: Annotated[tuple[str, ...], Positional], runs: Path = Path("runs")) -> None:
         """Print sweeps of the ladder as one table.
 
         Args:
@@ -100,7 +103,7 @@ def main() -> None:
             raise InputError("expected sweeps of the ladder, as in: python -m models.evaluate.ladder_table digits_5")
         print(table(sweeps, runs), end="")
 
-    tyro.cli(door, prog="python -m models.evaluate.ladder_table")
+    parse(door, prog="python -m models.evaluate.ladder_table")()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.evaluate.record import recorded
-from models.text import table as markdown  # noqa: F401 -- as the ladder's table calls it
 
 LOWER = "mse", "nll", "error", "mce", "hours", "cost", "loss", "train_gflops", "memory", "spread"
 """What the names of numbers hold of which less is better."""

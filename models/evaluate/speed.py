@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from tyro.conf import Positional
 
 from models.bench import where
@@ -33,6 +32,7 @@ from pipeline.convert import Options as Stored
 from pipeline.convert import convert
 from pipeline.errors import InputError, command
 from pipeline.files import find_images, sweep_files
+from pipeline.flags import parse
 from pipeline.open import sweep
 from pipeline.spec import Data
 
@@ -106,7 +106,7 @@ def shares(turns: Turns) -> dict[str, float]:
 
 def main() -> None:
     """Print rates and shares, or JSON."""
-    a = tyro.cli(Arguments, prog="python -m models.evaluate.speed", description=__doc__)
+    a = parse(Arguments, prog="python -m models.evaluate.speed", description=__doc__)
     if min(a.size, a.batch, a.threads, a.rounds) < 1:
         raise InputError("expected --size, --batch, --threads and --rounds of 1 or more")
     with tempfile.TemporaryDirectory() as made:

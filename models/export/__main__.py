@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
 from tyro.conf import Positional
 
 from models.export.base import Export
@@ -17,6 +16,7 @@ from models.export.to_vitmae import ToViTMAE
 from models.load import load_run
 from models.training.whole import write_whole
 from pipeline.errors import InputError, command
+from pipeline.flags import parse
 
 FORMS: dict[str, type[Export]] = {
     "timm": ToTimm, "safetensors": ToSafetensors, "onnx": ToOnnx, "hf-vitmae": ToViTMAE,
@@ -43,7 +43,7 @@ class Arguments:
 
 def main() -> None:
     """Write beside the name, load it there, compare, and only then give it its name."""
-    a = tyro.cli(Arguments, prog="python -m models.export")
+    a = parse(Arguments, prog="python -m models.export")
     loaded = load_run(a.run)
     folder = a.out or loaded.path.parent / f"export-{a.to}"
     if folder.exists():

@@ -19,6 +19,7 @@ from pipeline.bench.rounds import Turns, interleaved, rate, times
 from pipeline.bench.verdict import Machine, machine, need, verdict
 from pipeline.beton import Beton, open_beton
 from pipeline.errors import InputError, command
+from pipeline.flags import parse
 
 GOAL_IMAGES_PER_S = 1000  # at which the loader's own share of a core is said
 PACKAGES = ("ffcv", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numba", "numpy", "torch", "torchvision", "pillow")
@@ -123,7 +124,7 @@ def figures(turns: Turns) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Print the table, or JSON."""
-    options = tyro.cli(Options, description=__doc__, prog="python -m pipeline.bench")
+    options = parse(Options, description=__doc__, prog="python -m pipeline.bench")
     options.check()
     need(options.model, options.step_images_per_s)
     peers, path = chosen(options.against), Path(options.path)

@@ -3,15 +3,12 @@
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pytest
-import tyro
 
 from pipeline import errors
-from pipeline.errors import InputError, command, in_one_line
+from pipeline.errors import InputError, command
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,47 +77,3 @@ def test_a_reader_that_has_enough_ends_a_command_quietly() -> None:
         writer.stdout.close()
         assert writer.stderr.read() == ""
         assert writer.wait(timeout=30) == 141
-
-
-@dataclass
-class Flags:
-    """Some flags."""
-
-    batch: int = 1
-    """Images, so many that this help needs more than a line of the terminal: it must not end up in the message."""
-    view: Literal["weak", "strong"] = "weak"
-
-
-REFUSED = {
-    "a word for a number": (["--batch", "many"], ["--batch", "'many'", "; expected --batch INT;"]),
-    "no such choice": (["--view", "wek"], ["--view", "'wek'", "('weak', 'strong')"]),
-    "a slip": (["--bach", "3"], ["--bach", "did you mean --batch?"]),
-    "a word too many": (["3"], ["Unrecognized options: 3;"]),
-    "no value": (["--batch"], ["Missing value for argument '--batch'"]),
-}
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-@pytest.mark.parametrize("case", REFUSED)
-def test_a_refused_flag_is_said_in_one_line(case, encoding, monkeypatch, capsys):
-    monkeypatch.setattr(sys.stdout.__class__, "encoding", encoding, raising=False)  # tyro draws boxes of other lines
-    flags, says = REFUSED[case]
-    with pytest.raises(InputError) as refused, in_one_line():
-        tyro.cli(Flags, args=flags)
-    assert "".join(capsys.readouterr()) == ""
-    line = str(refused.value)
-    assert line.endswith("; --help shows every flag")
-    assert all(said in line for said in says), line
-    assert not set(line) & set("\n│╭─")
-    assert "terminal" not in line
-
-
-def test_flags_that_are_right_and_help_pass(capsys):
-    with in_one_line():
-        assert tyro.cli(Flags, args=["--batch", "3"]).batch == 3
-        sys.stderr.write("a word on the way")
-    assert capsys.readouterr().err == "a word on the way"
-    with pytest.raises(SystemExit) as ended, in_one_line():
-        tyro.cli(Flags, args=["--help"])
-    assert ended.value.code == 0
-    assert "--batch INT" in capsys.readouterr().out
