@@ -219,9 +219,7 @@ def _checked(beton: Beton, split: Split, origin: str) -> Split:
         raise InputError(f"{origin}: expected samples with a label, got {counts[0]} without one")
     empty = np.flatnonzero((counts[1:] == 0) & (np.array(beton.manifest.class_counts) > 0))
     if empty.size:
-        raise InputError(
-            f"{origin}: expected a label of every class, {empty.size} have none ({classes[empty[0]]}, ...)"
-        )
+        raise InputError(f"{origin}: expected labels of every class, {empty.size} have none ({classes[empty[0]]}, ...)")
     return split
 
 

@@ -112,7 +112,7 @@ def test_a_split_that_lacks_a_class(refused, copy):
     labels = metadata(beton.data, beton.n)["label"]
     kept = [i for i in found["labelled"] if labels[i] != 3]
     path.write_text(json.dumps(found | {"labelled": kept}))
-    assert "expected a label of every class, 1 have none" in refused(SEMI, root=copy)
+    assert "expected labels of every class, 1 have none" in refused(SEMI, root=copy)
     path.write_text(json.dumps(found | {"labelled": []}))
     assert "expected samples to label, got none" in refused(SEMI, root=copy)
     path.write_text("{")
