@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -64,6 +65,13 @@ def changed(part: object, dotted: str, value: object) -> object:
     return replace(part, **{first: changed(getattr(part, first), others, value) if others else value})
 
 
+def with_files(recipe: Recipe, digits: Path, target_files: dict[str, str]) -> Recipe:
+    recipe = changed(recipe, "data.root", str(digits))
+    if not has(recipe, "method.reconstruct.target_file"):
+        return recipe
+    return changed(recipe, "method.reconstruct.target_file", target_files.get(recipe.method.reconstruct.target))
+
+
 def two_batches(recipe: Recipe, method: Method) -> list[Batch]:
     """One of labelled images only, where the method begins with such a phase, and one of everything it reads."""
     first, needs = int(recipe.optim.labels_only_epochs > 0), method.needs(recipe)
@@ -107,10 +115,7 @@ TOYS = {toy(recipe): recipe.name for recipe in reversed(RECIPES)}  # a sweep's d
 
 @pytest.mark.parametrize(("recipe", "name"), TOYS.items(), ids=TOYS.values())
 def test_a_toy_of_it_learns_one_batch_and_moves_every_weight_that_it_trains(recipe, name, digits, target_files):
-    recipe = changed(recipe, "data.root", str(digits))
-    if has(recipe, "method.reconstruct.target_file"):
-        file = target_files.get(recipe.method.reconstruct.target)
-        recipe = changed(recipe, "method.reconstruct.target_file", file)
+    recipe = with_files(recipe, digits, target_files)
     torch.manual_seed(0)
     method = method_class(recipe)(recipe, CLASSES).train()
     *labels_only, batch = two_batches(recipe, method)
