@@ -107,7 +107,8 @@ def test_a_crash_is_tried_again_in_place_until_tries_are_used_up(toy, tmp_path):
     run = toy("r", "--tries", "2", "--notify", f"echo $EVENT $RUN > {tmp_path}/told", then=("--code", "5"))
     assert finished(run) == 1
     assert names(run) == ["submitted", *["started", "crashed"] * 2, "started", "failed"]
-    assert (tmp_path / "told").read_text() == f"failed {run}\n"
+    told = tmp_path / "told"
+    until(lambda: told.exists() and told.read_text() == f"failed {run}\n")  # said once the run is known to be over
 
 
 def test_a_killed_rank_is_named(toy):
