@@ -16,7 +16,7 @@ from slurm import events, results, state, submit
 from tests import local_slurm
 from tests.conftest import rows, same, weights
 from tests.slurm import hanging
-from tests.slurm.runs import METHOD, SAVE_STEPS, STEPS, Job, submitted
+from tests.slurm.runs import LOG_STEPS, METHOD, SAVE_STEPS, STEPS, Job, submitted
 
 pytestmark = pytest.mark.slurm
 long = pytest.mark.skipif(not os.environ.get("SHOTCRETE_LONG"), reason="waits a minute for Slurm; set SHOTCRETE_LONG=1")
@@ -137,10 +137,11 @@ def test_either_rank_is_killed_again_and_again(train, digits, tmp_path, capsys):
 
 def test_a_sweep_is_one_array_and_a_table_and_a_signal_to_one_member_is_its_own_affair(train, tmp_path):
     root = tmp_path / "run"
-    train("--nodes", "1", "--parallel", "2", recipe="mae:digits_mask_ratio")
+    steps = STEPS * 4  # of some milliseconds each: long enough to ask for the status and to signal before the last
+    train("--nodes", "1", "--parallel", "2", "--", f"--optim.epochs={steps}", recipe="mae:digits_mask_ratio")
     members = [Job(root / str(number), 0.0) for number in range(3)]
     assert len({job.id.partition("_")[0] for job in members}) == 1
-    members[1].at(HALFWAY)
+    members[1].at(LOG_STEPS)
     assert state.status(members[2].run).state == "queued"  # two at a time
     subprocess.run(["scancel", "--signal=USR2", members[1].id], check=True)
     assert submit.main(["wait", str(root), "--poll", "0.2"]) == 0, members[1].said()
@@ -148,7 +149,7 @@ def test_a_sweep_is_one_array_and_a_table_and_a_signal_to_one_member_is_its_own_
     lines = (root / "table.md").read_text().splitlines()
     assert [cell.strip() for cell in lines[0].split("|")[1:5]] == ["run", "data.mask.ratio", "state", "step"]
     assert [line.split("|")[2].strip() for line in lines[2:]] == ["0.5", "0.75", "0.9"]
-    assert all(line.split("|")[4].strip() == str(STEPS) for line in lines[2:])
+    assert all(line.split("|")[4].strip() == str(steps) for line in lines[2:])
 
 
 @long
