@@ -98,7 +98,7 @@ def summary(turns: Turns, options: Options, here: Machine) -> list[str]:
     share = GOAL_IMAGES_PER_S / rate(turns[OVERHEAD]).median
     batches = f"in batches of {options.batch}"
     return [
-        f"Order, plan and queues take {share:.1%} of a core at {GOAL_IMAGES_PER_S:,} images/s {batches}.",
+        f"Order, plan and queues take {100 * share:.1f} % of a core at {GOAL_IMAGES_PER_S:,} images/s {batches}.",
         verdict(need(options.model, options.step_images_per_s), device, cpu, here, end_to_end),
     ]
 
