@@ -8,9 +8,9 @@ from torch import Tensor
 
 from pipeline.plan import Stacked
 from pipeline.send import send
-from pipeline.views import crop_flip, erase
+from pipeline.views import crop_flip, rand_augment_torch
+from pipeline.views import erase as erasing
 from pipeline.views.rand_augment import Ops
-from pipeline.views.rand_augment_torch import apply_ops
 
 TOGETHER = 64  # images cut at once, of like reduction: bounds the float intermediates to 0.2 GB at 224 pixels
 
@@ -60,6 +60,11 @@ def change(views: list[Tensor], plan: Stacked) -> list[Tensor]:
 
 
 def _change(view: Tensor, plan: Stacked, v: int) -> Tensor:
+    apply_ops, erase = rand_augment_torch.apply_ops, erasing.erase
+    if view.device.type == "cuda":
+        from pipeline.views import erase_triton, rand_augment_triton
+
+        apply_ops, erase = rand_augment_triton.apply_ops, erase_triton.erase
     fill = tuple(int(level) for level in plan.fill[v])
     view = apply_ops(view, Ops(plan.ops[v], plan.args[v]), nearest=bool(plan.nearest[v]), fill=fill)
-    return erase.erase(view, plan.erased[v], plan.noise[v] if plan.noisy[v] else erase.CUTOUT_FILL)
+    return erase(view, plan.erased[v], plan.noise[v] if plan.noisy[v] else erasing.CUTOUT_FILL)

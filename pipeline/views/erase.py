@@ -1,7 +1,7 @@
 """A rectangle of the image replaced: USB's cutout and timm's random erasing, as boxes drawn on the host.
 
 A box is i32 (top, left, height, width); height 0 erases nothing. Executors fill it with one colour, or with noise that
-is a pure function of the image's key and the pixel, the same in numba and in torch.
+is a pure function of the image's key and the pixel, the same in numba, torch and Triton.
 """
 
 import math
@@ -22,9 +22,9 @@ _CUTOUT, _ERASING, _NOISE = 0xC07, 0xE7A5E, 0x4015E  # tags
 
 # Noise: N(0, 1) after normalisation is mean + std · z in levels. Here z is the sum of three 7-bit uniforms (spread 64
 # steps), in 16-bit fixed point; it ends at 2.98 spreads, but u8 clips the true normal at 1.8 to 2.6 of them anyway.
-_STEP = tuple(round(255 * std / math.sqrt(3 * (128**2 - 1) / 12) * 65536) for std in (0.229, 0.224, 0.225))
-_BASE = tuple(
-    round((255 * mean + 0.5) * 65536 - 190.5 * step) for mean, step in zip((0.485, 0.456, 0.406), _STEP, strict=True)
+STEP = tuple(round(255 * std / math.sqrt(3 * (128**2 - 1) / 12) * 65536) for std in (0.229, 0.224, 0.225))
+BASE = tuple(
+    round((255 * mean + 0.5) * 65536 - 190.5 * step) for mean, step in zip((0.485, 0.456, 0.406), STEP, strict=True)
 )
 
 
@@ -97,9 +97,9 @@ def erase_noise(image, box, key):
             z = (z ^ (z >> u64(_SHIFTS[1]))) * u64(_MULTIPLIERS[1])
             z = z ^ (z >> u64(_SHIFTS[2]))
             i = u64(x) * u64(3)
-            row[i] = _noise_level(z, _BASE[0], _STEP[0])
-            row[i + u64(1)] = _noise_level(z >> u64(21), _BASE[1], _STEP[1])
-            row[i + u64(2)] = _noise_level(z >> u64(42), _BASE[2], _STEP[2])
+            row[i] = _noise_level(z, BASE[0], STEP[0])
+            row[i + u64(1)] = _noise_level(z >> u64(21), BASE[1], STEP[1])
+            row[i + u64(2)] = _noise_level(z >> u64(42), BASE[2], STEP[2])
 
 
 @njit(nogil=True, cache=True)
@@ -148,7 +148,7 @@ def _noise(keys: Tensor, size: int) -> Tensor:
     channels = []
     for channel in range(3):
         total = sum(((z >> (21 * channel + 7 * i)) & 127) for i in range(3))
-        channels.append(((_BASE[channel] + _STEP[channel] * total) >> 16).clamp(0, 255).to(torch.uint8))
+        channels.append(((BASE[channel] + STEP[channel] * total) >> 16).clamp(0, 255).to(torch.uint8))
     return torch.stack(channels, -1).view(-1, size, size, 3)
 
 

@@ -18,8 +18,33 @@ VIEWS = {
 }
 
 
+@pytest.fixture
+def launched(monkeypatch) -> list[str]:
+    """What is launched, by name; every tensor that a kernel is given lies on the device."""
+    pytest.importorskip("triton", reason="Triton comes with the CUDA builds of torch")
+    from pipeline.views import erase_triton, rand_augment_triton
+
+    seen = []
+
+    class Kernel:
+        def __init__(self, name: str):
+            self.name = name
+
+        def __getitem__(self, grid):
+            assert all(programs > 0 for programs in grid)
+            return self
+
+        def __call__(self, *args, **options):
+            seen.append(self.name)
+            assert {x.device.type for x in args if isinstance(x, torch.Tensor)} == {"cuda"}
+
+    for module, name in ((rand_augment_triton, "_tables"), (rand_augment_triton, "_change"), (erase_triton, "_erase")):
+        monkeypatch.setattr(module, name, Kernel(name))
+    return seen
+
+
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
-def test_colours_geometry_and_erasing_ask_nothing(view, monkeypatch):
+def test_colours_geometry_and_erasing_ask_nothing(view, launched, monkeypatch):
     n = 64
     sides = np.full(n, 40)
     picks = Picks(np.arange(n), np.zeros(n, np.int64))
@@ -31,3 +56,6 @@ def test_colours_geometry_and_erasing_ask_nothing(view, monkeypatch):
             views = change(cut, plan)
     assert [view.device.type for view in views] == ["cuda", "cuda"]
     assert watch.waits == watch.mixed == watch.unpinned == {}
+    erased = sum(bool(boxes[:, 2].any()) for boxes in plan.erased)
+    assert launched.count("_tables") == launched.count("_change") == plan.ops.shape[2]  # once a layer: one view of two
+    assert launched.count("_erase") == erased == (view.erase != "none")

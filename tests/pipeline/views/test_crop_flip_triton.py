@@ -1,14 +1,11 @@
 """The CUDA kernel of the cut, without a GPU: interpreted by Triton, and compiled for the GPUs that we name."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
-pytest.importorskip("triton", reason="Triton comes with the CUDA builds of torch")
+from tests.pipeline.views import by_triton
 
-INTERPRETED = """
+CUT = """
+import sys
 import numpy as np, torch
 from pipeline.views import crop_flip, crop_flip_triton
 
@@ -28,7 +25,7 @@ for size in (16, 21):
     places, widths = torch.from_numpy(places), torch.from_numpy(widths)
     expected = crop_flip.cut(pixels, places, widths, crop_flip.CutOnDevice(*tensors, tuple(most)), size)
     geometry = torch.cat([places[:, None], widths[:, None], *tensors[:2], tensors[2][:, None]], 1)
-    came = crop_flip_triton.cut(pixels, geometry, size)
+    came = crop_flip_triton.cut(pixels.to(sys.argv[1]), geometry.to(sys.argv[1]), size).cpu()
     assert came.shape == expected.shape and came.stride() == expected.stride()
     apart = (came.int() - expected.int()).abs()
     assert apart.max() <= 1 and (apart > 0).float().mean() < 1e-3, apart.max()
@@ -37,35 +34,26 @@ for size in (16, 21):
 
 
 def test_the_kernel_cuts_what_torch_cuts() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("capability", [75, 80, 90, 100])
-def test_the_kernel_compiles_without_spilling(capability: int) -> None:
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from pipeline.views import crop_flip_triton
-
-    types = {"pixels": "*u8", "geometry": "*i64", "out": "*u8", "size": "i32"}
-    source = ASTSource(
-        crop_flip_triton._cut, types | {"ROWS": "constexpr", "BLOCK": "constexpr"}, constexprs={(4,): 2, (5,): 256}
-    )
-    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 4})
-    assert len(made.asm["cubin"]) > 1000
-    assert ".local" not in made.asm["ptx"]  # what does not fit into registers would go there
+    by_triton.interpreted(CUT, "cpu")
 
 
 @pytest.mark.gpu
-def test_the_kernel_runs_on_the_gpu_as_interpreted() -> None:
-    import torch
+def test_the_gpu_cuts_what_torch_cuts() -> None:
+    by_triton.on_the_gpu(CUT, "cuda")
 
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device here")
-    on_gpu = INTERPRETED.replace("crop_flip_triton.cut(pixels, geometry, size)",
-                                 "crop_flip_triton.cut(pixels.cuda(), geometry.cuda(), size).cpu()")  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", on_gpu], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+
+@pytest.mark.parametrize("capability", by_triton.CAPABILITIES)
+def test_the_kernel_compiles_without_spilling(capability: int) -> None:
+    from pipeline.views import crop_flip_triton
+
+    types = {"pixels": "*u8", "geometry": "*i64", "out": "*u8", "size": "i32"}
+    needs = by_triton.compiled(crop_flip_triton._cut, types, {"ROWS": 2, "BLOCK": 256}, capability)
+    assert needs["STACK"] == needs["LOCAL"] == 0, needs  # what does not fit into registers would go there
+    assert needs["REG"] <= 64
+
+
+def test_spilling_would_be_seen() -> None:
+    from pipeline.views import crop_flip_triton
+
+    types = {"pixels": "*u8", "geometry": "*i64", "out": "*u8", "size": "i32"}
+    assert by_triton.compiled(crop_flip_triton._cut, types, {"ROWS": 2, "BLOCK": 256}, 90, maxnreg=24)["STACK"] > 0

@@ -1,0 +1,187 @@
+"""RandAugment executed on a batch by two CUDA kernels a layer, with the integers and floats of the CPU kernels.
+
+The torch version of the same (pipeline.views.rand_augment_torch) launches some hundred kernels a layer and moves every
+intermediate through memory; here a pixel is read once, changed in registers and written once. Imported only where there
+is a GPU. No launch fuses a multiplication with an addition, which would round differently.
+"""
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from pipeline.send import send
+from pipeline.views import rand_augment as ra
+from pipeline.views.rand_augment_tables import affines, fixed_tables
+from pipeline.views.rand_augment_triton_hue import turned
+from pipeline.views.rand_augment_warp import BITS
+
+ROWS = 2  # of a view, done by one program
+AT_ONCE = 1024  # pixels that a program counts at once
+_BITS, _ONE, _TWICE = tl.constexpr(BITS), tl.constexpr(1 << BITS), tl.constexpr(2 * BITS)
+_IDENTITY, _AUTOCONTRAST, _EQUALIZE, _CONTRAST, _COLOUR, _SHARPNESS, _HUE = map(tl.constexpr, (
+    ra.IDENTITY, ra.AUTOCONTRAST, ra.EQUALIZE, ra.CONTRAST, ra.COLOUR, ra.SHARPNESS, ra.HUE))  # fmt: skip
+_ROTATE, _SHEAR_X, _TRANSLATE_Y = map(tl.constexpr, (ra.ROTATE, ra.SHEAR_X, ra.TRANSLATE_Y))
+
+
+def apply_ops(images: Tensor, plan: ra.Ops, *, nearest: bool, fill: tuple[int, int, int]) -> Tensor:
+    """Carry out the plan's operations: u8 [N, 3, S, S] -> u8 [N, 3, S, S], new storage, channels-last; no host sync.
+
+    images   u8 [N, 3, S, S]   any storage order
+    nearest  geometry reads the nearest pixel; else bilinear
+    fill     RGB of what geometry brings in from outside
+    """
+    pixels = images.permute(0, 2, 3, 1).contiguous()
+    (n, layers), size = plan.ops.shape, images.shape[-1]
+    if not n or not plan.ops.any():
+        return pixels.clone().permute(0, 3, 1, 2)
+    ops, args = plan.ops.T.astype(np.int32), np.ascontiguousarray(plan.args.T, np.float32)
+    maps = affines(ops.ravel(), args.ravel(), size).astype(np.int32).reshape(layers, n, 6)
+    wanted = send(np.concatenate([ops[..., None], args.view(np.int32)[..., None], maps], 2), images.device)
+    fixed = send(fixed_tables(ops.ravel(), args.ravel()).reshape(layers, n, 256), images.device)
+    tables = torch.empty(n, 3, 256, dtype=torch.uint8, device=images.device)
+    spare = [torch.empty_like(pixels) for _ in range(min(layers, 2))]
+    block, exact = triton.next_power_of_2(size), {"num_warps": 4, "enable_fp_fusion": False}
+    for layer in range(layers):
+        out = spare[layer % 2]
+        _tables[(n, 3)](pixels, wanted[layer], fixed[layer], tables, size * size, AT_ONCE=AT_ONCE, **exact)
+        _change[(n, triton.cdiv(size, ROWS))](
+            pixels, wanted[layer], tables, out, size, *fill, NEAREST=nearest, ROWS=ROWS, BLOCK=block, **exact
+        )
+        pixels = out
+    return pixels.permute(0, 3, 1, 2)
+
+
+@triton.jit
+def _blend(low, high, factor):
+    """Pillow's Image.blend in f32, to u8."""
+    value = low + factor * (high - low)
+    return tl.minimum(tl.maximum(value, 0.0), 255.0).to(tl.uint8)
+
+
+@triton.jit
+def _luma(red, green, blue):
+    """Pillow's RGB -> L of three i32."""
+    return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+
+
+@triton.jit
+def _tables(pixels, wanted, fixed, tables, n, AT_ONCE: tl.constexpr):
+    """What an image's operation makes of each level of one channel, where that depends on no other level."""
+    image, channel = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    op = tl.load(wanted + image * 8)
+    factor = tl.load(wanted + image * 8 + 1).to(tl.float32, bitcast=True)
+    levels, at = tl.arange(0, 256), tl.arange(0, AT_ONCE)
+    source, table = pixels + image * n * 3, tables + (image * 3 + channel) * 256 + levels
+    if op == _EQUALIZE:
+        counts = tl.zeros([256], tl.int32)
+        for first in range(0, n, AT_ONCE):
+            inside = first + at < n
+            level = tl.load(source + (first + at) * 3 + channel, inside, 0).to(tl.int32)
+            counts += tl.histogram(level, 256, inside)
+        last = tl.max(tl.where(counts > 0, levels, 0), 0)
+        step = (n - tl.sum(tl.where(levels == last, counts, 0), 0)) // 255
+        spread = (tl.cumsum(counts, 0) - counts + step // 2) // tl.maximum(step, 1)
+        tl.store(table, tl.where(step > 0, tl.minimum(spread, 255), levels).to(tl.uint8))
+    elif op == _AUTOCONTRAST:
+        low, high = tl.full([AT_ONCE], 255, tl.int32), tl.zeros([AT_ONCE], tl.int32)
+        for first in range(0, n, AT_ONCE):
+            inside = first + at < n
+            level = tl.load(source + (first + at) * 3 + channel, inside, 0).to(tl.int32)
+            low, high = tl.minimum(low, tl.where(inside, level, 255)), tl.maximum(high, level)
+        least, most = tl.min(low, 0), tl.max(high, 0)
+        wide = tl.full([256], 255.0, tl.float64) / tl.maximum(most - least, 1).to(tl.float64)
+        stretched = levels.to(tl.float64) * wide + -least.to(tl.float64) * wide
+        stretched = tl.minimum(tl.maximum(stretched, 0.0), 255.0).to(tl.int32)
+        tl.store(table, tl.where(most > least, stretched, levels).to(tl.uint8))
+    elif op == _CONTRAST:
+        total = tl.zeros([AT_ONCE], tl.int32)
+        for first in range(0, n, AT_ONCE):
+            inside = first + at < n
+            place = source + (first + at) * 3
+            red, green = tl.load(place, inside, 0).to(tl.int32), tl.load(place + 1, inside, 0).to(tl.int32)
+            total += tl.where(inside, _luma(red, green, tl.load(place + 2, inside, 0).to(tl.int32)), 0)
+        mean = (tl.sum(total, 0).to(tl.float64) / tl.full([256], n, tl.float64) + 0.5).to(tl.int32).to(tl.float32)
+        tl.store(table, _blend(mean, levels.to(tl.float32), factor))
+    else:
+        tl.store(table, tl.load(fixed + image * 256 + levels))
+
+
+@triton.jit
+def _change(
+    pixels, wanted, tables, out, size, fill_red, fill_green, fill_blue,
+    NEAREST: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Some rows of one image through its operation."""
+    image = tl.program_id(0).to(tl.int64)
+    wish = wanted + image * 8
+    op, factor = tl.load(wish), tl.load(wish + 1).to(tl.float32, bitcast=True)
+    y, x = (tl.program_id(1) * ROWS + tl.arange(0, ROWS))[:, None], tl.arange(0, BLOCK)[None, :]
+    shown = (y < size) & (x < size)
+    source, at = pixels + image * size * size * 3, (y * size + x) * 3
+    red, green, blue = _read(source + at, shown)
+    if op == _COLOUR:
+        grey = _luma(red, green, blue).to(tl.float32)
+        red = _blend(grey, red.to(tl.float32), factor).to(tl.int32)
+        green = _blend(grey, green.to(tl.float32), factor).to(tl.int32)
+        blue = _blend(grey, blue.to(tl.float32), factor).to(tl.int32)
+    elif op == _SHARPNESS:
+        inner = (y > 0) & (y < size - 1) & (x > 0) & (x < size - 1)
+        red = tl.where(inner, _sharper(source + at, size * 3, red, inner, factor), red)
+        green = tl.where(inner, _sharper(source + at + 1, size * 3, green, inner, factor), green)
+        blue = tl.where(inner, _sharper(source + at + 2, size * 3, blue, inner, factor), blue)
+    elif op == _HUE:
+        red, green, blue = turned(red, green, blue, (factor.to(tl.float64) * 255.0).to(tl.int32))
+    elif (op == _ROTATE) | ((op >= _SHEAR_X) & (op <= _TRANSLATE_Y)):
+        a, b, c = tl.load(wish + 2), tl.load(wish + 3), tl.load(wish + 4)
+        d, e, f = tl.load(wish + 5), tl.load(wish + 6), tl.load(wish + 7)
+        u, v = a * x + b * y + c, d * x + e * y + f
+        inside = shown & (u >= 0) & (u < (size << 16)) & (v >= 0) & (v < (size << 16))
+        if NEAREST:
+            red, green, blue = _read(source + ((v >> 16) * size + (u >> 16)) * 3, inside)
+        else:
+            red, green, blue = _between(source, u - 32768, v - 32768, size, inside)
+        red, green = tl.where(inside, red, fill_red), tl.where(inside, green, fill_green)
+        blue = tl.where(inside, blue, fill_blue)
+    elif op != _IDENTITY:
+        table = tables + image * 768
+        red, green = tl.load(table + red).to(tl.int32), tl.load(table + 256 + green).to(tl.int32)
+        blue = tl.load(table + 512 + blue).to(tl.int32)
+    target = out + image * size * size * 3 + at
+    tl.store(target, red.to(tl.uint8), shown)
+    tl.store(target + 1, green.to(tl.uint8), shown)
+    tl.store(target + 2, blue.to(tl.uint8), shown)
+
+
+@triton.jit
+def _read(place, inside):
+    red, green = tl.load(place, inside, 0).to(tl.int32), tl.load(place + 1, inside, 0).to(tl.int32)
+    return red, green, tl.load(place + 2, inside, 0).to(tl.int32)
+
+
+@triton.jit
+def _sharper(place, stride, level, inner, factor):
+    """A level blended with the mean of the nine around it, in which it counts five times."""
+    total = 4 * level + 6
+    for row in tl.static_range(3):
+        for column in tl.static_range(3):
+            total += tl.load(place + (row - 1) * stride + (column - 1) * 3, inner, 0).to(tl.int32)
+    return _blend((total // 13).to(tl.float32), level.to(tl.float32), factor).to(tl.int32)
+
+
+@triton.jit
+def _between(source, u, v, size, inside):
+    """The weighted mean of the four pixels around (u, v) in 16.16, truncated."""
+    across, down = (u & 0xFFFF) >> (16 - _BITS), (v & 0xFFFF) >> (16 - _BITS)
+    left, right = tl.maximum(u >> 16, 0), tl.minimum((u >> 16) + 1, size - 1)
+    upper, lower = tl.maximum(v >> 16, 0) * size, tl.minimum((v >> 16) + 1, size - 1) * size
+    red, green, blue = tl.zeros_like(u), tl.zeros_like(u), tl.zeros_like(u)
+    for corner in tl.static_range(4):
+        column = left if corner % 2 == 0 else right
+        row = upper if corner < 2 else lower
+        weight = _ONE - across if corner % 2 == 0 else across
+        weight *= _ONE - down if corner < 2 else down
+        near_red, near_green, near_blue = _read(source + (row + column) * 3, inside)
+        red, green, blue = red + near_red * weight, green + near_green * weight, blue + near_blue * weight
+    return red >> _TWICE, green >> _TWICE, blue >> _TWICE
