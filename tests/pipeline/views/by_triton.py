@@ -1,15 +1,19 @@
-"""Triton kernels without a GPU: run by Triton's interpreter, and compiled for the GPUs that we name."""
+"""Triton kernels without a GPU: run by Triton's interpreter, compiled for the GPUs that we name, launched on none."""
 
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 triton = pytest.importorskip("triton", reason="Triton comes with the CUDA builds of torch")
 CAPABILITIES = (75, 80, 90, 100)
+DEVICE = 1000  # none that is there
 
 
 def interpreted(script: str, *argv: str) -> None:
@@ -54,3 +58,38 @@ def usage(cubin: bytes) -> dict[str, int]:
     finally:
         path.unlink()
     return {name: int(number) for name, number in re.findall(r"\b(REG|STACK|LOCAL|SHARED):(\d+)", said)}
+
+
+@contextmanager
+def launching(*kernels) -> Iterator[list[tuple[int, ...]]]:
+    """In it, kernels are launched as on an H100, up to the driver, which does nothing; gives the grids so far.
+
+    Triton chooses by the arguments what to compile, and compiles it.
+    """
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    grids: list[tuple[int, ...]] = []
+    pretended = SimpleNamespace(
+        get_current_device=lambda: DEVICE,
+        get_current_stream=lambda _: 0,
+        get_current_target=lambda: GPUTarget("cuda", 90, 32),
+        launcher_cls=lambda *_: lambda *args: grids.append(args[:3]),
+        utils=SimpleNamespace(
+            load_binary=lambda *_: (object(), object(), 0, 0, 1024),
+            get_device_properties=lambda _: {"max_shared_mem": 227 << 10},
+        ),
+    )
+    before = driver._active
+    driver.set_active(pretended)
+    try:
+        yield grids
+    finally:
+        driver._active = before
+        for kernel in kernels:
+            kernel.device_caches.pop(DEVICE, None)
+
+
+def variants(kernel) -> list:
+    """What has been compiled of a kernel while `launching`."""
+    return list(kernel.device_caches[DEVICE][0].values())

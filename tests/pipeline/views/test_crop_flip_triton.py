@@ -1,6 +1,7 @@
 """The CUDA kernel of the cut, without a GPU: interpreted by Triton, and compiled for the GPUs that we name."""
 
 import pytest
+import torch
 
 from tests.pipeline.views import by_triton
 
@@ -50,6 +51,30 @@ def test_the_kernel_compiles_without_spilling(capability: int) -> None:
     needs = by_triton.compiled(crop_flip_triton._cut, types, {"ROWS": 2, "BLOCK": 256}, capability)
     assert needs["STACK"] == needs["LOCAL"] == 0, needs  # what does not fit into registers would go there
     assert needs["REG"] <= 64
+
+
+@pytest.mark.parametrize("size", [21, 224, 448])
+def test_a_size_is_compiled_once_whatever_the_batch(size: int) -> None:
+    from pipeline.views import crop_flip_triton
+
+    with by_triton.launching(crop_flip_triton._cut) as grids:
+        for n in (1, 5, 16):
+            geometry = torch.zeros(n, len(crop_flip_triton.COLUMNS), dtype=torch.int64)
+            crop_flip_triton.cut(torch.zeros(8, 3, dtype=torch.uint8), geometry, size)
+        (compiled,) = by_triton.variants(crop_flip_triton._cut)
+    assert grids == [(n, -(-size // 2), 1) for n in (1, 5, 16)]
+    needs = by_triton.usage(compiled.kernel)
+    assert needs["STACK"] == needs["LOCAL"] == 0, needs
+
+
+def test_another_size_would_be_seen_to_be_compiled() -> None:
+    from pipeline.views import crop_flip_triton
+
+    with by_triton.launching(crop_flip_triton._cut):
+        for size in (21, 32):
+            geometry = torch.zeros(2, len(crop_flip_triton.COLUMNS), dtype=torch.int64)
+            crop_flip_triton.cut(torch.zeros(8, 3, dtype=torch.uint8), geometry, size)
+        assert len(by_triton.variants(crop_flip_triton._cut)) == 2
 
 
 def test_spilling_would_be_seen() -> None:

@@ -1,7 +1,10 @@
 """The CUDA kernels of RandAugment and erasing, without a GPU: they give the bits that torch gives."""
 
+import numpy as np
 import pytest
+import torch
 
+from pipeline.views import rand_augment as ra
 from tests.pipeline.views import by_triton
 
 AUGMENTED = """
@@ -81,3 +84,25 @@ def test_the_kernels_compile_without_spilling(capability: int) -> None:
         needs = by_triton.compiled(kernel, types, constants, capability, enable_fp_fusion=False)
         assert needs["STACK"] == needs["LOCAL"] == 0, needs  # what does not fit into registers would go there
         assert needs["REG"] <= 96  # five blocks of 128 threads on a multiprocessor, at the least
+
+
+@pytest.mark.parametrize(("size", "fill"), [(21, (1, 0, 16)), (224, (124, 116, 104)), (448, (0, 0, 0))])
+def test_a_size_is_compiled_once_whatever_the_batch(size: int, fill: tuple[int, int, int]) -> None:
+    """Triton compiles anew for arguments that are 1 or divisible by 16: no batch may be one that a run waits for."""
+    from pipeline.views import erase_triton, rand_augment_triton
+
+    kernels = rand_augment_triton._tables, rand_augment_triton._change, erase_triton._erase
+    with by_triton.launching(*kernels) as grids:
+        for n in (1, 5, 16):
+            images = torch.zeros(n, size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+            plan = ra.Ops(np.full((n, 3), ra.ROTATE, np.int8), np.full((n, 3), 9, np.float32))
+            rand_augment_triton.apply_ops(images, plan, nearest=False, fill=fill)
+            erase_triton.erase(images, np.tile(np.array([[1, 2, n, 8]], np.int32), (n, 1)), fill)
+            assert grids == [(n, 3, 1), (n, -(-size // 2), 1)] * 3 + [(n, -(-n // 2), 1)]
+            grids.clear()
+        compiled = [by_triton.variants(kernel) for kernel in kernels]
+    assert [len(each) for each in compiled] == [1, 1, 1]
+    for (each,) in compiled:
+        needs = by_triton.usage(each.kernel)
+        assert needs["STACK"] == needs["LOCAL"] == 0, needs
+        assert "fma.rn.f" not in each.asm["ptx"]
