@@ -17,6 +17,7 @@ from pipeline.encode import MAX_PIXELS, prepare
 from pipeline.errors import InputError
 from pipeline.jpeg_header import plain_size
 from pipeline.listing import listing
+from pipeline.on_device import check_device
 from pipeline.order import Picks
 from pipeline.plan import Stacked, Wanted, draw
 from pipeline.pool import CHUNK, Pool, cores
@@ -168,6 +169,8 @@ class _Views:
     def __init__(self, data: Data, device: torch.device) -> None:
         self.data, self.device, self.on_cpu = data, device, views_on(data, device) == "cpu"
         self.largest, self.pools, self.ring = 0, [], None
+        if not self.on_cpu:
+            check_device(device)
 
     def start(self, source: kernels.Source, plan: Stacked) -> Callable[[], tuple[list[Tensor], np.ndarray]]:
         pixels = int((source.heights * source.widths).max())

@@ -21,7 +21,7 @@ from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.order import Order, Picks
 from pipeline.plan import Plan, Wanted, draw
 from pipeline.replace import Bad
-from pipeline.send import send
+from pipeline.send import copies, send
 from pipeline.threads import Threads
 
 PLANNERS = 2  # one batch's plan is drawn while another's images decode
@@ -83,7 +83,7 @@ class Loader:
         self._next = step * feed.micro
         self._pending: deque[Future[Prepared]] = deque()
         self._planners = Threads(PLANNERS, "plan")
-        self._copies = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
+        self._copies = copies(device)
         self._bad = Bad()
         self.wait_s, self.replaced = 0.0, 0
 

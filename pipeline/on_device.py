@@ -1,11 +1,13 @@
 """T2: every view made on the device from decoded images packed one after another in one buffer."""
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.errors import InputError
 from pipeline.plan import Stacked
 from pipeline.send import send
 from pipeline.views import crop_flip, rand_augment_torch
@@ -21,6 +23,23 @@ class Packed(NamedTuple):
     pixels: Tensor
     places: np.ndarray
     widths: np.ndarray
+
+
+@cache
+def check_device(device: torch.device) -> None:
+    """Raise InputError where views are to be made on a GPU and Triton, which makes them there, does not start: it
+    builds its driver with a C compiler, and keeps what it compiles in a folder."""
+    if device.type != "cuda":
+        return
+    try:
+        from triton.runtime import driver
+
+        driver.active.get_current_target()
+    except Exception as error:  # whatever it is, it would come again from a thread amid the first batch
+        raise InputError(
+            f"Triton is to make the views on the GPU and does not start: {' '.join(str(error).split())}; it needs "
+            "a C compiler, Python's headers and a TRITON_CACHE_DIR that can be written; or set data.views_on to cpu"
+        ) from error
 
 
 def make_views(packed: Packed, plan: Stacked, size: int) -> list[Tensor]:

@@ -18,9 +18,11 @@ from pipeline.beton import Beton, open_beton
 from pipeline.choose import choose, streamed, views_on
 from pipeline.digits import ensure_digits
 from pipeline.errors import InputError
+from pipeline.on_device import check_device
 from pipeline.order import Picks
 from pipeline.plan import Wanted, draw
 from pipeline.replace import MOST
+from pipeline.send import copies
 from pipeline.spec import Data
 
 DIGITS = "data/digits"
@@ -35,16 +37,22 @@ def open_data(data: Data, name: str) -> Beton:
 
 
 def open_backend(data: Data, beton: Beton, device: torch.device) -> Backend:
-    """The back-end that a recipe asks for; what auto means is chosen here and now (pipeline.choose)."""
+    """The back-end that a recipe asks for; what auto means is chosen here and now (pipeline.choose).
+
+    Raises InputError where the back-end, or Triton that is to make the views, does not run on this machine.
+    """
+    where = views_on(data, device)
+    if where == "device":
+        check_device(device)
     made = BACKENDS[choose(data, beton, device).backend]
-    return made(beton, data.size, device, views_on(data, device), data.threads)
+    return made(beton, data.size, device, where, data.threads)
 
 
 def sweep(data: Data, beton: Beton, device: torch.device, ids: np.ndarray, batch: int) -> Iterator[Tensor]:
     """Every image of `ids` once, in order, as evaluated: u8 [n, 3, S, S] for n up to `batch`, on the device."""
     with closing(open_backend(streamed(data), beton, device)) as backend:
         for _, views in _started(data, backend, ids, batch):
-            yield views()[0]
+            yield _made(views, device)
 
 
 def sweep_decodable(
@@ -59,7 +67,7 @@ def sweep_decodable(
     with closing(open_backend(streamed(data), beton, device)) as backend:
         for part, views in _started(data, backend, ids, batch):
             try:
-                images = views()[0]
+                images = _made(views, device)
             except Undecodable as error:
                 gone += len(error.ids)
                 for i in error.ids if say else ():
@@ -70,7 +78,7 @@ def sweep_decodable(
                 part = part[~np.isin(part, error.ids)]
                 if not len(part):
                     continue
-                images = _start(data, backend, part)()[0]
+                images = _made(_start(data, backend, part), device)
             yield part, images
 
 
@@ -88,3 +96,17 @@ def _started(data: Data, backend: Backend, ids: np.ndarray, batch: int) -> Itera
 def _start(data: Data, backend: Backend, ids: np.ndarray) -> Views:
     wanted = Wanted({"images": (data.evaluate, rng.WEAK)}, data.size)
     return backend.start(draw(wanted, Picks(ids, np.zeros_like(ids)), backend.heights[ids], backend.widths[ids], 0))
+
+
+def _made(views: Views, device: torch.device) -> Tensor:
+    """A batch of a sweep, made beside what the network still computes: behind that, its copies would wait, and the
+    decoders for the buffers that they are from."""
+    beside = copies(device)
+    if beside is None:
+        return views()[0]
+    with torch.cuda.stream(beside):
+        images = views()[0]
+    computing = torch.cuda.current_stream(device)
+    computing.wait_stream(beside)
+    images.record_stream(computing)  # else the next batch could take its memory while the network reads it
+    return images

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.corruptions.corrupt import Table, corrupt
 from pipeline.pool import CHUNK, cores
+from pipeline.send import send
 from pipeline.threads import Threads
 
 AHEAD = 2  # batches that are being made while one is used
@@ -85,4 +86,4 @@ def _finish(begun: tuple[Wanted | None, int, Tensor, list[Future]], device: torc
     wanted, first, out, jobs = begun
     for job in jobs:
         job.result()
-    return Corrupted(wanted, first, out.to(device, non_blocking=True).permute(0, 3, 1, 2))
+    return Corrupted(wanted, first, send(out, device).permute(0, 3, 1, 2))

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from pipeline.corruptions.corrupt import corrupt
-from pipeline.corruptions.stream import Making, Wanted, stream
+from pipeline.corruptions.stream import Making, Wanted, _finish, stream
+from tests.pretended import Watch, pretended_gpu
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (21, 16, 16, 3), np.uint8)).permute(0, 3, 1, 2)
 IDS = np.arange(100, 121)
@@ -29,3 +30,10 @@ def test_images_do_not_depend_on_batches_and_threads(batch, threads):
 def test_an_error_in_a_thread_arrives():
     with pytest.raises(Exception, match="no corruption is called 'rain'"):
         list(stream([IMAGES], IDS, [Wanted("rain", 1)], CPU, Making(threads=1)))
+
+
+def test_what_is_not_corrupted_crosses_from_pinned_memory_too(monkeypatch):
+    with pretended_gpu(monkeypatch), Watch() as watch:
+        each = _finish((None, 0, torch.zeros(5, 16, 16, 3, dtype=torch.uint8), []), torch.device("cuda"))
+    assert (each.images.device.type, each.images.shape) == ("cuda", (5, 3, 16, 16))
+    assert watch.unpinned == watch.waits == {}
