@@ -23,7 +23,8 @@ def cut(pixels: Tensor, geometry: Tensor, size: int) -> Tensor:
     out = torch.empty(n, size, size, 3, dtype=torch.uint8, device=pixels.device)
     if n:
         rows, block = 2, triton.next_power_of_2(size)
-        _cut[(n, triton.cdiv(size, rows))](pixels, geometry, out, size, ROWS=rows, BLOCK=block, num_warps=4)
+        warps = max(4, block // 64)  # as many pixels a thread at every size
+        _cut[(n, triton.cdiv(size, rows))](pixels, geometry, out, size, ROWS=rows, BLOCK=block, num_warps=warps)
     return out.permute(0, 3, 1, 2)
 
 

@@ -42,12 +42,13 @@ def apply_ops(images: Tensor, plan: ra.Ops, *, nearest: bool, fill: tuple[int, i
     fixed = send(fixed_tables(ops.ravel(), args.ravel()).reshape(layers, n, 256), images.device)
     tables = torch.empty(n, 3, 256, dtype=torch.uint8, device=images.device)
     spare = [torch.empty_like(pixels) for _ in range(min(layers, 2))]
-    block, exact = triton.next_power_of_2(size), {"num_warps": 4, "enable_fp_fusion": False}
+    block, exact = triton.next_power_of_2(size), {"enable_fp_fusion": False}
+    tiles = {"ROWS": ROWS, "BLOCK": block, "num_warps": max(4, block // 64)}  # as many pixels a thread at every size
     for layer in range(layers):
         out = spare[layer % 2]
         _tables[(n, 3)](pixels, wanted[layer], fixed[layer], tables, size * size, AT_ONCE=AT_ONCE, **exact)
         _change[(n, triton.cdiv(size, ROWS))](
-            pixels, wanted[layer], tables, out, size, *fill, NEAREST=nearest, ROWS=ROWS, BLOCK=block, **exact
+            pixels, wanted[layer], tables, out, size, *fill, NEAREST=nearest, **tiles, **exact
         )
         pixels = out
     return pixels.permute(0, 3, 1, 2)

@@ -121,6 +121,7 @@ def test_a_sweep_is_made_beside_the_network_which_waits_for_it(every, log, monke
         one, log[:4] = log[:4], []
         assert one == [f"{n} made on copies", "network waits for copies", f"{n} kept for network", f"network has {n}"]
     assert not log
+    assert copies(CUDA) is copies(CUDA)
 
 
 def test_where_triton_does_not_start_a_line_says_so_before_anything_is_opened(monkeypatch):

@@ -105,4 +105,5 @@ def test_a_size_is_compiled_once_whatever_the_batch(size: int, fill: tuple[int, 
     for (each,) in compiled:
         needs = by_triton.usage(each.kernel)
         assert needs["STACK"] == needs["LOCAL"] == 0, needs
+        assert needs["REG"] <= 96
         assert "fma.rn.f" not in each.asm["ptx"]
