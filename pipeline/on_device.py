@@ -29,7 +29,7 @@ class Packed(NamedTuple):
 def check_device(device: torch.device) -> None:
     """Raise InputError where views are to be made on a GPU and Triton, which makes them there, does not start: it
     builds its driver with a C compiler, and keeps what it compiles in a folder."""
-    if device.type != "cuda":
+    if device.type != "cuda" or not torch.cuda.is_available():  # of a GPU that is not there others say so
         return
     try:
         from triton.runtime import driver

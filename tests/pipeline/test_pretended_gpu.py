@@ -131,6 +131,7 @@ def test_where_triton_does_not_start_a_line_says_so_before_anything_is_opened(mo
     from tests.pipeline.views import by_triton  # or a skip
 
     check_device.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("triton.runtime.driver._active", SimpleNamespace(get_current_target=missing))
     with pytest.raises(InputError, match=r"not start: Failed to find C compiler\. .* data\.views_on"):
         open_backend(Data(), None, CUDA)
