@@ -52,9 +52,14 @@ def unboxed(box: str) -> str:
         elif row:
             parts[-1].append(row)
     message, *others = [part for part in parts if part] or [[box.strip()]]
-    hints = [
-        f"expected {help[1]}" if help[0].startswith("Argument helptext") else f"did you mean {help[1].split()[0]}?"
-        for help in others
-        if len(help) > 1 and help[0].endswith(":")
-    ]
+    hints = [hint for help in others if (hint := _hint(help))]
     return "; ".join([" ".join(message).rstrip("."), *hints, "--help shows every flag"])
+
+
+def _hint(part: list[str]) -> str:
+    """What a part of the box below its message adds; nothing where it only says how to see the help."""
+    if part[0].startswith("Available subcommands: "):
+        return f"the first word is one of: {' '.join(part).partition(': ')[2]}"
+    if len(part) == 1 or not part[0].endswith(":") or part[0].startswith("For full helptext"):
+        return ""
+    return f"expected {part[1]}" if part[0].startswith("Argument helptext") else f"did you mean {part[1].split()[0]}?"

@@ -162,7 +162,8 @@ def load_split(beton: Beton, name: str) -> Split:
     path = split_path(beton.path, name)
     if not path.is_file():
         known = ", ".join(splits(beton)) or "none"
-        raise InputError(f"{beton.path} has no split {name!r}, it has: {known}; make it with python -m pipeline.split")
+        make = f"python -m pipeline.split make {beton.path} --fraction 0.1, or --per-class 25"
+        raise InputError(f"{beton.path} has no split {name!r}, it has: {known}; make one with {make}")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         ids = np.array(found["labelled"], np.int64)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import pytest
 
+from pipeline import split
 from pipeline.errors import InputError
 from pipeline.flags import later, parse
 
@@ -42,6 +43,23 @@ def test_a_refused_flag_is_said_in_one_line(case, encoding, monkeypatch, capsys)
     assert all(said in line for said in says), line
     assert not set(line) & set("\n│╭─")
     assert "terminal" not in line
+
+
+def test_where_the_help_is_found_is_no_suggestion():
+    def door(name: str, /) -> None:
+        """A door."""
+
+    with pytest.raises(InputError, match=r"^Missing from a b c d e: STR name \(required\); --help shows every flag$"):
+        parse(later(door), args=[], prog="a b c d e")
+
+
+@pytest.mark.parametrize(("words", "says"), {("x", "--fraction", "1"): True, ("make",): False}.items())
+def test_a_subcommand_that_is_left_out_is_named(words, says, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["split", *words])
+    with pytest.raises(InputError) as refused:
+        split.main()
+    assert ("the first word is one of: make, import; " in str(refused.value)) is says, refused.value
+    assert "python?" not in str(refused.value)
 
 
 def test_flags_that_are_right_and_help_pass(capsys):
