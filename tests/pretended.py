@@ -10,8 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 aten = torch.ops.aten
-READ, NONZERO, COPY = aten._local_scalar_dense.default, aten.nonzero.default, aten._to_copy.default
-WAITS = {READ, NONZERO, aten.masked_select.default, aten.equal.default, aten.repeat_interleave.Tensor}
+READ, NONZERO = aten._local_scalar_dense.default, aten.nonzero.default
+READS = {READ, aten.item.default}  # inference mode does not take item() and to() apart
+COPIES = {aten._to_copy.default, aten.to.dtype_layout, aten.to.device}
+WAITS = {*READS, NONZERO, aten.masked_select.default, aten.equal.default, aten.repeat_interleave.Tensor}
 
 
 class Watch(TorchDispatchMode):
@@ -32,7 +34,7 @@ class Watch(TorchDispatchMode):
         kinds = {x.device.type for x in given if x.ndim or x.device.type == "cuda"}  # a host's number may join
         if "cuda" in kinds and op in WAITS:
             self.waits[str(op)] += 1
-        if op is READ:
+        if op in READS:
             return 1  # fakes have no values
         if kinds == {"cpu", "cuda"}:
             self.mixed[str(op)] += 1
@@ -41,9 +43,9 @@ class Watch(TorchDispatchMode):
         out = op(*args, **(kwargs or {}))
         if op in (aten.mm.default, aten.addmm.default):
             self.products.add(out.dtype)
-        if op is COPY and kinds == {"cpu"} and out.device.type == "cuda" and not getattr(args[0], "pinned", False):
+        if op in COPIES and kinds == {"cpu"} and out.device.type == "cuda" and not getattr(args[0], "pinned", False):
             self.unpinned[str(op)] += 1
-        if op is COPY and kinds == {"cuda"} and out.device.type == "cpu":
+        if op in COPIES and kinds == {"cuda"} and out.device.type == "cpu":
             self.waits[str(op)] += 1
         return out
 

@@ -16,6 +16,7 @@ from pipeline.beton import open_beton
 from pipeline.corruptions.stream import Wanted
 from pipeline.errors import InputError
 from pipeline.files import sweep_files
+from pipeline.send import send
 from pipeline.sources import class_folders
 from pipeline.spec import View
 from pipeline.split import known_labels
@@ -43,12 +44,12 @@ def share_wrong(loaded: Loaded, batches: Iterable[tuple[Tensor, np.ndarray]], co
     batches  images u8 [n, 3, S, S] on the device; labels i64 [n], places in `columns`
     """
     device = next(loaded.method.parameters()).device
-    among = torch.from_numpy(columns).to(device)
+    among = send(columns, device)
     wrong, n = torch.zeros((), dtype=torch.int64, device=device), 0
     for images, labels in batches:
         with precision(loaded.recipe.run, device):
             guessed = restricted(loaded.method.logits(images), among)
-        wrong += (guessed != torch.from_numpy(labels).to(device, non_blocking=True)).sum()
+        wrong += (guessed != send(labels, device)).sum()
         n += len(labels)
     return int(wrong) / max(n, 1), n
 

@@ -1,12 +1,16 @@
 """A step of every recipe on a GPU that is not there: all of it is on the device, and the host asks for one count."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from models.evaluate.accuracy import hits
 from models.evaluate.knn import features
+from models.evaluate.shifts import share_wrong
 from models.method import Moment, method_class
 from models.patches import _scale_and_shift
 from models.recipe import Run, named
@@ -86,6 +90,21 @@ def test_evaluating_asks_nothing_until_all_is_counted(digits, monkeypatch):
             counts, found = hits(method, [images, images], labels), features(method.judged, [images, images])
     assert (counts.device.type, found.device.type) == ("cuda", "cuda")
     assert watch.waits == watch.mixed == watch.unpinned == {}
+
+
+def test_shifted_images_are_counted_without_a_wait(monkeypatch):
+    with pretended_gpu(monkeypatch):
+        images, labels = torch.zeros(4, 3, 16, 16, dtype=torch.uint8, device="cuda"), np.zeros(4, np.int64)
+        weight = nn.Parameter(torch.zeros(3 * 16 * 16, 10, device="cuda"))
+        method = SimpleNamespace(
+            parameters=lambda: iter([weight]), logits=lambda images: images.flatten(1).float() @ weight
+        )
+        loaded = SimpleNamespace(method=method, recipe=SimpleNamespace(run=Run()))
+        with Watch() as watch:
+            _, n = share_wrong(loaded, [(images, labels)] * 3, np.arange(5))
+    assert n == 12
+    assert sum(watch.waits.values()) == 1  # at the end
+    assert watch.mixed == watch.unpinned == {}
 
 
 def test_the_watch_sees_who_waits_what_is_mixed_and_what_is_not_pinned(monkeypatch):
