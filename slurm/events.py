@@ -1,6 +1,8 @@
 """What happened to a run's jobs; rows in the run's events.jsonl, beside those of its ranks, which name no job.
 
-submitted  started  preempted  requeued  node failed  crashed  done  failed  cancelled
+queued  submitted  started  preempted  requeued  node failed  crashed  done  failed  cancelled
+
+queued is said of a member of a sweep that runs on this machine (slurm.local) and waits for its turn there.
 
 This file, slurm/failure.py and slurm/between.py import no torch: they run between two starts of a job.
 """

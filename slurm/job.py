@@ -2,11 +2,13 @@
 
 import importlib
 import os
+import signal
 import socket
 import sys
 import time
 import traceback
 from pathlib import Path
+from types import FrameType
 from typing import final
 
 from submitit import JobEnvironment
@@ -33,6 +35,7 @@ class Job(Checkpointable):
 
     def __call__(self) -> None:
         """Run the module's main() as torchrun would have it; leave with its exit code."""
+        signal.signal(signal.SIGTERM, _stop)
         job = JobEnvironment()
         first, local = job.global_rank == 0, job.cluster == "local"
         if local and first:  # on Slurm slurm.between does
@@ -67,6 +70,11 @@ class Job(Checkpointable):
             found = _failure(job, error, CRASHED)
             traceback.print_exc()
         return found.code, found
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Told to stop before train.py listens itself, or in a module that never does: there is nothing to save."""
+    raise SystemExit(STOPPED)
 
 
 def _failure(job: JobEnvironment, error: BaseException, code: int) -> failure.Failure:

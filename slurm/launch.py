@@ -6,11 +6,12 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import InputError
-from slurm import events, local, script, show, snapshot
+from slurm import events, local, script, show, snapshot, state
 from slurm.job import Job
 from slurm.request import Request, check, parameters
 from slurm.state import RECORD, busy, record, status
@@ -73,8 +74,11 @@ def plan(target: str, overrides: Sequence[str], folder: str | None = None, ranks
     return Plan(target, overrides, root, tuple(jobs), tuple(job.run for job in jobs))
 
 
-def submit(plan: Plan, request: Request) -> list[str]:
-    """Hand the jobs to Slurm, or to this machine; -> their ids. With --dry-run nothing is written or submitted."""
+def submit(plan: Plan, request: Request, left_out: dict[str, object] | None = None) -> list[str]:
+    """Hand the jobs to Slurm, or to this machine; -> their ids. With --dry-run nothing is written or submitted.
+
+    left_out  what an earlier request wants of Slurm and this machine cannot grant: kept for a later one
+    """
     check(request)
     if not request.dry_run:
         for job in plan.jobs:
@@ -95,18 +99,39 @@ def submit(plan: Plan, request: Request) -> list[str]:
     logs.mkdir(parents=True, exist_ok=True)
     facts = {"target": plan.target, "overrides": plan.overrides, "request": asdict(request), "logs": str(logs)}
     facts |= {"cluster": request.cluster, "code": str(code.folder), "commit": code.commit, "root": str(plan.root)}
+    facts |= {"left_out": left_out} if left_out else {}
     if plan.members:
         _write(plan.root / RECORD, facts | {"members": plan.members})
-    ids, start = [], local.start(plan.jobs, request, logs, code) if request.cluster == "local" else None
-    for job, number in zip(plan.jobs, start or _sbatch(plan.jobs, words, logs), strict=True):
-        run = Path(job.run)
-        run.mkdir(parents=True, exist_ok=True)
-        _write(run / RECORD, facts | {"job": number})
-        events.note(run, "submitted", number, code=code.commit or "live")
-        if start:
-            show.say(run, f"started    job {number}")
-        ids.append(number)
+    if request.cluster == "local":
+        return _here(plan, request, facts, code)
+    ids = _sbatch(plan.jobs, words, logs)
+    for job, number in zip(plan.jobs, ids, strict=True):
+        _remember(Path(job.run), facts, number, "submitted", code.commit)
     return ids
+
+
+def _here(plan: Plan, request: Request, facts: dict, code: snapshot.Snapshot) -> list[str]:
+    """Start the jobs on this machine; those of a sweep wait for their turns, which `cancel` may take from them."""
+    ids, sweep = [], bool(plan.members)
+    with local.turns(plan.root) if sweep else nullcontext():
+        turns = {job.run: f"{os.getpid()}_{number}" for number, job in enumerate(plan.jobs)} if sweep else {}
+        for run, turn in turns.items():
+            _remember(Path(run), facts, turn, "queued")
+        for job, number in local.start(plan.jobs, request, Path(facts["logs"]), code, sweep):
+            run = Path(job.run)
+            _remember(run, facts, number, "submitted", code.commit)
+            show.say(run, f"started    job {number}")
+            said = events.of_job(events.read(run), turns.get(job.run, ""))
+            if any(row["event"] == "cancelled" for row in said):
+                show.cancel_here(status(run))  # while it started
+            ids.append(number)
+    return ids
+
+
+def _remember(run: Path, facts: dict, job: str, event: str, commit: str | None = None) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    _write(run / RECORD, facts | {"job": job})
+    events.note(run, event, job, code=None if commit is None else commit or "live")
 
 
 def dependency(after: Sequence[str]) -> str | None:
@@ -119,12 +144,15 @@ def dependency(after: Sequence[str]) -> str | None:
         if name.replace("_", "").isdigit():
             ids.append(name)
             continue
-        for run in record(Path(name)).get("members", [name]):
-            found = status(Path(run))
+        for run in state.members(Path(name)):
+            found = status(run)
             if found.state not in ("queued", "running", "done"):
                 raise InputError(f"--after {name}: {run} is {found.state}; resubmit it first")
-            if found.state != "done":
-                ids.append(found.job)
+            if found.state == "done":
+                continue
+            if not found.job or record(run)["cluster"] == "local":
+                raise InputError(f"--after {name}: {run} is {found.state} outside of Slurm, which cannot wait for it")
+            ids.append(found.job)
     return "afterok:" + ":".join(ids) if ids else None
 
 
@@ -154,7 +182,8 @@ def _done(run: Path) -> bool:
 
 def _check_free(run: Path) -> None:
     if (job := busy(run)) is not None:
-        raise InputError(f"{run} has job {job} already; `python -m slurm.submit cancel {run}` first, or wait for it")
+        name = show.short(run)
+        raise InputError(f"{name} has job {job} already; `python -m slurm.submit cancel {name}` first, or wait for it")
 
 
 def _code(plan: Plan, request: Request) -> snapshot.Snapshot:

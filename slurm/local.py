@@ -1,6 +1,7 @@
 """The same jobs on this machine, without Slurm: submitit starts one process per GPU, and again after a crash."""
 
 import contextlib
+import fcntl
 import os
 import shlex
 import signal
@@ -11,18 +12,20 @@ from pathlib import Path
 
 import submitit
 
+from pipeline.errors import InputError
 from slurm import show
 from slurm.job import Job
 from slurm.request import Request
 from slurm.snapshot import Snapshot
+from slurm.state import LOCK, status
 
 POLL_S = 0.2
 
 
-def start(jobs: Sequence[Job], request: Request, logs: Path, code: Snapshot) -> Iterator[str]:
-    """Start the jobs in the background, at most `parallel` (1 when absent) at a time; yields their ids: process ids.
+def start(jobs: Sequence[Job], request: Request, logs: Path, code: Snapshot, sweep: bool) -> Iterator[tuple[Job, str]]:
+    """Start the jobs in the background, at most `parallel` (1 when absent) at a time; yields each and its process id.
 
-    Of several, says how each ends, and returns when all have.
+    Of a sweep, leaves out whose turn was cancelled, says how each ends, and returns when all have.
     """
     own = {"PYTHONPATH": f"{code.folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "PYTHONSAFEPATH": "1"}
     os.environ.update(own | {"SHOTCRETE_COMMIT": code.commit})
@@ -32,6 +35,9 @@ def start(jobs: Sequence[Job], request: Request, logs: Path, code: Snapshot) -> 
     for job in jobs:
         while len(running) >= wide:
             running = _left(running)
+        if sweep and status(Path(job.run)).state == "cancelled":
+            show.say(Path(job.run))
+            continue
         place = min({*range(wide)} - {*running})
         executor.update_parameters(
             tasks_per_node=request.tasks_per_node,
@@ -43,9 +49,28 @@ def start(jobs: Sequence[Job], request: Request, logs: Path, code: Snapshot) -> 
         Path(job.run).mkdir(parents=True, exist_ok=True)
         with _in_background(logs / "local.log"):
             running[place] = Path(job.run), executor.submit(job)
-        yield running[place][1].job_id
-    while running and len(jobs) > 1:
+        yield job, running[place][1].job_id
+    while running and sweep:
         running = _left(running)
+
+
+@contextlib.contextmanager
+def turns(root: Path) -> Iterator[None]:
+    """Inside, this process is the one that gives the members of a sweep their turns: they are queued while it lives.
+
+    Raises InputError if another process is.
+    """
+    with open(root / LOCK, "w") as held:
+        until = time.monotonic() + 1
+        while True:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:  # for a moment also where `status` looks
+                if time.monotonic() > until:
+                    raise InputError(f"{root} is being run by another process; cancel it first, or wait") from None
+                time.sleep(0.02)
+        yield
 
 
 def text(jobs: Sequence[Job], request: Request, logs: Path, code: Snapshot) -> str:

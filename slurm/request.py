@@ -1,7 +1,7 @@
 """What is asked of the cluster: typed flags, and the words that sbatch knows for them."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Literal
 
 from tyro.conf import UseAppendAction
@@ -96,6 +96,12 @@ def check(request: Request) -> None:
         if field.name not in HERE and getattr(request, field.name) != field.default:
             flag = field.name.replace("_", "-")
             raise InputError(f"--{flag} is Slurm's, and would do nothing with --cluster local; drop it")
+
+
+def slurms_own(request: Request) -> tuple[Request, dict[str, object]]:
+    """A request without what --cluster local refuses, and that: field -> value."""
+    own = {f.name: f.default for f in fields(request) if f.name not in HERE and getattr(request, f.name) != f.default}
+    return replace(request, **own), {name: getattr(request, name) for name in own}
 
 
 def parameters(request: Request, name: str, dependency: str | None, setup: list[str], teardown: list[str]) -> dict:

@@ -4,14 +4,15 @@ import argparse
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from models.training.scores import said, scores
-from pipeline.errors import InputError
-from slurm import results, state, sweep
+from pipeline.errors import InputError, Unavailable
+from slurm import events, results, state, sweep
 from slurm.state import RECORD, Status
 
 
@@ -24,10 +25,14 @@ def status(argv: Sequence[str]) -> int:
         print(f"no run below {Path('runs').absolute()}; name run folders")
     width = max((len(str(each.run)) for each in found), default=0)
     for each in found:
-        print(f"{each.run!s:{width}}  {line(each)}")
-        if each.error:
-            print(f"{'':{width}}  {broken(each)}")
+        print(lines(each, width))
     return 0
+
+
+def lines(found: Status, width: int = 0) -> str:
+    """A run and where it stands; below, the error of its latest break."""
+    name = f"{found.run!s:{width}}"
+    return f"{name}  {line(found)}" + (f"\n{'':{len(name)}}  {broken(found)}" if found.error else "")
 
 
 def line(found: Status) -> str:
@@ -45,7 +50,7 @@ def line(found: Status) -> str:
 def say(run: Path, words: str | None = None) -> None:
     """Where a run stands, on a terminal that may be gone: other runs wait for their turn."""
     with suppress(OSError):
-        print(f"{_short(run)}  {words or line(state.status(run))}", flush=True)
+        print(f"{short(run)}  {words}" if words else lines(state.status(short(run))), flush=True)
 
 
 def broken(found: Status) -> str:
@@ -83,14 +88,39 @@ def logs(argv: Sequence[str]) -> int:
 
 def cancel(argv: Sequence[str]) -> int:
     """End jobs for good; each saves first, if it is quick (Slurm's KillWait)."""
-    for found in statuses(_parser("cancel", "+").parse_args(argv).runs):
+    asked = _parser("cancel", "+").parse_args(argv)
+    every = sorted(statuses(asked.runs), key=lambda each: each.state != "queued")  # nobody moves up meanwhile
+    for found in every:
         if found.over:
-            print(f"{found.run} is {found.state} already")
-        elif state.record(found.run)["cluster"] == "local":
-            os.kill(int(found.job), signal.SIGTERM)
+            print(f"{found.run}  is {found.state} already")
+        elif not found.job:
+            print(f"{found.run}  has no job: train.py was started there; end that process")
         else:
-            subprocess.run(["scancel", found.job], check=True)
-    return 0
+            here = state.record(found.run)["cluster"] == "local"
+            began = cancel_here(found) if here else _scancel(found)
+            print(f"{found.run}  {'is told to save and stop' if began else 'cancelled while it waited'}")
+    return int(any(not each.over and not each.job for each in every))
+
+
+def cancel_here(found: Status) -> bool:
+    """End a job of this machine, or take its turn from it; -> whether it had begun."""
+    while not found.over:
+        events.note(found.run, "cancelled", found.job)
+        if found.state == "running":
+            with suppress(ProcessLookupError):
+                os.kill(int(found.job), signal.SIGTERM)
+            return True
+        found = state.status(found.run)  # its turn may have come meanwhile
+    return False
+
+
+def _scancel(found: Status) -> bool:
+    done = subprocess.run(["scancel", found.job], capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"{found.run}: {done.stderr.strip().removeprefix('scancel: error: ')} (scancel)")
+    if found.state == "queued":  # no batch script will say so, and Slurm forgets
+        events.note(found.run, "cancelled", found.job)
+    return found.state == "running"
 
 
 def wait(argv: Sequence[str]) -> int:
@@ -98,31 +128,42 @@ def wait(argv: Sequence[str]) -> int:
     parser = _parser("wait", "+")
     parser.add_argument("--poll", type=float, default=10.0, help="seconds between two looks")
     asked = parser.parse_args(argv)
-    found, told = statuses(asked.runs), set()
+    told, silence = set(), ""
     while True:
+        try:
+            found, silence = statuses(asked.runs), ""
+        except Unavailable as error:  # a controller that restarts: its jobs go on meanwhile
+            if silence != str(error):
+                print(f"{error}; still waiting", file=sys.stderr)
+            found, silence = [], str(error)
         for each in found:
             if each.over and each.run not in told:
-                print(f"{each.run}  {line(each)}", flush=True)
+                print(lines(each), flush=True)
                 told.add(each.run)
-        if len(told) == len(found):
+        if found and len(told) == len(found):
             break
         time.sleep(asked.poll)
-        found = statuses(asked.runs)
-    for root in map(Path, asked.runs):
-        if state.members(root) != [root]:
-            print(sweep.write(root).read_text(), end="")
-    return int(any(each.state != "done" for each in found))
+    return concluded(asked.runs)
+
+
+def concluded(names: Sequence[str]) -> int:
+    """The tables of sweeps that are over, and how many of their members were cancelled; -> 0 if all runs are done."""
+    for root in map(Path, names):
+        if (runs := state.members(root)) == [root]:
+            continue
+        print(sweep.write(root).read_text(), end="")
+        if cancelled := sum(each.state == "cancelled" for each in state.statuses(runs)):
+            again = f"`python -m slurm.submit resubmit {short(root)}` carries on"
+            print(f"{cancelled} of {len(runs)} runs were cancelled; {again}")
+    return int(any(each.state != "done" for each in statuses(names)))
 
 
 def statuses(names: Sequence[str]) -> list[Status]:
     """The state of runs, the members of sweeps among them; Slurm is asked once for all."""
     runs = []
     for name in names:
-        runs += map(_short, state.members(Path(name)))
-    runs = [*dict.fromkeys(runs)]
-    slurm = any(state.record(run)["cluster"] == "slurm" for run in runs if (run / RECORD).exists())
-    live = state.ask() if slurm else {}
-    return [state.status(run, live) for run in runs]
+        runs += map(short, state.members(Path(name)))
+    return state.statuses([*dict.fromkeys(runs)])
 
 
 def record_logs(run: Path) -> str:
@@ -131,7 +172,7 @@ def record_logs(run: Path) -> str:
     return f"{facts['logs']}/{facts['job']}_*"
 
 
-def _short(run: Path) -> Path:
+def short(run: Path) -> Path:
     path = run.absolute()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 

@@ -5,10 +5,11 @@ import fcntl
 import getpass
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, Unavailable
 from slurm import events
 from slurm.results import RECIPE
 
@@ -30,7 +31,7 @@ class Live:
 class Status:
     """state: queued, running, done, failed, cancelled, stopped (locally, on request), or gone: nobody knows of it.
 
-    job is "" for a run of plain train.py, and for a member of a sweep whose turn has not come: "not started".
+    job is "" for a run of plain train.py. "not started": its folder was made, or its sweep ended before its turn.
     """
 
     run: Path
@@ -74,13 +75,13 @@ def status(run: Path, live: dict[str, Live] | None = None) -> Status:
     """The state of a run; `live` is what `ask` said, asked here when absent."""
     if not (run / RECORD).exists():
         return by_hand(run)
-    facts = record(run)
-    job, rows = facts["job"], events.of_job(events.read(run), facts["job"])
+    facts, every = record(run), events.read(run)
+    job, rows = facts["job"], events.of_job(every, facts["job"])
     if facts["cluster"] == "local":
-        seen = Live("RUNNING") if _controller(job) else None
-    else:
-        seen = (ask() if live is None else live).get(job)
-    return Status(run, job, judge(rows, seen, facts["cluster"]), seen, rows)
+        live = {job: here(Path(facts["root"]), job)}
+    seen = (ask() if live is None else live).get(job)
+    found = Status(run, job, judge(rows, seen, facts["cluster"]), seen, rows)
+    return by_hand(run) if found.over and _by_hand_since(every, job) else found
 
 
 def by_hand(run: Path) -> Status:
@@ -96,7 +97,7 @@ def by_hand(run: Path) -> Status:
 def judge(rows: list[dict], seen: Live | None, cluster: str = "slurm") -> str:
     """A run's state in one word. The batch script's last word counts; Slurm's, where it did not come to one."""
     last = rows[-1]["event"] if rows else ""
-    if cluster == "local" and seen is not None:
+    if cluster == "local" and seen is not None and seen.state in RUNNING:
         return "running"  # its first rank may be done before the others
     if last in events.OVER:
         return last
@@ -108,8 +109,17 @@ def judge(rows: list[dict], seen: Live | None, cluster: str = "slurm") -> str:
         ended = {"COMPLETED": "done", "CANCELLED": "cancelled"}
         return ended.get(seen.state.split()[0], "failed")
     if cluster == "local":
-        return {"preempted": "stopped", "crashed": "failed"}.get(last, "gone")
+        asked = any(row["event"] == "cancelled" for row in rows)
+        known = {"preempted": "stopped", "crashed": "failed", "queued": "not started"}
+        return "cancelled" if asked else known.get(last, "gone")
     return "gone"
+
+
+def statuses(runs: Sequence[Path]) -> list[Status]:
+    """The state of each run; Slurm is asked once for all, if one was submitted to it."""
+    slurm = any(record(run)["cluster"] == "slurm" for run in runs if (run / RECORD).exists())
+    live = ask() if slurm else {}
+    return [status(run, live) for run in runs]
 
 
 def busy(run: Path) -> str | None:
@@ -121,23 +131,31 @@ def busy(run: Path) -> str | None:
 
 
 def ask() -> dict[str, Live]:
-    """This user's jobs by id, array members as 12_3: squeue over sacct, which works only where accounting is on."""
+    """This user's jobs by id, array members as 12_3: squeue over sacct, which works only where accounting is on.
+
+    Raises Unavailable if squeue is there and fails: a controller that restarts has not lost its jobs.
+    """
     user, found = getpass.getuser(), {}
     history = ["sacct", "-X", "-n", "-P", "-u", user, "-S", "now-30days", "-o", "JobID,State,NodeList"]
     queue = ["squeue", "-h", "-r", "-t", "all", "-u", user, "-o", "%i|%T|%N|%r"]
     for command in (history, queue):
-        for line in _lines(command):
+        for line in _lines(command, needed=command is queue):
             job, state, *more = line.split("|")
             found[job] = Live(state, *more)
     return found
 
 
-def _lines(command: list[str]) -> list[str]:
+def _lines(command: list[str], needed: bool = False) -> list[str]:
     try:
         shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
+        code, out, error = shown.returncode, shown.stdout, shown.stderr
+    except OSError:
         return []
-    return [line for line in shown.stdout.splitlines() if "|" in line] if shown.returncode == 0 else []
+    except subprocess.TimeoutExpired:
+        code, out, error = 1, "", "nothing in 60 s"
+    if code and needed:
+        raise Unavailable(f"{command[0]} does not answer: {' '.join(error.split())}")
+    return [line for line in out.splitlines() if "|" in line] if code == 0 else []
 
 
 def _locked(run: Path) -> bool:
@@ -148,6 +166,20 @@ def _locked(run: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def _by_hand_since(rows: list[dict], job: str) -> bool:
+    """Whether ranks have started since the last word of a job, which says before them that it starts."""
+    last = max((index for index, row in enumerate(rows) if row.get("job") == job), default=len(rows))
+    since = [row for row in rows[last + 1 :] if "rank" in row and row["event"] in ("started", "resumed")]
+    return bool(since) and rows[last]["event"] != "started"
+
+
+def here(root: Path, job: str) -> Live | None:
+    """A job of this machine: a process id, or such as 4711_2, the turn that a sweep's process will give it."""
+    if "_" in job:
+        return Live("PENDING") if _locked(root) else None
+    return Live("RUNNING") if _controller(job) else None
 
 
 def _controller(pid: str) -> bool:

@@ -45,6 +45,7 @@ def submit(target: str, argv: Sequence[str]) -> int:
 def resubmit(argv: Sequence[str]) -> int:
     """Submit a run again as it was submitted, with the code as it is now; flags change the request."""
     from slurm import launch
+    from slurm.request import slurms_own
     from slurm.state import record
 
     if not argv or argv[0].startswith("-"):
@@ -53,30 +54,35 @@ def resubmit(argv: Sequence[str]) -> int:
     if "members" not in facts and facts["root"] != str(Path(argv[0]).resolve()):
         raise InputError(f"{argv[0]} is a member of a sweep; resubmit {facts['root']}: what is done is not done again")
     flags, overrides = split(argv[1:])
-    request = parse(flags, f"resubmit {argv[0]}", earlier(facts["request"]))
+    before, target, left_out = earlier(facts["request"] | facts.get("left_out", {})), f"resubmit {argv[0]}", {}
+    if parse(flags, target, before).cluster == "local":
+        before, left_out = slurms_own(before)
+    request = parse(flags, target, before)
+    if left_out:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in left_out)
+        print(f"without {names}: Slurm's own, and kept for a later `resubmit --cluster slurm`")
     overrides = [*facts["overrides"], *overrides]
-    return told(launch.plan(facts["target"], overrides, request.folder, request.ranks), request)
+    return told(launch.plan(facts["target"], overrides, request.folder, request.ranks), request, left_out)
 
 
-def told(plan, request) -> int:
+def told(plan, request, left_out: dict[str, object] | None = None) -> int:
     """Submit and say what was submitted; of a sweep that is over, or has run here, show the table, too."""
     from slurm import launch, show
 
     left, here = plan.unfinished(), request.cluster == "local"
     for job in [job for job in plan.jobs if job not in left.jobs]:
-        print(f"done     {job.run}")
-    if len(left.jobs) > 1 and here and not request.dry_run:
-        wide = f"{len(left.jobs)} runs, {request.parallel or 1} at a time (--parallel)"
+        show.say(Path(job.run))
+    if plan.members and left.jobs and here and not request.dry_run:
+        wide = f"{len(left.jobs)} of {len(plan.members)} runs, {request.parallel or 1} at a time (--parallel)"
         print(f"{wide}; Ctrl-C lets those that run save and stop, the same command carries on", flush=True)
-    ids = launch.submit(left, request) if left.jobs else []
+    ids = launch.submit(left, request, left_out) if left.jobs else []
     for job, number in zip(left.jobs, () if here else ids, strict=False):
-        print(f"{number}  {job.run}")
+        show.say(Path(job.run), f"submitted  job {number}")
     if plan.members and not request.dry_run and (here or not left.jobs):
-        return show.wait([str(plan.root)])
+        return show.concluded([str(plan.root)])
     if ids:
-        print(
-            f"`python -m slurm.submit wait {plan.root}` returns when it is over; status, logs and cancel look after it"
-        )
+        root = show.short(plan.root)
+        print(f"`python -m slurm.submit wait {root}` returns when it is over; status, logs and cancel look after it")
     return 0
 
 

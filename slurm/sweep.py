@@ -7,7 +7,7 @@ from pathlib import Path
 
 from models.text import measured
 from pipeline.errors import InputError, command
-from slurm import events, results, state
+from slurm import results, state
 
 FILE = "table.md"
 
@@ -21,10 +21,11 @@ def table(root: Path) -> str:
     if not runs:
         raise InputError(f"{root} is no sweep; submit one, as in `python -m slurm.submit mae:digits_mask_ratio`")
     differ, finals = results.differing(runs), [results.final(run) for run in runs]
+    states = [found.state for found in state.statuses(runs)]
     fields, values = _names(differ), _names(finals)
     lines = [["run", *fields, "state", "step", *values]]
-    for run, has, came in zip(runs, differ, finals, strict=True):
-        said = [_cell(has.get(name)) for name in fields] + [_last_event(run), str(results.last_step(run))]
+    for run, word, has, came in zip(runs, states, differ, finals, strict=True):
+        said = [_cell(has.get(name)) for name in fields] + [word, str(results.last_step(run))]
         lines.append(
             [run.name, *said, *("" if came.get(name) is None else measured(name, came[name]) for name in values)]
         )
@@ -45,11 +46,6 @@ def main() -> None:
     if len(sys.argv) != 2:
         raise InputError("expected one folder: python -m slurm.sweep runs/SWEEP")
     print(write(Path(sys.argv[1])).read_text(), end="")
-
-
-def _last_event(run: Path) -> str:
-    rows = [row for row in events.read(run) if "job" in row]
-    return rows[-1]["event"] if rows else "not started"
 
 
 def _names(columns: Sequence[dict]) -> list[str]:

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from pipeline.errors import InputError
-from slurm import address, events, results, show, state, submit, sweep
+from pipeline.errors import InputError, Unavailable
+from slurm import address, events, launch, results, show, state, submit, sweep
 from slurm.state import Live, judge
 
 
@@ -39,7 +39,7 @@ def test_the_state_of_a_local_job_that_is_no_more(last, expected):
 
 def test_squeue_counts_more_than_sacct_and_either_may_be_silent(monkeypatch):
     said = {"sacct": ["1|COMPLETED|n1", "3_0|FAILED|n2"], "squeue": ["3_0|RUNNING|n2|None", "4|PENDING||Priority"]}
-    monkeypatch.setattr(state, "_lines", lambda command: said[command[0]])
+    monkeypatch.setattr(state, "_lines", lambda command, needed: said[command[0]])
     assert state.ask() == {
         "1": Live("COMPLETED", "n1"),
         "3_0": Live("RUNNING", "n2", "None"),
@@ -52,6 +52,27 @@ def test_squeue_counts_more_than_sacct_and_either_may_be_silent(monkeypatch):
 def test_a_missing_program_says_nothing():
     assert state._lines(["/nowhere/sacct"]) == []
     assert state._lines(["sh", "-c", "echo '1|FAILED'; exit 1"]) == []
+
+
+def test_a_controller_that_does_not_answer_is_waited_for_and_makes_no_job_gone(run, tmp_path, monkeypatch, capsys):
+    """A squeue that fails, as in the seconds in which a controller restarts, then knows the job again."""
+    said = tmp_path / "squeue"
+    said.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2\nexit 1\n")
+    said.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unavailable, match=r"squeue does not answer: .* Unable to contact slurm controller") as refused:
+        submit.main(["status", str(run)])
+    assert "\n" not in str(refused.value)
+
+    def sleep(seconds: float) -> None:
+        said.write_text("#!/bin/sh\necho '7|COMPLETED|n1|None'\n")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    capsys.readouterr()
+    assert submit.main(["wait", str(run)]) == 0
+    out, err = capsys.readouterr()
+    assert " done " in out
+    assert err.count("still waiting") == 1
 
 
 @pytest.fixture
@@ -117,6 +138,18 @@ def test_a_run_without_a_job_is_known_by_its_lock_and_its_own_words(tmp_path, mo
             submit.main([verb, str(run)])
 
 
+@pytest.mark.parametrize("cluster", ["local", "slurm"])
+def test_slurm_is_asked_to_wait_for_its_own_jobs_alone(cluster, tmp_path, monkeypatch):
+    launch._remember(tmp_path, {"cluster": cluster, "root": str(tmp_path), "logs": ""}, "7", "submitted")
+    monkeypatch.setattr(state, "_controller", lambda pid: True)
+    monkeypatch.setattr(state, "ask", lambda: {"7": Live("RUNNING")})
+    if cluster == "slurm":
+        assert launch.dependency([str(tmp_path)]) == "afterok:7"
+        return
+    with pytest.raises(InputError, match=f"{tmp_path} is running outside of Slurm, which cannot wait for it"):
+        launch.dependency([str(tmp_path)])
+
+
 def test_where_there_is_no_run_status_says_where_it_looked(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert show.status([]) == 0
@@ -134,7 +167,8 @@ def test_the_table_of_a_sweep_shows_what_differs_and_what_came_out(tmp_path):
             {"step": 3, "evaluation": "val", "values": {"top1": 0.5 + number / 4}},
         ]
         (member / results.METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
-        events.note(member, "done", "1")
+        events.events.note(member, "started", rank=0)
+        events.events.note(member, "done", rank=0)
     (tmp_path / state.RECORD).write_text(json.dumps({"members": [str(member) for member in members]}))
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in sweep.table(tmp_path).splitlines()]
     assert cells[0] == ["run", "optim.lr", "state", "step", "loss", "val top1"]
@@ -146,6 +180,28 @@ def test_the_table_of_a_sweep_shows_what_differs_and_what_came_out(tmp_path):
     (tmp_path / state.RECORD).write_text("{}")
     with pytest.raises(InputError, match="is no sweep"):
         sweep.table(tmp_path)
+
+
+def test_the_table_of_a_sweep_says_of_a_member_what_status_says(tmp_path, monkeypatch, capsys):
+    """By hand; failed before its job's first word; lost by Slurm; cancelled while it waited; by hand after its job."""
+    monkeypatch.setattr(state, "ask", lambda: {"8": Live("FAILED"), "10": Live("CANCELLED by 0")})
+    members = [tmp_path / str(number) for number in range(6)]
+    for member, job in zip(members[1:5], ("8", "9", "10", "11"), strict=True):
+        member.mkdir()
+        (member / state.RECORD).write_text(json.dumps({"job": job, "cluster": "slurm", "logs": "", "root": "."}))
+        events.note(member, "submitted", job)
+    events.note(members[4], "failed", "11", code=1)
+    members[0].mkdir()
+    for member in (members[0], members[4]):
+        events.events.note(member, "started", rank=0)
+        events.events.note(member, "done", rank=0)
+    (members[0] / results.RECIPE).write_text("{}")
+    (tmp_path / state.RECORD).write_text(json.dumps({"members": [str(member) for member in members]}))
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in sweep.table(tmp_path).splitlines()]
+    column = [row[cells[0].index("state")] for row in cells[2:]]
+    assert column == ["done", "failed", "gone", "cancelled", "done", "not started"]
+    assert show.status(list(map(str, members[:5]))) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == column[:5]
 
 
 def test_a_node_without_any_address_is_refused_in_seconds(monkeypatch):

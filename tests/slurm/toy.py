@@ -17,7 +17,6 @@ def stop(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, stop)
     parser = argparse.ArgumentParser()
     parser.add_argument("--say", type=Path, help="append a line to this file")
     parser.add_argument("--say-gpus", type=Path, help="append the GPUs that are ours to this file")
@@ -25,7 +24,10 @@ def main() -> int:
     parser.add_argument("--raise-on", type=int)
     parser.add_argument("--kill", type=int)
     parser.add_argument("--code", type=int, default=0)
+    parser.add_argument("--deaf", action="store_true", help="leave SIGTERM to whoever started this")
     asked = parser.parse_args()
+    if not asked.deaf:
+        signal.signal(signal.SIGTERM, stop)
     rank = int(os.environ["RANK"])
     if asked.say:
         with open(asked.say, "a") as file:
