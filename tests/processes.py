@@ -69,7 +69,10 @@ class Started:
 
 
 def start(argv: list[str], log: Path, *, file_bytes: int | None = None, **environment: str) -> Started:
-    """Start `python train.py ARGV`, without the report; `file_bytes`: no file may grow beyond, as on a full disk."""
+    """Start `python train.py ARGV`, without the report; `file_bytes`: no file may grow beyond, as on a full disk.
+
+    SLOW="12": from step 12 on each takes a while, so that whoever signals there finds it training on any machine.
+    """
     log.mkdir(parents=True, exist_ok=True)
     fork = multiprocessing.get_context("forkserver")
     fork.set_forkserver_preload(PRELOAD)
@@ -102,13 +105,15 @@ def _run(argv: list[str], log: Path, file_bytes: int | None, environment: dict[s
     torch.set_num_threads(1)
     batches, stepped = os.open(log / "batches", os.O_WRONLY | os.O_CREAT | os.O_APPEND), Guard.step
 
-    broken = os.environ.get("FAULT", "").split()
+    broken, slow = os.environ.get("FAULT", "").split(), float(os.environ.get("SLOW", "inf"))
 
     def noted(self, optimiser, loss, norm, ids, step):
         if broken[:2] == [os.environ.get("RANK"), str(step)]:
             if broken[2] == "raise":
                 raise KeyError("planted")
             time.sleep(1e6)
+        if step >= slow:
+            time.sleep(0.05)
         stepped(self, optimiser, loss, norm, ids, step)
         os.write(batches, f"{step} {' '.join(str(int(i)) for i in ids)}\n".encode())
 

@@ -48,7 +48,7 @@ def assert_ends_equal(folder: Path, argv, straight: Path) -> Started:
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2", "SIGINT"])
 def test_a_signal_ends_the_step_saves_and_exits_with_75(name, argv, tmp_path, straight):
-    first = start(argv(tmp_path), tmp_path / "first")
+    first = start(argv(tmp_path), tmp_path / "first", SLOW="12")
     first.wait_for("\n12/40")
     first.signal(getattr(signal, name))
     assert first.end() == 75

@@ -1,12 +1,15 @@
-"""A real Slurm of three nodes for the tests that ask for one."""
+"""A real Slurm of three nodes for the tests that ask for one, and the command where there is none."""
 
 import os
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from slurm import launch
 from tests import local_slurm
 
 
@@ -23,3 +26,23 @@ def cluster(tmp_path_factory) -> Iterator[Path]:
     os.environ.update(local_slurm.up(folder, owner=os.getpid()), OMP_NUM_THREADS="1")
     yield folder
     local_slurm.down(folder)
+
+
+@pytest.fixture
+def command(tmp_path) -> Callable[..., str]:
+    """command(*argv) is `python -m slurm.submit ARGV` where there is no Slurm; -> its output."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("git", "tar", "sh"):
+        (programs / name).symlink_to(shutil.which(name))
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
+    own["PATH"] = str(programs)
+
+    def call(*argv: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "slurm.submit", *argv], cwd=launch.ROOT, env=own, capture_output=True, text=True
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout + done.stderr
+
+    return call

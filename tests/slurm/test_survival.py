@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,19 +16,27 @@ import pytest
 from slurm import events, results, state, submit
 from tests import local_slurm
 from tests.conftest import rows, same, weights
-from tests.slurm import hanging
+from tests.slurm import hanging, slowly
 from tests.slurm.runs import LOG_STEPS, METHOD, SAVE_STEPS, STEPS, Job, submitted
 
 pytestmark = pytest.mark.slurm
 long = pytest.mark.skipif(not os.environ.get("SHOTCRETE_LONG"), reason="waits a minute for Slurm; set SHOTCRETE_LONG=1")
 KILLS = int(os.environ.get("SHOTCRETE_KILLS", 0))
-HALFWAY = 92
+HALFWAY = slowly.STEP
 
 
 @pytest.fixture
 def train(cluster, digits, tmp_path):
-    """train(*flags) submits the run of all these tests."""
-    return lambda *flags, recipe="semi_mae:digits": submitted(digits, tmp_path / "run", recipe, *flags)
+    """train(*flags) submits the run of all these tests, in no hurry from HALFWAY on; or another recipe."""
+
+    def start(*flags: str, recipe: str | None = None) -> Job:
+        own, overrides = submit.split(flags)
+        if recipe is None:
+            own += ["--folder", str(tmp_path / "run")]
+            overrides += METHOD["semi_mae:digits"]
+        return submitted(digits, tmp_path / "run", recipe or "tests.slurm.slowly", *own, "--", *overrides)
+
+    return start
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +127,7 @@ def test_one_rank_hangs(train, ends_equal, tmp_path):
 @pytest.mark.skipif(not KILLS, reason="ten seconds a kill; set SHOTCRETE_KILLS=100")
 def test_either_rank_is_killed_again_and_again(train, digits, tmp_path, capsys):
     more, chance = f"--optim.epochs={40 * KILLS}", random.Random(0)
+    train = partial(train, recipe="semi_mae:digits")
     straight = submitted(digits, tmp_path / "straight", "semi_mae:digits", "--hours", "2", "--", more)
     assert submit.main(["wait", str(straight.run), "--poll", "0.5"]) == 0, straight.said()
     job = train("--hours", "2", "--tries", "20", "--", more)
@@ -158,7 +168,7 @@ def test_the_time_limit(train, digits, tmp_path, capsys):
     more = f"--optim.epochs={STEPS * 8}"
     straight = submitted(digits, tmp_path / "straight", "semi_mae:digits", "--", more)
     assert submit.main(["wait", str(straight.run), "--poll", "0.5"]) == 0, straight.said()
-    job = train("--hours", "0.0166", "--signal-delay", "30", "--", more)
+    job = train("--hours", "0.0166", "--signal-delay", "30", "--", more, recipe="semi_mae:digits")
     assert submit.main(["wait", str(job.run), "--poll", "0.5"]) == 0, job.said()
     again = job.events.count("started") - 1
     with capsys.disabled():
