@@ -22,17 +22,17 @@ class Started:
     process: BaseProcess
     log: Path
 
-    def end(self, timeout_s: float = 120) -> int:
+    def end(self, timeout_s: float = 300) -> int:
         """Wait for it; -> exit code, or minus the signal that ended it."""
         self.process.join(timeout_s)
         assert self.process.exitcode is not None, f"still running: {self.out}"
         return self.process.exitcode
 
-    def wait_for(self, text: str, timeout_s: float = 60) -> None:
+    def wait_for(self, text: str, timeout_s: float = 180) -> None:
         """Return once it has printed `text`."""
         self._wait(lambda: text in self.out, timeout_s)
 
-    def wait_for_steps(self, count: int, timeout_s: float = 60) -> None:
+    def wait_for_steps(self, count: int, timeout_s: float = 180) -> None:
         """Return once it has done (nearly) this many steps."""
         self._wait(lambda: len(self.steps) >= count, timeout_s)
 
