@@ -1,6 +1,7 @@
 """A run in other libraries' forms: loaded there it answers as here, and a copy that does not is not handed out."""
 
 import json
+import shlex
 import sys
 from importlib.util import find_spec
 
@@ -43,8 +44,10 @@ def test_the_input_of_other_libraries_is_torchvisions_normalisation(trained):
     assert torch.allclose(as_input(loaded, images), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("recipe", ["supervised:digits", "mae:digits"])
-def test_timm_loads_it_and_answers_bitwise(recipe, trained, asked, tmp_path, capsys):
+@pytest.mark.parametrize(("recipe", "labels"), [
+    ("supervised:digits", "those of the split 5-per-class"), ("mae:digits", "none"),
+])  # fmt: skip
+def test_timm_loads_it_and_answers_bitwise(recipe, labels, trained, asked, tmp_path, capsys):
     folder = trained(recipe)
     asked(folder, "--out", tmp_path / "home")
     assert "bitwise equal" in capsys.readouterr().out
@@ -57,8 +60,10 @@ def test_timm_loads_it_and_answers_bitwise(recipe, trained, asked, tmp_path, cap
             assert torch.allclose(theirs, loaded.method.logits(images), atol=1e-5)  # packed: other sums
     assert model.pretrained_cfg["mean"] == IMAGENET.mean or model.pretrained_cfg["mean"] == list(IMAGENET.mean)
     card = (tmp_path / "home" / "README.md").read_text()
-    assert recipe in card
-    assert "those of the split 5-per-class" in card
+    python, train, name, *flags = shlex.split(card.partition("```bash\n")[2].partition("\n")[0])
+    assert (python, train, name) == ("python", "train.py", recipe)
+    assert resolve(name, flags) == loaded.recipe
+    assert f"labels that were seen: {labels}\n" in card
     assert "| test |" in card
 
 
