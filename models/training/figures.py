@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 
@@ -91,7 +92,9 @@ def classes(passed: np.ndarray, confusion: np.ndarray | None, names: Sequence[st
         axes.set_xlabel("classes, most often guessed first", color=SOFT)
     else:
         turned = max(map(len, names)) > 4
-        axes.set_xticks(place, names, rotation=45 if turned else 0, ha="right" if turned else "center")
+        axes.set_xticks(
+            place, names, parse_math=False, rotation=45 if turned else 0, ha="right" if turned else "center"
+        )
     axes.yaxis.set_major_formatter(lambda value, _: _short(value))
     _legend(axes)
     return _png(figure)
@@ -108,8 +111,8 @@ def confusions(confusion: np.ndarray, names: Sequence[str]) -> bytes | None:
         if share >= 0.005:
             text = f"{100 * share:.0f}"
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if share > 0.55 else INK)
-    axes.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) <= 4 else 45)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), names, parse_math=False, rotation=0 if max(map(len, names)) <= 4 else 45)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.grid(False)
     axes.tick_params(length=0)
     axes.set_xlabel("guessed", color=SOFT)
@@ -168,5 +171,7 @@ def _colours(count: int) -> list[str]:
 
 def _png(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    with catch_warnings():
+        filterwarnings("ignore", r"Glyph \d+ .* missing from font")  # class names in any script; the tables have them
+        figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -159,6 +159,15 @@ def test_only_a_run_whose_hidden_labels_were_read_tells_what_correct_means(tmp_p
     assert "at the end" not in (folder / "report.html").read_text()
 
 
+@pytest.mark.parametrize("name", ["日本", "$x_$", "5$ or 6$"])
+def test_a_class_may_have_any_name(name: str) -> None:
+    """A folder's: no script that the font lacks is warned of (warnings are errors here), and no dollar is a formula."""
+    names, passed = [name, "b", "c"], np.array([3, 2, 1])
+    for drawn in (figures.confusions(np.eye(3), names), figures.classes(passed, None, names)):
+        assert drawn is not None
+        assert drawn.startswith(b"\x89PNG")
+
+
 def test_many_classes_are_shown_without_a_confusion(tmp_path: Path) -> None:
     text = Reader(report(tmp_path, classes=100).read_text()).text
     assert "Per class" in text
