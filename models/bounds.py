@@ -128,4 +128,5 @@ def _check_epochs(optim: Optim) -> None:
             "some, cosine takes none; set the other of the two"
         )
     if list(optim.drop_epochs) != sorted(set(optim.drop_epochs)) or max(optim.drop_epochs, default=0) > optim.epochs:
-        raise InputError(f"optim.drop_epochs is {drops}, expected ascending epochs, none after {optim.epochs:g}")
+        expected = f"expected ascending epochs, none after {optim.epochs:g}"
+        raise InputError(f"optim.drop_epochs is {drops}, {expected}; give others by --optim.drop-epochs")

@@ -1,7 +1,7 @@
 """One run in progress: all that the loop reads and changes, and how it comes to be."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.blocks import compile_blocks
 from models.evaluate.judge import Judge
@@ -85,7 +85,7 @@ class Training:
         return self.method if self.outline is None else shard.whole(self.method, self.outline, self.world)
 
     def done(self, steps: int) -> None:
-        """This many steps are: show it, and hear what became of the save under way."""
+        """This many steps are done: show it, and hear what became of the save under way."""
         self.step = steps
         self.patience(steps)
         self.heartbeat(steps)
@@ -196,7 +196,7 @@ def back_end(run: Training) -> Backend:
     return found.backend
 
 
-def oracle(recipe: Recipe, task: Task):
+def oracle(recipe: Recipe, task: Task) -> Callable[[Tensor], Tensor] | None:
     """Hidden labels by id, for the report's tally and nothing else; None unless the recipe asks."""
     if not recipe.run.oracle:
         return None

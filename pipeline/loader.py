@@ -18,6 +18,7 @@ import torch
 from pipeline import watchdog
 from pipeline.backends.base import Backend, Undecodable
 from pipeline.batch import Batch, Labelled, Unlabelled
+from pipeline.labels import Labels
 from pipeline.order import Order, Picks
 from pipeline.plan import Plan, Wanted, draw
 from pipeline.replace import Bad
@@ -34,7 +35,7 @@ class Feed:
     """What a loader hands out.
 
     order                which images
-    labels               i64 [n], -1 where a label is hidden (pipeline.split.known_labels)
+    labels               by id, i64, -1 where one is hidden (pipeline.split.known_labels, or an array [n])
     labelled, unlabelled the views of each stream; None where a method has no use for it
     chunks, first_chunk  slices of a step over all ranks (ranks x micro-batches), and this rank's first
     micro                micro-batches of this rank in a step
@@ -42,7 +43,7 @@ class Feed:
     """
 
     order: Order
-    labels: np.ndarray
+    labels: Labels | np.ndarray
     labelled: Wanted | None
     unlabelled: Wanted | None
     seed: int = 0

@@ -22,7 +22,7 @@ STEPS = "--optim.schedule=steps"
         ("--optim.drop-epochs 5", "cosine and optim.drop_epochs is 5: schedule steps needs some, cosine takes none"),
         (f"{STEPS} --optim.drop-epochs 9 5", "optim.drop_epochs is 9 5, expected ascending epochs, none after 1800"),
         (f"{STEPS} --optim.drop-epochs 5 5", "expected ascending"),
-        (f"{STEPS} --optim.drop-epochs 5 1801", "none after 1800"),
+        (f"{STEPS} --optim.drop-epochs 5 1801", "none after 1800; give others by --optim.drop-epochs"),
         (f"{STEPS} --optim.drop-epochs 0 5", "optim.drop_epochs is 0, expected above 0"),
         (f"{STEPS} --optim.drop-epochs 5 --optim.drop-factor=2", "optim.drop_factor is 2, expected from 0 to 1"),
     ],
