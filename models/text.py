@@ -27,6 +27,11 @@ def measured(name: str, value: float) -> str:
     return percent(value) if is_share(name, (value,)) else number(value)
 
 
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first few names, and that there are more, if there are."""
+    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Markdown, each line ended; the first row is the head, the first column the rows' names."""
     head, *others = rows

@@ -147,6 +147,7 @@ def _write(
             raise InputError(
                 f"no image is left of {len(order)}: {outcome.rejected[0][0]}: {outcome.rejected[0][1]}, ..."
             )
+        outcome.check()
         _check_draws(source.classes, written.samples["label"], options)
         read_back(partial, written, pool)
         names = encode_names(outcome.names)

@@ -23,6 +23,9 @@ DECODE_BYTES_PER_S = 105e6  # one core of a current server, at any resolution an
 FEWEST = 100  # below this many samples a timing says little
 
 
+NAMED = 10  # rejected files that an error names: of a small source all, so that they are mended in one go
+
+
 @final
 @dataclass
 class Outcome:
@@ -36,10 +39,15 @@ class Outcome:
     how: Counter[str] = field(default_factory=Counter)
 
     def reject(self, name: str, reason: str) -> None:
-        """Note a rejection. Raises InputError once too large a share of the source is rejected."""
+        """Note a rejection. Raises InputError once too large a share of the source is rejected, and enough to name."""
         self.rejected.append((name, reason))
+        if len(self.rejected) >= NAMED:
+            self.check()
+
+    def check(self) -> None:
+        """Raise InputError if too large a share of the source is rejected."""
         if len(self.rejected) > self.max_bad * self.total:
-            first = "; ".join(f"{name}: {reason}" for name, reason in self.rejected[:3])
+            first = "; ".join(f"{name}: {reason}" for name, reason in self.rejected[:NAMED])
             count = f"{len(self.rejected)} of {self.total} files rejected, expected --max-bad {self.max_bad:g} at most"
             raise InputError(f"{count} ({first}); remove or repair them, or raise --max-bad")
 

@@ -64,7 +64,7 @@ def open_task(data: Data, needs: Needs) -> Task:
     if needs.labelled and empty:
         raise InputError(
             f"{beton.path}: expected a known label of every class, {len(empty)} of {len(beton.manifest.classes)} have "
-            f"none ({beton.manifest.classes[empty[0]]}, ...); see data.split"
+            f"none ({beton.manifest.classes[empty[0]]}{', ...' if len(empty) > 1 else ''}); see data.split"
         )
     if needs.unlabelled and not len(unlabelled):
         raise InputError(f"data.unlabelled is rest, but every image of {beton.path} has a known label; set data.split")

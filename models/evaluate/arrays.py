@@ -9,6 +9,7 @@ import numpy as np
 from models.evaluate.base import Evaluator
 from models.evaluate.shifts import paired, share_wrong
 from models.load import Loaded
+from models.text import some
 from pipeline.arrays import sweep_pixels
 from pipeline.corruptions.corrupt import SEVERITIES
 from pipeline.corruptions.stream import Wanted
@@ -43,7 +44,7 @@ def columns_of(loaded: Loaded, labels: np.ndarray, root: Path) -> np.ndarray:
     if set(names) != set(number) or int(labels.max()) >= len(number):
         raise InputError(
             f"{root / LABELS} has class numbers up to {labels.max()}, {loaded.path} tells {len(number)} classes apart "
-            f"({', '.join(loaded.classes[:3])}, ...); expected CIFAR-10's names ({', '.join(CLASSES[:3])}, ...) or "
+            f"({some(loaded.classes)}); expected CIFAR-10's names ({some(CLASSES)}) or "
             "numbers from 0"
         )
     return np.array([number[name] for name in names], np.int64)

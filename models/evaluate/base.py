@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.load import Loaded
+from models.text import some
 from models.training.render import Block
 from pipeline.beton import Beton, open_beton
 from pipeline.errors import InputError
@@ -65,8 +66,8 @@ class Evaluator(ABC):
         told_apart = same_classes and loaded.method.has_classifier
         if told_apart and classes is not None and tuple(classes) != loaded.classes:
             raise InputError(
-                f"{beton.path} has {len(classes)} classes ({', '.join(classes[:3])}, ...), {loaded.path} tells "
-                f"{len(loaded.classes)} apart ({', '.join(loaded.classes[:3])}, ...); give data of the same names"
+                f"{beton.path} has {len(classes)} classes ({some(classes)}), {loaded.path} tells "
+                f"{len(loaded.classes)} apart ({some(loaded.classes)}); give data of the same names"
             )
         return beton
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.evaluate.base import Evaluator
 from models.load import Loaded
+from models.text import some
 from models.training.precision import precision
 from pipeline.beton import open_beton
 from pipeline.corruptions.stream import Wanted
@@ -21,7 +22,7 @@ from pipeline.sources import class_folders
 from pipeline.spec import View
 from pipeline.split import known_labels
 
-SHOWN = 3  # unknown classes, and files left out, that are named
+SHOWN = 3  # files left out that are named
 
 
 def shifted_error(evaluator: Evaluator, loaded: Loaded, path: Path) -> tuple[float, int]:
@@ -66,7 +67,7 @@ def columns_of(classes: Sequence[str], loaded: Loaded, path: Path) -> np.ndarray
     if unknown:
         raise InputError(
             f"{path}: {loaded.path} does not know {len(unknown)} of its {len(classes)} classes "
-            f"({', '.join(unknown[:SHOWN])}); name them as the run does ({', '.join(loaded.classes[:SHOWN])}, ...)"
+            f"({some(unknown)}); name them as the run does ({some(loaded.classes)})"
         )
     return np.array([place[name] for name in classes], np.int64)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.text import is_share, line, measured, number, percent, table
+from models.text import is_share, line, measured, number, percent, some, table
 
 
 def test_shares_are_percent_with_one_decimal() -> None:
@@ -41,3 +41,7 @@ def test_of_a_column_one_number_above_1_makes_none_a_share() -> None:
 def test_a_table_has_a_rule_under_its_head_and_a_bar_in_a_cell_ends_no_cell() -> None:
     assert table([("a", "b"), ("x|y", "1")]) == "| a | b |\n| --- | ---: |\n| x/y | 1 |\n"
     assert table([("a",)]) + line(["1"]) == "| a |\n| --- |\n| 1 |"
+
+
+def test_a_few_names_and_that_there_are_more() -> None:
+    assert [some(names) for names in ("", "a", "abc", "abcd")] == ["", "a", "a, b, c", "a, b, c, ..."]

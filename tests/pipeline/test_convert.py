@@ -86,6 +86,19 @@ def test_too_many_rejections_leave_nothing_behind(tree, tmp_path):
     convert(tree, tmp_path / "a.beton", Options(max_bad=3 / 31))  # exactly: what is no image does not count
 
 
+def test_of_a_small_source_every_rejected_file_is_named_and_of_a_large_one_ten(tree, tmp_path):
+    """The work ends where the tenth is met: 30 of 30 would be rejected, and 1 of 31 may be."""
+    with pytest.raises(InputError, match=r"^3 of \d+ files rejected") as few:
+        convert(damaged(tree), tmp_path / "a.beton")
+    assert all(name in str(few.value) for name in ("class0/0.jpg", "class1/11.jpg", "class2/gone.jpg"))
+    for path in tree.glob("*/*.jpg"):
+        path.unlink(missing_ok=True)
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"^10 of \d+ files rejected") as many:
+        convert(tree, tmp_path / "a.beton", Options(max_bad=0.05))
+    assert str(many.value).count("empty file") == 10
+
+
 def test_a_source_without_one_good_image_is_refused(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s/a.jpg").write_bytes(b"x")
