@@ -147,7 +147,7 @@ def test_either_rank_is_killed_again_and_again(train, digits, tmp_path, capsys):
 
 def test_a_sweep_is_one_array_and_a_table_and_a_signal_to_one_member_is_its_own_affair(train, tmp_path):
     root = tmp_path / "run"
-    steps = STEPS * 4  # of some milliseconds each: long enough to ask for the status and to signal before the last
+    steps = STEPS * 2  # of some milliseconds each: long enough to ask for the status and to signal before the last
     train("--nodes", "1", "--parallel", "2", "--", f"--optim.epochs={steps}", recipe="mae:digits_mask_ratio")
     members = [Job(root / str(number), 0.0) for number in range(3)]
     assert len({job.id.partition("_")[0] for job in members}) == 1
