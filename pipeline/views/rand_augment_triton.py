@@ -15,11 +15,12 @@ from pipeline.send import send
 from pipeline.views import rand_augment as ra
 from pipeline.views.rand_augment_tables import affines, fixed_tables
 from pipeline.views.rand_augment_triton_hue import turned
-from pipeline.views.rand_augment_warp import BITS
+from pipeline.views.rand_augment_warp import BITS, HALF
 
 ROWS = 2  # of a view, done by one program
 AT_ONCE = 1024  # pixels that a program counts at once
 _BITS, _ONE, _TWICE = tl.constexpr(BITS), tl.constexpr(1 << BITS), tl.constexpr(2 * BITS)
+_HALF = tl.constexpr(HALF)
 _IDENTITY, _AUTOCONTRAST, _EQUALIZE, _CONTRAST, _COLOUR, _SHARPNESS, _HUE = map(tl.constexpr, (
     ra.IDENTITY, ra.AUTOCONTRAST, ra.EQUALIZE, ra.CONTRAST, ra.COLOUR, ra.SHARPNESS, ra.HUE))  # fmt: skip
 _ROTATE, _SHEAR_X, _TRANSLATE_Y = map(tl.constexpr, (ra.ROTATE, ra.SHEAR_X, ra.TRANSLATE_Y))
@@ -100,9 +101,8 @@ def _tables(pixels, wanted, fixed, tables, n, AT_ONCE: tl.constexpr):
         total = tl.zeros([AT_ONCE], tl.int32)
         for first in range(0, n, AT_ONCE):
             inside = first + at < n
-            place = source + (first + at) * 3
-            red, green = tl.load(place, inside, 0).to(tl.int32), tl.load(place + 1, inside, 0).to(tl.int32)
-            total += tl.where(inside, _luma(red, green, tl.load(place + 2, inside, 0).to(tl.int32)), 0)
+            red, green, blue = _read(source + (first + at) * 3, inside)
+            total += _luma(red, green, blue)  # 0 where nothing is
         mean = (tl.sum(total, 0).to(tl.float64) / tl.full([256], n, tl.float64) + 0.5).to(tl.int32).to(tl.float32)
         tl.store(table, _blend(mean, levels.to(tl.float32), factor))
     else:
@@ -142,7 +142,7 @@ def _change(
         if NEAREST:
             red, green, blue = _read(source + ((v >> 16) * size + (u >> 16)) * 3, inside)
         else:
-            red, green, blue = _between(source, u - 32768, v - 32768, size, inside)
+            red, green, blue = _between(source, u - _HALF, v - _HALF, size, inside)
         red, green = tl.where(inside, red, fill_red), tl.where(inside, green, fill_green)
         blue = tl.where(inside, blue, fill_blue)
     elif op != _IDENTITY:
