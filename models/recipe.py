@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Annotated, Generic, Literal, TypeVar
@@ -179,6 +180,11 @@ def named(name: str) -> Recipe:
         raise InputError(f"no recipe is called {name!r}{near}; `python train.py` lists them")
     method, _, function = name.partition(":")
     return replace(getattr(importlib.import_module(f"models.methods.{method}"), function)(), name=name)
+
+
+def command_of(recipe: Recipe) -> str:
+    """What a shell would be told to train this recipe again."""
+    return shlex.join(["python", "train.py", recipe.name, *flags_of(recipe)])
 
 
 def flags_of(recipe: Recipe) -> list[str]:

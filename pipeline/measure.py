@@ -21,8 +21,6 @@ from pipeline.writer import Written
 
 DECODE_BYTES_PER_S = 105e6  # one core of a current server, at any resolution and quality
 FEWEST = 100  # below this many samples a timing says little
-
-
 NAMED = 10  # rejected files that an error names: of a small source all, so that they are mended in one go
 
 

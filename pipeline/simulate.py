@@ -126,7 +126,6 @@ def table(rows: list[tuple[str, dict]]) -> str:
 
 def main() -> None:
     """Print the table."""
-
     options = parse(Options, description=__doc__, prog="python -m pipeline.simulate")
     if min(options.images, default=0) < 1:
         raise InputError("--images: expected numbers of 1 or more")

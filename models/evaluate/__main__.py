@@ -41,7 +41,6 @@ def main() -> None:
 
 def measure(name: str, path: str, flags: list[str]) -> None:
     """Run one evaluator; torch is imported only now."""
-
     from models.evaluate.base import Evaluator, chosen_device
     from models.evaluate.record import record
     from models.load import load_run

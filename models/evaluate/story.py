@@ -1,6 +1,5 @@
 """How a run ends: the last evaluation, pictures of what it saw and made, and the report."""
 
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from models.evaluate.judge import Judge
 from models.evaluate.reconstruct import RATIOS, picture, png
 from models.method import Method
 from models.preview import columns, views
-from models.recipe import Recipe, flags_of
+from models.recipe import Recipe, command_of
 from models.text import percent
 from models.training.distributed import World
 from models.training.journal import Journal, read
@@ -51,7 +50,7 @@ def tell(
         pictures=_pictures(recipe, method, judges["val"], task),
         verdict=verdict(*speed(written), "GPU" if world.device.type == "cuda" else "CPU"),
         known=task.pools[0],
-        command=shlex.join(["python", "train.py", recipe.name, *flags_of(recipe)]),
+        command=command_of(recipe),
         pseudo=journal.tally,
         class_names=task.classes,
     )

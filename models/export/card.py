@@ -1,7 +1,6 @@
 """The model card: what a model was trained on, with which labels, by which recipe, and what it was measured to do."""
 
 import json
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from models.evaluate.results import journalled
 from models.export.base import Checked
 from models.load import Loaded
 from models.method import method_class
-from models.recipe import flags_of
+from models.recipe import command_of
 from models.text import measured, table
 from models.training.folder import ENVIRONMENT
 from models.training.journal import read
@@ -23,12 +22,11 @@ SHOWN = 12  # classes that are named
 def card(loaded: Loaded, form: str, checked: Checked, use: str) -> str:
     """Markdown for README.md beside the exported files."""
     recipe, folder = loaded.recipe, loaded.path.parent
-    origin = ["python", "train.py", recipe.name, *flags_of(recipe)]
     environment = _read(folder / ENVIRONMENT)
     labels = "every label of the file" if recipe.data.split is None else f"those of the split {recipe.data.split}"
     labels = labels if method_class(recipe).needs(recipe).labelled else "none"
     lines = [
-        f"# {recipe.name}", "", "Made by this command of Shotcrete:", "", "```bash", shlex.join(origin), "```", "",
+        f"# {recipe.name}", "", "Made by this command of Shotcrete:", "", "```bash", command_of(recipe), "```", "",
         "## Use", "", "```python", use, "```", "",
         "Images are RGB; " + how_to_cut(loaded), "",
         "## What it is", "",
