@@ -9,8 +9,9 @@ import sys
 from contextlib import ExitStack, closing
 
 import models  # noqa: F401 -- first: it says how threads wait, and torch listens only once
-from models.catalogue import list_if_asked
-from models.recipe import Recipe, resolve
+from models.config.catalogue import list_if_asked
+from models.config.recipe import Recipe
+from models.config.resolve import resolve
 
 if __name__ == "__main__":
     list_if_asked()  # before torch is imported, which takes seconds
@@ -18,20 +19,20 @@ if __name__ == "__main__":
 # isort: split
 import torch
 
-from models.evaluate.story import tell
-from models.method import Loss, Moment
-from models.ready import run_folder
-from models.run import Training, loader, prepare
-from models.training import distributed
-from models.training.codes import DONE, STOPPED
-from models.training.distributed import World
-from models.training.failed import FailureLog, leave
-from models.training.folder import over
-from models.training.optim import clip, set_rate
-from models.training.patience import Patience
-from models.training.precision import precision
-from models.training.schedule import rate
+from models.distributed import process_group
+from models.distributed.precision import precision
+from models.distributed.process_group import World
+from models.method import Loss, StepInfo
+from models.optim.optimiser import clip, set_rate
+from models.optim.schedule import rate
+from models.records.exit_codes import DONE, STOPPED
+from models.records.failures import FailureLog, leave
+from models.reporting.run_folder import over
+from models.training.finish import tell
+from models.training.hang_timeout import HangTimeout
+from models.training.preflight import run_folder
 from models.training.stop import STEP, WHY, Stop, Vote, job_left_s
+from models.training.trainer import Training, loader, prepare
 from pipeline import rng
 from pipeline.loader import Loader
 
@@ -44,10 +45,10 @@ def main() -> int:
         if os.environ.get("RANK", "0") == "0":
             print(line)
         return DONE
-    world = distributed.start(recipe.run)
+    world = process_group.start(recipe.run)
     with FailureLog(run_folder(recipe), world.rank, world.size) as failures, ExitStack() as ending:
         code = train(recipe, world, failures, ending)
-    distributed.finish(world)  # not after a failure: it could wait for ranks that are gone
+    process_group.finish(world)  # not after a failure: it could wait for ranks that are gone
     return code
 
 
@@ -55,9 +56,9 @@ def train(recipe: Recipe, world: World, failures: FailureLog, ending: ExitStack)
     """Train a recipe from its last checkpoint, or from the start, to the end; -> exit code."""
     stop = Stop(job_left_s() if world.main else None)  # before anything that takes time: data may still be opening
     ending.enter_context(closing(stop))
-    patience = Patience(failures.folder, world.rank, world.size, recipe.run.patience_s)
-    ending.enter_context(closing(patience))
-    run = prepare(recipe, world, failures, ending, patience)
+    hang_timeout = HangTimeout(failures.folder, world.rank, world.size, recipe.run.hang_timeout_s)
+    ending.enter_context(closing(hang_timeout))
+    run = prepare(recipe, world, failures, ending, hang_timeout)
     return to_the_end(run, stop)
 
 
@@ -80,7 +81,7 @@ def to_the_end(run: Training, stop: Stop) -> int:
     with run.paused():
         if run.step < run.length.total_steps:
             return stopped(run, WHY[why])
-        tell(recipe, run.whole(), run.journal, run.task, run.judges, run.folder, run.world)
+        tell(recipe, run.whole(), run.journal, run.train_data, run.judges, run.folder, run.world)
         run.writer.wait()
     run.note("done", step=run.step)
     return DONE
@@ -89,7 +90,7 @@ def to_the_end(run: Training, stop: Stop) -> int:
 def stopped(run: Training, why: str) -> int:
     """Leave together, once all is on disk; -> exit code."""
     run.writer.wait()
-    distributed.agree(True, run.world)  # no rank leaves while another saves: torchrun would end that one
+    process_group.agree(True, run.world)  # no rank leaves while another saves: torchrun would end that one
     run.note("stopped", step=run.step, why=why)
     run.say(f"stopped after step {run.step} and saved ({why}); the same command carries on")
     return STOPPED
@@ -100,21 +101,21 @@ def one_step(run: Training, batches: Loader) -> None:
     recipe, step, micro = run.recipe, run.step, run.micro
     lr = rate(step, run.length, recipe.optim, recipe.data.batch)
     set_rate(run.optimiser, lr)
-    now = Moment(step, run.length.labels_only(step))
+    now = StepInfo(step, run.length.labels_only(step))
     waited_s, replaced = batches.wait_s, batches.replaced
     losses, ids = [], []
     for number in range(micro):
         batch = next(batches)
         seed_step(recipe.run.seed, step, run.world.rank * micro + number)
-        with distributed.gathering(run.model, number == micro - 1):
+        with process_group.gathering(run.model, number == micro - 1):
             with run.journal.clock.forward(), precision(recipe.run, run.world.device):
                 loss: Loss = run.model(batch, now)
             (loss.total / micro).backward()
         losses.append(loss)
         ids += [part.ids for part in (batch.labelled, batch.unlabelled) if part is not None]
-        if loss.guesses is not None:
-            run.journal.tally.add(loss.guesses)
-    for parameter in run.method.resting(now):
+        if loss.pseudo_stats is not None:
+            run.journal.tally.add(loss.pseudo_stats)
+    for parameter in run.method.inactive_params(now):
         parameter.grad = None
     norm = clip(run.method.parameters(), recipe.optim.clip)
     total = torch.stack([loss.total.detach() for loss in losses]).mean()

@@ -6,10 +6,11 @@ from typing import Any, final
 
 import torch
 
+from models.checkpoint import checkpoint
+from models.checkpoint.checkpoint import LAST
+from models.config.recipe import Recipe
+from models.config.resolve import named
 from models.method import Method, method_class
-from models.recipe import Recipe, named
-from models.training import checkpoint
-from models.training.checkpoint import LAST
 from pipeline.errors import InputError
 
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.patches import IMAGENET, Normalisation, gather_patches, normalised
+from models.encoder.patches import IMAGENET, Normalisation, gather_patches, normalised
 from pipeline.errors import InputError
 
 

@@ -10,11 +10,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from models.catalogue import own_class
-from models.memory import Memory
-from models.recipe import Recipe
-from models.training.average import Average
-from models.vit import Size, build_encoder, look
+from models.config.catalogue import own_class
+from models.config.recipe import Recipe
+from models.ema import EMA
+from models.encoder.vit import Size, build_encoder, eval_logits
+from models.running_stats import RunningStats
 from pipeline.batch import Batch
 from pipeline.errors import InputError
 from pipeline.spec import Needs
@@ -23,14 +23,14 @@ from pipeline.spec import Needs
 WEIGHTS = {"sincos": "mae", "irpe": "mae", "bias": "beit", "block_bias": "beit"}
 
 
-class Moment(NamedTuple):
+class StepInfo(NamedTuple):
     """Where in the run a step is."""
 
     step: int
     labels_only: bool
 
 
-class Guesses(NamedTuple):
+class PseudoLabelStats(NamedTuple):
     """Pseudo-labels of one step, for the report: ids, classes i64 [N], passed bool [N]: of at least half the weight."""
 
     ids: Tensor
@@ -43,7 +43,7 @@ class Loss(NamedTuple):
 
     total: Tensor
     parts: dict[str, Tensor]
-    guesses: Guesses | None = None
+    pseudo_stats: PseudoLabelStats | None = None
 
 
 class Method(nn.Module, ABC):
@@ -58,8 +58,8 @@ class Method(nn.Module, ABC):
     def __init__(self, recipe: Recipe, classes: int) -> None:
         super().__init__()
         self.encoder = self.build(recipe, classes)
-        decay = recipe.optim.average
-        self.average = None if decay is None else Average(self.encoder, decay, warm_up=recipe.optim.average_warm_up)
+        decay = recipe.optim.ema_decay
+        self.ema = None if decay is None else EMA(self.encoder, decay, warmup=recipe.optim.ema_warmup)
 
     @staticmethod
     def build(recipe: Recipe, classes: int) -> nn.Module:
@@ -72,50 +72,50 @@ class Method(nn.Module, ABC):
         """The parts of a batch that a recipe of this method reads."""
 
     @abstractmethod
-    def forward(self, batch: Batch, now: Moment) -> Loss:
+    def forward(self, batch: Batch, now: StepInfo) -> Loss:
         """The objective of one (micro-)batch."""
 
     def logits(self, images: Tensor) -> Tensor:
         """Class scores [N, C] of u8 images [N, 3, S, S] by the weights to be judged."""
-        return look(self.judged, images)
+        return eval_logits(self.eval_encoder, images)
 
-    def teacher(self, name: Literal["self", "average"]) -> VisionTransformer:
+    def teacher(self, name: Literal["self", "ema"]) -> VisionTransformer:
         """Who gives pseudo-labels; raises InputError for an average that the recipe does not keep."""
-        if name == "average" and self.average is None:
-            raise InputError("teacher average needs a moving average; set optim.average, such as 0.999")
-        return self.encoder if name == "self" else self.average.module
+        if name == "ema" and self.ema is None:
+            raise InputError("teacher ema needs a moving average; set optim.ema_decay, such as 0.999")
+        return self.encoder if name == "self" else self.ema.module
 
-    def resting(self, now: Moment) -> Iterable[nn.Parameter]:
-        """Parameters that this moment's loss does not need: touched for DDP (see `idle`), but not to be updated.
+    def inactive_params(self, now: StepInfo) -> Iterable[nn.Parameter]:
+        """Parameters that this moment's loss does not need: touched for DDP (see `touch_for_ddp`), but not to be updated.
 
         A zero gradient would let AdamW decay them and count steps for as long as the phase lasts.
         """
         return ()
 
     @property
-    def judged(self) -> VisionTransformer:
+    def eval_encoder(self) -> VisionTransformer:
         """The weights that are evaluated and exported: the average where there is one."""
-        return self.encoder if self.average is None else self.average.module
+        return self.encoder if self.ema is None else self.ema.module
 
-    def remark(self) -> str | None:
+    def startup_note(self) -> str | None:
         """What a user should know of this recipe before it runs, in a line."""
         return None
 
-    def sized(self, images: int, unlabelled: int) -> None:
+    def set_dataset_size(self, images: int, unlabelled: int) -> None:
         """Told once, before weights are loaded: images in the training file, and those of them that are unlabelled."""
-        for part in self.memories():
-            part.sized(images, unlabelled)
+        for part in self.running_stats():
+            part.set_dataset_size(images, unlabelled)
 
     def after_step(self, step: int) -> None:
         """Called after the update of each step: the average moves here, and what remembers steps."""
-        if self.average is not None:
-            self.average.update(self.encoder, step)
-        for part in self.memories():
+        if self.ema is not None:
+            self.ema.update(self.encoder, step)
+        for part in self.running_stats():
             part.after_step()
 
-    def memories(self) -> list[Memory]:
+    def running_stats(self) -> list[RunningStats]:
         """Those of the parts that remember something of each step."""
-        return [part for part in self.modules() if isinstance(part, Memory)]
+        return [part for part in self.modules() if isinstance(part, RunningStats)]
 
 
 def encoder(recipe: Recipe, classes: int) -> VisionTransformer:
@@ -137,7 +137,7 @@ def encoder(recipe: Recipe, classes: int) -> VisionTransformer:
     )
 
 
-def idle(module: nn.Module) -> Tensor:
+def touch_for_ddp(module: nn.Module) -> Tensor:
     """A zero that touches each parameter of a module, so that DDP sees a gradient where a step did not need it.
 
     Those that are sharded at the moment are left out: FSDP2 does not wait for them.

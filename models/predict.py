@@ -12,13 +12,13 @@ from typing import Literal
 import torch
 from tyro.conf import Positional
 
+from models.distributed.precision import precision
 from models.evaluate.base import chosen_device
 from models.load import Loaded, load_run
-from models.training.precision import precision
-from models.training.whole import write_whole
 from pipeline.errors import InputError, command
-from pipeline.files import Shown, find_images, sweep_files
+from pipeline.evaluation.files import Shown, find_images, sweep_files
 from pipeline.flags import parse
+from pipeline.store.atomic_write import write_whole
 
 NAMED = 5  # rejected files that are said one by one
 

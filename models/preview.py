@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from models.config.recipe import Recipe
+from models.config.resolve import resolve
 from models.method import method_class
-from models.recipe import Recipe, resolve
-from pipeline.beton import Beton
 from pipeline.errors import InputError, command
 from pipeline.flags import parse
 from pipeline.open import open_data
 from pipeline.preview import COLUMNS, check_picture, rows, save, sheet, shown_side, spread
+from pipeline.store.beton import Beton
 
 PROGRAM = "python -m models.preview"
 

@@ -1,13 +1,81 @@
-"""A command's flags, by tyro: typed, and refused in one line."""
+"""Flags of a command: typed by tyro, bounded where the field says so, and refused in one line.
+
+@dataclass(frozen=True)
+class Options:
+    threads: Annotated[int | None, AT_LEAST_1] = None
+
+options = parse(Options, prog="python -m pipeline.bench")
+check_bounds(options)                 # threads is 0, expected at least 1
+"""
 
 import io
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
-from functools import partial, wraps
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache, partial, wraps
+from typing import Any, NamedTuple, final, get_type_hints
 
 from pipeline.errors import InputError
+
+
+@final
+@dataclass(frozen=True)
+class Bound:
+    """The range in which a number, or each number of a tuple, must lie; stands in the annotation of its field."""
+
+    expected: str
+    holds: Callable[[float], bool]
+
+
+AT_LEAST_1 = Bound("at least 1", lambda value: value >= 1)
+POSITIVE = Bound("above 0", lambda value: value > 0)
+NOT_NEGATIVE = Bound("0 or above", lambda value: value >= 0)
+BELOW_1 = Bound("from 0 to below 1", lambda value: 0 <= value < 1)
+SHARE = Bound("from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+class Number(NamedTuple):
+    """A field that holds numbers: its dotted name, its number or numbers, and its bound if it has one."""
+
+    name: str
+    values: tuple[float, ...]
+    bound: Bound | None
+
+
+def check_bounds(part: Any, prefix: str = "") -> None:
+    """Raise InputError naming the first number of a dataclass, nested ones included, that is out of its bound.
+
+    A number that is not finite is out of every bound; a field that is None passes.
+    """
+    for name, values, bound in numbers(part, prefix):
+        for value in values:
+            if not math.isfinite(value):
+                raise InputError(f"{name} is {value:g}, expected a finite number")
+            if bound is not None and not bound.holds(value):
+                raise InputError(f"{name} is {value:g}, expected {bound.expected}")
+
+
+def numbers(part: Any, prefix: str = "") -> Iterator[Number]:
+    """Yield every field of a dataclass that holds a number or a tuple of numbers, those of nested dataclasses too."""
+    bounds = _bounds(type(part))
+    for field in fields(part):
+        name, value = f"{prefix}{field.name}", getattr(part, field.name)
+        if is_dataclass(value):
+            yield from numbers(value, f"{name}.")
+            continue
+        held = value if isinstance(value, tuple) else (value,)
+        if all(isinstance(each, int | float) for each in held):
+            yield Number(name, held, bounds.get(field.name))
+
+
+@cache
+def _bounds(kind: type) -> dict[str, Bound]:
+    hints = get_type_hints(kind, include_extras=True)
+    found = {name: [each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Bound)]
+             for name, hint in hints.items()}  # fmt: skip
+    return {name: bounds[0] for name, bounds in found.items() if bounds}
 
 
 def parse(kind: Any, **options: Any) -> Any:

@@ -15,15 +15,15 @@ from typing import final
 import numpy as np
 import torch
 
-from pipeline import watchdog
 from pipeline.backends.base import Backend, Undecodable
+from pipeline.backends.replacement import Bad
 from pipeline.batch import Batch, Labelled, Unlabelled
-from pipeline.labels import Labels
-from pipeline.order import Order, Picks
-from pipeline.plan import Plan, Wanted, draw
-from pipeline.replace import Bad
-from pipeline.send import copies, send
-from pipeline.threads import Threads
+from pipeline.concurrency import watchdog
+from pipeline.concurrency.threads import Threads
+from pipeline.concurrency.transfer import copies, send
+from pipeline.labels.known import Labels
+from pipeline.sampling.sampler import SampleIds, Sampler
+from pipeline.views.plan import Plan, ViewSpec, draw
 
 PLANNERS = 2  # one batch's plan is drawn while another's images decode
 
@@ -31,28 +31,28 @@ Prepared = tuple[Batch, int]  # and how many of its images stand in for others
 
 
 @dataclass(frozen=True, eq=False)
-class Feed:
+class LoaderSpec:
     """What a loader hands out.
 
-    order                which images
-    labels               by id, i64, -1 where one is hidden (pipeline.split.known_labels, or an array [n])
+    sampler              which images
+    labels               by id, i64, -1 where one is hidden (pipeline.labels.splits.known_labels, or an array [n])
     labelled, unlabelled the views of each stream; None where a method has no use for it
     chunks, first_chunk  slices of a step over all ranks (ranks x micro-batches), and this rank's first
     micro                micro-batches of this rank in a step
-    size_at              side of the images in a step (pipeline.sizes); the views' own when absent
+    size_at              side of the images in a step (pipeline.sampling.resolution); the views' own when absent
     """
 
-    order: Order
+    sampler: Sampler
     labels: Labels | np.ndarray
-    labelled: Wanted | None
-    unlabelled: Wanted | None
+    labelled: ViewSpec | None
+    unlabelled: ViewSpec | None
     seed: int = 0
     chunks: int = 1
     first_chunk: int = 0
     micro: int = 1
     size_at: Callable[[int], int] | None = None
 
-    def wanted(self, step: int) -> tuple[Wanted | None, Wanted | None]:
+    def wanted(self, step: int) -> tuple[ViewSpec | None, ViewSpec | None]:
         """The views of both streams in a step."""
         streams = self.labelled, self.unlabelled
         if self.size_at is None:
@@ -64,23 +64,23 @@ class Feed:
 @final
 class Loader:
     """Endless micro-batches from `step` on; `wait_s` counts the seconds its caller has waited for them,
-    `replaced` the images in them that stand in for others, which do not decode (pipeline.replace).
+    `replaced` the images in them that stand in for others, which do not decode (pipeline.backends.replacement).
 
     An error in any thread is raised by next(), and again by each next() after it. So is InputError if no batch comes
-    for `patience_s` seconds (None: for ever), or in a process forked since.
+    for `hang_timeout_s` seconds (None: for ever), or in a process forked since.
     """
 
     def __init__(
         self,
-        feed: Feed,
+        feed: LoaderSpec,
         backend: Backend,
         device: torch.device,
         step: int = 0,
         ahead: int = 3,
-        patience_s: float | None = None,
+        hang_timeout_s: float | None = None,
     ):
         self._feed, self._backend, self._device, self._ahead = feed, backend, device, ahead
-        self._patience_s = patience_s
+        self._patience_s = hang_timeout_s
         self._next = step * feed.micro
         self._pending: deque[Future[Prepared]] = deque()
         self._planners = Threads(PLANNERS, "plan")
@@ -157,22 +157,22 @@ class Loader:
 
     def _plans(self, step: int, chunk: int) -> tuple[list[Plan | None], int]:
         plans, replaced = [], 0
-        picked = self._feed.order.at(step, chunk, self._feed.chunks)
-        for stream, (wanted, picks) in enumerate(zip(self._feed.wanted(step), picked, strict=True)):
-            if wanted is not None and picks is not None:
-                picks, n = self._bad.replaced(picks, partial(self._later, stream, step, chunk))
+        picked = self._feed.sampler.at(step, chunk, self._feed.chunks)
+        for stream, (wanted, samples) in enumerate(zip(self._feed.wanted(step), picked, strict=True)):
+            if wanted is not None and samples is not None:
+                samples, n = self._bad.replaced(samples, partial(self._later, stream, step, chunk))
                 replaced += n
-            plans.append(self._plan(wanted, picks))
+            plans.append(self._plan(wanted, samples))
         return plans, replaced
 
-    def _later(self, stream: int, step: int, chunk: int, steps: int) -> Picks:
-        return self._feed.order.at(step + steps, chunk, self._feed.chunks)[stream]
+    def _later(self, stream: int, step: int, chunk: int, steps: int) -> SampleIds:
+        return self._feed.sampler.at(step + steps, chunk, self._feed.chunks)[stream]
 
-    def _plan(self, wanted: Wanted | None, picks: Picks | None) -> Plan | None:
-        if wanted is None or picks is None:
+    def _plan(self, wanted: ViewSpec | None, samples: SampleIds | None) -> Plan | None:
+        if wanted is None or samples is None:
             return None
         b = self._backend
-        return draw(wanted, picks, b.heights[picks.ids], b.widths[picks.ids], self._feed.seed)
+        return draw(wanted, samples, b.heights[samples.ids], b.widths[samples.ids], self._feed.seed)
 
     def _labelled(self, plan: Plan | None, views: list[torch.Tensor] | None) -> Labelled | None:
         if plan is None:

@@ -13,15 +13,15 @@ import torch
 import tyro
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline import libffcv
-from pipeline.beton import Beton, open_beton
+from pipeline.backends import libffcv
 from pipeline.errors import InputError, command
 from pipeline.flags import parse
 from pipeline.open import open_backend
-from pipeline.order import Picks
-from pipeline.plan import draw
+from pipeline.sampling.sampler import SampleIds
 from pipeline.spec import Data
-from pipeline.task import wanted_unlabelled
+from pipeline.store.beton import Beton, open_beton
+from pipeline.train_data import unlabelled_views
+from pipeline.views.plan import draw
 
 COLUMNS = ("original", "weak", "strong", "masked")
 COLOURS = {"weak": (0, 114, 178), "strong": (213, 94, 0)}  # of headings and boxes; colour-blind eyes tell them apart
@@ -59,16 +59,16 @@ def rows(
         raise InputError(f"patches of {patch} pixels do not divide views of {data.size}; choose another patch or size")
     backend = open_backend(replace(data, backend="ffcv", views_on="cpu"), beton, torch.device("cpu"))
     try:
-        wanted = wanted_unlabelled(data, patch, strong=True, visible="masked" in columns)
-        picks = Picks(ids, np.zeros_like(ids))
-        plan = draw(wanted, picks, beton.heights[ids], beton.widths[ids], seed)
+        wanted = unlabelled_views(data, patch, strong=True, visible="masked" in columns)
+        samples = SampleIds(ids, np.zeros_like(ids))
+        plan = draw(wanted, samples, beton.heights[ids], beton.widths[ids], seed)
         weak, strong = (view.permute(0, 2, 3, 1).numpy() for view in backend.start(plan)())
     finally:
         backend.close()
     originals = [libffcv.decode(beton.jpeg(i), int(beton.heights[i]), int(beton.widths[i])) for i in ids]
     for v, name in enumerate(("weak", "strong")):
         if name in columns:
-            originals = [outlined(*each, COLOURS[name]) for each in zip(originals, plan.stacked.boxes[v], strict=True)]
+            originals = [outlined(*each, COLOURS[name]) for each in zip(originals, plan.params.boxes[v], strict=True)]
     made = {"original": originals, "weak": weak, "strong": strong}
     if "masked" in columns:
         hidden = [None] * len(ids) if plan.hidden is None else plan.hidden

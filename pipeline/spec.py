@@ -1,7 +1,9 @@
 """What can be asked of the data path: views, masks and the data of a run, as frozen dataclasses."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pipeline.flags import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE
 
 
 @dataclass(frozen=True)
@@ -13,19 +15,19 @@ class View:
     crop with reflected `padding` (Semiformer's weak view). centre: the same without chance, for evaluation."""
     scale: tuple[float, float] = (0.08, 1.0)
     """random_resized: share of the image's area."""
-    short_side: float = 256 / 224
+    short_side: Annotated[float, POSITIVE] = 256 / 224
     """resize_then_crop, centre: the short side after resizing, in units of the view's size."""
-    padding: int = 4
+    padding: Annotated[int, NOT_NEGATIVE] = 4
     """resize_then_crop: reflected pixels on each side before cropping."""
     flip: bool = True
     """Mirror left and right half of the time."""
     augment: Literal["none", "usb", "timm", "torchvision"] = "none"
     """RandAugment, which means a different thing in each library."""
-    layers: int | None = None
+    layers: Annotated[int | None, AT_LEAST_1] = None
     """RandAugment: operations on an image; the preset's own number when absent (usb 3, timm 2, torchvision 2)."""
-    jitter: tuple[float, float, float, float] | None = None
+    jitter: Annotated[tuple[float, float, float, float] | None, NOT_NEGATIVE] = None
     """ColorJitter's brightness, contrast, saturation and hue, in random order."""
-    jitter_probability: float = 0.8
+    jitter_probability: Annotated[float, SHARE] = 0.8
     """Share of images that are jittered at all (MoCo v3, BYOL)."""
     erase: Literal["none", "cutout", "random"] = "none"
     """cutout: USB's grey square, always. random: timm's RandomErasing with per-pixel noise, a quarter of the time."""
@@ -35,16 +37,16 @@ class View:
 class Mask:
     """Which patches stay visible."""
 
-    kind: Literal["random", "block", "grid", "unit", "window"] = "random"
-    """How visible patches are drawn: MAE's three (Table 1f), SimMIM's units of several patches, or inside LoMaR's
-    windows, outside of which nothing is read."""
+    kind: str = "random"
+    """How visible patches are drawn, one file each in pipeline/views/masks: random, block or grid (MAE Table 1f), unit
+    (SimMIM's units of several patches), or window (inside LoMaR's windows, outside of which nothing is read)."""
     ratio: float = 0.75
     """Share of patches that are hidden; kind window: of a window's."""
-    unit: int = 2
+    unit: Annotated[int, AT_LEAST_1] = 2
     """kind unit: side of a unit, in patches (SimMIM: 32 pixels)."""
-    window: int = 7
+    window: Annotated[int, AT_LEAST_1] = 7
     """kind window: side of a window, in patches."""
-    windows: int = 4
+    windows: Annotated[int, AT_LEAST_1] = 4
     """kind window: windows of an image, each at a place of its own."""
     same_place: bool = False
     """kind window: every window of an image at one place, with masks of their own: in effect what the authors' code
@@ -67,11 +69,11 @@ class Data:
     """Name of the split whose labels may be seen; every label when absent."""
     unlabelled: Literal["all", "rest"] = "all"
     """The pool of unlabelled images: all of them, or only those without a known label."""
-    batch: int = 256
+    batch: Annotated[int, AT_LEAST_1] = 256
     """Images in a step, over all devices."""
-    ratio: float = 7
+    ratio: Annotated[float, POSITIVE] = 7
     """Unlabelled images for each labelled one, where a method uses both."""
-    size: int = 224
+    size: Annotated[int, AT_LEAST_1] = 224
     """Side of the square that the network sees, in pixels."""
     sizes: tuple[int, ...] | None = None
     """Progressive resolution: sides for equal shares of the steps, such as 160 192 224 224; they may repeat, never
@@ -90,15 +92,15 @@ class Data:
     backend: Literal["auto", "ffcv", "dali", "memory"] = "auto"
     """Who reads and decodes while training: auto keeps sets of up to `memory_mb` decoded in memory and streams larger
     ones. What is looked at once, as in an evaluation, is streamed in any case."""
-    memory_mb: int = 1024
+    memory_mb: Annotated[int, AT_LEAST_1] = 1024
     """backend auto: decoded size up to which a set is kept in memory."""
     views_on: Literal["auto", "cpu", "device"] = "auto"
     """Where views are made: auto is the GPU where there is one."""
-    threads: int | None = None
+    threads: Annotated[int | None, AT_LEAST_1] = None
     """Decoding threads; as many as this process may use cores when absent."""
-    ahead: int = 3
+    ahead: Annotated[int, AT_LEAST_1] = 3
     """Batches prepared in advance."""
-    patience_s: float | None = 300
+    hang_timeout_s: Annotated[float | None, POSITIVE] = 300
     """No batch for so many seconds says where every thread stands and ends the run; None waits for ever."""
 
 

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.training.codes import BAD_INPUT, DONE, STOPPED
+from models.records.exit_codes import BAD_INPUT, DONE, STOPPED
 from slurm import events, failure
 
 CHECKPOINT = "last.pt"

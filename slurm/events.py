@@ -9,7 +9,7 @@ This file, slurm/failure.py and slurm/between.py import no torch: they run betwe
 
 from pathlib import Path
 
-from models.training import events
+from models.records import events
 
 FILE, read = events.FILE, events.read
 OVER = "done", "failed", "cancelled"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from models.training.failed import FOLDER, LOST_PEER, noted
+from models.records.failures import FOLDER, LOST_PEER, noted
 
 SRUN = re.compile(r"srun: error: (?P<node>[\w.-]+): tasks? (?P<ranks>[\d,-]+): (?P<how>.+)")
 CODE = re.compile(r"Exited with exit code (\d+)")

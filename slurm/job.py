@@ -14,8 +14,8 @@ from typing import final
 from submitit import JobEnvironment
 from submitit.helpers import Checkpointable
 
-from models.training.codes import BAD_INPUT, CRASHED, STOPPED
-from models.training.failed import lines
+from models.records.exit_codes import BAD_INPUT, CRASHED, STOPPED
+from models.records.failures import lines
 from pipeline.errors import InputError
 from slurm import address, events, failure
 
@@ -59,7 +59,7 @@ class Job(Checkpointable):
             )
             return importlib.import_module(self.module).main() or 0, None
         except InputError as error:
-            from models.training.folder import InUse  # here: it imports torch, which train.py wants to prepare
+            from models.reporting.run_folder import InUse  # here: it imports torch, which train.py wants to prepare
 
             found = _failure(job, error, CRASHED if isinstance(error, InUse) else BAD_INPUT)
             print(f"error: {error}", file=sys.stderr)

@@ -40,7 +40,7 @@ class Plan:
 def plan(target: str, overrides: Sequence[str], folder: str | None = None, ranks: int = 1) -> Plan:
     """What `target` means: a recipe (mae:in1k_b16), a sweep (mae:digits_mask_ratio) or a module with a main().
 
-    Everything that a flag can get wrong, and all that `models.ready.check` sees of each recipe in so many processes,
+    Everything that a flag can get wrong, and all that `models.training.preflight.check` sees of each recipe in so many processes,
     raises InputError here, on the login node.
     """
     overrides = tuple(overrides)
@@ -48,11 +48,11 @@ def plan(target: str, overrides: Sequence[str], folder: str | None = None, ranks
         return _module(target, overrides, folder)
     if folder:
         raise InputError(f"--folder is for modules; the folder of a recipe is `-- --run.folder {folder}`")
-    from models.catalogue import sweeps
-    from models.ready import check as check_ready
-    from models.ready import run_folder
-    from models.recipe import resolve
-    from models.sweep import changed, check_apart, members
+    from models.config.catalogue import sweeps
+    from models.config.resolve import resolve
+    from models.config.sweep import changed, check_apart, members
+    from models.training.preflight import check as check_ready
+    from models.training.preflight import run_folder
 
     if target not in [name for name, _ in sweeps()]:
         recipe = resolve(target, list(overrides))

@@ -4,11 +4,11 @@ import contextlib
 import json
 from pathlib import Path
 
-from models.training.lines import read_lines
-from models.training.scores import scores
+from models.records.jsonl import read_lines
+from models.records.scores import scores
 
 METRICS, RECIPE = "metrics.jsonl", "recipe.json"
-"""As models.training.journal and folder write them."""
+"""As models.reporting.journal and folder write them."""
 APART = "name", "run.folder"
 """Fields in which the members of a sweep differ anyhow."""
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from models.training.scores import said, scores
+from models.records.scores import said, scores
 from pipeline.errors import InputError, Unavailable
 from slurm import events, results, state, sweep
 from slurm.state import RECORD, Status

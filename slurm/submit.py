@@ -94,7 +94,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def parse(flags: Sequence[str], target: str, default=None):
     """Typed flags of the job. Raises InputError for a flag that is unknown or belongs behind `--`, or a wrong value."""
-    from models.catalogue import story
+    from models.config.catalogue import story
     from slurm.request import Request
 
     for flag in flags:

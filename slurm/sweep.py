@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.text import measured
 from pipeline.errors import InputError, command
+from pipeline.text import measured
 from slurm import results, state
 
 FILE = "table.md"

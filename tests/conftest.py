@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import train
-from models.training import checkpoint
+from models.checkpoint import checkpoint
 
 TINY = [
     "--encoder.width=32", "--encoder.depth=2", "--encoder.heads=2", "--data.batch=32", "--data.ratio=3",
-    "--optim.epochs=12", "--optim.rise-epochs=2", "--optim.labels-only-epochs=0", "--run.log-steps=3",
+    "--optim.epochs=12", "--optim.warmup-epochs=2", "--optim.labels-only-epochs=0", "--run.log-steps=3",
     "--run.save-steps=4", "--run.device=cpu",
 ]  # fmt: skip
 DECODER = ["--method.reconstruct.depth=1", "--method.reconstruct.width=32", "--method.reconstruct.heads=2"]
@@ -21,7 +21,7 @@ DECODER = ["--method.reconstruct.depth=1", "--method.reconstruct.width=32", "--m
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory) -> Path:
     """The embedded digits, written once for all tests."""
-    from pipeline.digits import ensure_digits
+    from pipeline.convert.digits import ensure_digits
 
     return ensure_digits(tmp_path_factory.mktemp("digits"))
 

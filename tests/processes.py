@@ -98,9 +98,9 @@ def _run(argv: list[str], log: Path, file_bytes: int | None, environment: dict[s
     import torch
 
     import train
-    from models.evaluate import story
-    from models.training.failed import leave
-    from models.training.guard import Guard
+    from models.optim.guard import Guard
+    from models.records.failures import leave
+    from models.training import finish
 
     torch.set_num_threads(1)
     batches, stepped = os.open(log / "batches", os.O_WRONLY | os.O_CREAT | os.O_APPEND), Guard.step
@@ -118,7 +118,7 @@ def _run(argv: list[str], log: Path, file_bytes: int | None, environment: dict[s
         os.write(batches, f"{step} {' '.join(str(int(i)) for i in ids)}\n".encode())
 
     Guard.step = noted
-    story.write_report = lambda folder, **_: folder / "left out"  # seconds of plotting that test_train.py spends once
+    finish.write_report = lambda folder, **_: folder / "left out"  # seconds of plotting that test_train.py spends once
     if file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     leave(train.main)

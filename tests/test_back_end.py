@@ -1,8 +1,7 @@
 """Who decodes is chosen for a run, said, noted in its folder, and may change without changing what is learned."""
 
-from models.training import events
-
-from .conftest import rows, same, weights
+from models.records import events
+from tests.conftest import rows, same, weights
 
 
 def test_a_run_that_carries_on_with_another_back_end_says_so_and_learns_the_same(tiny, tmp_path, capsys):

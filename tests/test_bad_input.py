@@ -11,16 +11,16 @@ import pytest
 import torch
 
 import train
-from models.ready import check_attention, open_run
-from models.recipe import resolve
-from models.training import checkpoint, distributed
-from pipeline.beton import open_beton
+from models.checkpoint import checkpoint
+from models.config.resolve import resolve
+from models.distributed import process_group
+from models.training.preflight import check_attention, open_run
 from pipeline.errors import command
-from pipeline.split import load_split, save_split
-from pipeline.stored import metadata
-
-from .cases import MAE, RIGHT, SEMI, SUPERVISED, WRONG
-from .conftest import DECODER, TINY
+from pipeline.labels.splits import load_split, save_split
+from pipeline.store.beton import open_beton
+from pipeline.store.file_format import metadata
+from tests.cases import MAE, RIGHT, SEMI, SUPERVISED, WRONG
+from tests.conftest import DECODER, TINY
 
 CUDA = "--run.device=cuda"
 
@@ -66,7 +66,7 @@ def contents(folder: Path) -> dict[str, bytes] | None:
 def accepted(recipe: str, flags: str, root: Path, folder: Path) -> None:
     """All checks pass; nothing trains."""
     found = resolve(recipe, words(recipe, flags, root, folder)[1:])
-    open_run(found, distributed.start(found.run))
+    open_run(found, process_group.start(found.run))
     assert not folder.exists()
 
 
@@ -146,7 +146,7 @@ def made(root: Path, classes: list[str | None]) -> Path:
     import numpy as np
     from PIL import Image
 
-    from pipeline.convert import convert
+    from pipeline.convert.conversion import convert
 
     for name in classes:
         folder = root / "images" / (name or "")
@@ -169,7 +169,7 @@ def test_gpus_are_counted(refused, monkeypatch):
 
 
 def test_varlen_attention_needs_cuda_in_half_precision(digits, tmp_path):
-    cuda = distributed.World(0, 1, 0, torch.device("cuda"))
+    cuda = process_group.World(0, 1, 0, torch.device("cuda"))
     found = resolve(SEMI, words(SEMI, "--encoder.attention=varlen", digits, tmp_path / "run")[1:])
     check_attention(found, cuda)
     single = resolve(SEMI, words(SEMI, "--encoder.attention=varlen --run.precision=float32", digits, tmp_path)[1:])
@@ -180,7 +180,7 @@ def test_varlen_attention_needs_cuda_in_half_precision(digits, tmp_path):
 def test_a_batch_that_does_not_divide_over_the_ranks(digits, tmp_path):
     found = resolve(SEMI, words(SEMI, "", digits, tmp_path / "run")[1:])
     with pytest.raises(ValueError, match="8 \\+ 24 images does not divide over 5 devices"):
-        open_run(found, distributed.World(0, 5, 0, torch.device("cpu")))
+        open_run(found, process_group.World(0, 5, 0, torch.device("cpu")))
 
 
 def test_a_folder_of_another_run(refused, tiny, digits, tmp_path):

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.recipe import Optim
-from models.training import checkpoint
-from models.training.optim import optimiser
-from pipeline.beton import open_beton
+from models.checkpoint import checkpoint
+from models.config.recipe import Optim
+from models.optim.optimiser import optimiser
 from pipeline.errors import InputError
-from pipeline.manifest import manifest_path
+from pipeline.store.beton import open_beton
+from pipeline.store.manifest import manifest_path
 
 FLIPS = int(os.environ.get("SHOTCRETE_FLIPS", 200))
 

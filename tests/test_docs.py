@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from models.catalogue import METHODS, catalogue, sweeps
-from models.recipe import resolve
+from models.config.catalogue import METHODS, catalogue, sweeps
+from models.config.resolve import resolve
 from pipeline.errors import InputError
 from slurm import submit
-
-from .test_layout import ROOT, files
+from tests.test_layout import ROOT, files
 
 LAYERS = ("pipeline", "models", "slurm", "tests")
 PAGES = files(".md")
@@ -113,14 +112,16 @@ def test_all_that_the_code_names_is_there():
 
 def test_what_is_not_there_is_found(tmp_path):
     assert lost_links("[a](gone.md) [b](https://there) [c](here#x)", ROOT / "docs") == ["gone.md", "here"]
-    assert lost_paths("see docs/gone.md, pipeline/plan.py, tests/models and models/plan") == [
+    assert lost_paths("see docs/gone.md, pipeline/views/plan.py, tests/models and models/plan") == [
         "docs/gone.md",
         "models/plan",
     ]
     assert lost_recipes("mae:digits, mae:digitz, --x semi_mae:in1k_10pct") == ["mae:digitz"]
-    assert lost_modules("python -m pipeline.convert; python -m pipeline.convrt; -m models.vit; -m pip install") == [
+    assert lost_modules(
+        "python -m pipeline.convert; python -m pipeline.convrt; -m models.encoder.vit; -m pip install"
+    ) == [
         "pipeline.convrt",
-        "models.vit",
+        "models.encoder.vit",
     ]
     assert lost_tests('`tests/test_layout.py -k short`, `-k "imports or nosuch"`, test_docs.py -k there') == ["nosuch"]
 

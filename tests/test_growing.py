@@ -1,13 +1,12 @@
 """Images that grow while a run trains: it works for every method, and a run that was stopped ends on the same bits."""
 
+import models.vit
 import pytest
 
-import models.vit
-from models.patches import gather_patches
+from models.encoder.patches import gather_patches
 from pipeline.errors import InputError
-
-from .conftest import rows, same, weights
-from .test_train import LOW, RECIPES
+from tests.conftest import rows, same, weights
+from tests.test_train import LOW, RECIPES
 
 GROWING = ["--data.sizes", "8", "16"]  # of 12 steps, six each; 4 and 16 patches
 
@@ -21,7 +20,7 @@ def seen(monkeypatch):
         sides.append(images.shape[-1])
         return gather_patches(images, *others)
 
-    monkeypatch.setattr(models.vit, "gather_patches", noting)
+    monkeypatch.setattr(models.encoder.vit, "gather_patches", noting)
     return sides
 
 

@@ -95,7 +95,7 @@ def test_imports_point_one_way():
 
 
 def test_an_import_of_a_higher_layer_is_found():
-    source = "import os\ndef late():\n    from models.vit import encode\n    import pipeline.batch\n"
+    source = "import os\ndef late():\n    from models.encoder.vit import encode\n    import pipeline.batch\n"
     assert imports_upwards("pipeline", source) == {"models"}
     assert imports_upwards("models", source) == set()
     assert imports_upwards("models", "import tests.helpers, train") == {"tests", "train"}

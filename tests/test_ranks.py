@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from models.training import checkpoint, events, failed
-
-from .conftest import DECODER, TINY, assert_close, rows, same, weights
-from .processes import Started, start, start_ranks
+from models.checkpoint import checkpoint
+from models.records import events, failures
+from tests.conftest import DECODER, TINY, assert_close, rows, same, weights
+from tests.processes import Started, start, start_ranks
 
 RECIPES = {
     "semi_mae:digits": ["--method.pseudo.threshold=0.108", "--optim.labels-only-epochs=4"],
@@ -170,18 +170,18 @@ def test_the_rank_that_fails_is_named_by_all_and_nobody_waits(argv, tmp_path):
     assert ranks[1].err.count(cause) == 1
     assert "Traceback" in ranks[1].err
     assert ranks[0].err == f"rank 0 on {events.NODE}: connection closed by peer: {cause}\n"
-    found = failed.first(tmp_path / "run")
+    found = failures.first(tmp_path / "run")
     assert (found["rank"], found["error"], found["code"]) == (1, "KeyError: 'planted'", 1)
     assert found["log"] == str(tmp_path / "log" / "1" / "err")
     assert ranks[1].err.splitlines()[found["line"] - 1].startswith("rank 1 on ")
     noted = [row["rank"] for row in events.read(tmp_path / "run") if row["event"] == "failed"]
     assert 1 in noted
     end(start_ranks(argv("semi_mae:digits", tmp_path / "run"), tmp_path / "again", 2))
-    assert failed.first(tmp_path / "run") is None
+    assert failures.first(tmp_path / "run") is None
 
 
 def test_a_rank_that_hangs_says_where_and_the_run_ends(argv, tmp_path):
-    flags = argv("semi_mae:digits", tmp_path / "run", "--run.patience-s=3")
+    flags = argv("semi_mae:digits", tmp_path / "run", "--run.hang-timeout-s=3")
     ranks = start_ranks(flags, tmp_path / "log", 2, FAULT="1 5 hang")
     ranks[1].wait_for_steps(5)
     began = time.monotonic()
@@ -189,14 +189,14 @@ def test_a_rank_that_hangs_says_where_and_the_run_ends(argv, tmp_path):
     assert time.monotonic() - began < 30
     assert "no step for 3 s after step 5, in processes.py" in ranks[1].err
     assert "MainThread" in ranks[1].err
-    found = failed.first(tmp_path / "run")
+    found = failures.first(tmp_path / "run")
     assert found["rank"] == 1
     assert not found["secondary"]
 
 
 def test_a_rank_that_is_frozen_ends_the_others(argv, tmp_path):
     """As a node that is lost without a word: no connection closes, and it can say nothing itself."""
-    flags = argv("semi_mae:digits", tmp_path / "run", "--run.patience-s=3", "--optim.epochs=2000")
+    flags = argv("semi_mae:digits", tmp_path / "run", "--run.hang-timeout-s=3", "--optim.epochs=2000")
     ranks = start_ranks(flags, tmp_path / "log", 2)
     ranks[1].wait_for_steps(5)
     ranks[1].signal(signal.SIGSTOP)

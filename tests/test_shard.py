@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.training import checkpoint, events
-
-from .conftest import DECODER, TINY, assert_close, rows, same, weights
-from .processes import Started, start, start_ranks
+from models.checkpoint import checkpoint
+from models.records import events
+from tests.conftest import DECODER, TINY, assert_close, rows, same, weights
+from tests.processes import Started, start, start_ranks
 
 RECIPES = {
     "semi_mae:digits": ["--method.pseudo.threshold=0.108", "--optim.labels-only-epochs=4", *DECODER],
@@ -114,13 +114,13 @@ def test_a_run_that_was_not_sharded_goes_on_sharded(runs, argv, tmp_path):
 
 @SEMI_MAE
 def test_one_process_starts_from_the_encoder_of_a_sharded_run(runs, argv, tmp_path):
-    flags = f"--run.start={runs[1] / 'last.pt'}", "--run.stop-step=1", "--optim.lr=0", "--optim.average=None"
+    flags = f"--run.start={runs[1] / 'last.pt'}", "--run.stop-step=1", "--optim.lr=0", "--optim.ema-decay=None"
     one = start(argv("fixmatch:digits", tmp_path / "run", *flags), tmp_path / "log")
     end([one], 75)
     assert "tensors of the encoder from" in one.out
     taken = {name: tensor for name, tensor in weights(tmp_path / "run").items() if name.startswith("encoder.")}
     judged = weights(runs[1])
-    assert all(torch.equal(taken[name], judged[f"average.module.{name.removeprefix('encoder.')}"]) for name in taken)
+    assert all(torch.equal(taken[name], judged[f"ema.module.{name.removeprefix('encoder.')}"]) for name in taken)
 
 
 def test_one_process_is_not_sharded(argv, tmp_path):

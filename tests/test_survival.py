@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.training import checkpoint
-
-from .conftest import DECODER, TINY, rows, same, weights
-from .processes import Started, start
+from models.checkpoint import checkpoint
+from tests.conftest import DECODER, TINY, rows, same, weights
+from tests.processes import Started, start
 
 KILLS = int(os.environ.get("SHOTCRETE_KILLS", 3))
 SEED = int(os.environ.get("SHOTCRETE_KILL_SEED", 0))

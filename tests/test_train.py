@@ -7,12 +7,11 @@ import pytest
 import torch
 
 import train
-from pipeline.beton import open_beton
 from pipeline.errors import InputError
-from pipeline.manifest import manifest_path
-from pipeline.stored import metadata
-
-from .conftest import assert_close, rows, same, weights
+from pipeline.store.beton import open_beton
+from pipeline.store.file_format import metadata
+from pipeline.store.manifest import manifest_path
+from tests.conftest import assert_close, rows, same, weights
 
 RECIPES = ["supervised:digits", "fixmatch:digits", "mae:digits", "supmae:digits", "semi_mae:digits"]
 LOW = "--method.pseudo.threshold=0.108"  # ten classes: a new network is this sure of some guesses
@@ -50,7 +49,7 @@ def test_stopping_after_any_step_changes_nothing(stop, tiny, tmp_path, straight)
 
 def test_hidden_labels_cannot_reach_the_weights(tiny, tmp_path, digits):
     """Permute every label that the split hides: bitwise the same weights; permute the shown ones: others."""
-    from pipeline.split import load_split
+    from pipeline.labels.splits import load_split
 
     beton = open_beton(digits / "train.beton")
     known = load_split(beton, "5-per-class").labelled
@@ -69,9 +68,9 @@ def _with_permuted_labels(digits, root, ids):
     """A copy of the digits in which the labels of `ids` are permuted; manifest and splits quote the new file."""
     import shutil
 
-    from pipeline.intact import chunks_sha256, index_sha256
-    from pipeline.manifest import identity
-    from pipeline.stored import read_layout
+    from pipeline.store.file_format import read_layout
+    from pipeline.store.integrity import chunks_sha256, index_sha256
+    from pipeline.store.manifest import identity
 
     shutil.copytree(digits, root)
     path = root / "train.beton"
@@ -129,7 +128,7 @@ def test_a_run_starts_from_another_runs_encoder(tiny, tmp_path, capsys):
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tiny, tmp_path):
     assert tiny("mae:digits", tmp_path, "--run.stop-step=4") == 75
     before = weights(tmp_path)
-    from models.training import checkpoint
+    from models.checkpoint import checkpoint
 
     state = checkpoint.load(tmp_path / "last.pt")
     state["method"]["encoder.patch_embed.proj.bias"].fill_(float("nan"))

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from pipeline.backends import dali_pipe
-from pipeline.beton import open_beton
 from pipeline.errors import InputError
-from pipeline.split import load_split
-
-from .conftest import rows, same, weights
+from pipeline.labels.splits import load_split
+from pipeline.store.beton import open_beton
+from tests.conftest import rows, same, weights
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,15 @@
 """Measure a trained run.  python -m models.evaluate NAME RUN [--data.root FOLDER] [FLAGS]; without NAME: the list."""
 
 import ast
-import difflib
 import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from models.catalogue import own_class
+from models.config.catalogue import own_class
 from pipeline.errors import InputError, command
 from pipeline.flags import parse
+from pipeline.text import did_you_mean
 
 HERE = Path(__file__).parent
 
@@ -31,9 +31,8 @@ def main() -> None:
         return
     name, known = sys.argv[1], [known for known, _ in evaluators()]
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1, 0.4)
-        hint = f"; did you mean {near[0]}?" if near else f", there are {', '.join(known)}"
-        raise InputError(f"no evaluator is called {name!r}{hint}")
+        near = did_you_mean(name, known) or f", there are {', '.join(known)}"
+        raise InputError(f"no evaluator is called {name!r}{near}")
     if len(sys.argv) < 3 or (sys.argv[2].startswith("-") and sys.argv[2] not in ("-h", "--help")):
         raise InputError(f"expected a run folder or checkpoint: python -m models.evaluate {name} RUN [FLAGS]")
     measure(name, sys.argv[2], sys.argv[3:] if not sys.argv[2].startswith("-") else sys.argv[2:])
@@ -44,7 +43,7 @@ def measure(name: str, path: str, flags: list[str]) -> None:
     from models.evaluate.base import Evaluator, chosen_device
     from models.evaluate.record import record
     from models.load import load_run
-    from models.text import measured
+    from pipeline.text import measured
 
     kind = own_class(importlib.import_module(f"models.evaluate.{name}"), Evaluator)
     evaluator = parse(kind, args=flags, prog=f"python -m models.evaluate {name} RUN")

@@ -12,9 +12,9 @@ from models.evaluate.base import Evaluator, Result
 from models.evaluate.scores import answers, calibration
 from models.load import Loaded
 from models.method import Method
-from models.text import percent
-from models.training.figures import confusions
-from models.training.render import Block, Picture, Table
+from models.reporting.figures import confusions
+from models.reporting.render import Block, Picture, Table
+from pipeline.text import percent
 
 WORST = 20  # classes, and pairs of classes, that the page lists
 

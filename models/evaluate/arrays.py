@@ -9,17 +9,17 @@ import numpy as np
 from models.evaluate.base import Evaluator
 from models.evaluate.shifts import paired, share_wrong
 from models.load import Loaded
-from models.text import some
-from pipeline.arrays import sweep_pixels
-from pipeline.corruptions.corrupt import SEVERITIES
-from pipeline.corruptions.stream import Wanted
 from pipeline.errors import InputError
+from pipeline.evaluation.arrays import sweep_pixels
+from pipeline.evaluation.corruptions.corrupt import SEVERITIES
+from pipeline.evaluation.corruptions.stream import ViewSpec
+from pipeline.text import some
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 LABELS = "labels.npy"
 
 
-def array_errors(evaluator: Evaluator, loaded: Loaded, root: Path, wanted: Sequence[Wanted]) -> list[float]:
+def array_errors(evaluator: Evaluator, loaded: Loaded, root: Path, wanted: Sequence[ViewSpec]) -> list[float]:
     """Share of wrong answers under each of `wanted`. Images are cut as the run's own test images are.
 
     Raises InputError, before anything is measured, for a file that is missing or of another layout, and for a run whose

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from models.load import Loaded
-from models.text import some
-from models.training.render import Block
-from pipeline.beton import Beton, open_beton
+from models.reporting.render import Block
 from pipeline.errors import InputError
-from pipeline.open import open_data, sweep
+from pipeline.evaluation.sweep import sweep
+from pipeline.open import open_data
 from pipeline.spec import Data
+from pipeline.store.beton import Beton, open_beton
+from pipeline.text import some
 
 
 class Result(NamedTuple):

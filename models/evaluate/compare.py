@@ -18,16 +18,16 @@ from typing import NamedTuple
 
 from tyro.conf import Positional
 
-from models import text
 from models.evaluate.results import Column, Numbers, best, columns_of, heads_of, journalled, kept
 from models.load import restored
 from models.method import method_class
-from models.training.folder import RECIPE, REPORT
-from models.training.journal import read
-from models.training.render import Section, Table, Text, html
-from models.training.whole import write_whole
+from models.reporting.journal import read
+from models.reporting.render import Section, Table, Text, html
+from models.reporting.run_folder import RECIPE, REPORT
+from pipeline import text
 from pipeline.errors import InputError, command
 from pipeline.flags import parse
+from pipeline.store.atomic_write import write_whole
 
 MARK, NOTHING = "★", "-"
 

@@ -88,9 +88,9 @@ class FewShot(Evaluator):
                 f"--per-class {unknown[0]}: no set is called so, there is {', '.join(s.name for s in sets)}"
             )
         t = self.tuning
-        if not t.rates or min(t.rates) <= 0 or t.batch < 2 or not 0 <= t.rise_epochs <= t.epochs or not t.epochs:
+        if not t.rates or min(t.rates) <= 0 or t.batch < 2 or not 0 <= t.warmup_epochs <= t.epochs or not t.epochs:
             raise InputError(
                 "expected --tuning.rates above 0, --tuning.batch from 2, and --tuning.epochs above 0 and not below "
-                f"--tuning.rise-epochs, got {' '.join(map(str, t.rates)) or 'none'}, {t.batch}, {t.epochs:g}, "
-                f"{t.rise_epochs:g}"
+                f"--tuning.warmup-epochs, got {' '.join(map(str, t.rates)) or 'none'}, {t.batch}, {t.epochs:g}, "
+                f"{t.warmup_epochs:g}"
             )

@@ -9,16 +9,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from models.config.recipe import Recipe
+from models.distributed.precision import precision
+from models.distributed.process_group import World, add, group
 from models.evaluate.accuracy import hits
 from models.evaluate.knn import bank, features, knn
 from models.method import Method, method_class
-from models.recipe import Recipe
-from models.training.distributed import World, add, group
-from models.training.precision import precision
-from pipeline.beton import Beton, open_beton
 from pipeline.errors import InputError
-from pipeline.open import sweep, sweep_decodable
-from pipeline.split import known_labels, load_split
+from pipeline.evaluation.sweep import sweep, sweep_decodable
+from pipeline.labels.splits import known_labels, load_split
+from pipeline.store.beton import Beton, open_beton
 
 NEIGHBOUR_IMAGES = 10_000  # labelled images that k-NN compares with: enough to rank runs, seconds to encode
 
@@ -75,8 +75,8 @@ class Judge:
         if len(ids):  # fewer images than ranks leave some without
             where = self.recipe.data, self.train, self.world.device
             shown = sweep_decodable(*where, known_ids, self.batch, say=self.world.main)
-            found_ids, near = bank(method.judged, shown)
-            found = features(method.judged, self._images(ids))
+            found_ids, near = bank(method.eval_encoder, shown)
+            found = features(method.eval_encoder, self._images(ids))
             labels = self._on_device(known[found_ids]), self._on_device(self.labels[ids])
             right += knn(near, labels[0], found, labels[1]) * len(ids)
         return {"knn": float(add(right, self.world)) / asked}

@@ -10,15 +10,15 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from models.distributed.precision import precision
+from models.encoder.vit import FullImages, encode, evaluating
 from models.evaluate.base import Evaluator, Result
 from models.load import Loaded
-from models.training.precision import precision
-from models.vit import Whole, encode, evaluating
-from pipeline.beton import Beton
 from pipeline.errors import InputError
-from pipeline.labels import Labels
-from pipeline.open import sweep_decodable
-from pipeline.split import known_labels, load_split
+from pipeline.evaluation.sweep import sweep_decodable
+from pipeline.labels.known import Labels
+from pipeline.labels.splits import known_labels, load_split
+from pipeline.store.beton import Beton
 
 TEMPERATURE = 0.07  # Wu et al. 2018, DINO
 CHUNK = 1024
@@ -34,7 +34,7 @@ def features(encoder: VisionTransformer, batches: Iterable[Tensor], tokens: Toke
     forward_head(pre_logits=True) gives a classifier that pools so.
     """
     with evaluating(encoder):
-        every = (encode(encoder, [Whole(images, pooled=False)])[0] for images in batches)
+        every = (encode(encoder, [FullImages(images, pooled=False)])[0] for images in batches)
         first = encoder.num_prefix_tokens
         read = (each[:, first:].mean(1) if tokens == "avg" else each[:, 0] for each in every)
         pooled = [encoder.fc_norm(each).float() for each in read]
@@ -112,7 +112,7 @@ class Neighbours(Evaluator):
 
     def run(self, loaded: Loaded) -> Result:
         """knn_1, knn_5, ...: shares of the labelled images of `data.file` whose neighbours name their class."""
-        encoder = loaded.method.judged
+        encoder = loaded.method.eval_encoder
         self.check(loaded)
         train = self.open(loaded, self.train or loaded.recipe.data.train, same_classes=False)
         asked = self.open(loaded, same_classes=False)
@@ -139,7 +139,7 @@ class Neighbours(Evaluator):
                 f"expected --k and --batch of 1 or more and --temperature above 0, got {' '.join(map(str, self.k))}, "
                 f"{self.batch} and {self.temperature:g}"
             )
-        check_tokens(loaded.method.judged, self.tokens, str(loaded.path))
+        check_tokens(loaded.method.eval_encoder, self.tokens, str(loaded.path))
 
     def labels(self, loaded: Loaded, train: Beton) -> Labels:
         """Those of the training file that may be seen."""

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from models.evaluate.results import FILES, Column, journalled
-from models.text import table as markdown
-from models.training.folder import RECIPE, REPORT
-from models.training.journal import read
+from models.reporting.journal import read
+from models.reporting.run_folder import RECIPE, REPORT
 from pipeline.errors import InputError, command
 from pipeline.flags import later, parse
+from pipeline.text import table as markdown
 
 if TYPE_CHECKING:
     from models.methods.ladder import Rung  # brings in torch and timm

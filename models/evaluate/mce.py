@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from pipeline.corruptions.corrupt import NAMES
+from pipeline.evaluation.corruptions.corrupt import NAMES
 
 # top-1 errors of AlexNet on ImageNet-C, mean over the five severities, published with it (its paper's table 1, rounded)
 ALEXNET: Mapping[str, float] = dict(zip(NAMES, (

@@ -9,22 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.config.recipe import Recipe
+from models.distributed.precision import precision
+from models.encoder.patches import gather_patches, hidden_from_visible, normalised, patchify, unpatchify
+from models.encoder.vit import normalisation_of
 from models.evaluate.base import Evaluator, Result
 from models.load import Loaded
 from models.method import Method
-from models.patches import gather_patches, hidden_from_visible, normalised, patchify, unpatchify
-from models.recipe import Recipe
-from models.text import percent
-from models.training.precision import precision
-from models.training.render import Picture
-from models.vit import normalisation_of
+from models.reporting.render import Picture
 from pipeline import rng
-from pipeline.beton import Beton
 from pipeline.errors import InputError
-from pipeline.plan import visible_patches
 from pipeline.preview import mask, sheet, spread
 from pipeline.spec import Mask
-from pipeline.views import mask_random
+from pipeline.store.beton import Beton
+from pipeline.text import percent
+from pipeline.views import masks
+from pipeline.views.masks.random import random_mask
 
 RATIOS = (0.5, 0.75, 0.9)
 SIDE = 96
@@ -50,7 +50,7 @@ def fill(method: Method, images: Tensor, ratio: float, keys: np.ndarray) -> Fill
     """
     branch, patch = method.reconstruction, method.reconstruction.patch
     grid = images.shape[-1] // patch
-    visible_ids = mask_random.draw(keys, grid, visible_patches(Mask(ratio=ratio), grid))
+    visible_ids = random_mask(keys, grid, masks.visible_count(Mask(ratio=ratio), grid))
     visible = torch.from_numpy(visible_ids).to(images.device)
     hidden = hidden_from_visible(visible, grid * grid)
     predicted = branch.predict(method.encoder, images, visible)
@@ -199,7 +199,7 @@ def check(loaded: Loaded, asked: Reconstructions) -> None:
     if not asked.ratios or asked.pictures < 1 or asked.measured < 1 or asked.batch < 1:
         raise InputError("expected a ratio or more of --ratios, and 1 or more of --pictures, --measured and --batch")
     for ratio in asked.ratios:
-        visible_patches(Mask(ratio=ratio), loaded.recipe.data.size // branch.patch)
+        masks.visible_count(Mask(ratio=ratio), loaded.recipe.data.size // branch.patch)
 
 
 def _to_pixels(predicted: Tensor, normalisation) -> Tensor:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from models.evaluate.base import Evaluator, Result
 from models.load import Loaded
-from models.text import measured
-from models.training.lines import append_line, read_lines
-from models.training.render import Section, Table, html
-from models.training.whole import write_whole
+from models.records.jsonl import append_line, read_lines
+from models.reporting.render import Section, Table, html
+from pipeline.store.atomic_write import write_whole
+from pipeline.text import measured
 
 FILE = "evaluations.jsonl"
 

@@ -10,21 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.distributed.precision import precision
 from models.evaluate.arrays import array_errors
 from models.evaluate.base import Evaluator, Result
 from models.evaluate.mce import ALEXNET, combined_score, is_imagenet, mean_corruption_error
 from models.evaluate.shifts import already_cropped, corrupted_files, shifted_error
 from models.load import Loaded
-from models.text import percent
-from models.training.precision import precision
-from models.training.render import Block, Picture, Table, Text
-from pipeline.beton import Beton
-from pipeline.corruptions.corrupt import EXTRA, NAMES, SEVERITIES, corrupt
-from pipeline.corruptions.stream import Making, Wanted, stream
+from models.reporting.render import Block, Picture, Table, Text
 from pipeline.errors import InputError
-from pipeline.open import sweep
+from pipeline.evaluation.corruptions.corrupt import EXTRA, NAMES, SEVERITIES, corrupt
+from pipeline.evaluation.corruptions.stream import Making, ViewSpec, stream
+from pipeline.evaluation.sweep import sweep
+from pipeline.labels.splits import known_labels
 from pipeline.preview import sheet
-from pipeline.split import known_labels
+from pipeline.store.beton import Beton
+from pipeline.text import percent
 
 Errors = dict[str, list[float]]
 SIDE = 112  # pixels of an image in the pictures
@@ -104,9 +104,9 @@ class Robustness(Evaluator):
         if not self.corruptions and not (self.imagenet_a or self.imagenet_r or self.imagenet_sketch):
             raise InputError("nothing to measure: give --corruptions, --imagenet-a, --imagenet-r or --imagenet-sketch")
 
-    def wanted(self) -> list[Wanted]:
+    def wanted(self) -> list[ViewSpec]:
         """Every corruption at every severity."""
-        return [Wanted(name, severity) for name in self.corruptions for severity in self.severities]
+        return [ViewSpec(name, severity) for name in self.corruptions for severity in self.severities]
 
     def from_files(self, loaded: Loaded) -> tuple[None, Errors, list[Block]]:
         """Errors on the data set's own files. ImageNet-C's are crops and evaluated as they are; CIFAR-10-C's are whole

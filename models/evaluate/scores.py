@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.distributed.precision import precision
 from models.evaluate.base import Evaluator
 from models.load import Loaded
-from models.training.precision import precision
-from pipeline.beton import Beton
 from pipeline.errors import InputError
-from pipeline.split import known_labels
+from pipeline.labels.splits import known_labels
+from pipeline.store.beton import Beton
 
 
 class Answers(NamedTuple):

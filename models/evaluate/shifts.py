@@ -9,18 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.distributed.precision import precision
 from models.evaluate.base import Evaluator
 from models.load import Loaded
-from models.text import some
-from models.training.precision import precision
-from pipeline.beton import open_beton
-from pipeline.corruptions.stream import Wanted
+from pipeline.concurrency.transfer import send
 from pipeline.errors import InputError
-from pipeline.files import sweep_files
-from pipeline.send import send
-from pipeline.sources import class_folders
+from pipeline.evaluation.corruptions.stream import ViewSpec
+from pipeline.evaluation.files import sweep_files
+from pipeline.labels.splits import known_labels
+from pipeline.sources.find import class_folders
 from pipeline.spec import View
-from pipeline.split import known_labels
+from pipeline.store.beton import open_beton
+from pipeline.text import some
 
 SHOWN = 3  # files left out that are named
 
@@ -116,7 +116,7 @@ def _files(
         print(f"left out: {len(left_out) - SHOWN} more", file=sys.stderr)
 
 
-def corrupted_files(root: Path, wanted: Wanted) -> Path:
+def corrupted_files(root: Path, wanted: ViewSpec) -> Path:
     """Where one corruption and severity of ImageNet-C lies: NAME/SEVERITY/CLASS/, also one folder deeper, as its
     archives are named (noise/, blur/, ...), or NAME_SEVERITY.beton. Raises InputError if it is not there."""
     name, severity = wanted.name, str(wanted.severity)

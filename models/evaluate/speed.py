@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from tyro.conf import Positional
 
-from models.bench import where
+from models.bench.packed_step import where
+from models.config.recipe import Encoder, Recipe
 from models.evaluate.accuracy import Accuracy
 from models.evaluate.base import Files
 from models.evaluate.scores import answers
@@ -25,16 +26,15 @@ from models.load import Loaded
 from models.method import method_class
 from models.methods.supervised import Settings
 from models.predict import predictions
-from models.recipe import Encoder, Recipe
 from pipeline.bench.rounds import Turns, interleaved, rate
-from pipeline.beton import Beton, open_beton
-from pipeline.convert import Options as Stored
-from pipeline.convert import convert
+from pipeline.convert.conversion import Options as Stored
+from pipeline.convert.conversion import convert
 from pipeline.errors import InputError, command
-from pipeline.files import find_images, sweep_files
+from pipeline.evaluation.files import find_images, sweep_files
+from pipeline.evaluation.sweep import sweep
 from pipeline.flags import parse
-from pipeline.open import sweep
 from pipeline.spec import Data
+from pipeline.store.beton import Beton, open_beton
 
 LOADER, ACCURACY, PREDICT = "the loader's evaluation", "accuracy", "predict"
 CLASSES = "a", "b"

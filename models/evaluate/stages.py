@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from models.bench.step_time import Cost
+from models.config.recipe import Recipe
 from models.method import Method
-from models.recipe import Recipe
-from models.step_time import Cost
-from models.text import percent
-from models.training.render import Block, Table, Text
+from models.reporting.render import Block, Table, Text
+from pipeline.text import percent
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,20 +10,21 @@ from typing import final
 
 import torch
 
-from models import step_time
-from models.bench import where
+from models.bench import step_time
+from models.bench.packed_step import where
+from models.bench.step_time import Cost
+from models.config.recipe import Recipe
+from models.config.resolve import named
 from models.evaluate.base import Evaluator, Result
 from models.evaluate.stages import Stage, figures, page, pass_rates
 from models.load import Loaded, load_run
 from models.method import method_class
-from models.recipe import Recipe, named
-from models.step_time import Cost
-from models.training.journal import read
-from models.training.report import speed
-from models.training.schedule import Length, Pools, length
+from models.optim.schedule import Length, Pools, length
+from models.reporting.journal import read
+from models.reporting.report import speed
 from pipeline.errors import InputError
-from pipeline.order import shares
-from pipeline.task import open_task
+from pipeline.sampling.sampler import shares
+from pipeline.train_data import open_train_data
 
 CLASSES = 1000  # of a recipe whose data is not here: ImageNet's
 CPU_IMAGES, CUDA_IMAGES = 32, 256
@@ -98,10 +99,10 @@ class Throughput(Evaluator):
         whole = self.length(recipe)
         classes = CLASSES
         if self.here(recipe):
-            classes = len(open_task(recipe.data, method_class(recipe).needs(recipe)).classes)
+            classes = len(open_train_data(recipe.data, method_class(recipe).needs(recipe)).classes)
         torch.manual_seed(0)
         method = method_class(recipe)(recipe, classes)
-        method.sized(CUDA_IMAGES, CUDA_IMAGES)
+        method.set_dataset_size(CUDA_IMAGES, CUDA_IMAGES)
         return self.phases(Stage(name, recipe, method.to(device), whole.total_steps), whole.labels_only_steps)
 
     def phases(self, stage: Stage, labels_only: int) -> list[Stage]:
@@ -120,7 +121,7 @@ class Throughput(Evaluator):
         needs = method_class(recipe).needs(recipe)
         batches = shares(recipe.data.batch, recipe.data.ratio, needs.labelled, needs.unlabelled)
         if self.here(recipe):
-            pools = open_task(recipe.data, needs).pools
+            pools = open_train_data(recipe.data, needs).pools
         elif self.train_images:
             labelled = self.train_labelled or self.train_images
             pools = labelled if needs.labelled else 0, self.train_images if needs.unlabelled else 0

@@ -14,9 +14,9 @@ from models.export.to_safetensors import ToSafetensors
 from models.export.to_timm import ToTimm
 from models.export.to_vitmae import ToViTMAE
 from models.load import load_run
-from models.training.whole import write_whole
 from pipeline.errors import InputError, command
 from pipeline.flags import parse
+from pipeline.store.atomic_write import write_whole
 
 FORMS: dict[str, type[Export]] = {
     "timm": ToTimm, "safetensors": ToSafetensors, "onnx": ToOnnx, "hf-vitmae": ToViTMAE,

@@ -11,10 +11,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from models.heads import folded
+from models.encoder.heads import folded
+from models.encoder.patches import as_normalised
+from models.encoder.vit import normalisation_of
 from models.load import Loaded
-from models.patches import as_normalised
-from models.vit import normalisation_of
 from pipeline.errors import InputError
 
 
@@ -51,7 +51,7 @@ class Export(ABC):
 def plain_encoder(loaded: Loaded, form: str) -> VisionTransformer:
     """The judged encoder, if it is a timm ViT and nothing more; a copy with one linear layer as its head, where it is
     a probe's. Raises InputError if it is not."""
-    encoder = loaded.method.judged
+    encoder = loaded.method.eval_encoder
     if type(encoder) is not VisionTransformer or relative(encoder):
         kind = f"positions of kind {loaded.recipe.encoder.position}"
         came = kind if type(encoder) is VisionTransformer else f"a {type(encoder).__name__}"
@@ -63,7 +63,7 @@ def plain_encoder(loaded: Loaded, form: str) -> VisionTransformer:
 
 
 def relative(encoder: nn.Module) -> bool:
-    """Whether a ViT's positions are relative (models.relative), which timm's own forward knows nothing of."""
+    """Whether a ViT's positions are relative (models.encoder.relative), which timm's own forward knows nothing of."""
     return type(encoder) is VisionTransformer and encoder.blocks[0].relative
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import timm
 import torch
 
+from models.config.resolve import command_of
 from models.evaluate.results import journalled
 from models.export.base import Checked
 from models.load import Loaded
 from models.method import method_class
-from models.recipe import command_of
-from models.text import measured, table
-from models.training.folder import ENVIRONMENT
-from models.training.journal import read
+from models.reporting.journal import read
+from models.reporting.run_folder import ENVIRONMENT
+from pipeline.text import measured, table
 
 SHOWN = 12  # classes that are named
 

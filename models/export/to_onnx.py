@@ -9,10 +9,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from models.encoder.vit import eval_logits, normalisation_of
 from models.export.base import Checked, Export, images_like, relative
 from models.export.unpacked import Unpacked
 from models.load import Loaded
-from models.vit import look, normalisation_of
 from pipeline.errors import InputError
 
 
@@ -46,7 +46,7 @@ class ToOnnx(Export):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's, about its own insides
             torch.onnx.export(
-                Scores(loaded.method.judged.cpu().float()).eval(),
+                Scores(loaded.method.eval_encoder.cpu().float()).eval(),
                 (images,),
                 folder / "model.onnx",
                 input_names=["images"],
@@ -66,6 +66,6 @@ class ToOnnx(Export):
         (theirs,) = session.run(None, {"images": images.numpy()})
         with torch.inference_mode():
             method = loaded.method.cpu().float()
-            judged = method.judged
-            ours = look(judged, images) if isinstance(judged, VisionTransformer) else method.logits(images)
+            judged = method.eval_encoder
+            ours = eval_logits(judged, images) if isinstance(judged, VisionTransformer) else method.logits(images)
         return Checked(float((ours - torch.from_numpy(theirs)).abs().max()), f"onnxruntime {onnxruntime.__version__}")

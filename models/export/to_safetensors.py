@@ -17,12 +17,12 @@ class ToSafetensors(Export):
     """model.safetensors; classes and recipe in its header."""
 
     def write(self, loaded: Loaded, folder: Path) -> None:
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in loaded.method.judged.state_dict().items()}
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in loaded.method.eval_encoder.state_dict().items()}
         held = {"classes": json.dumps(loaded.classes), "recipe": json.dumps(asdict(loaded.recipe)), "format": "pt"}
         save_file(tensors, folder / "model.safetensors", metadata=held)
 
     def check(self, loaded: Loaded, folder: Path) -> Checked:
-        ours = loaded.method.judged.state_dict()
+        ours = loaded.method.eval_encoder.state_dict()
         with safe_open(folder / "model.safetensors", "pt") as file:
             if set(file.keys()) != set(ours):
                 return Checked(float("inf"), "safetensors, under other names")

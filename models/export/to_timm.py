@@ -11,7 +11,7 @@ from torch import nn
 
 from models.export.base import Checked, Export, as_input, images_like, largest_difference, plain_encoder
 from models.load import Loaded
-from models.training.whole import write_whole
+from pipeline.store.atomic_write import write_whole
 
 NAMELESS = "vit_tiny_patch16_224"
 """What a size without a name of its own is a variant of."""
@@ -30,7 +30,7 @@ class ToTimm(Export):
 
     def check(self, loaded: Loaded, folder: Path) -> Checked:
         theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-        encoder = loaded.method.judged.cpu().float()
+        encoder = loaded.method.eval_encoder.cpu().float()
         images = as_input(loaded, images_like(loaded))
         rounding = FOLDED if isinstance(encoder.head, nn.Sequential) else 0.0
         return Checked(largest_difference(encoder, theirs, images), f"timm {timm.__version__}", rounding)

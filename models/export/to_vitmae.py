@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from models.branches.mae import MAEBranch
+from models.encoder.patches import hidden_from_visible
 from models.export.base import Checked, Export, as_input, images_like, plain_encoder
 from models.load import Loaded
-from models.patches import hidden_from_visible
-from models.training.whole import write_whole
+from models.masked.mae import MAEBranch
 from pipeline.errors import InputError
+from pipeline.store.atomic_write import write_whole
 
 BLOCK = {
     "attn.proj": "attention.output.dense",
@@ -68,7 +68,7 @@ class ToViTMAE(Export):
         visible = noise.argsort(1)[:, :kept].sort(1).values
         with torch.inference_mode():
             found = theirs(as_input(loaded, images), noise=noise).logits
-            ours = _branch(loaded).cpu().predict(loaded.method.judged.cpu(), images, visible)
+            ours = _branch(loaded).cpu().predict(loaded.method.eval_encoder.cpu(), images, visible)
         hidden = hidden_from_visible(visible, patches)[..., None].expand_as(ours)
         return Checked(float((found.gather(1, hidden) - ours).abs().max()), f"transformers {transformers.__version__}")
 

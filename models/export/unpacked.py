@@ -6,7 +6,7 @@ from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from models.relative import attention_bias, pairs
+from models.encoder.relative import attention_bias, pairs
 
 
 @final

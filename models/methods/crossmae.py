@@ -8,15 +8,15 @@ It differs from MAE in the decoder alone: cross-attention to the encoder's token
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, final
 
-from models import presets
-from models.branches.base import Branch
-from models.branches.cross import Cross, CrossReconstruction
-from models.method import Loss, Method, Moment
-from models.partial import predicted_count
-from models.recipe import Encoder, Recipe
+from models.config.recipe import Encoder, Recipe
+from models.masked.base import Branch
+from models.masked.cross import Cross, CrossReconstruction
+from models.masked.target_subset import predicted_count
+from models.method import Loss, Method, StepInfo
+from models.methods.presets.shared import digits_data, digits_encoder, digits_optim, in1k_run, mae_data, mae_optim
 from pipeline.batch import Batch
 from pipeline.errors import InputError
-from pipeline.sizes import distinct_sizes
+from pipeline.sampling.resolution import distinct_sizes
 from pipeline.spec import Needs
 
 
@@ -55,7 +55,7 @@ class CrossMAE(Method):
     def needs(recipe: Recipe[Settings]) -> Needs:
         return Needs(unlabelled=True, unlabelled_visible=True)
 
-    def forward(self, batch: Batch, now: Moment) -> Loss:
+    def forward(self, batch: Batch, now: StepInfo) -> Loss:
         images, visible, ids = batch.unlabelled.weak, batch.unlabelled.visible, batch.unlabelled.ids
         layers = self.reconstruction.layers(self.encoder, images, visible)
         loss = self.reconstruction(layers, images, visible, ids, now.step, self.seed)
@@ -66,9 +66,9 @@ def digits() -> Recipe[Settings]:
     """Embedded digits: mae:digits with another decoder, half of the hidden predicted.  Here: not yet run to its end."""
     return Recipe(
         Settings(Cross(depth=2, width=64, heads=4, predict=0.25, target="pixel")),  # ours
-        presets.digits_data(),
-        presets.digits_encoder(),
-        presets.digits_optim(labels_only=0, average=None),
+        digits_data(),
+        digits_encoder(),
+        digits_optim(labels_only=0, ema_decay=None),
     )
 
 
@@ -80,11 +80,11 @@ def in1k_b16() -> Recipe[Settings]:
     """
     return Recipe(
         Settings(Cross(depth=12, predict=0.25, every_layer=True, target="norm_pix")),  # README's command
-        presets.mae_data(),  # the README's mask ratio, batch and views are MAE's
+        mae_data(),  # the README's mask ratio, batch and views are MAE's
         Encoder("vit_base_patch16_224", position="sincos"),  # as MAE
         # README's command; authors' code: 1.5e-4 times 0.25 / 0.75
-        replace(presets.mae_optim(epochs=800, rise_epochs=40), lr=5e-5),
-        presets.in1k_run(),
+        replace(mae_optim(epochs=800, warmup_epochs=40), lr=5e-5),
+        in1k_run(),
     )
 
 

@@ -5,20 +5,23 @@ MAE's end-to-end and partial fine-tuning (He et al. 2022, appendix A.1, section 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, Self, final
+from typing import Annotated, Literal, Self, final
 
 from timm.layers import trunc_normal_
 from timm.models.vision_transformer import VisionTransformer
 
-from models import presets, presets_cifar10, presets_finetune
+from models.config.recipe import Encoder, Recipe
+from models.config.sweep import along
+from models.encoder.freeze import freeze, said
+from models.encoder.vit import FullImages, classify, encode
 from models.losses import label_loss
-from models.method import Loss, Method, Moment, encoder
-from models.mixup import batch_pairs, mixed
-from models.recipe import Encoder, Recipe
-from models.sweep import along
-from models.trained import freeze, said
-from models.vit import Whole, classify, encode
+from models.method import Loss, Method, StepInfo, encoder
+from models.methods.presets.cifar10 import cifar10_data, cifar10_encoder, cifar10_optim
+from models.methods.presets.finetune import in1k_data, in1k_encoder, in1k_optim
+from models.methods.presets.shared import digits_data, digits_encoder, digits_optim, in1k_run
+from models.pseudo_labels.mixup import batch_pairs, mixed
 from pipeline.batch import Batch
+from pipeline.flags import AT_LEAST_1, BELOW_1, NOT_NEGATIVE, POSITIVE
 from pipeline.spec import Needs
 
 
@@ -26,15 +29,15 @@ from pipeline.spec import Needs
 class Settings:
     """Cross-entropy on mixtures of labelled images; the values are MAE's (Table 9, code)."""
 
-    smoothing: float = 0.1
+    smoothing: Annotated[float, BELOW_1] = 0.1
     """Label smoothing."""
-    mixup: float = 0.8
+    mixup: Annotated[float, NOT_NEGATIVE] = 0.8
     """Shares are drawn from Beta(mixup, mixup), one for a batch; 0: none."""
-    cutmix: float = 1.0
+    cutmix: Annotated[float, NOT_NEGATIVE] = 1.0
     """The same by a rectangle, half of the time where there is mixup, too."""
-    head_std: float | None = 2e-5
+    head_std: Annotated[float | None, POSITIVE] = 2e-5
     """Spread of the classifier's initial weights, a truncated normal; as the encoder's own when absent."""
-    trained: int | Literal["all", "half", "head"] = "all"
+    trained: Annotated[int | Literal["all", "half", "head"], AT_LEAST_1] = "all"
     """The whole encoder; or its last so many blocks, the MLP of the last one (half), none (head), each with the final
     norm and the classifier. The rest is frozen, as it was loaded, and runs without drop-path."""
 
@@ -68,16 +71,16 @@ class Finetune(Method):
             part.training = False
         return self
 
-    def remark(self) -> str | None:
+    def startup_note(self) -> str | None:
         lines = [] if self.settings.trained == "all" else [said(self.settings.trained, self.encoder)]
         if self.transfers and not self.started:
             lines.append("note: these settings are for a trained encoder, and this run starts from none (--run.start)")
         return "\n".join(lines) or None
 
-    def forward(self, batch: Batch, now: Moment) -> Loss:
+    def forward(self, batch: Batch, now: StepInfo) -> Loss:
         s = self.settings
         images, labels = mixed(batch.labelled, self.encoder, batch_pairs, s.mixup, s.cutmix)
-        (logits,) = classify(self.encoder, encode(self.encoder, [Whole(images)]))
+        (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(images)]))
         label = label_loss(logits, labels, s.smoothing)
         return Loss(label, {"label": label.detach()})
 
@@ -86,9 +89,9 @@ def digits() -> Recipe[Settings]:
     """Embedded digits, 5 labels a class, ViT of 4 x 64; --run.start runs/mae-digits."""
     return Recipe(
         Settings(smoothing=0.0, mixup=0.0, cutmix=0.0),  # ours: as supervised:digits
-        presets.digits_data(),
-        replace(presets.digits_encoder(), fc_norm=True),  # MAE code
-        replace(presets.digits_optim(labels_only=0), layer_decay=0.75),  # MAE Table 9
+        digits_data(),
+        replace(digits_encoder(), fc_norm=True),  # MAE code
+        replace(digits_optim(labels_only=0), layer_decay=0.75),  # MAE Table 9
     )
 
 
@@ -96,9 +99,9 @@ def cifar10() -> Recipe[Settings]:
     """CIFAR-10, 4,000 labels, a small ViT, 1,000 steps; --run.start runs/mae-cifar10.  Here: not yet run."""
     return Recipe(
         Settings(smoothing=0.0, mixup=0.0, cutmix=0.0),  # ours: as supervised:cifar10
-        presets_cifar10.cifar10_data(),
-        replace(presets_cifar10.cifar10_encoder(), position="learned", fc_norm=True),  # MAE code
-        replace(presets_cifar10.cifar10_optim(labels_only=0), layer_decay=0.75),  # MAE Table 9
+        cifar10_data(),
+        replace(cifar10_encoder(), position="learned", fc_norm=True),  # MAE code
+        replace(cifar10_optim(labels_only=0), layer_decay=0.75),  # MAE Table 9
     )
 
 
@@ -134,7 +137,7 @@ def in1k_h14_paper() -> Recipe[Settings]:
 
 def in1k_h14_448() -> Recipe[Settings]:
     """ImageNet at 448 pixels, ViT-H/14.  Paper: 87.8 %, with settings that it does not give.  Here: not yet run."""
-    return replace(in1k_h14(), data=presets_finetune.in1k_data(size=448))  # ours: as at 224
+    return replace(in1k_h14(), data=in1k_data(size=448))  # ours: as at 224
 
 
 def supmae_b16() -> Recipe[Settings]:
@@ -152,7 +155,7 @@ def simmim_b16() -> Recipe[Settings]:
         base,
         data=replace(base.data, batch=2048),  # SimMIM code
         encoder=own,
-        optim=replace(base.optim, lr_batch=512, rise_epochs=20, clip=5.0, final_lr=2.5e-7),  # SimMIM code
+        optim=replace(base.optim, lr_batch=512, warmup_epochs=20, clip=5.0, final_lr=2.5e-7),  # SimMIM code
     )
 
 
@@ -177,8 +180,8 @@ def _in1k(
     """What MAE's fine-tuning recipes have in common."""
     return Recipe(
         Settings(),
-        presets_finetune.in1k_data(),
-        presets_finetune.in1k_encoder(name, drop_path, patch),
-        presets_finetune.in1k_optim(lr, layer_decay, epochs),
-        presets.in1k_run(),
+        in1k_data(),
+        in1k_encoder(name, drop_path, patch),
+        in1k_optim(lr, layer_decay, epochs),
+        in1k_run(),
     )

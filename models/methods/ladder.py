@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from models import presets_masked
+from models.config.recipe import Recipe
+from models.config.sweep import changed
 from models.methods import fixmatch, mae, semi_mae, supervised, supmae
-from models.recipe import Recipe
-from models.sweep import changed
+from models.methods.presets.masked import digits_units, digits_windows
 from pipeline.errors import InputError
-from pipeline.split import split_name
+from pipeline.labels.splits import split_name
 
 SEEDS = 0, 1, 2
 SEMI = "Semi-MAE"
@@ -56,7 +56,7 @@ class Scale:
         """A method's recipe for this data set at the ladder's steps: a share of labels-only steps stays that share."""
         found = getattr(method, self.name)()
         share = self.steps / found.optim.epochs
-        kept = {name: round(getattr(found.optim, name) * share) for name in ("rise_epochs", "labels_only_epochs")}
+        kept = {name: round(getattr(found.optim, name) * share) for name in ("warmup_epochs", "labels_only_epochs")}
         fields = {f"optim.{name}": value for name, value in kept.items()}
         return changed(found, {"optim.epochs": self.steps, "run.save_steps": self.steps, **fields})
 
@@ -148,8 +148,8 @@ def _pretrain(scale: Scale, seed: int) -> Iterator[Rung]:
 def _methods(k: int) -> Callable[[Scale, int], Iterator[Rung]]:
     def made(scale: Scale, seed: int) -> Iterator[Rung]:
         semi = _seeded(scale.recipe(semi_mae), seed, k)
-        lomar = {"method.branch": "lomar", "data.mask": presets_masked.digits_windows()}  # both have a grid of 4 x 4
-        simmim = {"method.branch": "simmim", "data.mask": presets_masked.digits_units()}
+        lomar = {"method.branch": "lomar", "data.mask": digits_windows()}  # both have a grid of 4 x 4
+        simmim = {"method.branch": "simmim", "data.mask": digits_units()}
         before = f"{scale.name}_pretrain"
         yield Rung("supervised", seed, _seeded(scale.recipe(supervised), seed, k))
         pseudo = _seeded(scale.recipe(fixmatch), seed, k)

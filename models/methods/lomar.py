@@ -3,13 +3,14 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, final
 
-from models import presets, presets_masked
-from models.branches.base import Reconstruct
-from models.branches.choose import check_mask
-from models.branches.lomar import LoMaRBranch
-from models.method import Loss, Method, Moment
-from models.recipe import Encoder, Recipe
-from models.vit import encode
+from models.config.recipe import Encoder, Recipe
+from models.encoder.vit import encode
+from models.masked.base import Reconstruct
+from models.masked.lomar import LoMaRBranch
+from models.masked.select import check_mask
+from models.method import Loss, Method, StepInfo
+from models.methods.presets.masked import digits_windows, lomar_mask, with_irpe, with_mask
+from models.methods.presets.shared import digits_data, digits_encoder, digits_optim, in1k_run, mae_data, mae_optim
 from pipeline.batch import Batch
 from pipeline.spec import Needs
 
@@ -40,7 +41,7 @@ class LoMaR(Method):
     def needs(recipe: Recipe[Settings]) -> Needs:
         return Needs(unlabelled=True, unlabelled_visible=True)
 
-    def forward(self, batch: Batch, now: Moment) -> Loss:
+    def forward(self, batch: Batch, now: StepInfo) -> Loss:
         part = batch.unlabelled
         (tokens,) = encode(self.encoder, [self.reconstruction.group(part.weak, part.visible, part.hidden)])
         pixels = self.reconstruction(tokens, part.weak, part.visible, part.hidden)
@@ -51,26 +52,26 @@ def digits() -> Recipe[Settings]:
     """Embedded digits, no labels: pre-training for semi_mae:digits_lomar --run.start.  Here: not yet run to its end."""
     return Recipe(
         Settings(target="pixel"),  # ours: most patches of a digit are flat, and normalised to noise
-        presets_masked.with_mask(presets.digits_data(), presets_masked.digits_windows()),
-        presets.digits_encoder(),
-        presets.digits_optim(labels_only=0, average=None),
+        with_mask(digits_data(), digits_windows()),
+        digits_encoder(),
+        digits_optim(labels_only=0, ema_decay=None),
     )
 
 
 def digits_irpe() -> Recipe[Settings]:
     """lomar:digits with relative positions, for semi_mae:digits_lomar --encoder.position irpe.  Here: not yet run."""
     recipe = digits()
-    return replace(recipe, encoder=presets_masked.with_irpe(recipe.encoder))
+    return replace(recipe, encoder=with_irpe(recipe.encoder))
 
 
 def in1k_b16() -> Recipe[Settings]:
     """ImageNet, ViT-B/16, 400 epochs.  Paper: 84.1 % fine-tuned after its longest schedule.  Here: not yet run."""
     return Recipe(
         Settings(),  # LoMaR code
-        presets_masked.with_mask(presets.mae_data(), presets_masked.lomar_mask()),  # LoMaR code: as MAE
+        with_mask(mae_data(), lomar_mask()),  # LoMaR code: as MAE
         Encoder("vit_base_patch16_224", position="irpe"),  # LoMaR code
-        presets.mae_optim(epochs=400, rise_epochs=20),  # LoMaR code
-        presets.in1k_run(),
+        mae_optim(epochs=400, warmup_epochs=20),  # LoMaR code
+        in1k_run(),
     )
 
 

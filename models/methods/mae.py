@@ -4,13 +4,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, final
 
-from models import presets, presets_cifar10
-from models.branches.base import Reconstruct
-from models.branches.choose import check_mask
-from models.branches.mae import MAEBranch
-from models.method import Loss, Method, Moment
-from models.recipe import Encoder, Recipe
-from models.vit import encode
+from models.config.recipe import Encoder, Recipe
+from models.encoder.vit import encode
+from models.masked.base import Reconstruct
+from models.masked.mae import MAEBranch
+from models.masked.select import check_mask
+from models.method import Loss, Method, StepInfo
+from models.methods.presets.cifar10 import (
+    cifar10_data,
+    cifar10_decoder,
+    cifar10_encoder,
+    cifar10_optim,
+    cifar10_tiny_data,
+    cifar10_tiny_decoder,
+    cifar10_tiny_encoder,
+    cifar10_tiny_optim,
+)
+from models.methods.presets.shared import (
+    digits_data,
+    digits_decoder,
+    digits_encoder,
+    digits_optim,
+    in1k_run,
+    mae_data,
+    mae_optim,
+)
 from pipeline.batch import Batch
 from pipeline.spec import Needs
 
@@ -38,7 +56,7 @@ class MAE(Method):
     def needs(recipe: Recipe[Settings]) -> Needs:
         return Needs(unlabelled=True, unlabelled_visible=True)
 
-    def forward(self, batch: Batch, now: Moment) -> Loss:
+    def forward(self, batch: Batch, now: StepInfo) -> Loss:
         images, visible = batch.unlabelled.weak, batch.unlabelled.visible
         (partly,) = encode(self.encoder, [self.reconstruction.group(images, visible)])
         loss = self.reconstruction(partly, images, visible)
@@ -48,30 +66,30 @@ class MAE(Method):
 def digits() -> Recipe[Settings]:
     """Embedded digits, no labels, ViT of 4 x 64: pre-training for semi_mae:digits --run.start."""
     return Recipe(
-        Settings(presets.digits_decoder()),
-        presets.digits_data(),
-        presets.digits_encoder(),
-        presets.digits_optim(labels_only=0, average=None),
+        Settings(digits_decoder()),
+        digits_data(),
+        digits_encoder(),
+        digits_optim(labels_only=0, ema_decay=None),
     )
 
 
 def cifar10() -> Recipe[Settings]:
     """CIFAR-10, no labels, a small ViT, 1,000 steps: pre-training for semi_mae:cifar10 --run.start."""
     return Recipe(
-        Settings(presets_cifar10.cifar10_decoder()),
-        presets_cifar10.cifar10_data(),
-        presets_cifar10.cifar10_encoder(),
-        presets_cifar10.cifar10_optim(labels_only=0, average=None),
+        Settings(cifar10_decoder()),
+        cifar10_data(),
+        cifar10_encoder(),
+        cifar10_optim(labels_only=0, ema_decay=None),
     )
 
 
 def cifar10_tiny() -> Recipe[Settings]:
     """CIFAR-10, no labels, ViT-Tiny/4, 40,000 steps.  Here: not yet run."""
     return Recipe(
-        Settings(presets_cifar10.cifar10_tiny_decoder()),
-        presets_cifar10.cifar10_tiny_data(),
-        presets_cifar10.cifar10_tiny_encoder(),
-        presets_cifar10.cifar10_tiny_optim(labels_only=0, average=None),
+        Settings(cifar10_tiny_decoder()),
+        cifar10_tiny_data(),
+        cifar10_tiny_encoder(),
+        cifar10_tiny_optim(labels_only=0, ema_decay=None),
     )
 
 
@@ -79,10 +97,10 @@ def in1k_b16() -> Recipe[Settings]:
     """ImageNet, ViT-B/16, 800 epochs.  Paper: 83.6 % fine-tuned after 1600.  Here: not yet run."""
     return Recipe(
         Settings(Reconstruct(target="norm_pix")),  # Table 1d
-        presets.mae_data(),
+        mae_data(),
         Encoder("vit_base_patch16_224", position="sincos"),  # section A.1
-        presets.mae_optim(epochs=800, rise_epochs=40),  # Table 1, Table 8
-        presets.in1k_run(),
+        mae_optim(epochs=800, warmup_epochs=40),  # Table 1, Table 8
+        in1k_run(),
     )
 
 
@@ -96,7 +114,7 @@ def in1k_h14() -> Recipe[Settings]:
     return replace(
         in1k_b16(),
         encoder=Encoder("vit_huge_patch14_224", patch=14, position="sincos"),
-        optim=presets.mae_optim(epochs=1600, rise_epochs=40),  # Table 3's schedule
+        optim=mae_optim(epochs=1600, warmup_epochs=40),  # Table 3's schedule
     )
 
 
@@ -124,10 +142,10 @@ def in1k_s16() -> Recipe[Settings]:
     """ImageNet, ViT-S/16, 800 epochs: a size that MAE does not define, with its settings.  Here: not yet run."""
     return Recipe(
         Settings(Reconstruct(target="norm_pix")),
-        presets.mae_data(),
+        mae_data(),
         Encoder("vit_small_patch16_224", position="sincos"),  # ours: MAE starts at ViT-B
-        presets.mae_optim(epochs=800, rise_epochs=40),
-        presets.in1k_run(),
+        mae_optim(epochs=800, warmup_epochs=40),
+        in1k_run(),
     )
 
 

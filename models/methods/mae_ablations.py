@@ -9,10 +9,10 @@ Here: none of them was run to its end yet. A member differs from the others in i
 
 from collections.abc import Iterator
 
+from models.config.recipe import Recipe
+from models.config.sweep import along, changed
 from models.methods import mae
 from models.methods.mae import Settings
-from models.recipe import Recipe
-from models.sweep import along, changed
 from pipeline.spec import View
 
 DEPTH, WIDTH, HEADS = "method.reconstruct.depth", "method.reconstruct.width", "method.reconstruct.heads"
@@ -59,7 +59,7 @@ def digits_mask_tokens() -> Iterator[Recipe[Settings]]:
 def in1k_mask_tokens() -> Iterator[Recipe[Settings]]:
     """ImageNet, mask tokens in the encoder, too, or not (Table 1c).  Here: not yet run.
 
-    Paper: 84.2 / 59.6 at 3.3 times the FLOPs (`python -m models.costs` counts and times them), 84.9 / 73.5.
+    Paper: 84.2 / 59.6 at 3.3 times the FLOPs (`python -m models.bench.costs` counts and times them), 84.9 / 73.5.
     """
     return along(_in1k(), "method.reconstruct.encoder_mask_tokens", (True, False))
 
@@ -69,9 +69,9 @@ def digits_target() -> Iterator[Recipe[Settings]]:
 
     Before it, an eighth of the components, as in the paper, and 64 codes:
 
-    python -m models.fit_pca data/digits/train.beton --recipe mae:digits --out data/digits/pca.pt
+    python -m models.masked.fit_pca data/digits/train.beton --recipe mae:digits --out data/digits/pca.pt
 
-    python -m models.fit_vq data/digits/train.beton --recipe mae:digits --codes 64 --out data/digits/vq.pt
+    python -m models.masked.fit_vq data/digits/train.beton --recipe mae:digits --codes 64 --out data/digits/vq.pt
     """
     return _targets(mae.digits(), "data/digits")
 
@@ -81,9 +81,9 @@ def in1k_target() -> Iterator[Recipe[Settings]]:
 
     Before it (96 components, as in the paper; its codes are DALL-E's, these a small codebook's):
 
-    python -m models.fit_pca data/in1k/train.beton --out data/in1k/pca.pt
+    python -m models.masked.fit_pca data/in1k/train.beton --out data/in1k/pca.pt
 
-    python -m models.fit_vq data/in1k/train.beton --out data/in1k/vq.pt
+    python -m models.masked.fit_vq data/in1k/train.beton --out data/in1k/vq.pt
 
     Paper: 84.9 / 73.5, 85.4 / 73.9, 84.6 / 72.3, 85.3 / 71.6.
     """

@@ -4,20 +4,22 @@ python train.py probe:digits --run.start runs/mae-digits
 """
 
 from dataclasses import dataclass, replace
-from typing import Self, final
+from typing import Annotated, Self, final
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from models import presets, presets_cifar10
-from models.heads import probe_head
+from models.config.recipe import Encoder, Optim, Recipe
+from models.encoder.heads import probe_head
+from models.encoder.vit import FullImages, encode
 from models.losses import label_loss
-from models.method import Loss, Method, Moment
-from models.recipe import Encoder, Optim, Recipe
-from models.vit import Whole, encode
+from models.method import Loss, Method, StepInfo
+from models.methods.presets.cifar10 import cifar10_data, cifar10_encoder
+from models.methods.presets.shared import digits_data, digits_encoder, in1k_run
 from pipeline.batch import Batch
 from pipeline.errors import InputError
+from pipeline.flags import AT_LEAST_1
 from pipeline.spec import Data, Needs, View
 
 
@@ -25,7 +27,7 @@ from pipeline.spec import Data, Needs, View
 class Settings:
     """What is read; `encoder.pool` says whether the class token is, or the mean of the patches."""
 
-    block: int | None = None
+    block: Annotated[int | None, AT_LEAST_1] = None
     """Read what comes out of this block, counted from 1, without the final norm (SimMIM's probe: the 8th of 12); the
     last one's, normed, when absent."""
 
@@ -35,7 +37,7 @@ class Probe(Method):
     """L = CE(linear(norm(features)), y): batch norm without weights, a linear layer, and nothing else that learns.
 
     The encoder is in evaluation mode, bitwise frozen, and runs without a graph. Its timm head holds norm and linear
-    layer, so that what is judged, predicted and exported is a ViT; models.heads.folded makes one layer of them.
+    layer, so that what is judged, predicted and exported is a ViT; models.encoder.heads.folded makes one layer of them.
 
     Each rank norms each of its micro-batches by that one's own statistics, and keeps running ones of its own, as in
     MAE's code; the main rank's are judged, saved, and go on after a resume.
@@ -68,7 +70,7 @@ class Probe(Method):
         self.encoder.eval().head.train(mode)
         return self
 
-    def forward(self, batch: Batch, now: Moment) -> Loss:
+    def forward(self, batch: Batch, now: StepInfo) -> Loss:
         known = batch.labelled
         label = label_loss(self.encoder.head(self.features(known.images)), known.labels)
         return Loss(label, {"label": label.detach()})
@@ -76,10 +78,10 @@ class Probe(Method):
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """What the head reads, [N, C]."""
-        (tokens,) = encode(self.encoder, [Whole(images)])
+        (tokens,) = encode(self.encoder, [FullImages(images)])
         return self.encoder.fc_norm(self.encoder.pool(tokens))
 
-    def remark(self) -> str | None:
+    def startup_note(self) -> str | None:
         return None if self.start else "nothing was pre-trained: run.start is absent, so random features are probed"
 
 
@@ -92,21 +94,17 @@ def check(recipe: Recipe[Settings]) -> None:
 
 def digits() -> Recipe[Settings]:
     """Embedded digits, 5 labels a class, on the features of mae:digits.  Here: 75 % test after 900 of its steps."""
-    return Recipe(
-        Settings(), presets.digits_data(labelled_view="weak"), presets.digits_encoder(), small_optim(steps=300)
-    )
+    return Recipe(Settings(), digits_data(labelled_view="weak"), digits_encoder(), small_optim(steps=300))
 
 
 def cifar10() -> Recipe[Settings]:
     """CIFAR-10, 4,000 labels, on the features of mae:cifar10 (--run.start).  Here: not yet run."""
-    return Recipe(
-        Settings(), presets_cifar10.cifar10_data(), presets_cifar10.cifar10_encoder(), small_optim(steps=1000)
-    )
+    return Recipe(Settings(), cifar10_data(), cifar10_encoder(), small_optim(steps=1000))
 
 
 def small_optim(steps: int) -> Optim:
     """LARS at batches of 128. Ours: at a rate of 5 val ends at 67 % on digits, at 20 at 71 %, with SGD at 70 %."""
-    return Optim(kind="lars", lr=20.0, epochs=steps, rise_epochs=steps / 10, epoch_unit="step", weight_decay=0.0)
+    return Optim(kind="lars", lr=20.0, epochs=steps, warmup_epochs=steps / 10, epoch_unit="step", weight_decay=0.0)
 
 
 def in1k_b16() -> Recipe[Settings]:
@@ -114,9 +112,7 @@ def in1k_b16() -> Recipe[Settings]:
 
     SupMAE's probe is this one at --data.batch 8192 (authors' code), on the class token, too.
     """
-    return Recipe(
-        Settings(), in1k_data(), Encoder("vit_base_patch16_224", position="sincos"), lars(90), presets.in1k_run()
-    )
+    return Recipe(Settings(), in1k_data(), Encoder("vit_base_patch16_224", position="sincos"), lars(90), in1k_run())
 
 
 def in1k_l16() -> Recipe[Settings]:
@@ -160,7 +156,7 @@ def lars(epochs: float) -> Optim:
         lr_batch=256,
         final_lr=0.0,
         epochs=epochs,  # Table 10: 90; MAE code: 50 for L and H
-        rise_epochs=10,
+        warmup_epochs=10,
         epoch_unit="labelled",
         weight_decay=0.0,
         momentum=0.9,

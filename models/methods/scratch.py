@@ -4,9 +4,10 @@ what pre-training is read against. The objective is finetune's.
 
 from dataclasses import replace
 
-from models import presets, presets_finetune
+from models.config.recipe import Encoder, Recipe
 from models.methods.finetune import Settings
-from models.recipe import Encoder, Recipe
+from models.methods.presets.finetune import deit_optim, in1k_data, scratch_optim
+from models.methods.presets.shared import in1k_run
 
 
 def in1k_b16() -> Recipe[Settings]:
@@ -35,22 +36,22 @@ def deit_b16() -> Recipe[Settings]:
 
 
 def _mae(name: str, patch: int = 16, *, drop_path: float, epochs: float) -> Recipe[Settings]:
-    data = presets_finetune.in1k_data(batch=4096)  # Table 11
+    data = in1k_data(batch=4096)  # Table 11
     return Recipe(
         Settings(head_std=None),  # smoothing, mixup, cutmix: Table 11
         replace(data, strong=replace(data.strong, erase="none")),  # section A.2: what Table 11 does not list is off
         # appendix A.1: positions of sines, a class token; Table 11: drop path
         Encoder(name, patch=patch, position="sincos", drop_path=drop_path),
-        presets_finetune.scratch_optim(epochs),
-        presets.in1k_run(),
+        scratch_optim(epochs),
+        in1k_run(),
     )
 
 
 def _deit(name: str) -> Recipe[Settings]:
     return Recipe(
         Settings(head_std=None),  # smoothing, mixup, cutmix: DeiT Table 9
-        presets_finetune.in1k_data(),  # DeiT Table 9: the same batch and views
+        in1k_data(),  # DeiT Table 9: the same batch and views
         Encoder(name, drop_path=0.1),  # DeiT Table 9; a class token and learned positions
-        presets_finetune.deit_optim(),
-        presets.in1k_run(),
+        deit_optim(),
+        in1k_run(),
     )

@@ -7,20 +7,41 @@ phase (always off), positions and pooling (encoder), stochastic depth in the bra
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import Annotated, final
 
 from torch import nn
 
-from models import presets, presets_cifar10, presets_masked
-from models.branches.base import Reconstruct
-from models.branches.choose import Kind, branch
+from models.config.recipe import Recipe
+from models.encoder.vit import FullImages, classify, encode, eval_logits
 from models.losses import label_loss
-from models.method import Loss, Method, Moment, idle
-from models.pseudo import Pseudo
-from models.pseudo_label import PseudoLabels
-from models.recipe import Recipe
-from models.vit import Whole, classify, encode, look
+from models.masked.base import Reconstruct
+from models.masked.select import Kind, branch
+from models.method import Loss, Method, StepInfo, touch_for_ddp
+from models.methods.presets.cifar10 import (
+    cifar10_data,
+    cifar10_decoder,
+    cifar10_encoder,
+    cifar10_optim,
+    cifar10_tiny_data,
+    cifar10_tiny_decoder,
+    cifar10_tiny_encoder,
+    cifar10_tiny_optim,
+)
+from models.methods.presets.masked import digits_units, digits_windows, lomar_mask, with_irpe, with_mask
+from models.methods.presets.shared import (
+    digits_data,
+    digits_decoder,
+    digits_encoder,
+    digits_optim,
+    in1k_10pct_data,
+    in1k_10pct_encoder,
+    in1k_run,
+    semiformer_optim,
+)
+from models.pseudo_labels.pseudo_label import PseudoLabels
+from models.pseudo_labels.settings import Pseudo
 from pipeline.batch import Batch
+from pipeline.flags import BELOW_1, NOT_NEGATIVE
 from pipeline.spec import Mask, Needs
 
 
@@ -28,11 +49,11 @@ from pipeline.spec import Mask, Needs
 class Settings:
     """Three losses through one encoder."""
 
-    lambda_u: float = 10.0
+    lambda_u: Annotated[float, NOT_NEGATIVE] = 10.0
     """Weight of the pseudo-labelled loss (section 4)."""
-    mu: float = 5.0
+    mu: Annotated[float, NOT_NEGATIVE] = 5.0
     """Weight of the reconstruction loss (section 4)."""
-    smoothing: float = 0.1
+    smoothing: Annotated[float, BELOW_1] = 0.1
     """Label smoothing of the labelled loss (Semiformer code)."""
     pseudo: Pseudo = field(default_factory=Pseudo)
     """How unlabelled images come to their labels; the paper gives no threshold, 0.7 is Semiformer's."""
@@ -57,31 +78,32 @@ class SemiMAE(Method):
     def needs(recipe: Recipe[Settings]) -> Needs:
         return Needs(labelled=True, unlabelled=True, strong=True, unlabelled_visible=True)
 
-    def resting(self, now: Moment) -> Iterable[nn.Parameter]:
+    def inactive_params(self, now: StepInfo) -> Iterable[nn.Parameter]:
         return self.reconstruction.parameters() if now.labels_only else ()
 
-    def remark(self) -> str | None:
-        return self.pseudo.remark()
+    def startup_note(self) -> str | None:
+        return self.pseudo.startup_note()
 
-    def forward(self, batch: Batch, now: Moment) -> Loss:
+    def forward(self, batch: Batch, now: StepInfo) -> Loss:
         known, unknown, s = batch.labelled, batch.unlabelled, self.settings
         if now.labels_only:
-            (logits,) = classify(self.encoder, encode(self.encoder, [Whole(known.images)]))
+            (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(known.images)]))
             label = label_loss(logits, known.labels, s.smoothing)
-            return Loss(label + idle(self.reconstruction), {"label": label.detach()})
+            return Loss(label + touch_for_ddp(self.reconstruction), {"label": label.detach()})
 
-        guess = self.pseudo(look(self.teacher(s.pseudo.teacher), unknown.weak), unknown)  # only looked at: no gradient
+        scores = eval_logits(self.teacher(s.pseudo.teacher), unknown.weak)  # no gradient: a forward pass, not three
+        targets = self.pseudo(scores, unknown)
         masked = self.reconstruction.group(unknown.weak, unknown.visible, unknown.hidden)
-        seen, strong, partly = encode(self.encoder, [Whole(known.images), guess.strong, masked])
+        seen, strong, partly = encode(self.encoder, [FullImages(known.images), targets.strong, masked])
         logits, strong_logits = classify(self.encoder, [seen, strong])
         label = label_loss(logits, known.labels, s.smoothing)  # eq. 1
-        pseudo = self.pseudo.loss(strong_logits, guess)  # eq. 2
+        pseudo = self.pseudo.loss(strong_logits, targets)  # eq. 2
         rebuilt = self.reconstruction(partly, unknown.weak, unknown.visible, unknown.hidden)
         self.pseudo.labelled(logits, known.labels)
         return Loss(
             label + s.lambda_u * pseudo + s.mu * rebuilt,  # eq. 3
             {"label": label.detach(), "pseudo": pseudo.detach(), self.reconstruction.target.name: rebuilt.detach()},
-            guess.shown,
+            targets.shown,
         )
 
 
@@ -92,12 +114,12 @@ def digits() -> Recipe[Settings]:
             lambda_u=1.0,
             mu=3.0,
             smoothing=0.0,
-            pseudo=Pseudo(0.7, teacher="average"),
-            reconstruct=presets.digits_decoder(),
+            pseudo=Pseudo(0.7, teacher="ema"),
+            reconstruct=digits_decoder(),
         ),  # ours, chosen on val
-        presets.digits_data(),
-        presets.digits_encoder(),
-        presets.digits_optim(),
+        digits_data(),
+        digits_encoder(),
+        digits_optim(),
     )
 
 
@@ -108,12 +130,12 @@ def cifar10() -> Recipe[Settings]:
             lambda_u=1.0,
             mu=3.0,  # as on digits
             smoothing=0.0,
-            pseudo=Pseudo(0.7, teacher="average"),  # as fixmatch:cifar10
-            reconstruct=presets_cifar10.cifar10_decoder(),
+            pseudo=Pseudo(0.7, teacher="ema"),  # as fixmatch:cifar10
+            reconstruct=cifar10_decoder(),
         ),
-        presets_cifar10.cifar10_data(),
-        presets_cifar10.cifar10_encoder(),
-        presets_cifar10.cifar10_optim(),
+        cifar10_data(),
+        cifar10_encoder(),
+        cifar10_optim(),
     )
 
 
@@ -125,11 +147,11 @@ def cifar10_tiny() -> Recipe[Settings]:
             mu=5.0,  # section 4
             smoothing=0.0,
             pseudo=Pseudo(0.95),  # as fixmatch:cifar10_tiny
-            reconstruct=presets_cifar10.cifar10_tiny_decoder(),
+            reconstruct=cifar10_tiny_decoder(),
         ),
-        presets_cifar10.cifar10_tiny_data(),
-        presets_cifar10.cifar10_tiny_encoder(),
-        presets_cifar10.cifar10_tiny_optim(),
+        cifar10_tiny_data(),
+        cifar10_tiny_encoder(),
+        cifar10_tiny_optim(),
     )
 
 
@@ -137,10 +159,10 @@ def in1k_10pct() -> Recipe[Settings]:
     """ImageNet, 10 % of the labels, ViT-S from scratch.  Paper: 75.9 % top-1 (Table 1).  Here: not yet run."""
     return Recipe(
         Settings(),  # section 4; what it leaves open: Semiformer code
-        presets.in1k_10pct_data(),
-        presets.in1k_10pct_encoder(),
-        presets.semiformer_optim(),
-        presets.in1k_run(),
+        in1k_10pct_data(),
+        in1k_10pct_encoder(),
+        semiformer_optim(),
+        in1k_run(),
     )
 
 
@@ -148,26 +170,26 @@ def in1k_10pct_fast() -> Recipe[Settings]:
     """in1k_10pct with a 1-block decoder: 2.0 times fewer FLOPs than USB's step at a 50 % pass rate.  Not yet run."""
     return Recipe(
         Settings(reconstruct=Reconstruct(depth=1)),  # depth: SupMAE Table 2e keeps its accuracy with one block
-        presets.in1k_10pct_data(),
-        presets.in1k_10pct_encoder(),
-        presets.semiformer_optim(),
-        presets.in1k_run(),
+        in1k_10pct_data(),
+        in1k_10pct_encoder(),
+        semiformer_optim(),
+        in1k_run(),
     )
 
 
 def digits_lomar() -> Recipe[Settings]:
     """Embedded digits, 5 labels a class, LoMaR's windows for a branch: the analogue of Table 3, same encoder."""
-    return _digits_with("lomar", presets_masked.digits_windows())
+    return _digits_with("lomar", digits_windows())
 
 
 def digits_simmim() -> Recipe[Settings]:
     """Embedded digits, 5 labels a class, SimMIM for a branch."""
-    return _digits_with("simmim", presets_masked.digits_units())
+    return _digits_with("simmim", digits_units())
 
 
 def _digits_with(kind: Kind, mask: Mask) -> Recipe[Settings]:
     recipe = digits()
-    return replace(recipe, method=replace(recipe.method, branch=kind), data=presets_masked.with_mask(recipe.data, mask))
+    return replace(recipe, method=replace(recipe.method, branch=kind), data=with_mask(recipe.data, mask))
 
 
 def in1k_10pct_lomar() -> Recipe[Settings]:
@@ -178,8 +200,8 @@ def in1k_10pct_lomar() -> Recipe[Settings]:
     """
     return Recipe(
         Settings(branch="lomar", reconstruct=Reconstruct(target="norm_pix")),  # LoMaR code
-        presets_masked.with_mask(presets.in1k_10pct_data(), presets_masked.lomar_mask()),
-        presets_masked.with_irpe(presets.in1k_10pct_encoder()),
-        presets.semiformer_optim(),
-        presets.in1k_run(),
+        with_mask(in1k_10pct_data(), lomar_mask()),
+        with_irpe(in1k_10pct_encoder()),
+        semiformer_optim(),
+        in1k_run(),
     )

@@ -9,11 +9,11 @@ Deviations: mixup and CutMix of labelled images are drawn for each image, not fo
 
 from dataclasses import replace
 
-from models import presets
+from models.config.recipe import Encoder, Optim, Recipe
 from models.methods import fixmatch
 from models.methods.fixmatch import Settings
-from models.pseudo import SEMI_VIT
-from models.recipe import Encoder, Optim, Recipe
+from models.methods.presets.shared import in1k_run
+from models.pseudo_labels.settings import SEMI_VIT
 from pipeline.spec import Data, View
 
 
@@ -41,10 +41,10 @@ def in1k_10pct_b16() -> Recipe[Settings]:
             lr=5e-4,  # authors' code: 1e-3 for 256 labelled images, and there are 128
             final_lr=1e-6,
             epochs=100,  # passes of the unlabelled images
-            rise_epochs=5,
+            warmup_epochs=5,
             weight_decay=0.05,
             layer_decay=0.75,
-            average=0.9999,
+            ema_decay=0.9999,
         ),  # authors' code
-        presets.in1k_run(),
+        in1k_run(),
     )

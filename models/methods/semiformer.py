@@ -9,22 +9,31 @@ devices.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 from torch import Tensor, cat, nn
 
-from models import presets
-from models.branches.base import Reconstruct
+from models.config.recipe import Encoder, Recipe
 from models.losses import at_least_f32, label_loss
-from models.method import Loss, Method, Moment, idle
-from models.pseudo import Pseudo
-from models.pseudo_label import PseudoLabels
-from models.recipe import Encoder, Recipe
+from models.masked.base import Reconstruct
+from models.method import Loss, Method, StepInfo, touch_for_ddp
+from models.methods.presets.shared import (
+    digits_data,
+    digits_decoder,
+    digits_optim,
+    in1k_10pct_data,
+    in1k_run,
+    semiformer_data,
+    semiformer_optim,
+)
+from models.pseudo_labels.pseudo_label import PseudoLabels
+from models.pseudo_labels.settings import Pseudo
 from models.semiformer.build import build_semiformer
 from models.semiformer.masked import StreamMAE
-from models.semiformer.model import Semiformer, look
+from models.semiformer.model import Semiformer, eval_logits
 from models.semiformer.statistics import share_statistics
 from pipeline.batch import Batch
+from pipeline.flags import AT_LEAST_1, BELOW_1, NOT_NEGATIVE
 from pipeline.spec import Needs
 
 
@@ -34,16 +43,16 @@ class Settings:
 
     pseudo: Pseudo = field(default_factory=lambda: Pseudo(threshold=0.7))
     """Who labels and when it is believed; defaults are Semiformer's code: the network itself in eval mode, from 0.7."""
-    lambda_u: float = 4.0
+    lambda_u: Annotated[float, NOT_NEGATIVE] = 4.0
     """Weight of the pseudo-labelled loss (Semiformer's scripts; its default, and Semi-MAE: 10)."""
-    mu: float = 0.0
+    mu: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the reconstruction loss; 0 is Semiformer itself, without a masked branch."""
-    smoothing: float = 0.1
+    smoothing: Annotated[float, BELOW_1] = 0.1
     """Label smoothing of the labelled loss (Semiformer code)."""
     stream: Literal["conv", "transformer", "fused"] = "conv"
     """Whose guess labels both streams: the convolutional head's (Semiformer's scripts), the transformer's, or the
     softmax of the two heads' summed logits, which is also what is evaluated."""
-    channels: int = 256
+    channels: Annotated[int, AT_LEAST_1] = 256
     """Channels of the convolutional stream's first third; they double with every third (Semiformer code)."""
     double_class_token: bool = True
     """Each coupling doubles the class token, as in the authors' code that the published numbers come from; off adds
@@ -75,42 +84,42 @@ class SemiformerFixMatch(Method):
         s = recipe.method
         return build_semiformer(recipe, classes, channels=s.channels, double_class_token=s.double_class_token)
 
-    def resting(self, now: Moment) -> Iterable[nn.Parameter]:
+    def inactive_params(self, now: StepInfo) -> Iterable[nn.Parameter]:
         return self.reconstruction.parameters() if self.settings.mu and now.labels_only else ()
 
-    def remark(self) -> str:
+    def startup_note(self) -> str:
         who = {"conv": "the convolutional head labels", "transformer": "the transformer's head labels"}
         said = who.get(self.settings.stream, "the sum of both heads' logits labels") + " both streams"
-        return f"{said}; {self.pseudo.remark()}" if self.pseudo.remark() else said
+        return f"{said}; {self.pseudo.startup_note()}" if self.pseudo.startup_note() else said
 
     def logits(self, images: Tensor) -> Tensor:
         """The two heads' summed logits, as the authors evaluate."""
-        return stream("fused", *look(self.judged, images))
+        return stream("fused", *eval_logits(self.eval_encoder, images))
 
     def after_step(self, step: int) -> None:
         share_statistics(self.encoder)
         super().after_step(step)
 
-    def forward(self, batch: Batch, now: Moment) -> Loss:
+    def forward(self, batch: Batch, now: StepInfo) -> Loss:
         known, unknown, s = batch.labelled, batch.unlabelled, self.settings
         if now.labels_only:
             label = mean_of(self.encoder(known.images), lambda logits: label_loss(logits, known.labels, s.smoothing))
-            rest = idle(self.reconstruction) if s.mu else 0.0
+            rest = touch_for_ddp(self.reconstruction) if s.mu else 0.0
             return Loss(label + rest, {"label": label.detach()})
 
-        scores = stream(s.stream, *look(self.teacher(s.pseudo.teacher), unknown.weak))  # only looked at: no gradient
-        guess = self.pseudo(scores, unknown)
+        scores = stream(s.stream, *eval_logits(self.teacher(s.pseudo.teacher), unknown.weak))  # only looked at: no gradient
+        targets = self.pseudo(scores, unknown)
         # one train-mode pass: batch norm sees both kinds
-        heads = self.encoder(cat([self.encoder.pixels(images) for images in (known.images, guess.strong.images)]))
+        heads = self.encoder(cat([self.encoder.pixels(images) for images in (known.images, targets.strong.images)]))
         n = len(known.labels)
         self.pseudo.labelled(stream(s.stream, *heads)[:n], known.labels)
         label = mean_of(heads, lambda logits: label_loss(logits[:n], known.labels, s.smoothing))
-        pseudo = mean_of(heads, lambda logits: self.pseudo.loss(logits[n:], guess))
+        pseudo = mean_of(heads, lambda logits: self.pseudo.loss(logits[n:], targets))
         total, parts = label + s.lambda_u * pseudo, {"label": label.detach(), "pseudo": pseudo.detach()}
         if s.mu:
             rebuilt = self.reconstruction(self.encoder, unknown.weak, unknown.visible)
             total, parts = total + s.mu * rebuilt, parts | {self.reconstruction.target.name: rebuilt.detach()}
-        return Loss(total, parts, guess.shown)
+        return Loss(total, parts, targets.shown)
 
 
 def mean_of(heads: tuple[Tensor, Tensor], loss: Callable[[Tensor], Tensor]) -> Tensor:
@@ -131,10 +140,10 @@ def digits() -> Recipe[Settings]:
     About 10 minutes of one core.
     """
     return Recipe(
-        Settings(Pseudo(threshold=0.7, teacher="average"), lambda_u=1.0, smoothing=0.0, channels=32),  # ours
-        presets.digits_data(),
+        Settings(Pseudo(threshold=0.7, teacher="ema"), lambda_u=1.0, smoothing=0.0, channels=32),  # ours
+        digits_data(),
         Encoder(None, width=64, depth=4, heads=4, patch=4, position="none"),
-        presets.digits_optim(),
+        digits_optim(),
     )
 
 
@@ -143,7 +152,7 @@ def digits_mae() -> Recipe[Settings]:
     plain = digits()
     return replace(
         plain,
-        method=replace(plain.method, mu=3.0, reconstruct=presets.digits_decoder()),  # ours, as semi_mae:digits
+        method=replace(plain.method, mu=3.0, reconstruct=digits_decoder()),  # ours, as semi_mae:digits
         encoder=replace(plain.encoder, position="sincos"),
     )
 
@@ -152,10 +161,10 @@ def in1k_10pct() -> Recipe[Settings]:
     """ImageNet, 10 % of the labels, Semiformer small (41.7 M).  Paper: 75.5 % top-1.  Here: not yet run."""
     return Recipe(
         Settings(),  # Semiformer's scripts
-        presets.semiformer_data(),
+        semiformer_data(),
         Encoder("semiformer_small", patch=16, position="none", drop_path=0.1),  # Semiformer code
-        presets.semiformer_optim(epochs=600, labels_only_epochs=30),  # Semiformer's scripts
-        presets.in1k_run(),
+        semiformer_optim(epochs=600, labels_only_epochs=30),  # Semiformer's scripts
+        in1k_run(),
     )
 
 
@@ -167,8 +176,8 @@ def in1k_10pct_mae() -> Recipe[Settings]:
     """
     return Recipe(
         Settings(lambda_u=10.0, mu=5.0),  # Semi-MAE section 4; the rest: Semiformer code
-        presets.in1k_10pct_data(),
+        in1k_10pct_data(),
         Encoder("semiformer_small", patch=16, position="sincos", drop_path=0.1),  # positions: ours
-        presets.semiformer_optim(),  # Semi-MAE section 4
-        presets.in1k_run(),
+        semiformer_optim(),  # Semi-MAE section 4
+        in1k_run(),
     )

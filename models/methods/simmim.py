@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
-from models import presets, presets_masked
-from models.branches.base import Reconstruct
-from models.branches.choose import check_mask
-from models.branches.simmim import SimMIMBranch
-from models.method import Loss, Method, Moment
-from models.recipe import Encoder, Optim, Recipe
-from models.vit import encode
+from models.config.recipe import Encoder, Optim, Recipe
+from models.encoder.vit import encode
+from models.masked.base import Reconstruct
+from models.masked.select import check_mask
+from models.masked.simmim import SimMIMBranch
+from models.method import Loss, Method, StepInfo
+from models.methods.presets.masked import digits_units, simmim_mask, with_mask
+from models.methods.presets.shared import digits_data, digits_encoder, digits_optim, in1k_run
 from pipeline.batch import Batch
 from pipeline.spec import Data, Needs, View
 
@@ -40,7 +41,7 @@ class SimMIM(Method):
     def needs(recipe: Recipe[Settings]) -> Needs:
         return Needs(unlabelled=True, unlabelled_visible=True)
 
-    def forward(self, batch: Batch, now: Moment) -> Loss:
+    def forward(self, batch: Batch, now: StepInfo) -> Loss:
         images, visible = batch.unlabelled.weak, batch.unlabelled.visible
         (tokens,) = encode(self.encoder, [self.reconstruction.group(images, visible)])
         pixels = self.reconstruction(tokens, images, visible)
@@ -51,9 +52,9 @@ def digits() -> Recipe[Settings]:
     """Embedded digits, no labels: pre-training for semi_mae:digits_simmim --run.start.  Not yet run to its end."""
     return Recipe(
         Settings(),
-        presets_masked.with_mask(presets.digits_data(), presets_masked.digits_units()),
-        presets.digits_encoder(),
-        presets.digits_optim(labels_only=0, average=None),
+        with_mask(digits_data(), digits_units()),
+        digits_encoder(),
+        digits_optim(labels_only=0, ema_decay=None),
     )
 
 
@@ -69,7 +70,7 @@ def in1k_b16() -> Recipe[Settings]:
             root="data/in1k",
             batch=2048,  # SimMIM code
             weak=View(scale=(0.67, 1.0)),  # SimMIM code
-            mask=presets_masked.simmim_mask(),
+            mask=simmim_mask(),
         ),
         Encoder("vit_base_patch16_224", position="bias", layer_scale=0.1, pool="avg", drop_path=0.1),  # SimMIM code
         Optim(
@@ -79,10 +80,10 @@ def in1k_b16() -> Recipe[Settings]:
             drop_epochs=(700,),
             drop_factor=0.1,
             epochs=800,
-            rise_epochs=10,
+            warmup_epochs=10,
             weight_decay=0.05,
             betas=(0.9, 0.999),
             clip=5.0,
         ),  # SimMIM code
-        presets.in1k_run(),
+        in1k_run(),
     )

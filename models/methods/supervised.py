@@ -1,14 +1,31 @@
 """Labels only: the baseline that every semi-supervised number is read against."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import Annotated, final
 
-from models import presets, presets_cifar10
+from models.config.recipe import Recipe
+from models.encoder.vit import FullImages, classify, encode
 from models.losses import label_loss
-from models.method import Loss, Method, Moment
-from models.recipe import Recipe
-from models.vit import Whole, classify, encode
+from models.method import Loss, Method, StepInfo
+from models.methods.presets.cifar10 import (
+    cifar10_data,
+    cifar10_encoder,
+    cifar10_optim,
+    cifar10_tiny_data,
+    cifar10_tiny_encoder,
+    cifar10_tiny_optim,
+)
+from models.methods.presets.shared import (
+    digits_data,
+    digits_encoder,
+    digits_optim,
+    in1k_10pct_data,
+    in1k_10pct_encoder,
+    in1k_run,
+    semiformer_optim,
+)
 from pipeline.batch import Batch
+from pipeline.flags import BELOW_1
 from pipeline.spec import Needs
 
 
@@ -16,7 +33,7 @@ from pipeline.spec import Needs
 class Settings:
     """Cross-entropy on the labelled images."""
 
-    smoothing: float = 0.1
+    smoothing: Annotated[float, BELOW_1] = 0.1
     """Label smoothing."""
 
 
@@ -32,27 +49,25 @@ class Supervised(Method):
     def needs(recipe: Recipe[Settings]) -> Needs:
         return Needs(labelled=True)
 
-    def forward(self, batch: Batch, now: Moment) -> Loss:
+    def forward(self, batch: Batch, now: StepInfo) -> Loss:
         known = batch.labelled
-        (logits,) = classify(self.encoder, encode(self.encoder, [Whole(known.images)]))
+        (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(known.images)]))
         label = label_loss(logits, known.labels, self.smoothing)
         return Loss(label, {"label": label.detach()})
 
 
 def digits() -> Recipe[Settings]:
     """Embedded digits, 5 labels a class, ViT of 4 x 64: the floor of the ladder."""
-    return Recipe(
-        Settings(smoothing=0.0), presets.digits_data(), presets.digits_encoder(), presets.digits_optim(labels_only=0)
-    )
+    return Recipe(Settings(smoothing=0.0), digits_data(), digits_encoder(), digits_optim(labels_only=0))
 
 
 def cifar10() -> Recipe[Settings]:
     """CIFAR-10, 4,000 labels, a small ViT, 1,000 steps: the floor of the ladder."""
     return Recipe(
         Settings(smoothing=0.0),
-        presets_cifar10.cifar10_data(),
-        presets_cifar10.cifar10_encoder(),
-        presets_cifar10.cifar10_optim(labels_only=0),
+        cifar10_data(),
+        cifar10_encoder(),
+        cifar10_optim(labels_only=0),
     )
 
 
@@ -60,9 +75,9 @@ def cifar10_tiny() -> Recipe[Settings]:
     """CIFAR-10, 4,000 labels, ViT-Tiny/4, 40,000 steps.  Here: not yet run."""
     return Recipe(
         Settings(smoothing=0.0),
-        presets_cifar10.cifar10_tiny_data(),
-        presets_cifar10.cifar10_tiny_encoder(),
-        presets_cifar10.cifar10_tiny_optim(labels_only=0),
+        cifar10_tiny_data(),
+        cifar10_tiny_encoder(),
+        cifar10_tiny_optim(labels_only=0),
     )
 
 
@@ -70,8 +85,8 @@ def in1k_10pct() -> Recipe[Settings]:
     """ImageNet, 10 % of the labels, ViT-S from scratch with Semiformer's settings.  Here: not yet run."""
     return Recipe(
         Settings(smoothing=0.1),  # Semiformer code
-        presets.in1k_10pct_data(),
-        presets.in1k_10pct_encoder(),
-        presets.semiformer_optim(labels_only_epochs=0, epochs=300),  # ours: no paper trains this row
-        presets.in1k_run(),
+        in1k_10pct_data(),
+        in1k_10pct_encoder(),
+        semiformer_optim(labels_only_epochs=0, epochs=300),  # ours: no paper trains this row
+        in1k_run(),
     )

@@ -1,22 +1,42 @@
 """SupMAE: MAE on labelled images, with a classifier on the visible tokens (Liang et al. 2022)."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 import torch
 from torch import Tensor
 
-from models import presets, presets_cifar10, presets_masked
-from models.branches.base import Branch, Reconstruct
-from models.branches.choose import Kind, branch
-from models.heads import mlp_head
+from models.config.recipe import Encoder, Recipe
+from models.encoder.heads import mlp_head
+from models.encoder.vit import FullImages, VisiblePatches, encode, evaluating
 from models.losses import label_loss
-from models.method import Loss, Method, Moment
+from models.masked.base import Branch, Reconstruct
+from models.masked.select import Kind, branch
+from models.method import Loss, Method, StepInfo
 from models.methods import simmim
-from models.recipe import Encoder, Recipe
-from models.vit import Part, Whole, encode, evaluating
+from models.methods.presets.cifar10 import (
+    cifar10_data,
+    cifar10_decoder,
+    cifar10_encoder,
+    cifar10_optim,
+    cifar10_tiny_data,
+    cifar10_tiny_decoder,
+    cifar10_tiny_encoder,
+    cifar10_tiny_optim,
+)
+from models.methods.presets.masked import digits_units, with_mask
+from models.methods.presets.shared import (
+    digits_data,
+    digits_decoder,
+    digits_encoder,
+    digits_optim,
+    in1k_run,
+    mae_data,
+    mae_optim,
+)
 from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.errors import InputError
+from pipeline.flags import AT_LEAST_1, NOT_NEGATIVE, POSITIVE
 from pipeline.spec import Needs
 
 
@@ -26,16 +46,16 @@ class Settings:
 
     objective: Literal["both", "rec", "cls"] = "both"
     """Pixels and classes, pixels alone (no classifier is built), or classes alone (no decoder is) (Table 2a)."""
-    class_weight: float = 0.01
+    class_weight: Annotated[float, NOT_NEGATIVE] = 0.01
     """Weight of the classification loss (Table 2d)."""
-    temperature: float = 10.0
+    temperature: Annotated[float, POSITIVE] = 10.0
     """What logits are divided by before the cross-entropy: in the authors' code, not in the paper, and the weight
     above only makes sense with it."""
     pool: Literal["avg", "token"] = "avg"
     """What the head reads: the mean of the visible patches, or the class token (Table 2b)."""
-    layers: int = 2
+    layers: Annotated[int, AT_LEAST_1] = 2
     """Layers of the head (Table 2f)."""
-    hidden: int | None = None
+    hidden: Annotated[int | None, AT_LEAST_1] = None
     """Width between them; four times the encoder's when absent (3072 for ViT-B)."""
     unlabelled: bool = False
     """Reconstruct unlabelled images, too, `data.ratio` for each labelled one: what a label of -100, ignored by the
@@ -73,10 +93,10 @@ class SupMAE(Method):
         more = recipe.method.unlabelled
         return Needs(labelled=True, labelled_visible=True, unlabelled=more, unlabelled_visible=more)
 
-    def forward(self, batch: Batch, now: Moment) -> Loss:
+    def forward(self, batch: Batch, now: StepInfo) -> Loss:
         s, own = self.settings, self.reconstruction
         images, visible, hidden = shown(batch.labelled, batch.unlabelled if s.unlabelled else None)
-        group = Part(images, visible) if own is None else own.group(images, visible, hidden)
+        group = VisiblePatches(images, visible) if own is None else own.group(images, visible, hidden)
         (partly,) = encode(self.encoder, [group])
         parts, total = {}, 0.0
         if own is not None:
@@ -103,15 +123,15 @@ class SupMAE(Method):
     def logits(self, images: Tensor) -> Tensor:
         """Class scores, as the loss divides them, from every patch, though the head was trained on the visible ones."""
         with evaluating(self):
-            (tokens,) = encode(self.judged, [Whole(images, pooled=False)])
+            (tokens,) = encode(self.eval_encoder, [FullImages(images, pooled=False)])
             return self.head(self.plainly_pooled(tokens)) / self.settings.temperature
 
 
 def check(recipe: Recipe[Settings]) -> None:
     """Raise InputError for settings that do not go together."""
     s = recipe.method
-    if recipe.optim.average is not None:
-        raise InputError("supmae keeps no average: its head would not be in it; set --optim.average None")
+    if recipe.optim.ema_decay is not None:
+        raise InputError("supmae keeps no average: its head would not be in it; set --optim.ema-decay None")
     if s.objective == "cls" and (s.branch != "mae" or recipe.data.mask.kind not in Branch.masks):
         raise InputError(
             f"objective cls has no branch and reads plain visible patches, got branch {s.branch} and mask "
@@ -132,30 +152,30 @@ def shown(known: Labelled, more: Unlabelled | None) -> tuple[Tensor, Tensor, Ten
 def digits() -> Recipe[Settings]:
     """Embedded digits, 5 labels a class, ViT of 4 x 64: pre-training on the labelled images alone."""
     return Recipe(
-        Settings(class_weight=1.0, temperature=1.0, reconstruct=presets.digits_decoder()),  # ours
-        presets.digits_data(labelled_view="weak"),
-        presets.digits_encoder(),
-        presets.digits_optim(labels_only=0, average=None),
+        Settings(class_weight=1.0, temperature=1.0, reconstruct=digits_decoder()),  # ours
+        digits_data(labelled_view="weak"),
+        digits_encoder(),
+        digits_optim(labels_only=0, ema_decay=None),
     )
 
 
 def cifar10() -> Recipe[Settings]:
     """CIFAR-10, 4,000 labels, a small ViT, 1,000 steps: pre-training on the labelled images alone."""
     return Recipe(
-        Settings(class_weight=1.0, temperature=1.0, reconstruct=presets_cifar10.cifar10_decoder()),  # as on digits
-        presets_cifar10.cifar10_data(),
-        presets_cifar10.cifar10_encoder(),
-        presets_cifar10.cifar10_optim(labels_only=0, average=None),
+        Settings(class_weight=1.0, temperature=1.0, reconstruct=cifar10_decoder()),  # as on digits
+        cifar10_data(),
+        cifar10_encoder(),
+        cifar10_optim(labels_only=0, ema_decay=None),
     )
 
 
 def cifar10_tiny() -> Recipe[Settings]:
     """CIFAR-10, every label, ViT-Tiny/4, 40,000 steps.  Here: not yet run."""
     return Recipe(
-        Settings(reconstruct=presets_cifar10.cifar10_tiny_decoder()),  # weight and temperature: Table 2d, code
-        presets_cifar10.cifar10_tiny_data(split=None),
-        presets_cifar10.cifar10_tiny_encoder(),
-        presets_cifar10.cifar10_tiny_optim(labels_only=0, average=None),
+        Settings(reconstruct=cifar10_tiny_decoder()),  # weight and temperature: Table 2d, code
+        cifar10_tiny_data(split=None),
+        cifar10_tiny_encoder(),
+        cifar10_tiny_optim(labels_only=0, ema_decay=None),
     )
 
 
@@ -168,7 +188,7 @@ def digits_unlabelled() -> Recipe[Settings]:
 def digits_simmim() -> Recipe[Settings]:
     """Embedded digits, 5 labels a class, with SimMIM's branch: a linear decoder.  Here: not yet run."""
     recipe = digits()
-    data = presets_masked.with_mask(recipe.data, presets_masked.digits_units())
+    data = with_mask(recipe.data, digits_units())
     return replace(recipe, method=replace(recipe.method, branch="simmim"), data=data)
 
 
@@ -176,10 +196,10 @@ def in1k_b16() -> Recipe[Settings]:
     """ImageNet, ViT-B/16, 400 epochs, 1-block decoder.  Paper: 83.6 % fine-tuned (Table 1).  Here: not yet run."""
     return Recipe(
         Settings(),  # Tables 2b, 2d, 2e, 2f; temperature: the authors' code
-        presets.mae_data(labelled_view="weak"),
+        mae_data(labelled_view="weak"),
         Encoder("vit_base_patch16_224", position="sincos"),  # as MAE
-        presets.mae_optim(epochs=400, rise_epochs=20, epoch_unit="labelled"),  # authors' code
-        presets.in1k_run(),
+        mae_optim(epochs=400, warmup_epochs=20, epoch_unit="labelled"),  # authors' code
+        in1k_run(),
     )
 
 
@@ -200,11 +220,11 @@ def in1k_b16_simmim() -> Recipe[Settings]:
 
 def in1k_10pct_b16() -> Recipe[Settings]:
     """ImageNet with a tenth of its labels, ViT-B/16, 400 epochs, pixels of every image; ours.  Here: not yet run."""
-    data = presets.mae_data(labelled_view="weak")
+    data = mae_data(labelled_view="weak")
     return Recipe(
         Settings(unlabelled=True),
         replace(data, split="0.10", ratio=7),  # as semi_mae:in1k_10pct
         Encoder("vit_base_patch16_224", position="sincos"),
-        presets.mae_optim(epochs=400, rise_epochs=20),  # in1k_b16, in passes of all images
-        presets.in1k_run(),
+        mae_optim(epochs=400, warmup_epochs=20),  # in1k_b16, in passes of all images
+        in1k_run(),
     )

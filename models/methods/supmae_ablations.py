@@ -9,10 +9,10 @@ Here: none of them was run yet. A member differs from the others in its table's 
 
 from collections.abc import Iterator
 
+from models.config.recipe import Recipe
+from models.config.sweep import along, changed
 from models.methods import supmae
 from models.methods.supmae import Settings
-from models.recipe import Recipe
-from models.sweep import along, changed
 
 OBJECTIVE, POOL, WEIGHT = "method.objective", "method.pool", "method.class_weight"
 DEPTH, LAYERS = "method.reconstruct.depth", "method.layers"

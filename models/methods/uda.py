@@ -6,19 +6,19 @@ authors' script for CIFAR-10 on a GPU leaves out, too.
 
 from dataclasses import replace
 
+from models.config.recipe import Recipe
 from models.methods import fixmatch
 from models.methods.fixmatch import Settings
-from models.pseudo import UDA
-from models.recipe import Recipe
+from models.pseudo_labels.settings import UDA
 
 
 def digits() -> Recipe[Settings]:
     """Embedded digits, 5 labels a class, as fixmatch:digits.  Here: not yet run to its end."""
     recipe = fixmatch.digits()
-    return replace(recipe, method=replace(recipe.method, pseudo=replace(UDA, teacher="average")))
+    return replace(recipe, method=replace(recipe.method, pseudo=replace(UDA, teacher="ema")))
 
 
 def cifar10() -> Recipe[Settings]:
     """CIFAR-10, 4,000 labels, as fixmatch:cifar10, with the threshold and temperature of UDA's script.  Not yet run."""
     recipe = fixmatch.cifar10()
-    return replace(recipe, method=replace(recipe.method, pseudo=replace(UDA, teacher="average")))
+    return replace(recipe, method=replace(recipe.method, pseudo=replace(UDA, teacher="ema")))

@@ -5,9 +5,9 @@ from dataclasses import fields
 import torch
 from torch import nn
 
-from models.patches import nearest_sizes
-from models.positions import sincos_2d
-from models.recipe import Recipe
+from models.config.recipe import Recipe
+from models.encoder.patches import nearest_sizes
+from models.encoder.positions import sincos_2d
 from models.semiformer.model import Semiformer, Shape
 from pipeline.errors import InputError
 

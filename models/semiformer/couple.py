@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.patches import gather_patches, grid_of
+from models.encoder.patches import gather_patches, grid_of
 from models.semiformer.blocks import EPSILON
 
 layer_norm = partial(nn.LayerNorm, eps=1e-6)

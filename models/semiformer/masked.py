@@ -6,13 +6,13 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from models.branches.base import Reconstruct
-from models.branches.mae import MAEBranch
-from models.decoder import predicted_ids
-from models.patches import grid_of
+from models.encoder.patches import grid_of
+from models.encoder.vit import evaluating
+from models.masked.base import Reconstruct
+from models.masked.decoder import predicted_ids
+from models.masked.mae import MAEBranch
+from models.masked.targets.base import Target
 from models.semiformer.model import Semiformer
-from models.targets.base import Target
-from models.vit import evaluating
 from pipeline.errors import InputError
 from pipeline.spec import Mask
 

@@ -9,13 +9,13 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from models.layout import Layout
-from models.packed import PackedBlock
-from models.patches import IMAGENET, Normalisation, grid_of, normalised
-from models.positions import resampled
+from models.encoder.layout import Layout
+from models.encoder.packed import PackedBlock
+from models.encoder.patches import IMAGENET, Normalisation, grid_of, normalised
+from models.encoder.positions import resampled
+from models.encoder.vit import evaluating
 from models.semiformer.blocks import ConvBlock, Stem
 from models.semiformer.couple import Down, PatchTokens, Up, blanked, layer_norm
-from models.vit import evaluating
 
 STEM_CHANNELS = 64
 
@@ -141,7 +141,7 @@ class Semiformer(nn.Module):
 
 
 @torch.no_grad()
-def look(model: Semiformer, images: Tensor) -> tuple[Tensor, Tensor]:
+def eval_logits(model: Semiformer, images: Tensor) -> tuple[Tensor, Tensor]:
     """Both heads' logits in eval mode, with nothing to learn from: a teacher's or evaluator's view."""
     with evaluating(model):
         return model(images)

@@ -18,17 +18,18 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 from torch import nn
 
-from models.recipe import Optim
-from models.text import line, table
-from models.training import checkpoint, distributed
-from models.training.distributed import World
-from models.training.events import Heartbeat
-from models.training.guard import Guard
-from models.training.optim import clip, optimiser
-from models.training.patience import Patience
+from models.checkpoint import checkpoint
+from models.checkpoint.async_save import Writer
+from models.config.recipe import Optim
+from models.distributed import process_group
+from models.distributed.process_group import World
+from models.encoder.vit import build_encoder
+from models.optim.guard import Guard
+from models.optim.optimiser import clip, optimiser
+from models.records.events import Heartbeat
+from models.training.hang_timeout import HangTimeout
 from models.training.stop import NO, Vote
-from models.training.writer import Writer
-from models.vit import build_encoder
+from pipeline.text import line, table
 
 ENCODERS = "vit_small_patch16_224", "vit_base_patch16_224"
 IMAGES = 8
@@ -117,13 +118,13 @@ def after_steps(rank: int, folder: Path, step_s: float, rounds: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     world = World(rank, 2, rank, torch.device("cpu"), dist.new_group(backend="gloo"))
-    vote, heartbeat, patience = Vote(world), Heartbeat(folder, rank), Patience(folder, rank, 2, 600)
+    vote, heartbeat, hang_timeout = Vote(world), Heartbeat(folder, rank), HangTimeout(folder, rank, 2, 600)
     work, bad = torch.ones(512, 512), torch.zeros(())
     calls = {
         "the vote on a stop, read a step later": lambda: vote(NO),
-        "a vote that is waited for": lambda: distributed.agree(False, world),
+        "a vote that is waited for": lambda: process_group.agree(False, world),
         "the finite check's all-reduce": lambda: dist.all_reduce(bad, dist.ReduceOp.MAX, world.control),
-        "heartbeat and patience": lambda: (heartbeat(1), patience(1)),
+        "heartbeat and patience": lambda: (heartbeat(1), hang_timeout(1)),
     }
 
     ways = {name: [] for name in calls}
@@ -135,8 +136,8 @@ def after_steps(rank: int, folder: Path, step_s: float, rounds: int) -> None:
         if rank == 0:
             row(f"{name} (2 ranks)", spent[1:], step_s)
     vote.close()
-    patience.close()
-    distributed.finish(world)
+    hang_timeout.close()
+    process_group.finish(world)
 
 
 def computed(work: torch.Tensor, world: World) -> None:

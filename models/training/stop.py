@@ -11,7 +11,7 @@ from typing import final
 import torch
 import torch.distributed as dist
 
-from models.training.distributed import World
+from models.distributed.process_group import World
 
 SIGNALS = signal.SIGTERM, signal.SIGUSR2, signal.SIGINT
 NO, CLOCK, SIGNAL, STEP = range(4)

@@ -7,11 +7,11 @@ from typing import final
 import numpy as np
 from torch import Tensor
 
-from pipeline import kernels
-from pipeline.beton import Beton, Column
+from pipeline.backends import kernels
 from pipeline.errors import InputError
-from pipeline.names import read_name
-from pipeline.plan import Plan
+from pipeline.store.beton import Beton, Column
+from pipeline.store.sample_names import read_name
+from pipeline.views.plan import Plan
 
 Views = Callable[[], list[Tensor]]
 
@@ -25,7 +25,7 @@ class Undecodable(InputError):
         said = f"{self.named(self.ids[0])} no longer decodes"
         said += f" (and {len(self.ids) - 1} more)" if len(self.ids) > 1 else ""
         super().__init__(
-            f"{beton.path}: {said}, though it did when the file was written; run python -m pipeline.beton {beton.path}"
+            f"{beton.path}: {said}, though it did when the file was written; run python -m pipeline.store {beton.path}"
         )
 
     def named(self, i: int) -> str:
@@ -59,7 +59,7 @@ def jpeg_source(beton: Beton, ids: np.ndarray) -> kernels.Source:
     From here on they are being read: a decoder that comes to them later does not wait for storage.
     """
     offsets, sizes, heights, widths = beton.where(ids)
-    beton.fetch(offsets, sizes)
+    beton.readahead(offsets, sizes)
     return kernels.Source(beton.data.ctypes.data, offsets, sizes, heights, widths, False)
 
 

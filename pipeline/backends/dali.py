@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import kernels, libffcv
+from pipeline.backends import kernels, libffcv
 from pipeline.backends.base import Backend, Views
+from pipeline.backends.cpu_views import start_views
 from pipeline.backends.dali_decoder import Decoder
-from pipeline.beton import Beton
+from pipeline.backends.gpu_views import Packed, make_views
+from pipeline.concurrency.pool import Pool, cores
 from pipeline.errors import InputError
-from pipeline.on_cpu import start_views
-from pipeline.on_device import Packed, make_views
-from pipeline.plan import Plan
-from pipeline.pool import Pool, cores
+from pipeline.store.beton import Beton
+from pipeline.views.plan import Plan
 
 
 @final
@@ -72,13 +72,13 @@ class Dali(Backend):
 
     def _views(self, packed: Packed, plan: Plan) -> list[Tensor]:
         if not self._on_cpu:
-            views = make_views(packed, plan.stacked, plan.size)
+            views = make_views(packed, plan.params, plan.size)
             if packed.pixels.device.type == "cuda":
                 self._keep(packed.pixels)
             return views
         sides, unused = (self.heights[plan.ids], packed.widths), np.zeros(len(plan.ids), np.int64)
         source = kernels.Source(packed.pixels.data_ptr(), 3 * packed.places, unused, *sides, True)
-        return start_views(self._pool, source, plan.stacked, plan.size, self._device)()[0]
+        return start_views(self._pool, source, plan.params, plan.size, self._device)()[0]
 
     def _keep(self, pixels: Tensor) -> None:
         """DALI fills memory anew as soon as torch lets go of it: hold it until the device has read it."""

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import jpeg_header
 from pipeline.backends.base import Undecodable, jpeg_source
 from pipeline.backends.dali_pipe import Pipe, packed
-from pipeline.beton import Beton
-from pipeline.pool import Pool
-from pipeline.threads import END_S
+from pipeline.concurrency.pool import Pool
+from pipeline.concurrency.threads import END_S
+from pipeline.store import jpeg_header
+from pipeline.store.beton import Beton
 
 MOST = 1024  # images in a batch, at first; a larger one has a pipeline built that takes it
 RUNNING = 3  # batches inside DALI: one being handed over, one decoding, one that the threads turn to without a pause

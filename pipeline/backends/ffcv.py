@@ -5,12 +5,12 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pipeline import kernels, libffcv, on_cpu, pieces
+from pipeline.backends import cpu_views, kernels, libffcv, staged_decode
 from pipeline.backends.base import Backend, Views, check_decoded, jpeg_source
-from pipeline.beton import Beton
-from pipeline.plan import Plan
-from pipeline.pool import Pool
-from pipeline.ring import ring_for
+from pipeline.backends.staging_buffers import staging_buffers_for
+from pipeline.concurrency.pool import Pool
+from pipeline.store.beton import Beton
+from pipeline.views.plan import Plan
 
 
 @final
@@ -28,14 +28,14 @@ class FFCV(Backend):
         self.heights, self.widths = beton.heights, beton.widths
         largest = beton.largest
         self._pool = Pool(threads, lambda: kernels.scratch(largest if self._on_cpu else 1, size))
-        self._ring = ring_for(largest, threads, device)
+        self._buffers = staging_buffers_for(largest, threads, device)
 
     def start(self, plan: Plan) -> Views:
         source = jpeg_source(self._beton, plan.ids)
         if self._on_cpu:
-            wait = on_cpu.start_views(self._pool, source, plan.stacked, plan.size, self._device)
+            wait = cpu_views.start_views(self._pool, source, plan.params, plan.size, self._device)
         else:
-            wait = pieces.start_views(self._pool, self._ring, source, plan.stacked, plan.size, self._device)
+            wait = staged_decode.start_views(self._pool, self._buffers, source, plan.params, plan.size, self._device)
 
         def finish() -> list[Tensor]:
             views, errors = wait()

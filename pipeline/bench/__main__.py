@@ -17,9 +17,9 @@ from pipeline.bench.cases import BOUND, CPU, DEVICE, ON_GPU, OVERHEAD, PATCH, Wo
 from pipeline.bench.peers import PEERS, chosen, peer_cases
 from pipeline.bench.rounds import Turns, interleaved, rate, times
 from pipeline.bench.verdict import Machine, machine, need, verdict
-from pipeline.beton import Beton, open_beton
 from pipeline.errors import InputError, command
 from pipeline.flags import parse
+from pipeline.store.beton import Beton, open_beton
 
 GOAL_IMAGES_PER_S = 1000  # at which the loader's own share of a core is said
 PACKAGES = ("ffcv", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numba", "numpy", "torch", "torchvision", "pillow")

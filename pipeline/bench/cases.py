@@ -10,21 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import kernels
+from pipeline.backends import kernels
 from pipeline.backends.base import Backend, jpeg_source
 from pipeline.backends.ffcv import FFCV
+from pipeline.backends.gpu_views import Packed
+from pipeline.backends.select import dali_there
+from pipeline.backends.staged_decode import StagedDecode
+from pipeline.backends.staging_buffers import SLOT_PIXELS, SLOTS, Slot, StagingBuffers
 from pipeline.bench.rounds import Case
-from pipeline.beton import Beton
-from pipeline.choose import dali_there
-from pipeline.loader import Feed, Loader
-from pipeline.on_device import Packed
-from pipeline.order import Order, Picks
-from pipeline.pieces import Pieces
-from pipeline.plan import Plan, Wanted, draw
-from pipeline.pool import Pool
-from pipeline.ring import SLOT_PIXELS, SLOTS, Ring, Slot
+from pipeline.concurrency.pool import Pool
+from pipeline.loader import Loader, LoaderSpec
+from pipeline.sampling.sampler import SampleIds, Sampler
 from pipeline.spec import Data, View
-from pipeline.task import wanted_unlabelled
+from pipeline.store.beton import Beton
+from pipeline.train_data import unlabelled_views
+from pipeline.views.plan import Plan, ViewSpec, draw
 
 if TYPE_CHECKING:
     from pipeline.backends.dali import Dali
@@ -54,15 +54,15 @@ class Work:
         """The ids, `batch` at a time."""
         return [self.ids[first : first + self.batch] for first in range(0, len(self.ids), self.batch)]
 
-    def wanted(self, colours: bool = True, strong: bool = True) -> Wanted:
+    def wanted(self, colours: bool = True, strong: bool = True) -> ViewSpec:
         """A weak view with visible patches and a strong one; without `strong`, one crop and no patches."""
         weak = View(scale=SCALE)
         view = View(scale=SCALE, augment="usb", erase="cutout") if colours else weak
-        return wanted_unlabelled(Data(size=self.size, weak=weak, strong=view), PATCH, strong, visible=strong)
+        return unlabelled_views(Data(size=self.size, weak=weak, strong=view), PATCH, strong, visible=strong)
 
-    def plan(self, wanted: Wanted, ids: np.ndarray) -> Plan:
+    def plan(self, wanted: ViewSpec, ids: np.ndarray) -> Plan:
         """The first pass's plan of some images."""
-        return draw(wanted, Picks(ids, np.zeros_like(ids)), self.beton.heights[ids], self.beton.widths[ids], seed=0)
+        return draw(wanted, SampleIds(ids, np.zeros_like(ids)), self.beton.heights[ids], self.beton.widths[ids], seed=0)
 
 
 @contextmanager
@@ -73,12 +73,12 @@ def own_cases(work: Work) -> Iterator[dict[str, Case]]:
     pool = Pool(work.threads, lambda: None)
     opened.append(pool)
     largest = int((work.beton.heights[work.ids] * work.beton.widths[work.ids]).max())
-    ring = Ring(SLOTS, max(SLOT_PIXELS, largest), device)
-    _touch(ring)
+    buffers = StagingBuffers(SLOTS, max(SLOT_PIXELS, largest), device)
+    _touch(buffers)
     on_cpu = partial(viewed, work, opened[0])
     cases = {
         BOUND: partial(decoded, work),
-        DEVICE: partial(packed, work, pool, ring),
+        DEVICE: partial(packed, work, pool, buffers),
         CPU: partial(on_cpu, work.wanted()),
         "T0 without the strong colours": partial(on_cpu, work.wanted(colours=False)),
         "T0, one crop": partial(on_cpu, work.wanted(strong=False)),
@@ -112,27 +112,27 @@ def decoded(work: Work) -> int:
     return len(work.ids)
 
 
-def packed(work: Work, pool: Pool, ring: Ring) -> int:
+def packed(work: Work, pool: Pool, buffers: StagingBuffers) -> int:
     """T2's share of the CPU, without a GPU's: plan, then decode through the ring, and leave the pixels there."""
     wanted = work.wanted()
     for ids in work.batches:
         work.plan(wanted, ids)
-        for _ in Pieces(jpeg_source(work.beton, ids), pool, ring).to(torch.device("cpu")):
+        for _ in StagedDecode(jpeg_source(work.beton, ids), pool, buffers).to(torch.device("cpu")):
             pass
     return len(work.ids)
 
 
-def _touch(ring: Ring) -> None:
+def _touch(buffers: StagingBuffers) -> None:
     """Have the system back the ring's memory now, as it does with pinned memory: not while T2 is timed."""
     lent: list[Slot] = []
     for _ in range(SLOTS):
-        ring.ask(lent.append)
+        buffers.ask(lent.append)
     for slot in lent:
         slot.pixels.zero_()
-        ring.give_back(slot)
+        buffers.give_back(slot)
 
 
-def viewed(work: Work, backend: Backend, wanted: Wanted) -> int:
+def viewed(work: Work, backend: Backend, wanted: ViewSpec) -> int:
     """Plan and views of every batch, the next one begun before this one is waited for; a GPU has made them all."""
     waiting: list[Callable[[], list[Tensor]]] = []
     for ids in work.batches:
@@ -162,8 +162,8 @@ def decoded_by_dali(work: Work, backend: "Dali") -> int:
 
 def handed_out(work: Work) -> int:
     """Batches of a loader whose back-end has nothing to do: what is left is the loader's own."""
-    order = Order(0, None, range(work.beton.n), 0, work.batch)
-    feed = Feed(order, np.full(work.beton.n, -1), None, work.wanted())
+    order = Sampler(0, None, range(work.beton.n), 0, work.batch)
+    feed = LoaderSpec(order, np.full(work.beton.n, -1), None, work.wanted())
     with Loader(feed, Idle(work), torch.device("cpu")) as batches:
         for _ in range(LOADER_BATCHES):
             next(batches)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.concurrency.pool import cores
 from pipeline.errors import InputError
-from pipeline.pool import cores
 
 GFLOP = {
     "vit_tiny_patch16_224": 34.7,
@@ -14,7 +14,7 @@ GFLOP = {
     "vit_large_patch16_224": 411.8,
 }
 """Of one image in a packed Semi-MAE step (labelled 1 : 7, half of the pseudo-labels pass, MAE's decoder of 8 x 512),
-forward and backward, counted by models.flops: python -m models.bench --model NAME."""
+forward and backward, counted by models.bench.flops: python -m models.bench --model NAME."""
 ASSUMED_TFLOPS = 225
 """What a step is assumed to reach where none was measured: what published ViTs sustain on an H100 (docs/scale.md)."""
 

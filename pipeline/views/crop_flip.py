@@ -1,6 +1,6 @@
 """Where a view is cut out of its image: boxes and flips drawn on the host, and the cut itself in torch.
 
-The numba executor's cut is libffcv's area resize (pipeline/kernels.py), the torch one the same
+The numba executor's cut is libffcv's area resize (pipeline/backends/kernels.py), the torch one the same
 area filter over packed images. They show the same crop, to a grey level, wherever both axes shrink or both grow.
 """
 

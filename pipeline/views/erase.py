@@ -12,7 +12,7 @@ from numba import njit
 from torch import Tensor
 
 from pipeline import rng
-from pipeline.send import send
+from pipeline.concurrency.transfer import send
 from pipeline.views.rand_augment_torch import CHUNK
 
 CUTOUT_FILL = (125, 123, 114)  # USB's randaugment.py, CutoutAbs

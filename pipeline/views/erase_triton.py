@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pipeline import rng
-from pipeline.send import send
+from pipeline.concurrency.transfer import send
 from pipeline.views.erase import BASE, STEP
 
 ROWS = 2  # of a box, done by one program

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.send import send
+from pipeline.concurrency.transfer import send
 from pipeline.views import rand_augment as ra
 from pipeline.views.rand_augment_hue import divide, shift_hue
 from pipeline.views.rand_augment_tables import ONE, affines, fixed_tables

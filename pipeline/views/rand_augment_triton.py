@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pipeline.send import send
+from pipeline.concurrency.transfer import send
 from pipeline.views import rand_augment as ra
 from pipeline.views.rand_augment_tables import affines, fixed_tables
 from pipeline.views.rand_augment_triton_hue import turned

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from models.targets.file import write
+from models.masked.targets.file import write
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from models import peers
-from models.blocks import compile_blocks
-from models.decoder import Decoder
-from models.training.distributed import World, settle
-from models.training.shard import shard
-from models.vit import Size, build_encoder, look
-from tests.models.training.ranks import run_ranks
+from models.bench import baselines
+from models.distributed.compile import compile_blocks
+from models.distributed.fsdp import shard
+from models.distributed.process_group import World, settle
+from models.encoder.vit import Size, build_encoder, eval_logits
+from models.masked.decoder import Decoder
+from tests.models.ranks import run_ranks
 
 RANK = "import sys; from tests.models.test_distributed_step import one_rank; one_rank(*sys.argv[1:])"
 
@@ -28,8 +28,8 @@ class Method(nn.Module):
         self.encoder = build_encoder(Size(32, 2, 4), image_size=32, patch=8, classes=5, position=position).to(DOUBLE)
         self.decoder = Decoder(32, (4, 4), 8, width=24, depth=1, heads=3).to(DOUBLE)
 
-    def forward(self, step, way=peers.packed):
-        look(self.encoder, step.weak)
+    def forward(self, step, way=baselines.packed):
+        eval_logits(self.encoder, step.weak)
         return way(self.encoder, self.decoder, step)
 
 
@@ -37,7 +37,7 @@ def draw(rank):
     generator = torch.Generator().manual_seed(100 + rank)
     images = [torch.randn(n, 3, 32, 32, dtype=DOUBLE, generator=generator) for n in (1, 7, 7)]
     visible = torch.rand(7, 16, generator=generator).argsort(1)[:, :4].sort(1).values
-    return peers.Step(images[0], torch.tensor([rank]), *images[1:], visible, torch.arange(7) < PASSED[rank])
+    return baselines.Step(images[0], torch.tensor([rank]), *images[1:], visible, torch.arange(7) < PASSED[rank])
 
 
 WAYS = {
@@ -80,7 +80,7 @@ def one_rank(folder, way):
 def test_unequal_pass_counts_give_the_gradients_of_one_process(tmp_path, way):
     run_ranks(RANK, 2, str(tmp_path), way)
     position = way.split("/")[1]
-    alone, separate = Method(position), peers.separate if position == "learned" else peers.packed
+    alone, separate = Method(position), baselines.separate if position == "learned" else baselines.packed
     sum(alone(draw(rank), separate) / 2 for rank in range(2)).backward()
     expected = {name: parameter.grad for name, parameter in alone.named_parameters()}
     largest = max(gradient.abs().max() for gradient in expected.values())

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from models.checkpoint import checkpoint
+from models.config.resolve import resolve
 from models.load import load_run, restored, runnable
-from models.recipe import resolve
-from models.training import checkpoint
 from pipeline.errors import InputError
-from pipeline.open import open_data, sweep
-from pipeline.split import known_labels
-
-from ..conftest import rows, same, weights
+from pipeline.evaluation.sweep import sweep
+from pipeline.labels.splits import known_labels
+from pipeline.open import open_data
+from tests.conftest import rows, same, weights
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models.encoder.patches import IMAGENET
 from models.losses import pixel_loss, pseudo_label_loss
-from models.patches import IMAGENET
 from pipeline.errors import InputError
 
 DOUBLE = torch.float64

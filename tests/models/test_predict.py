@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from models import predict
-from pipeline.beton import open_beton
 from pipeline.errors import InputError
-from pipeline.split import known_labels
-
-from ..conftest import rows
+from pipeline.labels.splits import known_labels
+from pipeline.store.beton import open_beton
+from tests.conftest import rows
 
 N = 300
 

@@ -8,20 +8,21 @@ import pytest
 import torch
 from torch import nn
 
+from models.config.recipe import Run
+from models.config.resolve import named
+from models.distributed.precision import precision
+from models.distributed.process_group import World
+from models.encoder.patches import _scale_and_shift
 from models.evaluate.accuracy import hits
 from models.evaluate.knn import features
 from models.evaluate.shifts import share_wrong
-from models.method import Moment, method_class
-from models.patches import _scale_and_shift
-from models.recipe import Run, named
-from models.training.distributed import World
-from models.training.guard import Guard
-from models.training.journal import Journal
-from models.training.optim import clip, optimiser, set_rate
-from models.training.precision import precision
-from models.training.pseudo import Tally
-from models.training.schedule import Length
-from tests.models.test_catalogue import CLASSES, TOYS, changed, has, toy, two_batches, with_files
+from models.method import StepInfo, method_class
+from models.optim.guard import Guard
+from models.optim.optimiser import clip, optimiser, set_rate
+from models.optim.schedule import Length
+from models.reporting.journal import Journal
+from models.reporting.pseudo_label_stats import Tally
+from tests.models.config.test_catalogue import CLASSES, TOYS, changed, has, toy, two_batches, with_files
 from tests.pretended import NONZERO, Watch, move, pretended_gpu
 
 ONE = World(0, 1, 0, torch.device("cuda"))
@@ -55,7 +56,7 @@ def test_the_host_asks_at_most_how_many_passed(recipe, digits, target_files, tmp
     journal = Journal(tmp_path, LENGTH, replace(ONE, device=torch.device("cpu")), log_steps=100, tally=Tally(CLASSES))
     with pretended_gpu(monkeypatch) as mode:
         move(method, mode)
-        batch, now = there(batch, mode), Moment(10**6, labels_only=False)
+        batch, now = there(batch, mode), StepInfo(10**6, labels_only=False)
         stepper = optimiser(method, recipe.optim)
         set_rate(stepper, 1e-3)
         with Watch(), precision(Run(), ONE.device):
@@ -69,10 +70,10 @@ def test_the_host_asks_at_most_how_many_passed(recipe, digits, target_files, tmp
             Guard(ONE).step(stepper, loss.total, norm, torch.zeros(4, dtype=torch.int64, device="cuda"), 0)
             method.after_step(0)
             journal.record(1, loss.total.detach(), loss.parts, norm, lr=1e-3, images=32, wait_s=0.0)
-            if loss.guesses is not None:
-                journal.tally.add(loss.guesses)
+            if loss.pseudo_stats is not None:
+                journal.tally.add(loss.pseudo_stats)
     assert {loss.total.device.type, norm.device.type, *(part.device.type for part in loss.parts.values())} == {"cuda"}
-    assert watch.waits == {} or (loss.guesses is not None and watch.waits == {str(NONZERO): 1})
+    assert watch.waits == {} or (loss.pseudo_stats is not None and watch.waits == {str(NONZERO): 1})
     assert watch.mixed == watch.unpinned == {}
     exact = has(recipe, "method.reconstruct.target") and recipe.method.reconstruct.target in target_files
     assert watch.products == {torch.bfloat16, *([torch.float32] if exact else [])}  # what is to be predicted is exact
@@ -87,7 +88,7 @@ def test_evaluating_asks_nothing_until_all_is_counted(digits, monkeypatch):
         images = torch.zeros(4, 3, 16, 16, dtype=torch.uint8, device="cuda")
         hits(method, [images], labels[:4])  # tables that are made once
         with Watch() as watch:
-            counts, found = hits(method, [images, images], labels), features(method.judged, [images, images])
+            counts, found = hits(method, [images, images], labels), features(method.eval_encoder, [images, images])
     assert (counts.device.type, found.device.type) == ("cuda", "cuda")
     assert watch.waits == watch.mixed == watch.unpinned == {}
 

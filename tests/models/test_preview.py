@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from models import preview
-from models.recipe import resolve
-from pipeline.beton import open_beton
+from models.config.resolve import resolve
 from pipeline.errors import command
 from pipeline.preview import HIDDEN
+from pipeline.store.beton import open_beton
 
 
 @pytest.mark.parametrize(

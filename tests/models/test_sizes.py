@@ -7,15 +7,25 @@ import timm
 import torch
 from timm.layers import resample_abs_pos_embed
 
-from models import peers
-from models.blocks import compile_blocks
-from models.branches.base import Reconstruct
-from models.branches.mae import MAEBranch
-from models.decoder import Decoder, predicted_ids
-from models.flops import GroupCost, count, decoder_flops, encoder_flops
-from models.packed import as_packed
-from models.positions import resampled
-from models.vit import Chosen, Covered, Part, Size, Whole, build_encoder, classify, encode, look
+from models.bench import baselines
+from models.bench.flops import GroupCost, count, decoder_flops, encoder_flops
+from models.distributed.compile import compile_blocks
+from models.encoder.packed import as_packed
+from models.encoder.positions import resampled
+from models.encoder.vit import (
+    FullImages,
+    MaskedImages,
+    SelectedImages,
+    Size,
+    VisiblePatches,
+    build_encoder,
+    classify,
+    encode,
+    eval_logits,
+)
+from models.masked.base import Reconstruct
+from models.masked.decoder import Decoder, predicted_ids
+from models.masked.mae import MAEBranch
 
 DOUBLE = torch.float64
 SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4, "num_classes": 5}
@@ -59,15 +69,19 @@ def test_every_kind_of_group_is_a_network_of_its_size_with_resampled_positions(p
     vit, plain = pair(pixels, **VARIANTS[name])
     x, patches = images(pixels), (pixels // 8) ** 2
     visible, rows = some_visible(patches, 2), torch.tensor([2, 0])
-    whole, chosen, partly = encode(vit, [Whole(x, pooled=False), Chosen(x, rows, pooled=False), Part(x, visible)])
+    whole, chosen, partly = encode(
+        vit, [FullImages(x, pooled=False), SelectedImages(x, rows, pooled=False), VisiblePatches(x, visible)]
+    )
     expected = plain.forward_features(x)
     torch.testing.assert_close(whole, expected, rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(chosen, expected[rows], rtol=1e-11, atol=1e-11)
-    torch.testing.assert_close(look(vit, x), plain(x), rtol=1e-11, atol=1e-11)
-    (covered,) = encode(vit, [Covered(x, torch.zeros(3, patches, dtype=torch.bool), torch.zeros(32, dtype=DOUBLE))])
+    torch.testing.assert_close(eval_logits(vit, x), plain(x), rtol=1e-11, atol=1e-11)
+    (covered,) = encode(
+        vit, [MaskedImages(x, torch.zeros(3, patches, dtype=torch.bool), torch.zeros(32, dtype=DOUBLE))]
+    )
     torch.testing.assert_close(covered, expected, rtol=1e-11, atol=1e-11)
     if plain.pos_embed is not None:
-        expected = peers.plain_visible_tokens(plain, x, visible)
+        expected = baselines.plain_visible_tokens(plain, x, visible)
         torch.testing.assert_close(partly, expected, rtol=1e-11, atol=1e-11)
 
 
@@ -79,7 +93,7 @@ def test_the_decoder_is_one_of_its_grid_with_resampled_positions(everything):
     small.positions = resample_abs_pos_embed(decoder.positions[None], [2, 3], [4, 4], num_prefix_tokens=0)[0]
     tokens, visible = torch.randn(3, 3, 32, dtype=DOUBLE), some_visible(6, 2)
     ids = predicted_ids(visible, 6, everything=everything)
-    expected = peers.plain_decode(small, tokens, visible).gather(1, ids[..., None].expand(-1, -1, 192))
+    expected = baselines.plain_decode(small, tokens, visible).gather(1, ids[..., None].expand(-1, -1, 192))
     torch.testing.assert_close(decoder(tokens, visible, ids, (2, 3)), expected, rtol=1e-11, atol=1e-11)
     whole = some_visible(16, 4), torch.randn(3, 5, 32, dtype=DOUBLE)
     ids = predicted_ids(whole[0], 16)
@@ -94,9 +108,9 @@ def test_the_pixel_loss_and_its_gradients_are_those_of_networks_of_that_size(nor
     small.load_state_dict(branch.decoder.state_dict())
     small.positions = resample_abs_pos_embed(branch.decoder.positions[None], [3, 3], num_prefix_tokens=0)[0]
     x, visible = images(24), some_visible(9, 2)
-    (partly,) = encode(vit, [Part(x, visible)])
+    (partly,) = encode(vit, [VisiblePatches(x, visible)])
     loss = branch(partly, x, visible)
-    expected = peers.plain_mae(plain, small, x, visible, normalise=normalise)
+    expected = baselines.plain_mae(plain, small, x, visible, normalise=normalise)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-11)
     loss.backward(), expected.backward()
     ours = dict(vit.named_parameters()) | dict(branch.decoder.named_parameters("decoder"))
@@ -138,7 +152,7 @@ def test_a_smaller_image_costs_the_closed_form_of_its_patches(pixels):
     visible = torch.empty(2, patches // 4, dtype=torch.int64, device="meta")
 
     def step():
-        (partly,) = encode(vit, [Part(x, visible)])
+        (partly,) = encode(vit, [VisiblePatches(x, visible)])
         branch(partly, x, visible).backward()
 
     seen, hidden = patches // 4, patches - patches // 4
@@ -168,7 +182,9 @@ def test_compiled_blocks_make_graphs_once_a_size_and_change_nothing():
             for vit in (eager, compiled):
                 torch.manual_seed(strong)
                 visible = torch.arange(2).expand(8, -1)
-                groups = encode(vit, [Whole(x[:2]), Chosen(x, torch.arange(strong)), Part(x, visible)])
+                groups = encode(
+                    vit, [FullImages(x[:2]), SelectedImages(x, torch.arange(strong)), VisiblePatches(x, visible)]
+                )
                 vit.zero_grad()
                 torch.cat([group.flatten() for group in groups]).sin().sum().backward()
                 results.append([*classify(vit, groups[:2]), *(block.attn.qkv.weight.grad for block in vit.blocks)])

@@ -7,10 +7,10 @@ import timm
 import torch
 from timm.layers import DropPath
 
-from models import packed as packed_file
-from models import peers
-from models.decoder import Decoder
-from models.packed import as_packed
+from models.bench import baselines
+from models.encoder import packed as packed_file
+from models.encoder.packed import as_packed
+from models.masked.decoder import Decoder
 
 DOUBLE = torch.float64
 AVERAGE = {"global_pool": "avg", "fc_norm": False}
@@ -46,7 +46,7 @@ def draw(passing, unlabelled=7):
     images = [torch.randn(n, 3, 32, 32, dtype=DOUBLE) for n in (2, unlabelled, unlabelled)]
     visible = torch.rand(unlabelled, 16).argsort(1)[:, :4].sort(1).values
     passed = torch.randperm(unlabelled) < passing
-    return peers.Step(images[0], torch.tensor([1, 4]), *images[1:], visible, passed)
+    return baselines.Step(images[0], torch.tensor([1, 4]), *images[1:], visible, passed)
 
 
 def assert_equal_losses_and_gradients(ours, theirs):
@@ -69,8 +69,8 @@ def assert_equal_losses_and_gradients(ours, theirs):
 def test_loss_and_gradients_equal_separate_plain_forwards(name):
     plain, plain_decoder, vit, decoder = build(**VARIANTS[name])
     step = draw(passing=3)
-    ours = peers.packed(vit, decoder, step)
-    theirs = peers.separate(plain, plain_decoder, step)
+    ours = baselines.packed(vit, decoder, step)
+    theirs = baselines.separate(plain, plain_decoder, step)
     assert_equal_losses_and_gradients((ours, (vit, decoder)), (theirs, (plain, plain_decoder)))
 
 
@@ -78,8 +78,8 @@ def test_loss_and_gradients_equal_separate_plain_forwards(name):
 def test_it_does_not_matter_how_many_pseudo_labels_pass(passing):
     plain, plain_decoder, vit, decoder = build()
     step = draw(passing)
-    ours = peers.packed(vit, decoder, step)
-    theirs = peers.separate(plain, plain_decoder, step)
+    ours = baselines.packed(vit, decoder, step)
+    theirs = baselines.separate(plain, plain_decoder, step)
     assert_equal_losses_and_gradients((ours, (vit, decoder)), (theirs, (plain, plain_decoder)))
 
 
@@ -87,16 +87,16 @@ def test_checkpointing_activations_changes_no_gradient():
     plain, plain_decoder, vit, decoder = build()
     vit.set_grad_checkpointing()
     step = draw(passing=3)
-    ours = peers.packed(vit, decoder, step)
-    theirs = peers.separate(plain, plain_decoder, step)
+    ours = baselines.packed(vit, decoder, step)
+    theirs = baselines.separate(plain, plain_decoder, step)
     assert_equal_losses_and_gradients((ours, (vit, decoder)), (theirs, (plain, plain_decoder)))
 
 
 def test_the_peers_ways_agree_so_the_benchmark_compares_like_with_like():
     plain, plain_decoder, other, other_decoder = build()
     step = draw(passing=3)
-    usb = peers.usb(other, other_decoder, step)
-    separate = peers.separate(plain, plain_decoder, step)
+    usb = baselines.usb(other, other_decoder, step)
+    separate = baselines.separate(plain, plain_decoder, step)
     assert_equal_losses_and_gradients((usb, (other, other_decoder)), (separate, (plain, plain_decoder)))
 
 
@@ -110,7 +110,7 @@ def test_drop_path_draws_equal_plain_forwards_and_spares_the_masked_branch(monke
         return drawn[drop_path][-1]
 
     monkeypatch.setattr(packed_file, "sample_factors", remember)
-    ours = peers.packed(vit, decoder, step)
+    ours = baselines.packed(vit, decoder, step)
     assert len(drawn) == 4  # two in each block but the first, whose rate is 0
     assert all([len(factors) for factors in group] == [2, 3] for group in drawn.values())
     assert {value for group in drawn.values() for factors in group for value in factors.unique().tolist()} > {0.0}
@@ -129,19 +129,19 @@ def test_drop_path_draws_equal_plain_forwards_and_spares_the_masked_branch(monke
     rows = step.passed.nonzero().squeeze(1)
     of_group["now"] = None
     guess = plain(step.weak).argmax(-1)
-    pixels = peers.plain_mae(plain, plain_decoder, step.weak, step.visible)
+    pixels = baselines.plain_mae(plain, plain_decoder, step.weak, step.visible)
     of_group["now"] = 0
     label = torch.nn.functional.cross_entropy(plain(step.labelled), step.labels)
     of_group["now"] = 1
     pseudo = torch.nn.functional.cross_entropy(plain(step.strong[rows]), guess[rows], reduction="sum") / 7
-    theirs = label + peers.LAMBDA_U * pseudo + peers.MU * pixels
+    theirs = label + baselines.LAMBDA_U * pseudo + baselines.MU * pixels
     assert_equal_losses_and_gradients((ours, (vit, decoder)), (theirs, (plain, plain_decoder)))
 
 
 def test_rejected_strong_images_and_hidden_pixels_are_never_read():
     def gradients(step):
         _, _, vit, decoder = build()
-        loss = peers.packed(vit, decoder, step)
+        loss = baselines.packed(vit, decoder, step)
         loss.backward()
         return [loss, *(parameter.grad for parameter in (*vit.parameters(), *decoder.parameters()))]
 
@@ -149,9 +149,9 @@ def test_rejected_strong_images_and_hidden_pixels_are_never_read():
     step = draw(passing=3)
     poisoned = step.strong.clone()
     poisoned[~step.passed] = float("nan")
-    clean, dirty = gradients(step), gradients(peers.Step(**{**vars(step), "strong": poisoned}))
+    clean, dirty = gradients(step), gradients(baselines.Step(**{**vars(step), "strong": poisoned}))
     assert all(torch.equal(a, b) for a, b in zip(clean, dirty, strict=True))
     assert all(gradient.isfinite().all() for gradient in dirty)
     # and the poison works: the peers' way drowns in it
     plain, decoder, _, _ = build()
-    assert peers.separate(plain, decoder, peers.Step(**{**vars(step), "strong": poisoned})).isnan()
+    assert baselines.separate(plain, decoder, baselines.Step(**{**vars(step), "strong": poisoned})).isnan()

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from pipeline.backends import dali_pipe
-from pipeline.beton import Beton, open_beton
-from pipeline.convert import Options, convert
+from pipeline.convert.conversion import Options, convert
 from pipeline.errors import InputError
-from pipeline.sources import Source
-from pipeline.split import make_split, save_split
+from pipeline.labels.splits import make_split, save_split
+from pipeline.sources.find import Source
+from pipeline.store.beton import Beton, open_beton
 
 
 class Smooth(Source):

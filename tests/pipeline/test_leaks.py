@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import libffcv
-from pipeline.beton import Beton, open_beton
+from pipeline.backends import libffcv
+from pipeline.concurrency.pool import cores
 from pipeline.errors import InputError
 from pipeline.loader import Loader
 from pipeline.open import open_backend
-from pipeline.pool import cores
 from pipeline.spec import Data, Needs
-from pipeline.task import feed, open_task
+from pipeline.store.beton import Beton, open_beton
+from pipeline.train_data import loader_spec, open_train_data
 
 CPU = torch.device("cpu")
 NEEDS = Needs(unlabelled=True, strong=True, unlabelled_visible=True)
@@ -64,9 +64,9 @@ def open_loader(beton: Beton, kind: str, threads: int | None = 2, device: torch.
     size = 64 if kind == "T2" else 128  # whose views take a device, or long
     where = str(beton.path.parent)
     data = Data(where, batch=16, size=size, backend=backend, views_on=views_on, threads=threads, ahead=2)
-    task = open_task(data, NEEDS)
-    fed = feed(task, data, NEEDS, patch=16, total_steps=100)
-    return Loader(fed, open_backend(data, task.beton, device), device, ahead=data.ahead)
+    train_data = open_train_data(data, NEEDS)
+    fed = loader_spec(train_data, data, NEEDS, patch=16, total_steps=100)
+    return Loader(fed, open_backend(data, train_data.beton, device), device, ahead=data.ahead)
 
 
 def closed(batches: Loader) -> None:
@@ -93,7 +93,7 @@ def ended_by_an_exception(batches: Loader) -> None:
 def failed_in_a_planner(batches: Loader) -> None:
     with contextlib.suppress(AttributeError), batches:
         next(batches)
-        batches._feed = replace(batches._feed, order=None)
+        batches._feed = replace(batches._feed, sampler=None)
         for _ in range(5):
             next(batches)
         raise AssertionError("no error")

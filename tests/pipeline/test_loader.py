@@ -10,17 +10,17 @@ import torch
 
 from pipeline.backends.base import Backend, Views
 from pipeline.backends.ffcv import FFCV
-from pipeline.backends.memory import Memory
+from pipeline.backends.in_memory import InMemoryBackend
 from pipeline.batch import Batch, Unlabelled
-from pipeline.beton import Beton
 from pipeline.errors import InputError
-from pipeline.loader import Feed, Loader
-from pipeline.names import read_names
+from pipeline.labels.splits import known_labels, load_split
+from pipeline.loader import Loader, LoaderSpec
 from pipeline.open import open_backend
-from pipeline.plan import Plan
 from pipeline.spec import Data, Needs, View
-from pipeline.split import known_labels, load_split
-from pipeline.task import feed, open_task
+from pipeline.store.beton import Beton
+from pipeline.store.sample_names import read_names
+from pipeline.train_data import loader_spec, open_train_data
+from pipeline.views.plan import Plan
 
 CPU = torch.device("cpu")
 ALL = Needs(labelled=True, unlabelled=True, strong=True, unlabelled_visible=True)
@@ -32,14 +32,14 @@ def data_of(beton: Beton, **changes) -> Data:
     return replace(usual, **changes)
 
 
-def feed_of(data: Data, needs: Needs = ALL, **more: int) -> Feed:
-    return feed(open_task(data, needs), data, needs, patch=8, seed=11, total_steps=9, **more)
+def feed_of(data: Data, needs: Needs = ALL, **more: int) -> LoaderSpec:
+    return loader_spec(open_train_data(data, needs), data, needs, patch=8, seed=11, total_steps=9, **more)
 
 
 def batches(
-    beton: Beton, feed: Feed, n: int, *, step: int = 0, ahead: int = 3, threads: int = 1, size: int = 16
+    beton: Beton, loader_spec: LoaderSpec, n: int, *, step: int = 0, ahead: int = 3, threads: int = 1, size: int = 16
 ) -> list[Batch]:
-    with Loader(feed, FFCV(beton, size, CPU, "cpu", threads), CPU, step, ahead) as loader:
+    with Loader(loader_spec, FFCV(beton, size, CPU, "cpu", threads), CPU, step, ahead) as loader:
         return [next(loader) for _ in range(n)]
 
 
@@ -115,38 +115,38 @@ def test_labels_only_steps_have_no_unlabelled_part(beton):
 
 
 def test_a_label_that_the_split_hides_is_nowhere(beton):
-    task = open_task(data_of(beton), ALL)
+    train_data = open_train_data(data_of(beton), ALL)
     known = known_labels(beton, load_split(beton, SPLIT))
-    assert sorted(task.labelled) == sorted(np.flatnonzero(known[np.arange(beton.n)] >= 0))
-    assert len(task.labelled) == 6
+    assert sorted(train_data.labelled) == sorted(np.flatnonzero(known[np.arange(beton.n)] >= 0))
+    assert len(train_data.labelled) == 6
     names = read_names(beton)
-    outside = np.setdiff1d(np.arange(beton.n), task.labelled)
-    assert (task.labels[outside] == -1).all()
+    outside = np.setdiff1d(np.arange(beton.n), train_data.labelled)
+    assert (train_data.labels[outside] == -1).all()
     assert "label" not in " ".join(field.name for field in fields(Unlabelled))
     for batch in batches(beton, feed_of(data_of(beton)), 5):
-        assert set(batch.labelled.ids.tolist()) <= set(task.labelled.tolist())
+        assert set(batch.labelled.ids.tolist()) <= set(train_data.labelled.tolist())
         assert batch.labelled.labels.tolist() == [int(names[i][:3]) % 3 for i in batch.labelled.ids]
         assert not hasattr(batch.unlabelled, "labels")
 
 
 def test_a_method_without_labels_holds_none(beton):
-    task = open_task(data_of(beton), Needs(unlabelled=True))
-    assert (task.labels[np.arange(beton.n)] == -1).all()
-    assert not len(task.labels.values)
-    assert task.labelled is None
-    assert task.split is None
+    train_data = open_train_data(data_of(beton), Needs(unlabelled=True))
+    assert (train_data.labels[np.arange(beton.n)] == -1).all()
+    assert not len(train_data.labels.values)
+    assert train_data.labelled is None
+    assert train_data.split is None
 
 
 def test_an_image_without_a_known_label_in_the_labelled_pool_is_refused(beton, threads_end):
     whole = feed_of(data_of(beton))
     hidden = np.full(beton.n, -1)
-    leaky = Feed(whole.order, hidden, whole.labelled, whole.unlabelled)
+    leaky = LoaderSpec(whole.sampler, hidden, whole.labelled, whole.unlabelled)
     with pytest.raises(AssertionError, match="without a known label"):
         batches(beton, leaky, 1)
 
 
 def test_rest_leaves_out_the_labelled_images_and_all_does_not(beton):
-    rest, everything = (open_task(data_of(beton, unlabelled=which), ALL) for which in ("rest", "all"))
+    rest, everything = (open_train_data(data_of(beton, unlabelled=which), ALL) for which in ("rest", "all"))
     assert not set(rest.unlabelled) & set(rest.labelled)
     assert sorted([*rest.unlabelled, *rest.labelled]) == list(everything.unlabelled) == list(range(beton.n))
     seen = {
@@ -223,7 +223,7 @@ def test_what_is_ready_is_not_waited_for(beton, threads_end):
 def test_views_made_on_the_device_show_what_the_cpu_shows(beton, threads_end, backend):
     here, there = (data_of(beton, views_on=on, backend=backend, strong=View()) for on in ("cpu", "device"))
     opened = [open_backend(data, beton, CPU) for data in (here, there)]
-    assert {type(each) for each in opened} == {FFCV if backend == "ffcv" else Memory}
+    assert {type(each) for each in opened} == {FFCV if backend == "ffcv" else InMemoryBackend}
     whole = feed_of(here)
     found = []
     for each in opened:

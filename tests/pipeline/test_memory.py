@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.beton import open_beton
 from pipeline.loader import Loader
 from pipeline.open import open_backend
 from pipeline.spec import Data, Needs
-from pipeline.task import feed, open_task
+from pipeline.store.beton import open_beton
+from pipeline.train_data import loader_spec, open_train_data
 
 CPU = torch.device("cpu")
 NEEDS = {
@@ -36,8 +36,8 @@ def anonymous_mb() -> float:
 def most_mb(path: Path, views_on: str, batch: int, size: int, batches: int) -> float:
     """The most that a loader of `batch` images a step held at any moment while it made some batches."""
     data = Data(str(path.parent), path.name, batch=batch, size=size, backend="ffcv", views_on=views_on, ahead=AHEAD)
-    task = open_task(data, NEEDS[views_on])
-    fed = feed(task, data, NEEDS[views_on], patch=16, total_steps=100)
+    train_data = open_train_data(data, NEEDS[views_on])
+    fed = loader_spec(train_data, data, NEEDS[views_on], patch=16, total_steps=100)
     most, over, before = 0.0, threading.Event(), anonymous_mb()
 
     def watch() -> None:
@@ -48,7 +48,7 @@ def most_mb(path: Path, views_on: str, batch: int, size: int, batches: int) -> f
     watching = threading.Thread(target=watch)
     watching.start()
     try:
-        with Loader(fed, open_backend(data, task.beton, CPU), CPU, ahead=AHEAD) as loader:
+        with Loader(fed, open_backend(data, train_data.beton, CPU), CPU, ahead=AHEAD) as loader:
             for _ in range(batches):
                 batch = next(loader)
                 while not all(future.done() for future in loader._pending):  # a slow consumer: all are there

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import libffcv, preview
+from pipeline import preview
+from pipeline.backends import libffcv
 from pipeline.errors import command
 from pipeline.spec import Data, Mask
 

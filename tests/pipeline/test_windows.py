@@ -6,9 +6,9 @@ import torch
 from pipeline import rng
 from pipeline.backends.ffcv import FFCV
 from pipeline.loader import Loader
-from pipeline.plan import draw_mask
 from pipeline.spec import Data, Mask, Needs
-from pipeline.task import feed, open_task
+from pipeline.train_data import loader_spec, open_train_data
+from pipeline.views import masks
 
 CPU = torch.device("cpu")
 NEEDS = Needs(labelled=True, labelled_visible=True, unlabelled=True, unlabelled_visible=True)
@@ -20,7 +20,9 @@ def batches(beton, mask: Mask, steps: int, chunks: int = 1, sizes: tuple[int, ..
     data = Data(str(beton.path.parent), split="2-per-class", batch=16, ratio=3, size=40, sizes=sizes, mask=mask)
     ranks = []
     for rank in range(chunks):
-        fed = feed(open_task(data, NEEDS), data, NEEDS, patch=8, total_steps=2, seed=11, rank=rank, ranks=chunks)
+        fed = loader_spec(
+            open_train_data(data, NEEDS), data, NEEDS, patch=8, total_steps=2, seed=11, rank=rank, ranks=chunks
+        )
         with Loader(fed, FFCV(beton, 40, CPU, "cpu", 1), CPU) as loader:
             ranks.append([next(loader) for _ in range(steps)])
     return list(zip(*ranks, strict=True))
@@ -38,7 +40,7 @@ def test_windows_arrive_with_their_hidden_patches_the_same_at_two_ranks(beton):
                 assert torch.equal(getattr(part, field), joined)
     unknown = alone[0][0].unlabelled
     keys = rng.derive(rng.keys(11, 0, unknown.ids.numpy(), rng.MASK), rng.WEAK)
-    for part, expected in zip((unknown.visible, unknown.hidden), draw_mask(WINDOWS, keys, 5), strict=True):
+    for part, expected in zip((unknown.visible, unknown.hidden), masks.draw(WINDOWS, keys, 5), strict=True):
         assert np.array_equal(part.numpy(), expected)
 
 

@@ -9,7 +9,7 @@ STEP = 92
 
 def main() -> int:
     import train
-    from models.training.guard import Guard
+    from models.optim.guard import Guard
 
     stepped, hangs = Guard.step, (os.environ["RANK"], os.environ["ATTEMPT"]) == ("1", "0")
 

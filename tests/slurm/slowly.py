@@ -13,7 +13,7 @@ STEP, PAUSE_S = 92, 0.1
 
 def main() -> int:
     import train
-    from models.training.guard import Guard
+    from models.optim.guard import Guard
 
     stepped, first = Guard.step, os.environ["ATTEMPT"] == "0" and os.environ.get("SLURM_RESTART_COUNT", "0") == "0"
 

@@ -92,14 +92,17 @@ def test_without_gpus_there_are_as_many_processes_as_asked_for():
 
 
 HERE = {  # what a job would find out hours later
-    "less than a step": ("mae_ablations:digits_mask -- --optim.epochs=0.5 --optim.rise-epochs=0", "less than one step"),
+    "less than a step": (
+        "mae_ablations:digits_mask -- --optim.epochs=0.5 --optim.warmup-epochs=0",
+        "less than one step",
+    ),
     "a sweep's short epochs": ("ladder:digits_5 -- --optim.labels-only-epochs=1e6", "labels_only_epochs is 1e+06 of"),
     "a batch over seven": ("semi_mae:digits --gpus 7", "does not divide over 7 devices"),
     "an unknown split": ("semi_mae:digits -- --data.split=6-per-class", "no split '6-per-class'"),
     "what a method cannot do": ("crossmae:digits -- --method.reconstruct.predict=0.9", "of which only 0.5 are hidden"),
     "a target nobody fitted": (
         "mae_ablations:digits_target",
-        "cannot read data/digits/pca.pt: No such file or directory; make it with `python -m models.fit_pca "
+        "cannot read data/digits/pca.pt: No such file or directory; make it with `python -m models.masked.fit_pca "
         "{root}/train.beton --recipe mae_ablations:digits_target/2 --out data/digits/pca.pt`",
     ),
 }

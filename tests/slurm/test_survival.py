@@ -112,7 +112,7 @@ def test_one_rank_is_killed(train, ends_equal):
 @long
 def test_one_rank_hangs(train, ends_equal, tmp_path):
     """It ends itself, saying where it stands, though no connection has closed; then as after a kill."""
-    patient = [*METHOD["semi_mae:digits"], "--run.patience-s=4"]
+    patient = [*METHOD["semi_mae:digits"], "--run.hang-timeout-s=4"]
     job = train("--folder", str(tmp_path / "run"), "--", *patient, recipe="tests.slurm.hanging")
     ends_equal(job, "one rank hangs", ["submitted", "started", "crashed", "started", "done"])
     row = next(row for row in events.read(job.run) if row["event"] == "crashed")

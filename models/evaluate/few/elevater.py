@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.encoder.vit import evaluating
 from models.evaluate.few.metric import Metric, measured
 from models.evaluate.few.search import L2, search
 from models.evaluate.few.shots import Shots
 from models.losses import label_loss
-from models.vit import evaluating
 
 RATES = np.logspace(-6, -1, 6)
 EPOCHS, MORE_EPOCHS = 10, 40  # of each trial, and what the last training has on top (the toolkit's model files)
 BATCH, MOMENTUM = 64, 0.9  # the toolkit's model files
 
 
-class Chosen(NamedTuple):
+class SelectedImages(NamedTuple):
     """The value reported, the settings that validation chose, and the epoch, from 1, that test chose."""
 
     value: float
@@ -48,7 +48,7 @@ def elevater(
     seed: int,
     *,
     left_only: bool = False,
-) -> Chosen:
+) -> SelectedImages:
     """Search, learn again, report the best epoch on test.
 
     make     a new classifier, always the same
@@ -72,7 +72,7 @@ def elevater(
     _, lr, l2 = best
     values = descend(make(), inputs, labels, lr, l2, EPOCHS + MORE_EPOCHS, seed, on_test)
     epoch = int(np.argmax(values))
-    return Chosen(values[epoch], lr, l2, epoch + 1)
+    return SelectedImages(values[epoch], lr, l2, epoch + 1)
 
 
 def descend(

@@ -14,8 +14,8 @@ from models.evaluate.few.suite import labels_of
 from models.evaluate.few.table import Cell
 from models.evaluate.few.task import Found, Task
 from models.evaluate.few.tune import Tuning, tune
-from pipeline.beton import Beton
-from pipeline.send import send
+from pipeline.concurrency.transfer import send
+from pipeline.store.beton import Beton
 
 
 def finetune(task: Task, tuning: Tuning) -> list[Cell]:

@@ -12,8 +12,8 @@ from models.evaluate.few.shots import Shots
 from models.evaluate.few.suite import labels_of
 from models.evaluate.few.table import Cell
 from models.evaluate.few.task import Found, Task
-from pipeline.beton import Beton
-from pipeline.send import send
+from pipeline.concurrency.transfer import send
+from pipeline.store.beton import Beton
 
 Known = tuple[Tensor, Tensor]
 """Features f32 [N, width] and labels i64 [N], on the device."""

@@ -6,11 +6,11 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
+from models.config.recipe import Recipe
+from models.distributed.precision import precision
+from models.encoder.vit import FullImages, classify, encode
 from models.method import Method
-from models.recipe import Recipe
 from models.semiformer.model import Semiformer
-from models.training.precision import precision
-from models.vit import Whole, classify, encode
 from pipeline.errors import InputError
 
 Pool = Literal["recipe", "token", "avg"]
@@ -27,7 +27,7 @@ class Represent(nn.Module):
     def __init__(self, method: Method, recipe: Recipe, pool: Pool = "recipe") -> None:
         """Raises InputError where there is no class token to read, or no choice."""
         super().__init__()
-        self.run, self.encoder = recipe.run, deepcopy(method.judged)
+        self.run, self.encoder = recipe.run, deepcopy(method.eval_encoder)
         self.encoder.requires_grad_(True)  # an average learns nothing, nor does what the run itself froze
         if recipe.encoder.position == "sincos":
             self.encoder.pos_embed.requires_grad_(False)
@@ -49,7 +49,7 @@ class Represent(nn.Module):
             if isinstance(self.encoder, Semiformer):
                 found = torch.cat(self.encoder(images), 1)
             else:
-                found = classify(self.encoder, encode(self.encoder, [Whole(images)]))[0]
+                found = classify(self.encoder, encode(self.encoder, [FullImages(images)]))[0]
         return found.float()
 
 

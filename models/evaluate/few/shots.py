@@ -6,7 +6,7 @@ from typing import final
 import numpy as np
 
 from pipeline import rng
-from pipeline.labels import Labels
+from pipeline.labels.known import Labels
 
 TAG = 1  # of the draws from the stream ORDER of an image
 FOLDS = 5  # a fifth of the shots is held out (ELEVATER: 20 % of each class, rounded up)

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
-from pipeline.beton import Beton
 from pipeline.errors import InputError
-from pipeline.labels import Labels
+from pipeline.labels.known import Labels
+from pipeline.labels.splits import known_labels
 from pipeline.open import open_data
 from pipeline.spec import Data
-from pipeline.split import known_labels
+from pipeline.store.beton import Beton
 
 TRAIN, VAL, TEST = "train.beton", "val.beton", "test.beton"
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
-from models.text import percent
-from models.training.render import Block, Table, Text
+from models.reporting.render import Block, Table, Text
+from pipeline.text import percent
 
 SELECTED = {
     "shots": "Everything was selected by holding out a fifth of the shots: no label beyond the shots was used, and "
@@ -58,7 +58,7 @@ def page(cells: Sequence[Cell], metrics: dict[str, str], remarks: Sequence[str],
     ]
     table = Table(("data set", "metric", *(f"{k} shots" for k in shots)), rows)
     every = Table(("data set", "shots", "draw", "on test", "chosen", "seconds"), each)
-    return [Text(said), Text(head), table, *(Text(remark) for remark in remarks), every]
+    return [Text(said), Text(head), table, *(Text(startup_note) for startup_note in remarks), every]
 
 
 def _sets(cells: Sequence[Cell]) -> list[str]:

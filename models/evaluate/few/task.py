@@ -14,8 +14,8 @@ from models.evaluate.few.represent import Represent
 from models.evaluate.few.shots import Shots, draw_shots
 from models.evaluate.few.suite import Set, labels_of
 from models.evaluate.few.table import Cell
-from pipeline.beton import Beton
 from pipeline.spec import Data
+from pipeline.store.beton import Beton
 
 Protocol = Literal["honest", "elevater"]
 """Selected on validation with test looked at once, or as ELEVATER does, where test selects the epoch."""

@@ -6,21 +6,21 @@ from typing import Literal
 import numpy as np
 import torch
 
+from models.config.recipe import Optim
 from models.evaluate.few.represent import Tuned
 from models.evaluate.few.shots import Shots
 from models.losses import label_loss
-from models.recipe import Optim
-from models.training.optim import clip, optimiser, set_rate
-from models.training.schedule import Pools, length, rate
+from models.optim.optimiser import clip, optimiser, set_rate
+from models.optim.schedule import Pools, length, rate
 from pipeline import rng
-from pipeline.beton import Beton
-from pipeline.choose import streamed
-from pipeline.labels import Labels
-from pipeline.loader import Feed, Loader
+from pipeline.backends.select import streamed
+from pipeline.labels.known import Labels
+from pipeline.loader import Loader, LoaderSpec
 from pipeline.open import open_backend
-from pipeline.order import Order
-from pipeline.plan import Wanted
+from pipeline.sampling.sampler import Sampler
 from pipeline.spec import Data
+from pipeline.store.beton import Beton
+from pipeline.views.plan import ViewSpec
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Tuning:
     """Peak rates to select from."""
     epochs: float = 50
     """Passes of the shots (ELEVATER's last training: 10 + 40)."""
-    rise_epochs: float = 5
+    warmup_epochs: float = 5
     """Linear warm-up of the rate (MAE fine-tunes with 5)."""
     batch: int = 64
     """Images in a step (ELEVATER)."""
@@ -53,16 +53,16 @@ def tune(model: Tuned, data: Data, beton: Beton, shots: Shots, tuning: Tuning, l
     device = next(model.parameters()).device
     order, batch = np.argsort(shots.ids), min(tuning.batch, len(shots))
     labels = Labels(beton.n, shots.ids[order], shots.labels[order])
-    wanted = Wanted({"images": (getattr(data, tuning.view), rng.LABELLED)}, data.size)
-    feed = Feed(Order(seed, labels.ids, None, batch, 0), labels, wanted, None, seed)
-    optim = Optim(lr=lr, epochs=tuning.epochs, rise_epochs=tuning.rise_epochs, epoch_unit="labelled",
+    wanted = ViewSpec({"images": (getattr(data, tuning.view), rng.LABELLED)}, data.size)
+    feed = LoaderSpec(Sampler(seed, labels.ids, None, batch, 0), labels, wanted, None, seed)
+    optim = Optim(lr=lr, epochs=tuning.epochs, warmup_epochs=tuning.warmup_epochs, epoch_unit="labelled",
                   weight_decay=tuning.weight_decay, layer_decay=tuning.layer_decay)  # fmt: skip
     steps = length(optim, Pools(len(shots), 0, batch, 0))
     descent = optimiser(model, optim)
     torch.manual_seed(int(rng.keys(seed, 0, np.zeros(1, np.int64), rng.TORCH)[0] >> np.uint64(1)))
     model.train()
     backend = open_backend(streamed(data), beton, device)  # a few images of a large file: nothing else of it is decoded
-    with Loader(feed, backend, device, patience_s=data.patience_s) as batches:
+    with Loader(feed, backend, device, hang_timeout_s=data.hang_timeout_s) as batches:
         for step in range(steps.total_steps):
             known = next(batches).labelled
             set_rate(descent, rate(step, steps, optim, batch))

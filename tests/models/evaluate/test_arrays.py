@@ -11,8 +11,8 @@ from models.evaluate.arrays import CLASSES, columns_of
 from models.evaluate.base import Files
 from models.evaluate.robustness import Robustness
 from models.load import load_run
-from pipeline.beton import open_beton
 from pipeline.errors import InputError
+from pipeline.store.beton import open_beton
 
 N = 20
 WRONG = {"fog": (0, 1, 2, 5, 12), "spatter": (3, 3, 3, 3, 20)}  # of N images, at severities 1 to 5

@@ -10,8 +10,7 @@ from models.evaluate import compare
 from models.evaluate.compare import MARK
 from models.evaluate.results import Column, best, differing, flat, heads_of, journalled
 from pipeline.errors import InputError
-
-from ...conftest import rows
+from tests.conftest import rows
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ from models.evaluate.accuracy import confusion_of
 from models.evaluate.record import recorded
 from models.evaluate.scores import calibration
 from pipeline.errors import InputError
-
-from ...conftest import rows
+from tests.conftest import rows
 
 
 def test_the_runs_own_test_accuracy_comes_out_and_is_kept(trained, asked, capsys):
@@ -67,7 +66,7 @@ def test_wrong_input_is_said(recipe, argv, said, trained, asked, monkeypatch):
 def test_data_of_other_classes_are_said(trained, asked, digits, tmp_path):
     from PIL import Image
 
-    from pipeline.convert import Options, convert
+    from pipeline.convert.conversion import Options, convert
 
     for name in ("cat", "dog"):
         (tmp_path / "in" / name).mkdir(parents=True)

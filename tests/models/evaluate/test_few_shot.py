@@ -6,14 +6,14 @@ import sys
 import pytest
 from PIL import Image
 
+from models.checkpoint import checkpoint
 from models.evaluate import __main__ as evaluate
 from models.evaluate.record import recorded
-from models.training import checkpoint
-from pipeline.convert import Options, convert
+from pipeline.convert.conversion import Options, convert
 from pipeline.errors import InputError
 
 QUICK = ["--shots", 2, "--seeds", 1, "--data.threads", 1]
-TUNING = ["--mode", "finetune", "--tuning.epochs", 2, "--tuning.rise-epochs", 0]
+TUNING = ["--mode", "finetune", "--tuning.epochs", 2, "--tuning.warmup-epochs", 0]
 
 
 @pytest.fixture

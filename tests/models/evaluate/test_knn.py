@@ -7,12 +7,12 @@ import timm
 import torch
 from torch.nn.functional import normalize
 
+from models.encoder.vit import Size, build_encoder
 from models.evaluate import knn as module
 from models.evaluate.knn import TEMPERATURE, features, knn
 from models.export.base import as_input, images_like
 from models.export.to_timm import ToTimm
 from models.load import load_run
-from models.vit import Size, build_encoder
 
 
 def directions(degrees: list[float]) -> torch.Tensor:
@@ -104,8 +104,8 @@ def test_features_of_a_run_are_those_of_its_export(recipe, trained, tmp_path):
     loaded = load_run(trained(recipe))
     ToTimm().write(loaded, tmp_path)
     theirs, images = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval(), images_like(loaded)
-    pool = loaded.method.judged.global_pool
+    pool = loaded.method.eval_encoder.global_pool
     with torch.inference_mode():
         read = theirs.forward_head(theirs.forward_features(as_input(loaded, images)), pre_logits=True)
-    found = features(loaded.method.judged, [images], pool)
+    found = features(loaded.method.eval_encoder, [images], pool)
     torch.testing.assert_close(found, normalize(read, dim=1), rtol=1e-4, atol=1e-5)

@@ -6,7 +6,7 @@ import pytest
 
 from models.evaluate.mce import ALEXNET, combined_score, is_imagenet, mean_corruption_error
 from models.evaluate.robustness import summary, table
-from pipeline.corruptions.corrupt import NAMES
+from pipeline.evaluation.corruptions.corrupt import NAMES
 
 # Hendrycks and Dietterich 2019, table 1's row of AlexNet in per cent, whose mCE is 100 by definition
 PUBLISHED = (89, 89, 92, 82, 83, 79, 80, 87, 83, 82, 56, 85, 65, 72, 61)

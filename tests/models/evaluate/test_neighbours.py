@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from models.config.recipe import Recipe, Run
+from models.config.resolve import named
+from models.distributed.process_group import World
+from models.encoder.vit import Size, build_encoder
 from models.evaluate.judge import Judge
 from models.evaluate.knn import bank, check_tokens, features, knn, votes
 from models.evaluate.record import recorded
 from models.load import load_run
-from models.recipe import Recipe, Run, named
-from models.training.distributed import World
-from models.vit import Size, build_encoder
-from pipeline.beton import open_beton
 from pipeline.errors import InputError
-from pipeline.open import sweep, sweep_decodable
+from pipeline.evaluation.sweep import sweep, sweep_decodable
+from pipeline.labels.splits import load_split
 from pipeline.spec import Data, View
-from pipeline.split import load_split
-
-from ...conftest import rows
+from pipeline.store.beton import open_beton
+from tests.conftest import rows
 
 VIEW = View(crop="centre", short_side=1.0, flip=False)
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from models.branches.mae import MAEBranch
+from models.config.recipe import Run
+from models.config.resolve import resolve
+from models.encoder.vit import Size, build_encoder
 from models.evaluate import __main__ as evaluate
 from models.evaluate.reconstruct import RATIOS, Reconstructions, keys_of, reconstruct
 from models.evaluate.record import recorded
+from models.masked.mae import MAEBranch
 from models.method import method_class
-from models.recipe import Run, resolve
-from models.vit import Size, build_encoder
 from pipeline.errors import InputError
 from pipeline.preview import HIDDEN
 

@@ -9,12 +9,12 @@ from models.evaluate.record import recorded
 from models.evaluate.robustness import Robustness
 from models.evaluate.shifts import already_cropped, columns_of, restricted, shifted_error
 from models.load import load_run
-from pipeline.beton import open_beton
-from pipeline.convert import Options, convert
-from pipeline.corruptions.corrupt import corrupt
-from pipeline.corruptions.stream import Wanted
+from pipeline.convert.conversion import Options, convert
 from pipeline.errors import InputError
-from pipeline.split import known_labels
+from pipeline.evaluation.corruptions.corrupt import corrupt
+from pipeline.evaluation.corruptions.stream import ViewSpec
+from pipeline.labels.splits import known_labels
+from pipeline.store.beton import open_beton
 
 DATA = Files(file="test.beton", threads=1)
 
@@ -186,5 +186,5 @@ def test_classes_that_the_run_does_not_know_are_named(loaded, beton, tmp_path):
 
 def test_wanted_is_every_corruption_at_every_severity():
     assert Robustness(corruptions=("fog", "snow"), severities=(1, 3)).wanted() == [
-        Wanted("fog", 1), Wanted("fog", 3), Wanted("snow", 1), Wanted("snow", 3),
+        ViewSpec("fog", 1), ViewSpec("fog", 3), ViewSpec("snow", 1), ViewSpec("snow", 3),
     ]  # fmt: skip

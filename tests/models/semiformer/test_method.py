@@ -7,20 +7,20 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from models.method import Moment, method_class
-from models.patches import hidden_from_visible, patchify
-from models.recipe import resolve
+from models.checkpoint import checkpoint
+from models.config.resolve import resolve
+from models.encoder.patches import hidden_from_visible, patchify
+from models.encoder.vit import evaluating
+from models.method import StepInfo, method_class
+from models.optim.optimiser import optimiser
+from models.pretrained import load_encoder
 from models.semiformer import statistics
 from models.semiformer.statistics import share_statistics
-from models.start import load_encoder
-from models.training import checkpoint
-from models.training.optim import optimiser
-from models.vit import evaluating
 from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.errors import InputError
 
 CLASSES = 10
-LATER, EARLY = Moment(100, labels_only=False), Moment(0, labels_only=True)
+LATER, EARLY = StepInfo(100, labels_only=False), StepInfo(0, labels_only=True)
 TINY = ["--encoder.width=16", "--encoder.depth=3", "--encoder.heads=2", "--method.channels=8"]
 DECODER = ["--method.reconstruct.width=16", "--method.reconstruct.heads=2"]
 
@@ -78,7 +78,7 @@ def paper(method, batch: Batch, threshold: float, stream: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("stream", ["conv", "transformer", "fused"])
-@pytest.mark.parametrize("teacher", ["self", "average"])
+@pytest.mark.parametrize("teacher", ["self", "ema"])
 @pytest.mark.parametrize("name", ["digits", "digits_mae"])
 def test_the_objective_and_its_gradients_are_the_equations(name, teacher, stream):
     method, batch = method_of(name, "--method.smoothing=0.1", f"--method.stream={stream}"), batch_of()
@@ -94,8 +94,8 @@ def test_the_objective_and_its_gradients_are_the_equations(name, teacher, stream
     method.pseudo.threshold.threshold = threshold
     state = {key: tensor.clone() for key, tensor in method.state_dict().items()}
     loss = method(batch, LATER)
-    assert int(loss.guesses.passed.sum()) == 5
-    assert len(loss.guesses.classes.unique()) > 1
+    assert int(loss.pseudo_stats.passed.sum()) == 5
+    assert len(loss.pseudo_stats.classes.unique()) > 1
     loss.total.backward()
     ours = {key: p.grad for key, p in method.named_parameters() if p.requires_grad}
     method.zero_grad(set_to_none=True)
@@ -111,7 +111,7 @@ def test_the_objective_and_its_gradients_are_the_equations(name, teacher, stream
 
 
 def test_it_is_judged_by_the_summed_logits_of_both_heads_in_eval_mode():
-    method, batch = method_of("digits", "--optim.average=None", "--method.pseudo.teacher=self"), batch_of()
+    method, batch = method_of("digits", "--optim.ema-decay=None", "--method.pseudo.teacher=self"), batch_of()
     before = method.encoder.stem.norm.running_mean.clone()
     scores = method.logits(batch.unlabelled.weak)
     assert torch.equal(method.encoder.stem.norm.running_mean, before)
@@ -124,12 +124,12 @@ def test_in_the_labels_only_phase_all_but_the_decoder_learns_from_labels(name):
     method = method_of(name)
     loss = method(Batch(0, batch_of().labelled, None), EARLY)
     loss.total.backward()
-    resting = {id(p) for p in method.resting(EARLY)}
+    inactive_params = {id(p) for p in method.inactive_params(EARLY)}
     for key, p in method.named_parameters():
         if p.requires_grad:
             assert p.grad is not None
-            assert (p.grad.abs().max() == 0) == (id(p) in resting), key
-    assert bool(resting) == name.endswith("mae")
+            assert (p.grad.abs().max() == 0) == (id(p) in inactive_params), key
+    assert bool(inactive_params) == name.endswith("mae")
 
 
 def test_only_the_masked_branch_reads_a_mask():
@@ -142,16 +142,16 @@ def test_only_the_masked_branch_reads_a_mask():
 def test_every_strong_view_goes_through_the_network_and_dropping_rejected_ones_is_refused():
     method, batch, seen = method_of("digits", "--method.pseudo.threshold=1"), batch_of(), []
     method.encoder.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-    assert int(method(batch, LATER).guesses.passed.sum()) == 0
+    assert int(method(batch, LATER).pseudo_stats.passed.sum()) == 0
     assert seen == [4 + 9]
     with pytest.raises(InputError, match="BatchNorm2d, which mixes the images of a batch"):
         method_of("digits", "--method.pseudo.drop-rejected=on")
 
 
 def test_a_run_says_who_labels_and_that_no_strong_view_is_left_out():
-    said = method_of("digits").remark()
+    said = method_of("digits").startup_note()
     assert said.startswith("the convolutional head labels both streams; every strong view is encoded, rejected or not:")
-    asked = method_of("digits", "--method.stream=fused", "--method.pseudo.drop-rejected=off").remark()
+    asked = method_of("digits", "--method.stream=fused", "--method.pseudo.drop-rejected=off").startup_note()
     assert asked == "the sum of both heads' logits labels both streams"
 
 
@@ -178,7 +178,7 @@ REFUSED = {
     "heads": ("--encoder.heads=3", "heads divide the width, got width 16 and 3 heads"),
     "one stage": ("--encoder.depth=1", "encoder.depth is 1; the first stage is uncoupled"),
     "channels": ("--method.channels=6", "method.channels is 6; a bottleneck has a quarter"),
-    "a teacher that is not there": ("--optim.average=None", "teacher average needs a moving average"),
+    "a teacher that is not there": ("--optim.ema-decay=None", "teacher ema needs a moving average"),
     "windows": ("--data.mask.kind=window", "reads masks of kind random, block, grid, unit, got window"),
     "mask tokens": ("--method.reconstruct.encoder-mask-tokens", "a Semiformer's masked branch sees visible patches"),
 }  # fmt: skip
@@ -202,7 +202,7 @@ def test_what_it_can_do_is_not(flags):
 
 
 def test_tokens_and_vectors_do_not_decay_and_everything_else_does():
-    method = method_of("digits", "--encoder.position=learned", "--optim.average=None", "--method.pseudo.teacher=self")
+    method = method_of("digits", "--encoder.position=learned", "--optim.ema-decay=None", "--method.pseudo.teacher=self")
     groups = optimiser(method, resolve("semiformer:digits", []).optim).param_groups
     still = {id(p) for group in groups if group["weight_decay"] == 0 for p in group["params"]}
     for key, p in method.named_parameters():
@@ -215,7 +215,7 @@ def test_a_run_starts_from_the_encoder_of_another_with_or_without_its_classifier
     torch.manual_seed(1)
     fresh = method_class(r := resolve("semiformer:digits", TINY))(r, CLASSES)
     assert "new: none" in load_encoder(fresh, tmp_path / "last.pt")
-    held = trained.average.module.state_dict()
+    held = trained.ema.module.state_dict()
     assert all(torch.equal(tensor, held[name].to(tensor.dtype)) for name, tensor in fresh.encoder.state_dict().items())
     other = method_class(r)(r, CLASSES + 1)
     said = load_encoder(other, tmp_path / "last.pt")

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from models.config.resolve import resolve
+from models.encoder.positions import sincos_2d
 from models.method import method_class
-from models.positions import sincos_2d
-from models.recipe import resolve
-from models.semiformer.model import Semiformer, Shape, look
+from models.semiformer.model import Semiformer, Shape, eval_logits
 
 DOUBLE = torch.float64
 TINY = Shape(width=16, depth=6, heads=2, channels=8)
@@ -158,7 +158,7 @@ def test_positions_are_added_to_the_patches_by_id():
 def test_looking_leaves_running_statistics_and_modes_alone():
     model = build().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    conv, _ = look(model, images())
+    conv, _ = eval_logits(model, images())
     assert not conv.requires_grad
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

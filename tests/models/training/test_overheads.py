@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from models.optim.guard import Guard
 from models.training import overheads
-from models.training.guard import Guard
 
 CPU = torch.device("cpu")
 FIGURE = r"-?[\d.]+ \(-?[\d.]+ to -?[\d.]+\)"

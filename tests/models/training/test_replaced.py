@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from models.training.journal import read
-from tests.models.training.test_journal import journal, losses
+from models.reporting.journal import read
+from tests.models.reporting.test_journal import journal, losses
 
 
 def test_replaced_images_are_counted_only_where_there_are_any_and_across_a_stop(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from models.distributed.process_group import World
 from models.training import stop as stopping
-from models.training.distributed import World
 from models.training.stop import CLOCK, NO, SIGNAL, SIGNALS, Stop, Vote, duration_s, job_left_s
-from tests.models.training.ranks import run_ranks
+from tests.models.ranks import run_ranks
 
 
 @pytest.fixture
@@ -96,8 +96,8 @@ VOTES = """
 import json, time
 import torch
 import torch.distributed as dist
-from models.recipe import Run
-from models.training.distributed import add, finish, start
+from models.config.recipe import Run
+from models.distributed.process_group import add, finish, start
 from models.training.stop import Vote
 
 world = start(Run(device="cpu"))

@@ -7,8 +7,8 @@ import pytest
 
 from pipeline import rng
 from pipeline.errors import InputError
-from pipeline.plan import draw_mask, visible_patches
 from pipeline.spec import Mask
+from pipeline.views import masks
 
 
 def keys(n: int) -> np.ndarray:
@@ -25,8 +25,8 @@ def units(ratio: float, unit: int = 2) -> Mask:
 )
 def test_as_many_units_are_hidden_as_in_simmim(ratio, grid, unit, visible):
     """ceil(0.6 · 49) = 30 of 49 at 224 pixels; 0.6 · 25 = 15 exactly."""
-    assert visible_patches(units(ratio, unit), grid) == visible
-    ids, hidden = draw_mask(units(ratio, unit), keys(50), grid)
+    assert masks.visible_count(units(ratio, unit), grid) == visible
+    ids, hidden = masks.draw(units(ratio, unit), keys(50), grid)
     assert hidden is None
     assert ids.shape == (50, visible)
     assert ids.dtype == np.int64
@@ -40,7 +40,7 @@ def test_as_many_units_are_hidden_as_in_simmim(ratio, grid, unit, visible):
 
 def test_each_choice_of_units_is_equally_likely():
     n = 6000
-    ids, _ = draw_mask(units(0.5), keys(n), 4)
+    ids, _ = masks.draw(units(0.5), keys(n), 4)
     corners = [0, 2, 8, 10]
     expected = [[p for c in pair for p in (c, c + 1, c + 4, c + 5)] for pair in combinations(corners, 2)]
     found = {tuple(sorted(each)): 0 for each in expected}
@@ -51,8 +51,8 @@ def test_each_choice_of_units_is_equally_likely():
 
 
 def test_a_mask_depends_on_its_key_alone():
-    whole, _ = draw_mask(units(0.6), keys(40), 14)
-    assert np.array_equal(draw_mask(units(0.6), keys(40)[::-1][3:9], 14)[0], whole[::-1][3:9])
+    whole, _ = masks.draw(units(0.6), keys(40), 14)
+    assert np.array_equal(masks.draw(units(0.6), keys(40)[::-1][3:9], 14)[0], whole[::-1][3:9])
 
 
 @pytest.mark.parametrize(("ratio", "unit", "grid", "says"), [
@@ -63,5 +63,5 @@ def test_a_mask_depends_on_its_key_alone():
 ])  # fmt: skip
 def test_units_that_cannot_be_drawn_are_refused_in_a_line(ratio, unit, grid, says):
     with pytest.raises(InputError, match=says) as caught:
-        draw_mask(units(ratio, unit), keys(1), grid)
+        masks.draw(units(ratio, unit), keys(1), grid)
     assert "\n" not in str(caught.value)

@@ -8,9 +8,11 @@ import pytest
 
 from pipeline import rng
 from pipeline.errors import InputError
-from pipeline.plan import visible_patches
 from pipeline.spec import Mask
-from pipeline.views import mask_block, mask_grid, mask_random
+from pipeline.views import masks
+from pipeline.views.masks.block import block_mask
+from pipeline.views.masks.grid import grid_mask
+from pipeline.views.masks.random import random_mask
 
 N, GRID = 3000, 14
 
@@ -23,16 +25,16 @@ def keys(n: int = N) -> np.ndarray:
     ("ratio", "visible"), [(0.1, 176), (0.25, 147), (0.5, 98), (0.6, 78), (0.75, 49), (0.8, 39), (0.9, 19)]
 )
 def test_visible_counts_are_maes(ratio, visible):
-    assert visible_patches(Mask(ratio=ratio), GRID) == visible  # int(196 (1 - r)): 39 for 0.8
+    assert masks.visible_count(Mask(ratio=ratio), GRID) == visible  # int(196 (1 - r)): 39 for 0.8
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.999, 1.0])
 def test_a_ratio_that_hides_everything_or_nothing_is_refused(ratio):
     with pytest.raises(InputError, match="choose between 0 and 1"):
-        visible_patches(Mask(ratio=ratio), GRID)
+        masks.visible_count(Mask(ratio=ratio), GRID)
 
 
-@pytest.mark.parametrize("draw", [mask_random.draw, mask_block.draw, mask_grid.draw])
+@pytest.mark.parametrize("draw", [random_mask, block_mask, grid_mask])
 def test_ids_are_distinct_ascending_and_as_many_as_asked_for(draw):
     ids = draw(keys(200), GRID, 49)
     assert ids.shape == (200, 49)
@@ -44,7 +46,7 @@ def test_ids_are_distinct_ascending_and_as_many_as_asked_for(draw):
 
 def test_random_masks_show_each_patch_equally_often_and_pairs_independently():
     shown = np.zeros((N, GRID * GRID), bool)
-    np.put_along_axis(shown, mask_random.draw(keys(), GRID, 49), True, 1)
+    np.put_along_axis(shown, random_mask(keys(), GRID, 49), True, 1)
     rate = shown.mean(0)
     assert abs(rate - 0.25).max() < 5 * np.sqrt(0.25 * 0.75 / N)
     expected = 49 / 196 * 48 / 195  # without replacement
@@ -53,17 +55,17 @@ def test_random_masks_show_each_patch_equally_often_and_pairs_independently():
 
 
 def test_a_mask_depends_on_its_key_alone():
-    some = mask_random.draw(keys(50), GRID, 49)
-    assert np.array_equal(mask_random.draw(keys(50)[::-1], GRID, 49)[::-1], some)
-    assert np.array_equal(mask_block.draw(keys(50)[7:9], GRID, 98), mask_block.draw(keys(50), GRID, 98)[7:9])
+    some = random_mask(keys(50), GRID, 49)
+    assert np.array_equal(random_mask(keys(50)[::-1], GRID, 49)[::-1], some)
+    assert np.array_equal(block_mask(keys(50)[7:9], GRID, 98), block_mask(keys(50), GRID, 98)[7:9])
 
 
 def test_grid_masks_keep_one_corner_of_each_cell():
     picture = np.zeros((GRID, GRID), int)
-    picture.ravel()[mask_grid.draw(keys(1), GRID, 49)[0]] = 1
+    picture.ravel()[grid_mask(keys(1), GRID, 49)[0]] = 1
     assert (picture.reshape(7, 2, 7, 2).sum((1, 3)) == 1).all()
     with pytest.raises(InputError, match=r"ratio 0\.75"):
-        mask_grid.draw(keys(1), GRID, 98)
+        grid_mask(keys(1), GRID, 98)
 
 
 @pytest.mark.parametrize("visible", [98, 49])
@@ -74,10 +76,10 @@ def test_block_masks_hide_neighbours_together(visible):
         hidden = hidden.reshape(-1, GRID, GRID)
         return (hidden[:, :, :-1] & hidden[:, :, 1:]).sum() / hidden[:, :, :-1].sum()
 
-    blocks = neighbours(mask_block.draw(keys(500), GRID, visible))
-    scattered = neighbours(mask_random.draw(keys(500), GRID, visible))
+    blocks = neighbours(block_mask(keys(500), GRID, visible))
+    scattered = neighbours(random_mask(keys(500), GRID, visible))
     assert blocks > scattered + 0.1
-    assert len(np.unique(mask_block.draw(keys(500), GRID, visible), axis=0)) == 500
+    assert len(np.unique(block_mask(keys(500), GRID, visible), axis=0)) == 500
 
 
 def beits_block_mask(random: Random, hide: int) -> set[int]:
@@ -102,7 +104,7 @@ def test_block_masks_have_the_law_of_beits_with_what_is_missing_drawn_at_random(
     for picture in theirs:
         picture.ravel()[list(beits_block_mask(random, hide))] = 1
     ours = np.ones((n, GRID, GRID))
-    np.put_along_axis(ours.reshape(n, -1), mask_block.draw(keys(n), GRID, GRID * GRID - hide), 0, 1)
+    np.put_along_axis(ours.reshape(n, -1), block_mask(keys(n), GRID, GRID * GRID - hide), 0, 1)
     sights = [(each, each[:, :, :-1] * each[:, :, 1:], each[:, :-1] * each[:, 1:]) for each in (ours, theirs)]
     for mine, other in zip(*sights, strict=True):  # patches; neighbours in a row; in a column
         rates = mine.mean(0), other.mean(0)
@@ -113,5 +115,5 @@ def test_block_masks_have_the_law_of_beits_with_what_is_missing_drawn_at_random(
 
 
 def test_small_grids_work():
-    assert mask_block.draw(keys(20), 4, 8).shape == (20, 8)
-    assert mask_grid.draw(keys(2), 4, 4).tolist() == [[0, 2, 8, 10]] * 2
+    assert block_mask(keys(20), 4, 8).shape == (20, 8)
+    assert grid_mask(keys(2), 4, 4).tolist() == [[0, 2, 8, 10]] * 2

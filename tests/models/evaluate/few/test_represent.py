@@ -6,31 +6,31 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from models import presets
+from models.config.recipe import Encoder, Optim, Recipe
+from models.ema import EMA
+from models.encoder.patches import IMAGENET
+from models.encoder.vit import Size, build_encoder
 from models.evaluate.few.represent import Represent, Tuned
 from models.evaluate.few.shots import draw_shots
 from models.evaluate.few.suite import labels_of
 from models.evaluate.few.tune import Tuning, tune
-from models.patches import IMAGENET
-from models.recipe import Encoder, Optim, Recipe
+from models.methods.presets.shared import digits_data
+from models.optim.optimiser import optimiser
 from models.semiformer.model import Semiformer, Shape
-from models.training.average import Average
-from models.training.optim import optimiser
-from models.vit import Size, build_encoder
-from pipeline.beton import open_beton
 from pipeline.errors import InputError
+from pipeline.store.beton import open_beton
 
 RECIPE = Recipe(None)
 
 
-def method(pool="avg", average=False, **more):
+def method(pool="avg", ema=False, **more):
     torch.manual_seed(0)
     encoder = build_encoder(Size(32, 2, 2), image_size=16, patch=4, classes=10, pool=pool, **more)
-    kept = Average(encoder, 0.9) if average else None
-    if average:
+    kept = EMA(encoder, 0.9) if ema else None
+    if ema:
         for parameter in kept.module.parameters():
             parameter.add_(0.01)
-    return SimpleNamespace(encoder=encoder, average=kept, judged=kept.module if average else encoder)
+    return SimpleNamespace(encoder=encoder, ema=kept, eval_encoder=kept.module if ema else encoder)
 
 
 def images(n=5):
@@ -68,9 +68,9 @@ def test_a_norm_behind_the_pooling_is_part_of_what_is_read(pool):
 
 @torch.no_grad()
 def test_the_average_is_read_where_there_is_one():
-    made = method(average=True)
+    made = method(ema=True)
     found = Represent(made, RECIPE).eval()(images())
-    assert torch.allclose(found, tokens(made.average.module)[:, 1:].mean(1), atol=1e-5)
+    assert torch.allclose(found, tokens(made.ema.module)[:, 1:].mean(1), atol=1e-5)
     assert not torch.allclose(found, tokens(made.encoder)[:, 1:].mean(1), atol=1e-3)
 
 
@@ -78,7 +78,7 @@ def test_all_can_be_trained_whatever_the_run_froze_but_fixed_positions_stay():
     frozen = method()
     frozen.encoder.requires_grad_(False)  # as a probe's
     assert all(parameter.requires_grad for parameter in Represent(frozen, RECIPE).parameters())
-    represent = Represent(method(average=True, position="sincos"), Recipe(None, encoder=Encoder(position="sincos")))
+    represent = Represent(method(ema=True, position="sincos"), Recipe(None, encoder=Encoder(position="sincos")))
     fixed = [name for name, parameter in represent.named_parameters() if not parameter.requires_grad]
     assert fixed == ["encoder.pos_embed"]
 
@@ -87,7 +87,7 @@ def test_all_can_be_trained_whatever_the_run_froze_but_fixed_positions_stay():
 def test_of_a_semiformer_both_streams_are_read():
     torch.manual_seed(0)
     encoder = Semiformer(Shape(32, 3, 2, channels=16), patch=16, grid=(2, 2), classes=4)
-    made = SimpleNamespace(encoder=encoder, judged=encoder)
+    made = SimpleNamespace(encoder=encoder, eval_encoder=encoder)
     represent = Represent(made, RECIPE).eval()
     shown = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     found = represent(shown)
@@ -116,7 +116,7 @@ def test_layers_decay_as_in_a_method_and_the_new_classifier_learns_at_the_whole_
 def learned(digits):
     """A toy network tuned on 4 shots of each digit, one left as it was, and what it saw."""
     torch.manual_seed(3)
-    data = replace(presets.digits_data(), root=str(digits), backend="ffcv", threads=1)
+    data = replace(digits_data(), root=str(digits), backend="ffcv", threads=1)
     beton = open_beton(digits / "train.beton")
     represent = Represent(method(), RECIPE)
     before = {name: tensor.clone() for name, tensor in represent.state_dict().items()}
@@ -133,7 +133,7 @@ def learned(digits):
 
 
 def test_tuning_learns_its_shots_and_leaves_the_encoder_that_it_copied(learned):
-    from pipeline.open import sweep
+    from pipeline.evaluation.sweep import sweep
 
     (seen,) = sweep(learned.data, learned.beton, torch.device("cpu"), learned.shots.ids, 64)
     right = learned.tuned(seen).argmax(1).numpy() == learned.shots.labels

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.evaluate.few.shots import draw_shots
-from pipeline.labels import Labels, every_label
+from pipeline.labels.known import Labels, every_label
 
 
 def labels(counts: list[int], n: int = 200, seed: int = 0) -> Labels:

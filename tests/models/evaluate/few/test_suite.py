@@ -5,7 +5,7 @@ from PIL import Image
 
 from models.evaluate.few.suite import open_suite
 from models.evaluate.few.table import Cell, numbers, page
-from pipeline.convert import Options, convert
+from pipeline.convert.conversion import Options, convert
 from pipeline.errors import InputError
 from pipeline.spec import Data
 
@@ -79,13 +79,13 @@ def test_one_draw_has_no_spread_and_one_set_no_mean_over_sets():
 
 
 def test_the_table_shows_each_set_and_their_mean():
-    _, head, table, remark, every = page(cells(), {"a": "accuracy", "b": "per class"}, ["b is small"], "how")
+    _, head, table, startup_note, every = page(cells(), {"a": "accuracy", "b": "per class"}, ["b is small"], "how")
     assert "2 draws" in head.text
     assert table.rows == [
         ("a", "accuracy", "60.0 ± 14.1 % (2)"),
         ("b", "per class", "60.0 ± 42.4 % (2)"),
         ("all", "mean", "60.0 ± 14.1 % (2)"),
     ]
-    assert remark.text == "b is small"
+    assert startup_note.text == "b is small"
     assert len(every.rows) == 4
     assert every.rows[0][:5] == ("a", "5", "0", "50.0 %", "l2 0.1")

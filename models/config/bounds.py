@@ -1,0 +1,64 @@
+"""Check the numbers of a recipe before anything is opened: each field's own bound, then fields that bind each other."""
+
+from models.config.recipe import Encoder, Optim, Recipe
+from pipeline.errors import InputError
+from pipeline.flags import check_bounds
+from pipeline.spec import View
+
+
+def check(recipe: Recipe) -> None:
+    """Raise InputError naming the first number that is out of its range, or the fields that cannot both hold.
+
+    check(recipe)  # optim.warmup_epochs is 20 of optim.epochs 10; lower it
+    """
+    check_bounds(recipe)
+    if recipe.run.seed >= 2**63:
+        raise InputError(f"run.seed is {recipe.run.seed}, expected below 2^63")
+    for name in ("weak", "strong", "evaluate"):
+        _check_view(f"data.{name}", getattr(recipe.data, name))
+    _check_size(recipe.encoder)
+    _check_epochs(recipe.optim)
+
+
+def _check_view(group: str, view: View) -> None:
+    low, high = view.scale
+    if not 0 < low <= high <= 1:
+        raise InputError(
+            f"{group}.scale is {low:g} {high:g}, expected two shares of the area above 0 and up to 1, the smaller first"
+        )
+    if view.jitter is not None and view.jitter[3] > 0.5:
+        raise InputError(f"{group}.jitter has hue {view.jitter[3]:g}, expected 0 to 0.5: half way round the circle")
+
+
+def _check_size(encoder: Encoder) -> None:
+    size = encoder.width, encoder.depth, encoder.heads
+    if None in size and any(size):
+        raise InputError(
+            f"encoder.width, depth and heads make a size together, got {', '.join(map(str, size))}; set all or none"
+        )
+    if encoder.name is not None and encoder.width is not None:
+        raise InputError(
+            f"encoder.name is {encoder.name}, and width {size[0]}, depth {size[1]}, heads {size[2]} are set: one of "
+            "the two can hold; set encoder.name to None, or encoder.width, depth and heads"
+        )
+    if encoder.name is None and encoder.width is None:
+        raise InputError("encoder.name is None, as are width, depth and heads; set the name or these three")
+
+
+def _check_epochs(optim: Optim) -> None:
+    if optim.labels_only_epochs > optim.epochs:
+        raise InputError(
+            f"optim.labels_only_epochs is {optim.labels_only_epochs:g} of optim.epochs {optim.epochs:g}, which counts "
+            "both phases; lower --optim.labels-only-epochs, or raise epochs"
+        )
+    if optim.warmup_epochs > optim.epochs:
+        raise InputError(f"optim.warmup_epochs is {optim.warmup_epochs:g} of optim.epochs {optim.epochs:g}; lower it")
+    drops = " ".join(f"{epochs:g}" for epochs in optim.drop_epochs)
+    if (optim.schedule == "steps") != bool(drops):
+        raise InputError(
+            f"optim.schedule is {optim.schedule} and optim.drop_epochs is {drops or 'empty'}: schedule steps needs "
+            "some, cosine takes none; set the other of the two"
+        )
+    if list(optim.drop_epochs) != sorted(set(optim.drop_epochs)) or max(optim.drop_epochs, default=0) > optim.epochs:
+        expected = f"expected ascending epochs, none after {optim.epochs:g}"
+        raise InputError(f"optim.drop_epochs is {drops}, {expected}; give others by --optim.drop-epochs")

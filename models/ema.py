@@ -1,0 +1,33 @@
+"""The moving average of a module's weights: evaluated in their place, and teaching where a method asks for it."""
+
+import copy
+from typing import Self, final
+
+import torch
+from torch import nn
+
+
+@final
+class EMA(nn.Module):
+    """A frozen copy of `module` that follows it:  average <- decay · average + (1 - decay) · weights.
+
+    With `warm_up` the decay of step t is min(decay, (1 + t) / (10 + t)), TensorFlow's ExponentialMovingAverage: young
+    averages forget their random start. Buffers are copied. The copy is always in evaluation mode.
+    """
+
+    def __init__(self, module: nn.Module, decay: float, *, warmup: bool = False) -> None:
+        super().__init__()
+        self.decay, self.warmup = decay, warmup
+        self.module = copy.deepcopy(module).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move towards `module` after the update of `step`, counted from 0; one kernel, no host sync."""
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
+        torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), 1 - decay)
+        for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
+            mine.copy_(theirs)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever the method around it does: no dropped paths in a teacher."""
+        return super().train(False)

@@ -1,0 +1,116 @@
+"""Encoders by name or by size; always a plain timm VisionTransformer, so its checkpoints are timm's."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from models.encoder.packed import as_packed
+from models.encoder.patches import IMAGENET, Normalisation, nearest_sizes
+from models.encoder.positions import beit_init, mae_init, prefix_positions, sincos_2d
+from models.encoder.relative import KINDS, add_relative
+from pipeline.errors import InputError
+
+
+@dataclass(frozen=True)
+class Size:
+    """A ViT that has no name in timm."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+def build_encoder(
+    model: str | Size,
+    *,
+    image_size: int,
+    patch: int,
+    classes: int,
+    pool: Literal["token", "avg"] = "token",
+    fc_norm: bool = False,
+    position: Literal["learned", "sincos", "irpe", "bias", "block_bias", "none"] = "learned",
+    weights: Literal["timm", "mae", "beit"] = "timm",
+    drop_path: float = 0.0,
+    layer_scale: float | None = None,
+    attention: Literal["sdpa", "varlen"] = "sdpa",
+    normalisation: Normalisation = IMAGENET,
+    checkpointing: bool = False,
+) -> VisionTransformer:
+    """A packed encoder with a linear classifier.
+
+    model       any plain ViT that timm knows by name, such as "vit_small_patch16_224", or a Size
+    patch       patch side in pixels; overrides the name's
+    pool        what the classifier reads: the class token, or the mean of the patch tokens after the final norm
+    fc_norm     the final norm comes after the pooling, and tokens are left as they are (MAE's fine-tuning)
+    position    "sincos" is MAE's fixed table, zero for class token and registers, never trained; "irpe", "bias" and
+                "block_bias" are relative (models.encoder.relative), without absolute ones; "none" knows no positions
+    weights     initial ones: timm's truncated normal, MAE's Xavier-uniform, or BEiT's (and SimMIM's) depth-rescaled
+    drop_path   stochastic depth of the last block; rises linearly from 0
+    layer_scale initial factor of each branch (LayerScale), trained; None has no such factors, or the named model's own
+    attention   see PackedBlock
+
+    Raises InputError for models that are not plain ViTs and patches that do not divide the image.
+    """
+    if image_size % patch:
+        raise InputError(
+            f"patches of {patch} pixels do not divide images of {image_size}; "
+            f"set the image size to {nearest_sizes(image_size, patch)}"
+        )
+    # fc_norm is always given: else timm moves the norm behind average pooling, and a decoder gets un-normed tokens
+    options = {"img_size": image_size, "patch_size": patch, "num_classes": classes, "global_pool": pool,
+               "fc_norm": fc_norm, "drop_path_rate": drop_path}  # fmt: skip
+    if layer_scale is not None:
+        options["init_values"] = layer_scale
+    if position in (*KINDS, "none"):
+        options["pos_embed"] = "none"
+    if isinstance(model, Size) and model.width % model.heads:
+        raise InputError(f"heads divide the width, got width {model.width} and {model.heads} heads")
+    vit = as_packed(_create(model, options), attention)
+    vit.normalisation = normalisation
+    vit.set_grad_checkpointing(checkpointing)
+    if weights == "mae":
+        vit.apply(mae_init)
+        for token in (vit.cls_token, vit.reg_token):
+            if token is not None:
+                nn.init.normal_(token, std=0.02)
+    if weights == "beit":
+        beit_init(vit)
+    if position == "sincos":
+        fix_positions(vit)
+    if position in KINDS:
+        add_relative(vit, position)
+    return vit
+
+
+def _create(model: str | Size, options: dict) -> nn.Module:
+    if isinstance(model, Size):
+        size = {"embed_dim": model.width, "depth": model.depth, "num_heads": model.heads}
+        name, options = "vit_tiny_patch16_224", options | size
+    else:
+        name = model
+    if not timm.is_model(name):
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models("*vit*"), 3)) or "vit_small_patch16_224"
+        raise InputError(f"timm {timm.__version__} knows no model {name!r}; choose another, such as {near}")
+    try:
+        return timm.create_model(name, **options)
+    except (TypeError, AssertionError) as error:  # timm's ways to say that the model takes no such option
+        why = str(error) or "it is built otherwise"
+        raise InputError(
+            f"a plain ViT with {options['global_pool']} pooling is expected, {name} is none: {why}"
+        ) from error
+
+
+def fix_positions(vit: VisionTransformer) -> None:
+    """Replace learned positions by MAE's sine-cosine table, in place and not to be trained (MAE Appendix A.1)."""
+    if vit.pos_embed is None:
+        raise InputError("this model has no absolute positions to replace; choose position learned")
+    with torch.no_grad():
+        vit.pos_embed.zero_()
+        table = sincos_2d(vit.embed_dim, tuple(vit.patch_embed.grid_size))
+        vit.pos_embed[0, prefix_positions(vit) :] = table.to(vit.pos_embed)
+    vit.pos_embed.requires_grad_(False)

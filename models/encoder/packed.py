@@ -1,0 +1,217 @@
+"""timm's ViT block on a packed token matrix; the only file that knows timm's insides.
+
+One matrix (rows, C) holds the tokens of every image group. LayerNorm, qkv, projection and MLP run once over all of it;
+only attention and drop-path look at the `Layout`. No parameter is renamed or reshaped, and none is added but what
+`models.encoder.relative` names: checkpoints stay timm's.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Attention, DropPath, PatchEmbed
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from models.encoder.layout import Layout, kept_rows, paired_runs
+from models.encoder.relative import attention_bias
+from pipeline.errors import InputError
+
+ATTENTIONS = ("sdpa", "varlen")
+Factors = Tensor | None
+Pairs = tuple[Tensor, ...] | None  # see models.encoder.relative.pairs; one a group
+
+
+class PackedBlock(Block):
+    """timm's Block, with a packed path beside its own.
+
+    attention  "sdpa": one call a run of equal lengths, anywhere; "varlen": one call in all, CUDA in half precision
+    """
+
+    attention: str = "sdpa"
+    relative: bool = False  # see models.encoder.relative
+    compiler: str | Callable | None = None  # see models.distributed.compile
+
+    def forward(
+        self,
+        x: Tensor,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        layout: Layout | None = None,
+        keep: tuple[int, ...] | None = None,
+        pairs: Pairs = None,
+    ) -> Tensor:
+        """Without `layout` timm's forward on [N, tokens, C]; with it, [rows, C] -> [rows, C].
+
+        keep   only the first keep[g] tokens of each sample of group g: the rows that a loss reads. Keys and
+               values still come from every token, so the kept rows are exact. For the last block.
+        pairs  where positions are relative: what `models.encoder.relative.pairs` says of each group
+        """
+        if self.relative and pairs is None:
+            raise InputError(
+                "an encoder with relative positions runs on groups only; use models.encoder.vit.encode or eval_logits"
+            )
+        if layout is None:
+            return super().forward(x, attn_mask=attn_mask, is_causal=is_causal)
+        run = _rows if self.compiler is None else compiled(_rows, self.compiler)
+        drops = (drop_factors(drop_path, x, layout) for drop_path in (self.drop_path1, self.drop_path2))
+        return run(self, x, layout, keep, pairs, *drops)
+
+
+def _rows(
+    block: PackedBlock,
+    x: Tensor,
+    layout: Layout,
+    keep: tuple[int, ...] | None,
+    pairs: Pairs,
+    drop1: Factors,
+    drop2: Factors,
+) -> Tensor:
+    layout, kept = kept_rows(layout, keep)
+    normed = block.norm1(x)
+    if kept.shapes == layout.shapes:
+        y = _attend_all(block.attn, normed, layout, block.attention, pairs)
+    else:
+        y = _attend_some(block.attn, normed, kept, layout, block.attention, pairs)
+        x = first_tokens(x, kept, layout)
+    x = x + _dropped(block.ls1(y), kept, drop1)
+    return x + _dropped(block.ls2(block.mlp(block.norm2(x))), kept, drop2)
+
+
+def _dropped(y: Tensor, layout: Layout, factors: Factors) -> Tensor:
+    return y if factors is None else y * layout.per_token(factors)
+
+
+def as_packed(vit: VisionTransformer, attention: str = "sdpa") -> VisionTransformer:
+    """Give the blocks of any plain timm ViT, pretrained or not, their packed path; in place, the weights untouched.
+
+    Raises InputError for what packing does not reproduce exactly: other block, attention or patch-embedding classes,
+    subclasses of VisionTransformer, patch dropout.
+    """
+    if attention not in ATTENTIONS:
+        raise InputError(f"attention is one of {', '.join(ATTENTIONS)}, got {attention!r}")
+    for module, classes in _plain_parts(vit):
+        if type(module) not in classes:
+            raise InputError(
+                f"a plain timm ViT has {classes[0].__name__} here, got {type(module).__name__}; choose another model"
+            )
+    height, width = vit.patch_embed.patch_size
+    if height != width or vit.patch_embed.proj.in_channels != 3:
+        raise InputError(f"square patches of 3 channels are expected, got {tuple(vit.patch_embed.proj.weight.shape)}")
+    for block in vit.blocks:
+        block.__class__ = PackedBlock
+        if attention == "varlen" and block.relative:
+            raise InputError("attention varlen takes no relative positions; choose attention sdpa")
+        block.attention = attention
+    return vit
+
+
+def _plain_parts(vit: VisionTransformer) -> Iterator[tuple[nn.Module, tuple[type, ...]]]:
+    yield vit, (VisionTransformer,)  # first: the rest relies on it
+    yield vit.patch_embed, (PatchEmbed,)
+    yield vit.patch_drop, (nn.Identity,)
+    for block in vit.blocks:
+        yield block, (Block, PackedBlock)
+        yield block.attn, (Attention,)
+
+
+@cache
+def compiled(function: Callable, compiler: str | Callable) -> Callable:
+    """A function of a block, not a method of it: a copied block (a teacher) would go on running the original's."""
+    return torch.compile(function, backend=compiler, fullgraph=True)
+
+
+def first_tokens(x: Tensor, kept: Layout, layout: Layout) -> Tensor:
+    """[layout.rows, C] -> [kept.rows, C], the first tokens of each sample."""
+    groups = zip(layout.split(x), kept.shapes, strict=True)
+    return torch.cat([group[:, :tokens].flatten(0, 1) for group, (_, tokens) in groups])
+
+
+def drop_factors(drop_path: nn.Module, x: Tensor, layout: Layout) -> Factors:
+    """What stochastic depth multiplies a branch with, [samples, 1]: one draw a sample, the law of timm's DropPath; 1 in
+    groups that go without, None where nothing is dropped. Drawn outside the compiled part, which no rate enters."""
+    if not isinstance(drop_path, DropPath) or drop_path.drop_prob == 0.0 or not drop_path.training:
+        return None
+    wanted = layout.drop_path or (True,) * len(layout.shapes)
+    if layout.samples == 0 or not any(wanted):
+        return None
+    return torch.cat(
+        [
+            sample_factors(drop_path, x, samples) if drop else x.new_ones(samples, 1)
+            for (samples, _), drop in zip(layout.shapes, wanted, strict=True)
+        ]
+    )
+
+
+def sample_factors(drop_path: DropPath, like: Tensor, samples: int) -> Tensor:
+    """[samples, 1]: 0 for a sample whose branch is dropped, else 1 over the keep-probability."""
+    keep = 1.0 - drop_path.drop_prob
+    factors = like.new_empty(samples, 1).bernoulli_(keep)
+    return factors.div_(keep) if keep > 0.0 and drop_path.scale_by_keep else factors
+
+
+def _attend_all(attn: Attention, x: Tensor, layout: Layout, attention: str, pairs: Pairs) -> Tensor:
+    q, k, v = attn.qkv(x).unflatten(1, (3, attn.num_heads, attn.head_dim)).unbind(1)
+    return _finish(attn, x, _attend(attn, q, k, v, layout, layout, attention, pairs))
+
+
+def _attend_some(attn: Attention, x: Tensor, kept: Layout, layout: Layout, attention: str, pairs: Pairs) -> Tensor:
+    """Queries for the kept rows only: the query third of qkv runs on them, the key and value thirds on all rows."""
+    weight, bias, dim = attn.qkv.weight, attn.qkv.bias, attn.attn_dim
+    wanted = first_tokens(x, kept, layout)
+    q = F.linear(wanted, weight[:dim], None if bias is None else bias[:dim])
+    kv = F.linear(x, weight[dim:], None if bias is None else bias[dim:])
+    k, v = kv.unflatten(1, (2, attn.num_heads, attn.head_dim)).unbind(1)
+    q = q.unflatten(1, (attn.num_heads, attn.head_dim))
+    return _finish(attn, wanted, _attend(attn, q, k, v, kept, layout, attention, pairs))
+
+
+def _attend(
+    attn: Attention, q: Tensor, k: Tensor, v: Tensor, queries: Layout, keys: Layout, attention: str, pairs: Pairs
+) -> Tensor:
+    """[rows, heads, head_dim] each -> [query rows, heads · head_dim]; no sample sees another."""
+    q, k = attn.q_norm(q), attn.k_norm(k)
+    dropout = attn.attn_drop.p if attn.training else 0.0
+    if attention == "varlen":
+        return _attend_varlen(q, k, v, queries, keys, dropout).flatten(1)
+    outs, query_start, key_start = [], 0, 0
+    for (samples, wanted, tokens), pair in _runs(queries, keys, pairs):
+        query_end, key_end = query_start + samples * wanted, key_start + samples * tokens
+        q_run = q[query_start:query_end].unflatten(0, (samples, wanted)).transpose(1, 2)
+        k_run, v_run = (z[key_start:key_end].unflatten(0, (samples, tokens)).transpose(1, 2) for z in (k, v))
+        bias = None if pair is None else attention_bias(attn, q_run, pair)
+        out = F.scaled_dot_product_attention(q_run, k_run, v_run, attn_mask=bias, dropout_p=dropout)
+        outs.append(out.transpose(1, 2).flatten(0, 1).flatten(1))
+        query_start, key_start = query_end, key_end
+    if len(outs) == 1:
+        return outs[0]
+    return torch.cat(outs) if outs else q.flatten(1)
+
+
+def _runs(queries: Layout, keys: Layout, pairs: Pairs) -> list[tuple[tuple[int, int, int], Tensor | None]]:
+    if pairs is None:
+        return [(run, None) for run in paired_runs(queries, keys)]
+    # a run a group, as each has its own pairs
+    shapes = zip(queries.shapes, keys.shapes, pairs, strict=True)
+    return [((samples, wanted, tokens), pair) for (samples, wanted), (_, tokens), pair in shapes if samples]
+
+
+def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, queries: Layout, keys: Layout, dropout: float) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn  # lazily: only CUDA machines have use for it
+
+    if dropout or q.device.type not in ("cuda", "meta") or v.dtype not in (torch.bfloat16, torch.float16):
+        raise InputError(
+            f"varlen attention runs on CUDA in half precision without attention dropout, got {q.device.type}, "
+            f"{v.dtype}, dropout {dropout}; choose attention sdpa"
+        )
+    q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast a q_norm hands back f32
+    starts = queries.cu_seqlens(q.device), keys.cu_seqlens(k.device)
+    return varlen_attn(q, k, v, *starts, queries.longest, keys.longest)
+
+
+def _finish(attn: Attention, x: Tensor, out: Tensor) -> Tensor:
+    out = attn.norm(out)
+    if getattr(attn, "gate", None) is not None:
+        out = out * attn.gate(x).sigmoid()
+    return attn.proj_drop(attn.proj(out))

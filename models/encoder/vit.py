@@ -1,0 +1,230 @@
+"""The shared encoder: groups of images in, tokens out, through one plain timm ViT in one pass.
+
+    labelled, strong, partly = encode(vit, [Whole(images), Chosen(strong, rows), Part(weak, visible)])
+
+Images are u8 [N, 3, H, W], 0..255, normalised here after the gather; or float, taken as normalised already.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from models.encoder.build import Size, build_encoder
+from models.encoder.layout import Layout
+from models.encoder.packed import Pairs
+from models.encoder.patches import IMAGENET, Normalisation, gather_patches, grid_of, normalised
+from models.encoder.positions import prefix_positions, resampled
+from models.encoder.relative import pairs
+
+__all__ = ["FullImages", "Group", "MaskedImages", "SelectedImages", "Size", "VisiblePatches", "build_encoder",
+           "classify", "embed", "encode", "encode_every", "eval_logits", "evaluating", "normalisation_of"]  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
+class FullImages:
+    """Every patch of every image.
+
+    pooled  only what the classifier reads is needed: with a class token, one token an image comes back
+    """
+
+    images: Tensor
+    pooled: bool = True
+    drop_path: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, eq=False)
+class SelectedImages:
+    """Every patch of the images `rows` (i64 [n], n may be 0); the others are never read."""
+
+    images: Tensor
+    rows: Tensor
+    pooled: bool = True
+    drop_path: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, eq=False)
+class VisiblePatches:
+    """The patches `visible` (i64 [N, K]) of each image; the hidden are never read. No drop-path: MAE pre-trains
+    without."""
+
+    images: Tensor
+    visible: Tensor
+    drop_path: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedImages:
+    """Patches of which some enter as a mask token, so the encoder sees where they are, not what (SimMIM, LoMaR).
+
+    covered     bool [n, K]   which of the K patches
+    mask_token  float [C]     learned; positions are added to it
+    ids         i64 [n, K]    the patches themselves (a window, say); None means all, in raster order
+    rows        i64 [n]       which images; None means all
+    drop_path   may stochastic depth touch this group?
+    read        only so many patches, the first of `ids`, are read: the last block leaves out the others
+    """
+
+    images: Tensor
+    covered: Tensor
+    mask_token: Tensor
+    ids: Tensor | None = None
+    rows: Tensor | None = None
+    drop_path: bool = True
+    read: int | None = None
+
+
+Group = FullImages | SelectedImages | VisiblePatches | MaskedImages
+
+
+def encode(vit: VisionTransformer, groups: Sequence[Group]) -> list[Tensor]:
+    """One [n_g, tokens_g, C] a group, final-normed: prefix tokens, then patches in the order of their ids.
+
+    With class-token pooling a `pooled` group comes back as its class token alone (tokens_g = 1), a covered one as the
+    prefix and its `read` patches: the last block would do the rest of its work for nobody. The vit's blocks must be
+    packed (`build_encoder`, `as_packed`).
+    """
+    x, layout = embed(vit, groups)
+    keep = tuple(_tokens_read(vit, group, tokens) for group, (_, tokens) in zip(groups, layout.shapes, strict=True))
+    related = _pairs(vit, groups)
+    for block in vit.blocks[:-1]:
+        x = _run(vit, block, x, layout, None, related)
+    x = _run(vit, vit.blocks[-1], x, layout, keep, related)
+    return layout.trimmed(keep).split(vit.norm(x))
+
+
+def encode_every(vit: VisionTransformer, group: Group) -> list[Tensor]:
+    """What goes into the first block of one group, and what comes out of each: depth + 1 of [n, tokens, C].
+
+    The last is final-normed, as in `encode`: so the norm is trained, which whoever uses the encoder reads.
+    """
+    x, layout = embed(vit, [group])
+    related, layers = _pairs(vit, [group]), [x]
+    for block in vit.blocks:
+        layers.append(_run(vit, block, layers[-1], layout, None, related))
+    layers[-1] = vit.norm(layers[-1])
+    return [layout.split(layer)[0] for layer in layers]
+
+
+def classify(vit: VisionTransformer, groups: Sequence[Tensor]) -> list[Tensor]:
+    """Tokens of groups -> logits [n_g, classes] of each; the head runs once over all of them.
+
+    Give it the labelled group too: a head that sees no row on one rank has no gradient there, and DDP waits for it.
+    """
+    pooled = [vit.pool(tokens) for tokens in groups]
+    logits = vit.head(vit.head_drop(vit.fc_norm(torch.cat(pooled))))
+    return list(logits.split([len(rows) for rows in pooled]))
+
+
+@torch.no_grad()
+def eval_logits(vit: VisionTransformer, images: Tensor) -> Tensor:
+    """Logits [N, classes] with the network in eval mode and nothing to learn from: a teacher's or evaluator's view."""
+    with evaluating(vit):
+        return classify(vit, encode(vit, [FullImages(images)]))[0]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; afterwards each submodule is in the mode it was in, frozen ones included."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def embed(vit: VisionTransformer, groups: Sequence[Group]) -> tuple[Tensor, Layout]:
+    """Pixels of the wanted patches -> packed tokens [rows, C] with positions and prefix; one projection for all."""
+    patch = vit.patch_embed.patch_size[0]
+    pixels = [gather_patches(group.images, *_wanted(group), patch) for group in groups]
+    patches = _project(vit, pixels)
+    prefix = _prefix(vit)
+    packed, shapes = [], []
+    for group, tokens in zip(groups, patches, strict=True):
+        if isinstance(group, MaskedImages):
+            tokens = torch.where(group.covered[..., None], group.mask_token.to(tokens.dtype), tokens)
+        tokens = _with_positions(vit, tokens, grid_of(group.images, patch), _wanted(group)[1])
+        if prefix is not None:
+            tokens = torch.cat([prefix.expand(tokens.shape[0], -1, -1), tokens], 1)
+        packed.append(tokens.flatten(0, 1))
+        shapes.append(tokens.shape[:2])
+    x = vit.norm_pre(vit.pos_drop(torch.cat(packed)))
+    return x, Layout(tuple((int(n), int(k)) for n, k in shapes), tuple(group.drop_path for group in groups))
+
+
+def _wanted(group: Group) -> tuple[Tensor | None, Tensor | None]:
+    match group:
+        case FullImages():
+            return None, None
+        case SelectedImages():
+            return group.rows, None
+        case VisiblePatches():
+            return None, group.visible
+        case MaskedImages():
+            return group.rows, group.ids
+
+
+def _tokens_read(vit: VisionTransformer, group: Group, tokens: int) -> int:
+    if isinstance(group, MaskedImages) and group.read is not None:
+        return vit.num_prefix_tokens + group.read
+    pooled = isinstance(group, FullImages | SelectedImages) and group.pooled
+    return 1 if pooled and vit.global_pool == "token" and vit.attn_pool is None else tokens
+
+
+def _run(
+    vit: VisionTransformer, block: nn.Module, x: Tensor, layout: Layout, keep: tuple[int, ...] | None, pairs: Pairs
+) -> Tensor:
+    if vit.grad_checkpointing and torch.is_grad_enabled():
+        return checkpoint(block, x, None, False, layout, keep, pairs, use_reentrant=False)
+    return block(x, layout=layout, keep=keep, pairs=pairs)
+
+
+def _pairs(vit: VisionTransformer, groups: Sequence[Group]) -> Pairs:
+    if not vit.blocks[0].relative:
+        return None
+    patch = vit.patch_embed.patch_size[0]
+    return tuple(pairs(vit, grid_of(group.images, patch), _wanted(group)[1], group.images.device) for group in groups)
+
+
+def _project(vit: VisionTransformer, pixels: list[Tensor]) -> list[Tensor]:
+    weight = vit.patch_embed.proj.weight
+    flat, normalisation = [part.flatten(0, 1) for part in pixels], normalisation_of(vit)
+    if len({part.dtype for part in flat}) > 1:
+        flat = [normalised(part, weight.dtype, normalisation) for part in flat]
+    x = normalised(torch.cat(flat), weight.dtype, normalisation)
+    # the convolution is a linear layer on (y, x, channel) pixels: the order of MAE's target and of NHWC storage
+    x = F.linear(x, weight.permute(0, 2, 3, 1).flatten(1), vit.patch_embed.proj.bias)
+    x = vit.patch_embed.norm(x)
+    parts = x.split([len(part) for part in flat])
+    return [part.unflatten(0, whole.shape[:2]) for part, whole in zip(parts, pixels, strict=True)]
+
+
+def normalisation_of(vit: VisionTransformer) -> Normalisation:
+    """What `build_encoder` was told to normalise u8 images with; ImageNet's for any other timm ViT."""
+    return getattr(vit, "normalisation", IMAGENET)
+
+
+def _prefix(vit: VisionTransformer) -> Tensor | None:
+    tokens = [token[0] for token in (vit.cls_token, vit.reg_token) if token is not None]
+    if not tokens:
+        return None
+    prefix = torch.cat(tokens)
+    if vit.pos_embed is None or vit.no_embed_class:
+        return prefix
+    return prefix + vit.pos_embed[0, : vit.num_prefix_tokens]
+
+
+def _with_positions(vit: VisionTransformer, tokens: Tensor, grid: tuple[int, int], ids: Tensor | None) -> Tensor:
+    if vit.pos_embed is None:
+        return tokens
+    before = prefix_positions(vit)
+    positions = resampled(vit.pos_embed, vit.patch_embed.grid_size, grid, before)[0, before:]
+    return tokens + (positions if ids is None else positions[ids])

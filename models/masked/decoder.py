@@ -1,0 +1,115 @@
+"""MAE's decoder: from what was seen, predict the pixels of what was not."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from models.encoder.layout import Layout
+from models.encoder.packed import PackedBlock
+from models.encoder.patches import hidden_from_visible
+from models.encoder.positions import mae_init, resampled, sincos_2d
+from pipeline.errors import InputError
+
+
+class Decoder(nn.Module):
+    """Embed, append mask tokens, `depth` blocks, norm, linear to patch² · 3 (MAE section 3, "MAE decoder").
+
+    Tokens stay in the order [predicted, prefix, the rest] instead of MAE's un-shuffled raster order. Positions are
+    added by id and attention does not care about order: the result is the same, the predicted rows are one slice.
+
+    encoder_width  width of the tokens that come in
+    grid           patches down and across; positions of other grids are resampled from it
+    prefix         tokens before the patches: class token and registers
+    predicts       numbers predicted for each patch; patch² · 3 when absent
+    mask_tokens    hidden patches enter here, as a learned token. False where the encoder has seen one in their places
+                   (Tab. 1c, "encoder w/ [M]"): every patch then comes with a token of its own
+    """
+
+    def __init__(
+        self,
+        encoder_width: int,
+        grid: tuple[int, int],
+        patch: int,
+        *,
+        width: int = 512,  # MAE Tab. 1b
+        depth: int = 8,  # MAE Tab. 1a
+        heads: int = 16,
+        prefix: int = 1,
+        predicts: int | None = None,
+        mask_tokens: bool = True,
+    ) -> None:
+        super().__init__()
+        if depth < 1 or width % heads:
+            raise InputError(f"a decoder has a block or more and heads that divide its width, got {depth} blocks, "
+                             f"width {width}, {heads} heads")  # fmt: skip
+        norm = partial(nn.LayerNorm, eps=1e-6)
+        self.prefix, self.grid = prefix, tuple(grid)
+        self.embed = nn.Linear(encoder_width, width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width)) if mask_tokens else None
+        self.register_buffer("positions", sincos_2d(width, grid).float(), persistent=False)
+        self.blocks = nn.ModuleList(PackedBlock(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+        self.norm = norm(width)
+        self.predict = nn.Linear(width, predicts or patch * patch * 3)
+        self.apply(mae_init)
+        if mask_tokens:
+            nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(
+        self, tokens: Tensor, visible: Tensor, predict_ids: Tensor, grid: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Predictions for the patches asked for, [N, M, predicts], in the order of `predict_ids`.
+
+        tokens       float [N, prefix + K, encoder_width]   the encoder's, final-normed; without mask tokens
+                     [N, prefix + L, encoder_width], patches in raster order
+        visible      i64 [N, K]   the patches it saw
+        predict_ids  i64 [N, M]   all hidden ones (M = L - K), or all there are (M = L; MAE section 3, footnote 1):
+                                  a visible patch is then predicted from its own token
+        grid         patches of the images down and across; the decoder's own when absent
+
+        Raises InputError for any other M.
+        """
+        positions = resampled(self.positions[None], self.grid, grid or self.grid)[0]
+        patches, (samples, seen) = len(positions), visible.shape
+        x = self.embed(tokens)
+        prefix, shown = x[:, : self.prefix], x[:, self.prefix :]
+        if self.mask_token is None:
+            x = _wanted_first(shown + positions, prefix, predict_ids)
+            return self.predict(self.norm(self._through_blocks(x, predict_ids.shape[1])))
+        hidden = self.mask_token + positions[predict_ids]
+        if predict_ids.shape[1] == patches - seen:
+            x = torch.cat([hidden, prefix, shown + positions[visible]], 1)
+        elif predict_ids.shape[1] == patches:
+            slots = self.mask_token.to(shown.dtype).expand(samples, patches, -1)
+            slots = slots.scatter(1, _over(visible, shown), shown)
+            x = torch.cat([slots.gather(1, _over(predict_ids, slots)) + positions[predict_ids], prefix], 1)
+        else:
+            raise InputError(
+                f"{seen} of {patches} patches are visible: predict the other {patches - seen} or all, "
+                f"not {predict_ids.shape[1]}"
+            )
+        return self.predict(self.norm(self._through_blocks(x, predict_ids.shape[1])))
+
+    def _through_blocks(self, x: Tensor, wanted: int) -> Tensor:
+        samples, tokens, _ = x.shape
+        layout, x = Layout(((samples, tokens),)), x.flatten(0, 1)
+        for block in self.blocks[:-1]:
+            x = block(x, layout=layout)
+        return self.blocks[-1](x, layout=layout, keep=(wanted,)).unflatten(0, (samples, wanted))
+
+
+def _wanted_first(shown: Tensor, prefix: Tensor, ids: Tensor) -> Tensor:
+    """Tokens of every patch [N, L, width] as [those of `ids`, prefix, the others]."""
+    others = hidden_from_visible(ids, shown.shape[1])
+    return torch.cat([shown.gather(1, _over(ids, shown)), prefix, shown.gather(1, _over(others, shown))], 1)
+
+
+def _over(ids: Tensor, like: Tensor) -> Tensor:
+    return ids[..., None].expand(-1, -1, like.shape[-1])
+
+
+def predicted_ids(visible: Tensor, patches: int, *, everything: bool = False) -> Tensor:
+    """The ids to predict: the hidden ones (i64 [N, L - K]), or every patch (i64 [N, L])."""
+    if everything:
+        return torch.arange(patches, device=visible.device).expand(visible.shape[0], -1)
+    return hidden_from_visible(visible, patches)

@@ -1,0 +1,65 @@
+"""Files of what a target has to know: tensors and plain types, written whole, read without running code."""
+
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from pipeline.errors import InputError
+from pipeline.store.atomic_write import write_whole
+
+COMMANDS = {"pca": "python -m models.masked.fit_pca", "vq": "python -m models.masked.fit_vq"}
+
+
+class NoTarget(InputError):
+    """A file that a target has to read is not there or is another one. `kind` of target, `command` that makes it."""
+
+    def __init__(self, said: str, kind: str) -> None:
+        self.kind, self.command = kind, COMMANDS[kind]
+        super().__init__(f"{said} `{self.command}`")
+
+
+def check_out(out: str) -> Path:
+    """The path to write to. Raises InputError, before anything is computed, if it is a folder or in none."""
+    path = Path(out)
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"--out: {path if path.is_dir() else path.parent} is {'a' if path.is_dir() else 'no'} folder")
+    return path
+
+
+def write(path: Path, kind: str, held: Mapping[str, object]) -> None:
+    """Write what a target of this kind has to know; the file is there whole or not at all.
+
+    Raises InputError if the disk refuses.
+    """
+    content = io.BytesIO()
+    torch.save({"kind": kind, **held}, content)
+    try:
+        write_whole(path, content.getvalue())
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def read(file: str | None, kind: str, patch: int | None = None) -> dict:
+    """What `write` wrote. Raises NoTarget if it is no file of this kind or was made for patches of another size."""
+    held = plain(file, kind)
+    if held.get("kind") != kind:
+        raise NoTarget(f"{file} is not of this target; make one with", kind)
+    if patch is not None and held["patch"] != patch:
+        raise NoTarget(f"{file} is of patches of {held['patch']} pixels, the encoder's have {patch}; fit it with", kind)
+    return held
+
+
+def plain(file: str | None, kind: str) -> dict:
+    """Whatever named tensors and plain types a file holds. Raises NoTarget if it cannot be read, or holds more."""
+    if file is None:
+        raise NoTarget("method.reconstruct.target_file is None; name one, made with", kind)
+    try:
+        held = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise NoTarget(f"cannot read {file}: {error.strerror or error}; make it with", kind) from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise NoTarget(f"{file} is damaged or no file of a target; make it with", kind) from error
+    return held if isinstance(held, dict) else {}

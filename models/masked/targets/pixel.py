@@ -1,0 +1,32 @@
+"""Pixels, as the encoder's input has them (MAE section 3, "Reconstruction target")."""
+
+from typing import final
+
+from torch import Tensor
+
+from models.encoder.patches import Normalisation
+from models.losses import pixel_loss
+from models.masked.targets.base import Target
+
+
+@final
+class Pixel(Target):
+    """Mean squared, or absolute, error of pixels.
+
+    normalise  each patch by its own mean and spread (MAE Table 1d, "pixel (w/ norm)"), which a picture of a prediction
+               needs, and no prediction has
+    """
+
+    name = "pixels"
+
+    def __init__(self, patch: int, normalisation: Normalisation, *, normalise: bool, absolute: bool = False) -> None:
+        super().__init__()
+        self.patch, self.normalisation, self.width = patch, normalisation, 3 * patch * patch
+        self.normalise, self.absolute = normalise, absolute
+
+    def loss(self, predicted: Tensor, images: Tensor, ids: Tensor) -> Tensor:
+        how = {"normalise": self.normalise, "absolute": self.absolute, "normalisation": self.normalisation}
+        return pixel_loss(predicted, images, ids, self.patch, **how)
+
+    def to_pixels(self, predicted: Tensor, images: Tensor, ids: Tensor) -> Tensor:
+        return predicted.float()

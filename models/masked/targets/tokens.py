@@ -1,0 +1,53 @@
+"""Codes of a tokenizer (BEiT; MAE section 4.1, "dVAE token"): a classification of each patch."""
+
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.encoder.patches import Normalisation, gather_patches, grid_of
+from models.losses import at_least_f32
+from models.masked.targets.base import Target, check_some
+from models.masked.targets.tokenizer import Tokenizer, resized
+
+
+@final
+class Tokens(Target):
+    """Cross-entropy of the codes of the predicted patches, each patch one cell of the tokenizer's grid."""
+
+    name = "tokens"
+
+    def __init__(self, tokenizer: Tokenizer, patch: int, normalisation: Normalisation) -> None:
+        super().__init__()
+        self.patch, self.normalisation, self.width = patch, normalisation, tokenizer.codes
+        self.tokenizer = tokenizer.requires_grad_(False).eval()
+
+    def loss(self, predicted: Tensor, images: Tensor, ids: Tensor) -> Tensor:
+        check_some(ids)
+        codes = self.codes(images).gather(1, ids)
+        return F.cross_entropy(at_least_f32(predicted).flatten(0, 1), codes.flatten())
+
+    def codes(self, images: Tensor) -> Tensor:
+        """i64 [N, L] of u8 images, or of floats normalised as the encoder's input is."""
+        return self.tokenizer(self._shades(images), grid_of(images, self.patch))
+
+    @torch.no_grad()
+    def to_pixels(self, predicted: Tensor, images: Tensor, ids: Tensor) -> Tensor | None:
+        """Of the likeliest codes, decoded among the true codes of the other patches."""
+        grid, codes = grid_of(images, self.patch), self.codes(images)
+        pictures = self.tokenizer.decode(codes.scatter(1, ids, predicted.argmax(-1)), grid)
+        if pictures is None:
+            return None
+        pixels = gather_patches(resized(pictures.float(), tuple(images.shape[-2:])), None, ids, self.patch)
+        mean, std = self._per_channel(pixels)
+        return (pixels.unflatten(2, (-1, 3)) - mean).div(std).flatten(2)
+
+    def _shades(self, images: Tensor) -> Tensor:
+        if images.dtype == torch.uint8:
+            return images
+        mean, std = (each[:, None, None] for each in self._per_channel(images))
+        return images * std + mean
+
+    def _per_channel(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        return tuple(torch.tensor(v, device=like.device) for v in (self.normalisation.mean, self.normalisation.std))

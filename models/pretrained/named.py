@@ -1,0 +1,44 @@
+"""Weights of a timm name, such as vit_base_patch16_224.mae, if they are on this machine; no network is asked."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import timm
+import torch
+
+from models.encoder.patches import Normalisation
+from models.pretrained.found import Found
+from models.pretrained.released import WEIGHTS, read_released, read_safetensors
+from pipeline.errors import InputError
+
+
+def is_name(start: str) -> bool:
+    """Whether timm knows weights or a model of this name."""
+    return timm.is_model(start)
+
+
+def read_named(name: str) -> Found:
+    """The weights of a name in the caches of the Hugging Face hub or of torch.hub, where timm puts what it downloads.
+
+    Raises InputError if neither has them.
+    """
+    config = timm.get_pretrained_cfg(name)
+    path = None if config is None else _cached(config.hf_hub_id, config.hf_hub_filename or WEIGHTS, config.url)
+    if path is None:
+        raise InputError(
+            f"run.start {name}: timm knows it, its weights are not on this machine; "
+            f"run python -c \"import timm; timm.create_model('{name}', pretrained=True)\" where there is a network"
+        )
+    found = read_safetensors(path) if path.suffix == ".safetensors" else read_released(path)
+    shown = Normalisation(tuple(config.mean), tuple(config.std))
+    return replace(found, where=name, what=f"timm {path.name}", normalisation=shown)
+
+
+def _cached(repo: str | None, file: str, url: str | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache  # with timm, but only this reads it
+
+    names = (file, "pytorch_model.bin") if repo else ()
+    paths = [Path(p) for p in (try_to_load_from_cache(repo, each) for each in names) if isinstance(p, str)]
+    if url:
+        paths.append(Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2])
+    return next((path for path in paths if path.exists()), None)

@@ -1,0 +1,24 @@
+"""The threshold that a recipe names."""
+
+from models.pseudo_labels.settings import Pseudo
+from models.pseudo_labels.thresholds.adamatch import AdaMatch
+from models.pseudo_labels.thresholds.base import Threshold
+from models.pseudo_labels.thresholds.fixed import Fixed
+from models.pseudo_labels.thresholds.flexmatch import FlexMatch
+from models.pseudo_labels.thresholds.freematch import FreeMatch
+from models.pseudo_labels.thresholds.softmatch import SoftMatch
+
+
+def threshold(s: Pseudo, classes: int) -> Threshold:
+    """The threshold that `s` describes."""
+    match s.kind:
+        case "fixed":
+            return Fixed(s.threshold)
+        case "flexmatch":
+            return FlexMatch(s.threshold, classes)
+        case "freematch":
+            return FreeMatch(classes, s.momentum, s.fairness)
+        case "softmatch":
+            return SoftMatch(classes, s.momentum)
+        case "adamatch":
+            return AdaMatch(s.threshold, s.momentum)

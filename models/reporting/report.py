@@ -1,0 +1,222 @@
+"""The report of a run: report.html, one page with everything in it, and report.md beside its pictures."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from models.reporting import figures
+from models.reporting.progress import duration
+from models.reporting.pseudo_label_stats import Tally, scarce
+from models.reporting.render import Facts, Folded, Picture, Section, Table, Text, html, markdown
+from models.reporting.run_folder import ENVIRONMENT, RECIPE, REPORT
+from pipeline.store.atomic_write import write_whole
+from pipeline.text import number, percent
+
+MARKDOWN, PICTURES = "report.md", "report"
+
+
+def write_report(
+    folder: Path,
+    *,
+    recipe_name: str,
+    rows: Sequence[dict],
+    final: Sequence[tuple[str, str]],
+    pictures: Sequence[Picture],
+    verdict: str,
+    known: int = 0,
+    command: str = "",
+    pseudo: Tally | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Path:
+    """Write both reports from the journal's rows; recipe.json and environment.json are read from `folder`.
+
+    final     what the finished model was measured to do, a row each
+    pictures  reconstructions, views and the like, in this order
+    verdict   `verdict`'s sentence about the throughput
+    known     images whose label was learned from
+    command   what trains the same again
+    """
+    recipe, environment = (_json(folder / name) for name in (RECIPE, ENVIRONMENT))
+    steps = [row for row in rows if "timing" in row]
+    scores = figures.evaluations(rows)
+    sections = [
+        Section("", _summary(steps, scores, recipe, environment, known)),
+        Section("Results", [Table(("measured", "value"), final)] * bool(final)),
+        Section("Curves", _curves(steps, scores)),
+        Section("Pseudo-labels", _pseudo(steps, pseudo, class_names, scarce(rows, recipe))),
+        Section("What the network saw and made", list(pictures)),
+        Section("Throughput", _throughput(steps, verdict)),
+        Section("To run it again", _again(recipe_name, command, recipe, environment)),
+    ]
+    sections = [section for section in sections if section.blocks]
+    write_whole(folder / REPORT, html(recipe_name, sections))
+    write_whole(folder / MARKDOWN, markdown(recipe_name, sections, folder / PICTURES))
+    return folder / REPORT
+
+
+def verdict(images_per_s: float, wait_share: float, device: str = "device") -> str:
+    """One sentence on who waited for whom; below 3 % of waiting the data path counts as fast enough."""
+    said = f"{images_per_s:,.0f} images/s; the {device} waited for data {percent(wait_share)} of the time"
+    if wait_share < 0.03:
+        return f"{said}: it is never short of images, and only a faster {device} or a smaller model would be quicker."
+    possible = images_per_s / max(0.01, 1 - wait_share)
+    if wait_share < 0.15:
+        return f"{said}: data and {device} are nearly in balance, {possible:,.0f} images/s if data were free."
+    return f"{said}: limited by the data path, up to {possible:,.0f} images/s with more cores or cheaper views."
+
+
+def speed(rows: Sequence[dict]) -> tuple[float, float]:
+    """Median images per second and median share of waiting over the rows that timed a step; zeros without any."""
+    timed = [row["timing"] for row in rows if row.get("timing", {}).get("images_per_s") is not None]
+    if not timed:
+        return 0.0, 0.0
+    return float(np.median([t["images_per_s"] for t in timed])), float(np.median([t["wait_share"] for t in timed]))
+
+
+def _summary(steps: Sequence[dict], scores: figures.Series, recipe: dict, environment: dict, known: int) -> list:
+    if not steps:
+        return [Text("No step has been logged yet.", lead=True)]
+    last = steps[-1]
+    images_per_s, wait_share = speed(steps)
+    took = duration(last["timing"]["elapsed_s"])
+    where = f"{environment.get('devices', 1)} × {environment.get('device', 'unknown device')}"
+    encoder, data = recipe.get("encoder", {}), recipe.get("data", {})
+    size = f"ViT of {encoder.get('depth')} x {encoder['width']}" if encoder.get("width") else None
+    what = f"{size or encoder.get('name', 'An encoder')} on {data.get('root', 'its data')}"
+    what += f", {known:,} known labels" if known else ", no label"
+    what += f" (split {data['split']})" if known and data.get("split") else ""
+    what += f", seed {recipe['run']['seed']}" if "run" in recipe else ""
+    said = f"{what}: {_length(last, recipe)} in {took} on {where}."
+    facts = [("Time", took), ("Images per second", f"{images_per_s:,.0f}"), ("Waiting for data", percent(wait_share))]
+    name = _headline(scores)
+    if name:
+        values = scores[name][1]
+        best = f", best {percent(max(values))}" if max(values) > values[-1] else ""
+        said += f" Final {name} {percent(values[-1])}{best}."
+        facts.insert(0, (f"Final {name}", percent(values[-1])))
+    facts.insert(1 if name else 0, ("Final loss", "–" if last["loss"] is None else number(last["loss"])))
+    if "memory_gb" in last["timing"]:
+        facts.append(("GPU memory", f"{last['timing']['memory_gb']:.1f} GB"))
+    return [Text(said, lead=True), Facts(facts), *_replaced(steps, data)]
+
+
+def _length(last: dict, recipe: dict) -> str:
+    """300 steps of 128 images, 40 epochs, the first 5 on labels alone; no epochs where each is a step."""
+    optim, batch = recipe.get("optim", {}), recipe.get("data", {}).get("batch")
+    parts = [f"{last['step']:,} steps" + (f" of {batch:,} images" if batch else "")]
+    parts += [] if optim.get("epoch_unit") == "step" else [f"{last['epoch']:.3g} epochs"]
+    parts += [f"the first {alone:,g} on labels alone"] if (alone := optim.get("labels_only_epochs")) else []
+    return ", ".join(parts) + "," * (len(parts) > 1)
+
+
+def _replaced(steps: Sequence[dict], data: dict) -> list[Text]:
+    n = sum(row.get("replaced", 0) for row in steps)
+    check = f"python -m pipeline.store {data.get('root', '')}/{data.get('train', '')}"
+    said = f"{n:,} times an image that no longer decodes was replaced by another: {check} says what is damaged."
+    return [Text(said)] if n else []
+
+
+def _headline(scores: figures.Series) -> str | None:
+    """The evaluation that the page leads with: a top-1 accuracy where there is one."""
+    wanted = [name for name in scores if "top1" in name or "accuracy" in name]
+    return next(iter(wanted or scores), None)
+
+
+def _curves(steps: Sequence[dict], scores: figures.Series) -> list[Picture]:
+    parts = figures.series(steps, lambda row: {"loss": row["loss"], **row["parts"]})
+    if len(parts) == 2:  # one part is the loss itself
+        del parts["loss"]
+    rates = figures.series(steps, lambda row: {"learning rate": row["lr"]})
+    norms = figures.series(steps, lambda row: {"gradient norm": row["gradient_norm"]})
+    return _pictures(
+        (
+            "Loss",
+            "The total, and its parts before their weights; means over each logging interval.",
+            figures.curves(parts, log=True),
+        ),
+        ("Evaluation", "On images that were not learned from.", figures.curves(scores, percent=True, points=True)),
+        ("Learning rate", "Of the layers that learn at the full rate.", figures.curves(rates)),
+        ("Gradient norm", "Before clipping.", figures.curves(norms, log=True)),
+    )
+
+
+def _pseudo(steps: Sequence[dict], tally: Tally | None, class_names: Sequence[str] | None, warning: str | None) -> list:
+    shares = figures.series(steps, lambda row: row.get("pseudo"))
+    if not shares or tally is None:
+        return []
+    guessed, passed = tally.guessed.numpy(), tally.passed.numpy()
+    confusion = None if tally.confusion is None else tally.confusion.numpy()
+    names = class_names or [str(index) for index in range(tally.classes)]
+    said = f"Of {guessed.sum():,} guesses, {percent(passed.sum() / max(1, guessed.sum()))} passed the threshold"
+    if confusion is not None and confusion.sum():
+        said += f"; of those with a known label, {percent(confusion.trace() / confusion.sum())} were correct"
+    caption = "Passed: share of all guesses."
+    if "correct" in shares:
+        caption += " Correct: share of those passed whose hidden label was read for this report."
+    per_class = "Passed guesses by guessed class: a few tall bars mean that the model feeds on its favourites."
+    return [
+        Text(said + "."),
+        *([Text(warning)] if warning else []),
+        *_pictures(
+            ("Over time", caption, figures.curves(shares, percent=True, tall=True)),
+            (
+                "Confusion",
+                "Per cent of each true class.",
+                None if confusion is None else figures.confusions(confusion, names),
+            ),
+        ),
+        *_pictures(("Per class", per_class, figures.classes(passed, confusion, names)), wide=True),
+        *_weakest(guessed, passed, confusion, names),
+    ]
+
+
+def _weakest(
+    guessed: np.ndarray, passed: np.ndarray, confusion: np.ndarray | None, names: Sequence[str]
+) -> list[Text | Table]:
+    """The ten classes of which the smallest share of passed guesses is correct, or else passes at all."""
+    share = passed / np.maximum(1, guessed)
+    head, correct = ["class", "guessed", "passed"], None
+    if confusion is not None and confusion.sum():
+        correct = confusion.diagonal() / np.maximum(1, confusion.sum(0))
+        head.append("correct, of passed")
+    worst = np.argsort(share if correct is None else np.where(passed > 0, correct, 2.0), kind="stable")[:10]
+    table = [
+        [names[index], f"{guessed[index]:,}", percent(share[index])]
+        + ([] if correct is None else [percent(correct[index]) if passed[index] else "–"])
+        for index in worst
+    ]
+    what = "that passed least often" if correct is None else "whose passed guesses are wrong most often"
+    return [Text(f"The classes {what}:"), Table(head, table)]
+
+
+def _throughput(steps: Sequence[dict], verdict: str) -> list:
+    images = figures.series(steps, lambda row: {"images per second": row["timing"]["images_per_s"]})
+    waits = figures.series(steps, lambda row: {"waiting": row["timing"]["wait_share"]})
+    return [
+        Text(verdict),
+        *_pictures(
+            ("Images per second", "All devices together; evaluations and saves are left out.", figures.curves(images)),
+            (
+                "Waiting for data",
+                "Share of the time in which the loop had no batch.",
+                figures.curves(waits, percent=True),
+            ),
+        ),
+    ]
+
+
+def _again(name: str, command: str, recipe: dict, environment: dict) -> list[Folded]:
+    versions = "\n".join(f"{key:<12}{value}" for key, value in environment.items() if value is not None)
+    whole = json.dumps(recipe, indent=2) if recipe else ""
+    found = (("Command", command), ("Environment", versions), (f"Recipe {name}", whole))
+    return [Folded(title, text) for title, text in found if text]
+
+
+def _pictures(*made: tuple[str, str, bytes | None], wide: bool = False) -> list[Picture]:
+    return [Picture(title, caption, png, wide) for title, caption, png in made if png is not None]
+
+
+def _json(path: Path) -> dict:
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -1,0 +1,198 @@
+"""Images -> .beton, manifest, names and splits.  `python -m pipeline.convert SRC OUT.beton`
+
+A conversion writes `OUT.beton.partial`, reads every sample back, and gives the file its name last: whatever stops it
+before that leaves nothing that `open_beton` accepts. `python -m pipeline.store OUT.beton` checks a file again later.
+"""
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.concurrency.pool import cores
+from pipeline.convert.commit import commit, read_back, writing
+from pipeline.convert.report import Outcome, measured
+from pipeline.convert.writer import Sample, write
+from pipeline.errors import InputError
+from pipeline.labels.splits import labels_each, make_split, save_split, split_name, splits
+from pipeline.sources.encode import Prepared, prepare
+from pipeline.sources.find import Source, find
+from pipeline.store.beton import Beton, open_beton
+from pipeline.store.manifest import Manifest
+from pipeline.store.sample_names import encode_names
+
+WORTH_ADVICE_S = 20  # a conversion that took so long may take 2.5 s longer, to say what others would have cost
+
+
+@dataclass(frozen=True)
+class Options:
+    """How images are stored, and which labels may be seen."""
+
+    side: int | None = 500
+    """Longest side kept, in pixels; larger images are resized. None keeps every size."""
+    quality: int = 90
+    """JPEG quality of what is encoded here."""
+    split: tuple[float, ...] = ()
+    """Splits to write: the share of every class whose labels may be seen."""
+    per_class: tuple[int, ...] = ()
+    """Splits to write: the number of labels of every class that may be seen."""
+    seed: int = 0
+    """Of the order in the file and of the splits."""
+    reencode: bool = False
+    """Encode again even the JPEGs that could be kept as they are."""
+    max_bad: float = 0.001
+    """Share of the source's images that may be rejected; files that are no images are ignored."""
+    workers: int | None = None
+    """Threads that encode; as many as this process has cores when absent."""
+    overwrite: bool = False
+    """Replace an existing output, and remove the splits of the one before."""
+
+    def check(self) -> None:
+        """Raise InputError on a value out of range."""
+        for name, low, high in (("side", 1, 65_500), ("quality", 1, 100), ("max_bad", 0, 1), ("workers", 1, 4096)):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise InputError(f"--{name.replace('_', '-')}: expected {low} to {high}, got {value}")
+        if self.seed < 0:
+            raise InputError(f"--seed: expected 0 or more, got {self.seed}")
+        for fraction, k in self.draws():
+            split_name(fraction, k, self.seed)
+
+    def draws(self) -> Iterator[tuple[float | None, int | None]]:
+        """(fraction, None) or (None, k) of every split asked for."""
+        yield from ((fraction, None) for fraction in self.split)
+        yield from ((None, k) for k in self.per_class)
+
+
+def convert(
+    source: Any,
+    out: str | Path,
+    options: Options = Options(),
+    *,
+    unlabelled: str | Path | None = None,
+    progress: bool = False,
+) -> Manifest:
+    """Write a folder, CSV, data set object or Source as `out`, in an order shuffled by the seed, then its splits.
+
+    `unlabelled` is a folder whose images follow without labels. Nothing is left behind where the source, the options,
+    a split that cannot be drawn or too many files are wrong. Raises InputError for all these.
+    """
+    started, out = time.perf_counter(), Path(out)
+    options.check()
+    if out.suffix != ".beton":
+        raise InputError(f"{out}: expected an output name that ends in .beton")
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; choose another name")
+    if out.exists() and not options.overwrite:
+        raise InputError(f"{out} exists; choose another name, or replace it with --overwrite")
+    found = find(source, unlabelled)
+    if found.classes is None and any(options.draws()):
+        raise InputError("splits need labels: expected class folders, a CSV with labels or a data set with classes")
+    if found.labels is not None:
+        _check_draws(found.classes, found.labels, options)  # before hours of work, though some images may yet be bad
+    arguments = {**asdict(options), "source": _named(source), "unlabelled": unlabelled and str(unlabelled)}
+    _write(found, out, options, arguments, started, progress)
+    beton = open_beton(out)
+    if options.overwrite:
+        _remove_stale_splits(beton)
+    for fraction, k in options.draws():
+        save_split(beton, make_split(beton, fraction=fraction, per_class=k, seed=options.seed))
+    return beton.manifest
+
+
+def _remove_stale_splits(beton: Beton) -> None:
+    """Those made for another file, which had this one's name."""
+    for name in splits(beton):
+        path = beton.path.with_name(f"{beton.path.stem}.split-{name}.json")
+        try:
+            stale = json.loads(path.read_text(encoding="utf-8"))["beton"] != beton.digest
+        except (OSError, ValueError, KeyError, TypeError):  # no split of ours
+            continue
+        if stale:
+            path.unlink()
+
+
+def _check_draws(classes: tuple[str, ...] | None, labels: np.ndarray, options: Options) -> None:
+    counts = np.bincount(labels[labels >= 0], minlength=len(classes or ())).tolist()
+    for fraction, k in options.draws():
+        labels_each(classes or (), counts, fraction, k)
+
+
+def _write(
+    source: Source, out: Path, options: Options, arguments: dict[str, Any], started: float, progress: bool
+) -> None:
+    outcome = Outcome(len(source) + len(source.rejected), options.max_bad, source.ignored)
+    for name, reason in source.rejected:
+        outcome.reject(name, reason)
+    order = np.random.default_rng(options.seed).permutation(len(source)).tolist()
+    workers = options.workers or cores()
+    with writing(out) as partial, ThreadPoolExecutor(workers) as pool:
+        with (
+            closing(_prepared(source, order, options, pool, 4 * workers)) as prepared,
+            tqdm(prepared, total=len(order), unit=" images", disable=not progress) as bar,
+        ):
+            written = write(partial, _samples(bar, source, outcome), len(order))
+        if not outcome.names:
+            raise InputError(
+                f"no image is left of {len(order)}: {outcome.rejected[0][0]}: {outcome.rejected[0][1]}, ..."
+            )
+        outcome.check()
+        _check_draws(source.classes, written.samples["label"], options)
+        read_back(partial, written, pool)
+        names = encode_names(outcome.names)
+        commit(out, measured(partial, written, source.classes, outcome, names, arguments, started), names)
+
+
+def _prepared(
+    source: Source, order: list[int], options: Options, pool: ThreadPoolExecutor, ahead: int
+) -> Iterator[tuple[int, Prepared | str, int]]:
+    """(source id, what to store or why not, label) in order, `ahead` images being worked on."""
+    work: deque[tuple[int, Future]] = deque()
+    try:
+        for i in order:
+            work.append((i, pool.submit(_one, source, i, options)))
+            if len(work) > ahead:
+                i, future = work.popleft()
+                yield i, *future.result()
+        while work:
+            i, future = work.popleft()
+            yield i, *future.result()
+    finally:
+        for _, future in work:
+            future.cancel()
+
+
+def _one(source: Source, i: int, options: Options) -> tuple[Prepared | str, int]:
+    try:
+        image, label = source.read(i)
+        return prepare(image, options.side, options.quality, options.reencode), label
+    except InputError as error:
+        return str(error), -1
+    except OSError as error:
+        return error.strerror or str(error), -1
+
+
+def _samples(prepared: Iterable[tuple[int, Prepared | str, int]], source: Source, outcome: Outcome) -> Iterator[Sample]:
+    top = len(source.classes or ())
+    for i, image, label in prepared:
+        name = source.name(i)
+        if isinstance(image, str):
+            outcome.reject(name, image)
+            continue
+        if not -1 <= label < top:
+            raise InputError(f"{name}: expected a label from 0 to {top - 1}, or -1 for none, got {label}")
+        outcome.names.append(name)
+        outcome.how[image.how] += 1
+        yield Sample(image.jpeg, image.height, image.width, label)
+
+
+def _named(source: Any) -> str:
+    return str(source) if isinstance(source, str | Path) else type(source).__name__

@@ -1,0 +1,147 @@
+"""Read a .beton file: where each sample's bytes lie.  `python -m pipeline.store FILE` checks every byte of it.
+
+The layout is FFCV's (pipeline.store.file_format), read here with numpy because `import ffcv` takes seconds and its reader builds a
+Python dict of all samples. The index stays in the file, memory-mapped: a file of 100 million images opens in about a
+second, and what is used of its index lies in the page cache, once for all ranks of a machine.
+Labels are in the file, but not in `Beton`: `pipeline.labels.splits` hands out those that a split allows.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from pipeline.errors import InputError
+from pipeline.store.file_format import ALLOCATION, METADATA_START, Layout, metadata, read_layout
+from pipeline.store.integrity import CHECKED_AT_OPEN, Later, check_chunks, claimed, read_index, sampled
+from pipeline.store.manifest import Manifest, identity, read_manifest
+from pipeline.store.readahead import Readahead
+from pipeline.store.sigbus import guard
+
+
+@final
+class Column:
+    """One number of every sample, i64 however it is stored; only what is asked for is read."""
+
+    def __init__(self, stored: np.ndarray) -> None:
+        self._stored = stored
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __getitem__(self, ids: Any) -> Any:
+        """Of one sample, a slice or ids (i64 [N]): i64, i64 [N]; `[:]` copies all of them."""
+        return self._stored[ids].astype(np.int64)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Beton:
+    """An open .beton file; memory maps and arrays, so it may cross a fork, and pickling it opens it anew.
+
+    heights, widths  of n          pixels
+    offsets, sizes   of n          sample i is data[offsets[i] : offsets[i] + sizes[i]]
+    data             u8 [bytes]    the whole file, memory-mapped, read-only
+    pixels, largest                of all images, and of the largest
+    fetch(offsets, sizes)          begins to read samples that a thread will soon touch
+    """
+
+    layout: Layout
+    manifest: Manifest
+    heights: Column = field(repr=False)
+    widths: Column = field(repr=False)
+    offsets: Column = field(repr=False)
+    sizes: Column = field(repr=False)
+    data: np.ndarray = field(repr=False)
+    pixels: int
+    largest: int
+    later: Later | None = field(repr=False)
+    readahead: Readahead = field(repr=False)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.layout.path
+
+    @property
+    def n(self) -> int:
+        """Samples."""
+        return self.layout.n
+
+    @property
+    def digest(self) -> str:
+        """The file's identity (see pipeline.store.manifest)."""
+        return self.manifest.digest
+
+    def __len__(self) -> int:
+        return self.n
+
+    def where(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Offsets, sizes, heights and widths of samples `ids` (i64 [N] each), fit for code that checks no bounds.
+
+        Raises InputError if the index is known to be damaged by now (pipeline.store.integrity), or says of one of them what
+        cannot be.
+        """
+        if self.later is not None:
+            self.later.so_far()
+        offsets, sizes, heights, widths = (each[ids] for each in (self.offsets, self.sizes, self.heights, self.widths))
+        pixels, most = heights * widths, self.layout.table_start
+        fit = (offsets >= METADATA_START) & (sizes > 0) & (sizes <= most) & (offsets <= most - sizes)
+        fit &= (pixels > 0) & (pixels <= self.largest)
+        if not fit.all():
+            bad = ids[np.flatnonzero(~fit)[0]]
+            raise InputError(f"{self.path}: the index is wrong about image {bad}; run pipeline.convert again")
+        return offsets, sizes, heights, widths
+
+    def jpeg(self, i: int) -> np.ndarray:
+        """The stored JPEG of sample i: u8 [size], a view of the memory map."""
+        start = self.offsets[i]
+        return self.data[start : start + self.sizes[i]]
+
+    def settle(self) -> None:
+        """Wait until all of the index has been checked. Raises InputError if it is damaged."""
+        if self.later is not None:
+            self.later.wait()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_beton, (self.path.absolute(),)
+
+
+def open_beton(path: str | Path, *, verify: bool = False) -> Beton:
+    """Open a .beton file that its manifest vouches for; `verify` also checks the SHA-256 of every chunk.
+
+    Raises InputError if the file or its manifest is missing, unfinished, truncated, changed (pipeline.store.integrity says what
+    is found when), of other fields than (RGB image, integer label), or if the manifest was written for another file.
+    """
+    layout = read_layout(Path(path))
+    manifest = read_manifest(layout.path)
+    if (manifest.n, manifest.bytes) != (layout.n, layout.bytes):
+        came, expected = f"{layout.n} samples in {layout.bytes} bytes", f"{manifest.n} in {manifest.bytes}"
+        raise InputError(f"{path} has {came}, its manifest was made for {expected}; run pipeline.convert again")
+    whole = verify or layout.index_bytes <= CHECKED_AT_OPEN or not (manifest.index_sha256 and manifest.pixels)
+    index = read_index(layout) if whole else claimed(layout, manifest)
+    if identity(index.sha256, manifest.classes, manifest.names_sha256, manifest.chunk_sha256) != manifest.digest:
+        raise InputError(f"{path} is not the file that its manifest was made for; run pipeline.convert again")
+    if verify:
+        check_chunks(layout.path, manifest, range(len(manifest.chunk_sha256)))
+    later = None if whole else sampled(layout, manifest)
+    data = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+    guard(data, Path(path))
+    rows, table = metadata(data, layout.n)["image"], data[layout.table_start :].view(ALLOCATION)
+    sizes = table["size"] if index.in_order else _joined(layout.path, rows["offset"], table)
+    columns = (Column(each) for each in (rows["height"], rows["width"], rows["offset"], sizes))
+    return Beton(layout, manifest, *columns, data, index.pixels, index.largest, later, Readahead(layout.path))
+
+
+def _joined(path: Path, offsets: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """The allocation table's sizes in the metadata's order: u64 [n], ALLOCATION [n] -> u64 [n].
+
+    For files of stock FFCV, whose table is in the order in which its workers came.
+    """
+    order = np.argsort(table["offset"], kind="stable")
+    starts = table["offset"][order]
+    place = np.minimum(np.searchsorted(starts, offsets), max(starts.size - 1, 0))
+    if not np.array_equal(starts[place], offsets):
+        raise InputError(f"{path}: samples without an entry in the allocation table; run pipeline.convert again")
+    return table["size"][order][place]

@@ -1,0 +1,138 @@
+"""The data of one run: a file, the labels that may be seen, the pools, and the feed that a loader is built on."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import final
+
+import numpy as np
+
+from pipeline import rng
+from pipeline.errors import InputError
+from pipeline.labels.known import Labels, no_labels
+from pipeline.labels.splits import known_labels, load_split
+from pipeline.loader import LoaderSpec
+from pipeline.open import open_data
+from pipeline.sampling.resolution import check_sizes, distinct_sizes, size_at
+from pipeline.sampling.sampler import Pool, SampleIds, Sampler, rest, shares
+from pipeline.spec import Data, Needs, View
+from pipeline.store.beton import Beton
+from pipeline.views.plan import ViewSpec, draw
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TrainData:
+    """What a method may learn from.
+
+    labels      those that the split shows: nothing else in the process holds another
+    labelled    ids of the labelled pool, or None where the method reads no labels
+    unlabelled  ids of the unlabelled pool, or None
+    batches     images of a step from each pool, over all devices
+    """
+
+    beton: Beton
+    split: str | None
+    labels: Labels
+    labelled: Pool | None
+    unlabelled: Pool | None
+    batches: tuple[int, int]
+    fingerprint: dict[str, str | None]
+
+    @property
+    def pools(self) -> tuple[int, int]:
+        """Images in the labelled and the unlabelled pool; 0 where the method reads none."""
+        return tuple(0 if pool is None else len(pool) for pool in (self.labelled, self.unlabelled))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order; empty for a file without labels."""
+        return self.beton.manifest.classes or ()
+
+
+def open_train_data(data: Data, needs: Needs) -> TrainData:
+    """Open the training file of a recipe and hide the labels that its split does not show.
+
+    Raises InputError if file, split or labels are missing or do not fit each other, or a pool is empty.
+    """
+    beton = open_data(data, data.train)
+    split = load_split(beton, data.split) if data.split and needs.labelled else None
+    labels = known_labels(beton, split) if needs.labelled else no_labels(beton.n)
+    labelled, unlabelled = labels.ids, rest(beton.n, labels.ids) if data.unlabelled == "rest" else range(beton.n)
+    if needs.labelled and not len(labelled):
+        raise InputError(f"{beton.path} has no labelled image and the method needs some; see data.split")
+    empty = [label for label, count in enumerate(beton.manifest.class_counts) if not count]  # a split has every other
+    if needs.labelled and empty:
+        raise InputError(
+            f"{beton.path}: expected a known label of every class, {len(empty)} of {len(beton.manifest.classes)} have "
+            f"none ({beton.manifest.classes[empty[0]]}{', ...' if len(empty) > 1 else ''}); see data.split"
+        )
+    if needs.unlabelled and not len(unlabelled):
+        raise InputError(f"data.unlabelled is rest, but every image of {beton.path} has a known label; set data.split")
+    return TrainData(
+        beton,
+        data.split if split else None,
+        labels,
+        labelled if needs.labelled else None,
+        unlabelled if needs.unlabelled else None,
+        shares(data.batch, data.ratio, needs.labelled, needs.unlabelled),
+        {"train": beton.digest, "split": split.digest if split else None, "unlabelled": data.unlabelled},
+    )
+
+
+def loader_spec(
+    train_data: TrainData,
+    data: Data,
+    needs: Needs,
+    *,
+    patch: int,
+    total_steps: int,
+    labels_only_steps: int = 0,
+    seed: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
+    micro: int = 1,
+) -> LoaderSpec:
+    """The feed of one of `ranks` processes that cuts its share of each step into `micro` micro-batches."""
+    sampler = Sampler(seed, train_data.labelled, train_data.unlabelled, *train_data.batches, labels_only_steps)
+    return LoaderSpec(
+        sampler,
+        train_data.labels,
+        labelled_views(data, patch, needs.labelled_visible) if needs.labelled else None,
+        unlabelled_views(data, patch, needs.strong, needs.unlabelled_visible) if needs.unlabelled else None,
+        seed,
+        chunks=ranks * micro,
+        first_chunk=rank * micro,
+        micro=micro,
+        size_at=partial(size_at, total_steps=total_steps, data=data),
+    )
+
+
+def check_views(train_data: TrainData, data: Data, needs: Needs, patch: int) -> None:
+    """Draw the views and masks of one image, so that what cannot be drawn raises InputError before a run begins."""
+    check_sizes(data, patch)
+    wanted = [labelled_views(data, patch, needs.labelled_visible)] if needs.labelled else []
+    wanted += [unlabelled_views(data, patch, needs.strong, needs.unlabelled_visible)] if needs.unlabelled else []
+    first = SampleIds(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    wanted = [replace(each, size=size) for each in wanted for size in distinct_sizes(data)]
+    wanted.append(ViewSpec({"images": (data.evaluate, rng.WEAK)}, data.size))
+    for each in wanted:
+        try:
+            draw(each, first, train_data.beton.heights[:1], train_data.beton.widths[:1], 0)
+        except InputError as error:
+            if each.size == data.size:
+                raise
+            raise InputError(f"data.sizes holds {each.size}, at which {error}") from error
+
+
+def labelled_views(data: Data, patch: int, visible: bool) -> ViewSpec:
+    """The labelled stream's one view."""
+    view = data.weak if data.labelled_view == "weak" else data.strong
+    return ViewSpec({"images": (view, rng.LABELLED)}, data.size, data.mask if visible else None, patch)
+
+
+def unlabelled_views(data: Data, patch: int, strong: bool, visible: bool) -> ViewSpec:
+    """The unlabelled stream's weak view, its strong one where asked for, and the weak view's visible patches."""
+    views: dict[str, tuple[View, int]] = {"weak": (data.weak, rng.WEAK)}
+    if strong:
+        views["strong"] = (data.strong, rng.STRONG)
+    return ViewSpec(views, data.size, data.mask if visible else None, patch)

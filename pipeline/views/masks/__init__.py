@@ -1,0 +1,64 @@
+"""Masks: which patches of an image the encoder may see. One kind is one file, and `data.mask.kind` is its name.
+
+A file of this room has two functions. `visible_count(mask, grid)` says how many patches of a grid x grid image stay
+visible (of each window, where the mask cuts windows). `draw(mask, keys, grid)` draws them for N images from random keys
+(u64 [N]): ids i64 [N, K] ascending and None, or [N, W, K] and the windows' hidden patches [N, W, M].
+
+    visible, hidden = masks.draw(Mask("block", ratio=0.5), keys, grid=14)
+
+May import `spec`, `rng` and `errors`. Read `random.py` first.
+"""
+
+import importlib
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from pipeline.errors import InputError
+from pipeline.spec import Mask
+from pipeline.text import did_you_mean
+
+
+def kinds() -> list[str]:
+    """List the kinds of mask that there are: the names of this folder's files."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+
+
+def visible_count(mask: Mask, grid: int) -> int:
+    """Count the patches of each image (of each window) that stay visible.
+
+    Raises InputError for an unknown kind, and where nothing would be left or hidden.
+
+        visible_count(Mask(ratio=0.75), grid=14)  # 49
+    """
+    return _module(mask.kind).visible_count(mask, grid)
+
+
+def draw(mask: Mask, keys: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Draw the ids of the visible patches and, in windows, of the hidden ones, for each of the keys (u64 [N])."""
+    return _module(mask.kind).draw(mask, keys, grid)
+
+
+def share_visible(mask: Mask, grid: int) -> int:
+    """Count what MAE leaves visible: floor(L (1 - ratio)) of the L = grid² patches. InputError unless in 1..L-1."""
+    total = grid * grid
+    return checked(mask, int(total * (1 - mask.ratio) + 1e-9), total)  # 0.8 of 10 is 8, not 7.999...
+
+
+def checked(mask: Mask, visible: int, total: int) -> int:
+    """Return `visible` if some of the `total` patches are visible and some are hidden, else raise InputError."""
+    if not 0 < visible < total:
+        raise InputError(
+            f"mask ratio {mask.ratio:g} leaves {visible} of {total} patches visible; choose between 0 and 1"
+        )
+    return visible
+
+
+@cache
+def _module(kind: str) -> ModuleType:
+    if kind not in kinds():
+        near = did_you_mean(kind, kinds()) or f"; there are {', '.join(kinds())}"
+        raise InputError(f"data.mask.kind is {kind!r}, and no mask is called so{near}")
+    return importlib.import_module(f"{__name__}.{kind}")

@@ -1,0 +1,58 @@
+"""Windows with a random mask in each (LoMaR): each is encoded by itself, the rest of the image is not.
+
+Places and masks are drawn for each image. The authors' code draws the places once a batch, and pairs images and places
+in two different orders: at its own batch sizes (multiples of `windows`) an image gets one place, several times over.
+"""
+
+import numpy as np
+
+from pipeline import rng
+from pipeline.errors import InputError
+from pipeline.spec import Mask
+
+
+def hidden_of_window(mask: Mask, grid: int) -> int:
+    """LoMaR's count, int(ratio · window²). Raises InputError where the windows do not fit, or a mask is all or none."""
+    if not 1 <= mask.window <= grid:
+        raise InputError(
+            f"a window of {mask.window} x {mask.window} patches does not fit a grid of {grid} x {grid}; "
+            "lower data.mask.window"
+        )
+    places = (grid - mask.window + 1) ** 2
+    if mask.windows > places and not mask.same_place:
+        raise InputError(
+            f"a grid of {grid} x {grid} has {places} places for a window of {mask.window} x {mask.window} patches, "
+            f"{mask.windows} were asked for; lower data.mask.windows"
+        )
+    patches = mask.window * mask.window
+    hidden = int(mask.ratio * patches + 1e-9)
+    if not 0 < hidden < patches:
+        raise InputError(
+            f"mask ratio {mask.ratio:g} hides {hidden} of a window's {patches} patches; choose between 0 and 1"
+        )
+    return hidden
+
+
+def visible_count(mask: Mask, grid: int) -> int:
+    """Count the visible patches of a window: all but LoMaR's hidden ones."""
+    return mask.window**2 - hidden_of_window(mask, grid)
+
+
+def draw(mask: Mask, keys: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of each window's visible and hidden patches in the whole grid, i64 [N, W, K] and [N, W, M], ascending.
+
+    An image's windows lie at different places, each equally likely, in raster order; their masks are independent.
+    """
+    n, side, windows = len(keys), mask.window, mask.windows
+    hidden, across = hidden_of_window(mask, grid), grid - side + 1
+    place_keys, mask_keys = rng.derive(keys, (1, 2))
+    different = 1 if mask.same_place else windows
+    places = np.argpartition(rng.uniforms(place_keys, across * across), different - 1, axis=1)[:, :different]
+    places = np.sort(np.broadcast_to(places, (n, windows)), axis=1)
+    first = places // across * grid + places % across  # upper left patch
+    inside = (np.arange(side)[:, None] * grid + np.arange(side)).ravel()
+    noise = rng.uniforms(mask_keys, windows * side * side).reshape(n, windows, side * side)
+    order = np.argpartition(noise, hidden, axis=2)
+    parts = (np.sort(part, axis=2) for part in (order[:, :, hidden:], order[:, :, :hidden]))
+    visible, covered = (first[:, :, None] + inside[part] for part in parts)
+    return visible, covered

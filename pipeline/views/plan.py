@@ -1,0 +1,125 @@
+"""What happens to each image: every random choice of a batch, drawn on the host before anything is decoded.
+
+A plan depends on (seed, pass, image id, view) and on nothing else: not on rank, worker, back-end or place in the batch.
+Executors (numba on the CPU, torch on a GPU) only carry it out, so all of them show the same views.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline import rng
+from pipeline.sampling.sampler import SampleIds
+from pipeline.spec import Mask, View
+from pipeline.views import (
+    colour_jitter,
+    crop_flip,
+    erase,
+    masks,
+    rand_augment,
+)
+
+
+class ViewParams(NamedTuple):
+    """V views of N images, one array each, as the kernels take them.
+
+    boxes, insets i32 [V, N, 4], flips bool [V, N]      where to cut (pipeline.views.crop_flip)
+    ops i8 [V, N, L], args f32 [V, N, L]                what to change (pipeline.views.rand_augment)
+    nearest bool [V], fill u8 [V, 3]                    how geometry reads between and beyond pixels
+    erased i32 [V, N, 4], noise u64 [V, N]              what to erase, and its noise (pipeline.views.erase)
+    noisy bool [V]                                      erase with noise instead of grey
+    """
+
+    boxes: np.ndarray
+    insets: np.ndarray
+    flips: np.ndarray
+    ops: np.ndarray
+    args: np.ndarray
+    nearest: np.ndarray
+    fill: np.ndarray
+    erased: np.ndarray
+    noise: np.ndarray
+    noisy: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What happens to N images.
+
+    ids      i64 [N]
+    names    of the V views; `size` is their side, `stacked` their choices
+    visible  i64 [N, K] where a mask was asked for; [N, W, K] in windows
+    hidden   i64 [N, W, M], the windows' other patches; None where no windows were asked for: simply the rest
+    """
+
+    ids: np.ndarray
+    names: tuple[str, ...]
+    size: int
+    params: ViewParams
+    visible: np.ndarray | None
+    hidden: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """The views of one stream: by name, with the RNG stream that keeps their numbers apart; all of one size."""
+
+    views: Mapping[str, tuple[View, int]]
+    size: int
+    mask: Mask | None = None
+    patch: int = 16
+
+
+def draw(wanted: ViewSpec, samples: SampleIds, heights: np.ndarray, widths: np.ndarray, seed: int) -> Plan:
+    """Draw everything random about the picked images, whose sizes are heights and widths (i64 [N])."""
+    streams = [stream for _, stream in wanted.views.values()]
+    *keys, mask_keys = rng.keys(seed, samples.passes, samples.ids, (*streams, rng.MASK))
+    views = [
+        _draw_view(view, view_keys, heights, widths, wanted.size)
+        for (view, _), view_keys in zip(wanted.views.values(), keys, strict=True)
+    ]
+    masked = None, None
+    if wanted.mask:
+        masked = masks.draw(wanted.mask, rng.derive(mask_keys, streams[0]), wanted.size // wanted.patch)
+    return Plan(samples.ids, tuple(wanted.views), wanted.size, _stack(views), *masked)
+
+
+def _draw_view(view: View, keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, size: int) -> ViewParams:
+    cut_keys, jitter_keys, augment_keys, erase_keys = rng.derive(keys, (1, 2, 3, 4))
+    cut = crop_flip.draw(view, cut_keys, heights, widths, size)
+    ops = [rand_augment.Ops(np.zeros((len(keys), 0), np.int8), np.zeros((len(keys), 0), np.float32))]
+    sampling = rand_augment.SAMPLING["timm" if view.augment == "none" else view.augment]
+    if view.jitter:
+        ops.append(colour_jitter.draw(jitter_keys, *view.jitter, probability=view.jitter_probability))
+    if view.augment != "none":
+        ops.append(rand_augment.draw(view.augment, augment_keys, size, view.layers))
+    erased = _draw_erased(view, erase_keys, size)
+    return ViewParams(
+        *cut,
+        np.concatenate([each.ops for each in ops], 1),
+        np.concatenate([each.args for each in ops], 1),
+        np.array(sampling.nearest),
+        np.array(sampling.fill, np.uint8),
+        erased,
+        erase.noise_keys(keys),
+        np.array(view.erase == "random"),
+    )
+
+
+def _draw_erased(view: View, keys: np.ndarray, size: int) -> np.ndarray:
+    if view.erase == "none":
+        return np.zeros((len(keys), 4), np.int32)
+    return (erase.draw_cutout if view.erase == "cutout" else erase.draw_erasing)(keys, size)
+
+
+def _stack(views: list[ViewParams]) -> ViewParams:
+    layers = max(view.ops.shape[1] for view in views)
+
+    def padded(a: np.ndarray) -> np.ndarray:
+        none = np.zeros((len(a), layers - a.shape[1]), a.dtype)  # np.pad takes ten times as long
+        return np.concatenate([a, none], 1)
+
+    even = [view._replace(ops=padded(view.ops), args=padded(view.args)) for view in views]
+    return ViewParams(*(np.concatenate([a[None] for a in arrays]) for arrays in zip(*even, strict=True)))

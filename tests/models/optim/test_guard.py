@@ -1,0 +1,91 @@
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from models.config.recipe import Optim
+from models.distributed.process_group import World
+from models.optim.guard import Guard
+from models.optim.optimiser import clip, optimiser, set_rate
+from pipeline.errors import InputError
+
+ALONE = World(0, 1, 0, torch.device("cpu"))
+IDS = torch.tensor([5, 9])
+
+
+KINDS = pytest.mark.parametrize("kind", ["adamw", "lars", "sgd"])
+
+
+def toy(kind: str = "adamw") -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    method = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 1))
+    made = optimiser(method, Optim(kind=kind, weight_decay=0.1))
+    set_rate(made, 1e-2)
+    return method, made
+
+
+def backward(method: nn.Module, poison: float = 1.0) -> torch.Tensor:
+    method.zero_grad()
+    loss = method(torch.arange(6.0).reshape(2, 3)).square().mean() * poison
+    loss.backward()
+    return loss
+
+
+def equal(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    return a == b
+
+
+@KINDS
+def test_a_finite_step_is_a_plain_step(tmp_path: Path, kind: str) -> None:
+    (ours, made), (plain, reference), guard = toy(kind), toy(kind), Guard(ALONE)
+    for step in range(3):
+        guard.step(made, backward(ours), clip(ours.parameters(), None), IDS, step)
+        backward(plain)
+        reference.step()
+    guard.check(tmp_path)
+    assert equal(ours.state_dict(), plain.state_dict())
+    assert equal(made.state_dict()["state"], reference.state_dict()["state"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@KINDS
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_named(tmp_path: Path, poison: float, kind: str) -> None:
+    (method, made), guard = toy(kind), Guard(ALONE)
+    guard.step(made, backward(method), clip(method.parameters(), 1.0), torch.tensor([1, 2]), 0)
+    weights, moments = copy.deepcopy(method.state_dict()), copy.deepcopy(made.state_dict()["state"])
+    guard.step(made, backward(method, poison), clip(method.parameters(), 1.0), IDS, 1)
+    assert equal(method.state_dict(), weights)
+    assert equal(made.state_dict()["state"], moments)
+    with pytest.raises(InputError, match=r"^loss or gradient was not finite in step 1 \(1 such[^\n]*$"):
+        guard.check(tmp_path)
+    assert json.loads((tmp_path / "not_finite.json").read_text()) == {"step": 1, "ids": [5, 9]}
+
+
+def test_an_infinite_loss_under_finite_gradients_is_caught(tmp_path: Path) -> None:
+    (method, made), guard = toy(), Guard(ALONE)
+    weights = copy.deepcopy(method.state_dict())
+    loss = backward(method)
+    guard.step(made, loss.detach() + float("inf"), clip(method.parameters(), None), IDS, 0)
+    assert equal(method.state_dict(), weights)
+    with pytest.raises(InputError):
+        guard.check(tmp_path)
+
+
+@KINDS
+def test_steps_after_a_bad_one_still_train_until_the_check(tmp_path: Path, kind: str) -> None:
+    (method, made), guard = toy(kind), Guard(ALONE)
+    for step, poison in enumerate((1.0, float("nan"), 1.0)):
+        guard.step(made, backward(method, poison), clip(method.parameters(), None), IDS, step)
+    plain, reference = toy(kind)
+    for _ in range(2):
+        backward(plain)
+        reference.step()
+    assert equal(method.state_dict(), plain.state_dict())

@@ -1,0 +1,155 @@
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.config.recipe import Optim, Recipe, Run
+from models.config.resolve import resolve
+from models.distributed.process_group import World
+from models.reporting import run_folder
+from models.reporting.run_folder import FREE, InUse, check_same_recipe, environment
+from pipeline.errors import InputError
+from pipeline.spec import Data, View
+
+
+@dataclass(frozen=True)
+class Settings:
+    threshold: float = 0.7
+
+
+RECIPE = Recipe(Settings(), name="semi_mae:digits")
+
+
+def claim(path: Path, recipe: Recipe, *, saves: bool = True) -> None:
+    """A start that lasts until its first checkpoint, or not as long."""
+    os.close(run_folder.claim(path, recipe))
+    if saves:
+        (path / "last.pt").write_bytes(b"")
+
+
+def test_the_same_recipe_carries_on(tmp_path: Path) -> None:
+    for _ in range(2):
+        claim(tmp_path / "run", RECIPE)
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["method"] == {"threshold": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (replace(RECIPE, optim=Optim(lr=3e-4)), "optim.lr 0.001, now it is 0.0003"),
+        (replace(RECIPE, method=Settings(0.95)), "method.threshold 0.7, now it is 0.95"),
+        (replace(RECIPE, data=Data(batch=512)), "data.batch 256, now it is 512"),
+        (replace(RECIPE, run=Run(seed=1)), "run.seed 0, now it is 1"),
+        (replace(RECIPE, name="mae:digits"), "name semi_mae:digits, now it is mae:digits"),
+    ],
+)
+def test_another_recipe_is_refused_naming_the_first_field(tmp_path: Path, other: Recipe, message: str) -> None:
+    claim(tmp_path, RECIPE)
+    with pytest.raises(InputError, match=message) as caught:
+        claim(tmp_path, other)
+    assert "\n" not in str(caught.value)
+    check_same_recipe(tmp_path, RECIPE)  # nothing was overwritten
+
+
+def test_where_and_how_may_change(tmp_path: Path) -> None:
+    claim(tmp_path, RECIPE)
+    moved = Run(folder="elsewhere", device_images=8, log_steps=1, stop_step=7, devices=2, oracle=True)
+    claim(tmp_path, replace(RECIPE, run=moved, data=Data(root="/scratch", threads=3)))
+
+
+@pytest.mark.parametrize(
+    ("path", "other", "message"),
+    [
+        (("optim", "clip"), replace(RECIPE, optim=Optim(clip=1.0)), r"optim\.clip None, now it is 1\.0"),
+        (("optim", "betas"), replace(RECIPE, optim=Optim(betas=(0.9, 0.95))), r"optim\.betas \[0\.9, 0\.999\], now"),
+        (("data", "strong"), replace(RECIPE, data=Data(strong=View())), r"data\.strong\.augment timm, now it is none"),
+        (("data", "weak", "flip"), replace(RECIPE, data=Data(weak=View(flip=False))), "data.weak.flip True, now"),
+        (("method", "threshold"), replace(RECIPE, method=Settings(0.9)), r"threshold 0\.7, now it is 0\.9"),
+    ],
+)
+def test_a_field_that_came_since_had_its_default(tmp_path: Path, path: tuple, other: Recipe, message: str) -> None:
+    claim(tmp_path, RECIPE)
+    saved = part = json.loads((tmp_path / "recipe.json").read_text())
+    for name in path[:-1]:
+        part = part[name]
+    del part[path[-1]]
+    (tmp_path / "recipe.json").write_text(json.dumps(saved))
+    check_same_recipe(tmp_path, RECIPE)
+    with pytest.raises(InputError, match=message):
+        check_same_recipe(tmp_path, other)
+
+
+def test_a_field_that_is_gone_refuses_the_run(tmp_path: Path) -> None:
+    claim(tmp_path, RECIPE)
+    saved = json.loads((tmp_path / "recipe.json").read_text())
+    (tmp_path / "recipe.json").write_text(json.dumps(saved | {"optim": saved["optim"] | {"warmth": 0.9}}))
+    with pytest.raises(InputError, match=r"optim\.warmth 0\.9, now it is None"):
+        check_same_recipe(tmp_path, RECIPE)
+
+
+@pytest.mark.parametrize("kept", ["last.pt", "previous.pt", "report.html"])
+def test_what_left_nothing_to_carry_on_from_may_be_begun_anew(tmp_path: Path, kept: str) -> None:
+    claim(tmp_path, RECIPE, saves=False)
+    (tmp_path / "not_finite.json").write_text("{}")
+    other = replace(RECIPE, run=Run(seed=1))
+    claim(tmp_path, replace(other, run=Run(seed=1, fresh=True)), saves=False)
+    assert json.loads((tmp_path / "recipe.json").read_text())["run"]["seed"] == 1
+    assert not (tmp_path / "not_finite.json").exists()
+    (tmp_path / kept).write_bytes(b"")
+    claim(tmp_path, other)
+    with pytest.raises(InputError, match=r"begun with run\.seed 1, now it is 0"):
+        claim(tmp_path, RECIPE)
+
+
+def test_every_free_field_exists() -> None:
+    fields = {f"run.{name}" for name in Run.__dataclass_fields__} | {
+        f"data.{name}" for name in Data.__dataclass_fields__
+    }
+    assert fields >= FREE
+
+
+def test_fresh_refuses_a_folder_with_a_run(tmp_path: Path) -> None:
+    fresh = replace(RECIPE, run=Run(fresh=True))
+    claim(tmp_path, fresh)
+    with pytest.raises(InputError, match="holds a run already"):
+        claim(tmp_path, fresh)
+
+
+def test_the_environment_names_versions_and_machine(tmp_path: Path) -> None:
+    found = environment(tmp_path, World(0, 1, 0, torch.device("cpu")))
+    assert torch.__version__.startswith(found["torch"])
+    assert found["cores"] >= 1
+    assert json.loads((tmp_path / "environment.json").read_text()) == found
+
+
+def test_a_folder_is_one_process_at_a_time_s(tmp_path: Path) -> None:
+    held = run_folder.claim(tmp_path, RECIPE)
+    before = (tmp_path / "recipe.json").read_bytes()
+    with pytest.raises(InUse, match="in use by another process"):
+        run_folder.claim(tmp_path, replace(RECIPE, run=Run(seed=1)))
+    assert (tmp_path / "recipe.json").read_bytes() == before  # the lock comes first
+    os.close(held)
+    os.close(run_folder.claim(tmp_path, RECIPE))
+
+
+def test_a_refused_claim_keeps_nobody_out_and_the_lock_is_a_plain_file(tmp_path: Path) -> None:
+    claim(tmp_path, RECIPE)
+    with pytest.raises(InputError, match="begun with"):
+        claim(tmp_path, replace(RECIPE, run=Run(seed=1)))
+    claim(tmp_path, RECIPE)
+    assert (tmp_path / "lock").stat().st_mode & 0o777 & ~0o022 == 0o644
+
+
+def test_a_run_that_met_nan_may_change_its_rate_and_nothing_else(tmp_path: Path) -> None:
+    recipe = resolve("mae:digits", [])
+    claim(tmp_path, recipe)
+    slower = resolve("mae:digits", ["--optim.lr", "1e-5", "--optim.clip", "1"])
+    with pytest.raises(InputError, match=r"begun with optim\.lr"):
+        claim(tmp_path, slower)
+    (tmp_path / "not_finite.json").write_text("{}")
+    claim(tmp_path, slower)
+    with pytest.raises(InputError, match=r"begun with run\.seed"):
+        claim(tmp_path, resolve("mae:digits", ["--run.seed", "1"]))

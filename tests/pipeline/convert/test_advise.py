@@ -1,0 +1,93 @@
+"""What another side or quality would cost: bytes are those that a conversion would store."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.convert.advise import Choice
+from pipeline.convert.conversion import Options, advise, convert
+from pipeline.errors import InputError
+from pipeline.sources.encode import prepare
+from pipeline.sources.find import Source
+
+ROOT = Path(__file__).parents[3]
+
+
+class Photographs(Source):
+    """Noisy images of one size without labels; number 1 is broken."""
+
+    classes = None
+
+    def __init__(self, side: int, n: int = 6) -> None:
+        self.side, self.n = side, n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def name(self, i: int) -> str:
+        return f"{i}.png"
+
+    def read(self, i: int) -> tuple[Image.Image, int]:
+        if i == 1:
+            raise InputError("broken")
+        rough = np.random.default_rng(i).integers(0, 256, (40, 30, 3), np.uint8)
+        return Image.fromarray(rough).resize((self.side, self.side * 3 // 4)), -1
+
+
+def test_bytes_are_what_a_conversion_would_store():
+    found, tried = advise.costs(Photographs(360), Choice(300, 85), 0, 2, 60.0)
+    assert tried == 5  # the broken one is passed over
+    assert [each.choice for each in found] == [
+        (256, 80, False), (256, 90, False), (300, 85, True), (300, 85, False), (320, 80, False), (320, 90, False),
+        (None, 85, False),
+    ]  # fmt: skip
+    for each in found:
+        images = [Photographs(360).read(i)[0] for i in (0, 2, 3, 4, 5)]
+        sizes = [len(prepare(image, *each.choice).jpeg) for image in images]
+        assert each.kb == pytest.approx(sum(sizes) / 5 / 1e3)
+        assert each.images_per_core_s > 0
+
+
+def test_the_table_marks_what_was_asked_for_and_counts_the_whole_set():
+    found = [advise.Cost(Choice(256, 90, True), 20.0, 5000.0), advise.Cost(Choice(None, 90), 110.0, 900.0)]
+    lines = advise.table(found, 40, 1_281_167, Choice(None, 90)).splitlines()
+    assert lines[0] == "what a side and a quality cost, tried on 40 of the images:"
+    assert lines[2].split() == ["--side", "256", "--quality", "90", "--reencode", "20.0", "26", "GB", "5,000"]
+    assert lines[3].split() == ["--side", "None", "--quality", "90", "110.0", "141", "GB", "900", "<-", "as", "asked"]
+    assert "5.0 MB" in advise.table(found, 1, 250, Choice(256, 90))
+
+
+def test_small_images_or_none_need_no_advice():
+    for source in (Photographs(200), Photographs(360, n=0)):
+        assert advise.advice(source, Choice(500, 90, True), 0, 1, 60.0).startswith("every side and quality here keeps")
+
+
+def test_encoding_anew_is_a_choice_where_no_side_is():
+    found, _ = advise.costs(Photographs(200), Choice(500, 90), 0, 1, 60.0)
+    assert [each.choice for each in found] == [(500, 90, True), (None, 90, False)]
+
+
+def test_time_is_limited(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(advise.time, "perf_counter", lambda: float(next(clock)))
+    _, tried = advise.costs(Photographs(360), Choice(500, 90), 0, 1, 2.5)
+    assert tried in (1, 2)  # read at 1 and 2 s of 2.5; the broken one may have been among them
+
+
+def test_the_command_advises_without_writing(tmp_path):
+    source, out = tmp_path / "photographs", tmp_path / "out.beton"
+    source.mkdir()
+    for i in (0, 2, 3):
+        Photographs(360).read(i)[0].save(source / f"{i}.png")
+    words = [sys.executable, "-m", "pipeline.convert", str(source), str(out)]
+    said = subprocess.run([*words, "--advise"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "tried on 3 of the images" in said
+    assert not out.exists()
+    nowhere = subprocess.run(words[:-1], cwd=ROOT, capture_output=True, text=True)
+    assert (nowhere.returncode, "expected the file to write" in nowhere.stderr) == (2, True)
+    convert(Photographs(360), out, Options(max_bad=1.0))  # and one that is there already stays
+    assert subprocess.run([*words, "--advise"], cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,237 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.convert.conversion import convert
+from pipeline.errors import InputError
+from pipeline.labels.hidden import Oracle
+from pipeline.labels.splits import (
+    import_list,
+    known_labels,
+    load_split,
+    make_split,
+    save_split,
+    split_name,
+    split_path,
+    splits,
+)
+from pipeline.sources.find import Dataset, Files
+from pipeline.sources.listing import Listing
+from pipeline.split import main
+from pipeline.store.beton import open_beton
+from pipeline.store.file_format import metadata
+from pipeline.store.sample_names import _unescape, encode_names, names_path, read_names
+
+COUNTS, UNLABELLED = (3, 10, 25, 1), 6
+LABELS = [label for label, count in enumerate(COUNTS) for _ in range(count)] + [-1] * UNLABELLED
+PIXELS = np.zeros((8, 8, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def beton(tmp_path_factory):
+    out = tmp_path_factory.mktemp("split") / "train.beton"
+    convert(Dataset(len(LABELS), lambda i: (PIXELS, LABELS[i]), ("a", "b", "c", "d")), out)
+    return open_beton(out)
+
+
+def true_labels(beton) -> np.ndarray:
+    """Through the sample's names, which are the source's numbers."""
+    return np.array([LABELS[int(name)] for name in read_names(beton)])
+
+
+@settings(max_examples=40, deadline=None)
+@given(fraction=st.floats(0.001, 1), seed=st.integers(0, 2**31))
+def test_a_fraction_takes_the_same_share_of_every_class(beton, fraction, seed):
+    split = make_split(beton, fraction=fraction, seed=seed)
+    labels = true_labels(beton)[split.labelled]
+    assert np.bincount(labels, minlength=4).tolist() == [max(1, round(fraction * count)) for count in COUNTS]
+    assert len(set(split.labelled.tolist())) == split.labelled.size
+    assert np.array_equal(make_split(beton, fraction=fraction, seed=seed).labelled, split.labelled)
+
+
+def test_a_number_per_class_is_exact_and_nested_and_seeded(beton):
+    small, other = make_split(beton, per_class=1), make_split(beton, per_class=1, seed=5)
+    assert np.bincount(true_labels(beton)[small.labelled]).tolist() == [1, 1, 1, 1]
+    assert set(small.labelled) <= set(make_split(beton, fraction=0.5).labelled)
+    assert set(small.labelled) != set(other.labelled)
+    assert small.digest != other.digest
+    with pytest.raises(InputError, match="expected 2 images of class d to label, it has 1"):
+        make_split(beton, per_class=2)
+
+
+def test_a_draw_takes_the_first_of_each_classs_images_in_an_order_of_its_own(beton):
+    true = true_labels(beton)
+    kept = [np.random.default_rng([5, c]).permutation(np.flatnonzero(true == c))[:1] for c in range(4)]
+    assert make_split(beton, per_class=1, seed=5).labelled.tolist() == sorted(np.concatenate(kept).tolist())
+
+
+def test_names_say_how_a_split_was_drawn():
+    assert split_name(0.1, None, 0) == "0.10"
+    assert split_name(0.01, None, 0) == "0.01"
+    assert split_name(0.002, None, 3) == "0.002-3"
+    assert split_name(None, 25, 0) == "25-per-class"
+    assert split_name(None, 4, 1) == "4-per-class-1"
+
+
+@pytest.mark.parametrize("asked", [(0, None), (1.1, None), (-0.1, None), (None, 0), (None, None), (0.1, 4)])
+def test_splits_that_cannot_be_meant_are_refused(asked):
+    with pytest.raises(InputError, match="expected"):
+        split_name(*asked, 0)
+
+
+def test_a_seed_below_0_is_refused():
+    with pytest.raises(InputError, match="expected a seed of 0 or more, got -1"):
+        split_name(0.1, None, -1)
+
+
+def test_a_saved_split_comes_back(beton):
+    split = make_split(beton, fraction=0.2, seed=3)
+    path = save_split(beton, split)
+    assert path.name == "train.split-0.20-3.json"
+    back = load_split(beton, "0.20-3")
+    assert np.array_equal(back.labelled, split.labelled)
+    assert (back.name, back.seed, back.classes, back.digest) == (split.name, 3, ("a", "b", "c", "d"), split.digest)
+    assert "0.20-3" in splits(beton)
+    assert not list(path.parent.glob("*.partial"))
+
+
+def test_only_allowed_labels_are_known(beton):
+    split = make_split(beton, fraction=0.2)
+    known, true = known_labels(beton, split)[np.arange(beton.n)], true_labels(beton)
+    assert known.dtype == np.int64
+    assert np.array_equal(known[split.labelled], true[split.labelled])
+    assert (np.delete(known, split.labelled) == -1).all()
+    assert np.array_equal(known_labels(beton, None)[np.arange(beton.n)], true)
+    assert np.array_equal(Oracle(beton).labels(np.array([5, 1, 5])), true[[5, 1, 5]])
+
+
+def test_an_unknown_name_lists_those_there_are(beton):
+    save_split(beton, make_split(beton, per_class=1))
+    with pytest.raises(InputError, match=r"has no split '0\.7', it has: .*1-per-class; .* make .* --fraction"):
+        load_split(beton, "0.7")
+    with pytest.raises(InputError, match="expected a split name"):
+        load_split(beton, "../0.7")
+
+
+def test_the_split_of_another_file_is_refused(beton, tmp_path):
+    convert(Dataset(44, lambda i: (PIXELS, LABELS[i]), ("a", "b", "c", "d")), tmp_path / "train.beton")
+    other, split = open_beton(tmp_path / "train.beton"), make_split(beton, per_class=1)
+    split_path(other.path, "1-per-class").write_bytes(save_split(beton, split).read_bytes())
+    with pytest.raises(InputError, match=r"was made for 45 images \(digest .{8}\), .* has 44"):
+        load_split(other, "1-per-class")
+    with pytest.raises(InputError, match="made for another file"):
+        known_labels(other, split)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"labelled": []}, "none"), ({"labelled": [0, 0]}, "different"), ({"labelled": [5, 3]}, "sorted"),
+    ({"labelled": [99]}, "below 45"), ({"labelled": [-1]}, "below 45"), ({"format": 9}, "format 1"),
+    ({"labelled": "x"}, "expected a split file"), ({"labelled": [[1]]}, "sorted"),
+])  # fmt: skip
+def test_a_split_that_was_edited_is_refused(beton, change, message):
+    path = save_split(beton, make_split(beton, per_class=1, name="edited"))
+    assert load_split(beton, "edited").name == "edited"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(InputError, match=message):
+        load_split(beton, "edited")
+    path.write_text("{")
+    with pytest.raises(InputError, match="expected a split file"):
+        load_split(beton, "edited")
+    path.unlink()
+
+
+def test_a_split_needs_a_label_of_every_class_and_only_labelled_samples(beton):
+    true = true_labels(beton)
+    path = save_split(beton, make_split(beton, per_class=1, name="few"))
+    for ids, message in ((np.flatnonzero(true == 1), "3 have none"), (np.flatnonzero(true <= 1), "6 without one")):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "labelled": ids.tolist()}))
+        with pytest.raises(InputError, match=message):
+            load_split(beton, "few")
+    path.unlink()
+
+
+def test_a_file_without_labels_has_no_splits(tmp_path):
+    convert(Dataset(3, lambda i: (PIXELS, None), None), tmp_path / "u.beton")
+    with pytest.raises(InputError, match="no labels to split"):
+        make_split(open_beton(tmp_path / "u.beton"), fraction=0.5)
+
+
+@pytest.fixture
+def listed(tmp_path):
+    names = [f"{folder}/{folder}_{i}.png" for folder in ("n01", "n02") for i in range(4)] + [
+        "n01/same.png",
+        "n02/same.png",
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(PIXELS).save(tmp_path / name)
+    source = Files(tmp_path, names, np.array([0] * 4 + [1] * 4 + [0, 1]), ("n01", "n02"), Listing())
+    convert(source, tmp_path / "train.beton")
+    return open_beton(tmp_path / "train.beton")
+
+
+@pytest.mark.parametrize(
+    "text", ["n01_1.png\nn02_3.png\n", "n01/n01_1.png\n\n n02/n02_3.png", "n01_1.png, 0\nn02_3.png 17"]
+)
+def test_published_lists_name_samples(listed, text, monkeypatch, capsys):
+    path = listed.path.with_name("list.txt")
+    path.write_text(text)
+    monkeypatch.setattr("sys.argv", ["split", "import", str(listed.path), str(path), "--name", "semiformer10"])
+    main()
+    assert capsys.readouterr().out.strip().endswith("train.split-semiformer10.json")
+    split = load_split(listed, "semiformer10")
+    assert split.seed is None
+    assert sorted(read_names(listed)[i] for i in split.labelled) == ["n01/n01_1.png", "n02/n02_3.png"]
+    assert import_list(listed, path, "again").digest == split.digest
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("n01_1.png\nn09_1.png", "1 of 2 lines"), ("same.png", "or several"), ("n01_1.png", "1 have none"), ("", "none"),
+])  # fmt: skip
+def test_lists_that_do_not_fit_are_refused(listed, text, message):
+    path = listed.path.with_name("list.txt")
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        import_list(listed, path, "x")
+    with pytest.raises(InputError, match="expected a list"):
+        import_list(listed, path.with_name("absent"), "x")
+
+
+def test_names_of_another_file_are_refused(listed):
+    path = names_path(listed.path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[1:])
+    with pytest.raises(InputError, match="does not hold the names"):
+        read_names(listed)
+    path.unlink()
+    with pytest.raises(InputError, match="no such file"):
+        read_names(listed)
+    path.write_bytes(whole)
+    assert len(read_names(listed)) == listed.n
+
+
+@given(st.lists(st.text(st.characters(codec=None), min_size=1), max_size=5))
+def test_names_of_any_characters_come_back(names):
+    lines = encode_names(names).decode().split("\n")[:-1]
+    assert [_unescape(line) for line in lines] == names
+
+
+def test_the_command_line_draws_splits(beton, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["split", "make", str(beton.path), "--fraction", "0.4", "--seed", "2"])
+    main()
+    assert capsys.readouterr().out.strip().endswith("train.split-0.40-2.json")
+    assert load_split(beton, "0.40-2").seed == 2
+
+
+def test_labels_outside_the_split_are_never_read(beton, monkeypatch):
+    split, rows = make_split(beton, per_class=1), metadata(beton.data, beton.n).copy()
+    hidden = np.setdiff1d(np.arange(beton.n), split.labelled)
+    rows["label"][hidden] = 77  # what must not be looked at
+    monkeypatch.setattr("pipeline.labels.splits.metadata", lambda data, n: rows)
+    known = known_labels(beton, split)
+    assert 77 not in known[np.arange(beton.n)]
+    assert 77 not in known.values
