@@ -73,3 +73,10 @@ def _filled(default: Any, saved: dict[str, Any], prefix: str) -> Any:
             value = _filled(held, value, f"{prefix}{name}.")
         values[name] = tuple(value) if isinstance(value, list) else value
     return replace(default, **values)
+
+
+def chosen_device(name: str) -> torch.device:
+    """auto: a GPU where there is one. Raises InputError for a GPU that is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("no GPU is visible; set --device cpu")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

@@ -13,8 +13,7 @@ import torch
 from tyro.conf import Positional
 
 from models.distributed.precision import precision
-from models.evaluate.base import chosen_device
-from models.load import Loaded, load_run
+from models.load import Loaded, chosen_device, load_run
 from pipeline.errors import InputError, command
 from pipeline.evaluation.files import Shown, find_images, sweep_files
 from pipeline.flags import parse

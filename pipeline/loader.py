@@ -80,7 +80,7 @@ class Loader:
         hang_timeout_s: float | None = None,
     ):
         self._feed, self._backend, self._device, self._ahead = feed, backend, device, ahead
-        self._patience_s = hang_timeout_s
+        self._hang_timeout_s = hang_timeout_s
         self._next = step * feed.micro
         self._pending: deque[Future[Prepared]] = deque()
         self._planners = Threads(PLANNERS, "plan")
@@ -96,7 +96,7 @@ class Loader:
             self._pending.append(self._planners.submit(self._prepare, self._next))
             self._next += 1
         began = time.perf_counter()
-        batch, replaced = watchdog.result(self._pending[0], self._patience_s, self._doing)
+        batch, replaced = watchdog.result(self._pending[0], self._hang_timeout_s, self._doing)
         self._pending.popleft()
         self.wait_s += time.perf_counter() - began
         self.replaced += replaced

@@ -8,6 +8,7 @@ import re
 import statistics
 import subprocess
 import sys
+from collections.abc import Collection, Mapping
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -15,6 +16,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = ("pipeline", "models", "train", "slurm")  # each may import those before it
+ROOMS = {
+    "pipeline": "errors text flags spec rng batch concurrency sampling views store backends labels sources convert open "
+    "loader train_data preview evaluation split bench",
+    "models": "encoder losses ema running_stats config masked method records distributed optim pseudo_labels semiformer "
+    "methods checkpoint reporting load bench predict evaluate export pretrained preview training",
+}
+"""Each room, and each file at a layer's root, may import those before it in its layer's list."""
 PROSE = {".md", ".cff", ".svg"}  # may link to papers, or carry an XML namespace
 
 
@@ -47,6 +55,59 @@ def imported(source: str) -> set[str]:
 def imports_upwards(layer: str, source: str) -> set[str]:
     """The layers above `layer`, and the tests, that `source` imports."""
     return imported(source) & {*LAYERS[LAYERS.index(layer) + 1 :], "tests"}
+
+
+def modules() -> dict[str, str]:
+    """Every module of the layers, by its dotted name, with its source."""
+    code = [path for path in files(".py") if layer(path) in LAYERS]
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in code}
+    return {name.removesuffix(".__init__"): path.read_text() for path, name in names.items()}
+
+
+def imported_modules(source: str, known: Collection[str]) -> set[str]:
+    """Those of the `known` modules that `source` imports, at any depth of the file; a package counts by its own name."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (inside & set(known)) or {node.module}
+    return found & set(known)
+
+
+def room(module: str) -> str:
+    """models.encoder.vit -> models.encoder; a file at the root is its own room."""
+    return ".".join(module.split(".")[:2])
+
+
+def against_the_order(imports: Mapping[str, Collection[str]]) -> list[str]:
+    """The imports, "importer -> imported", of a room that comes later in the list of its layer."""
+    place = {f"{top}.{name}": i for top, names in ROOMS.items() for i, name in enumerate(names.split())}
+    return [
+        f"{module} -> {other}"
+        for module, others in imports.items()
+        for other in sorted(others)
+        if room(module) in place and room(other) in place and module.split(".")[0] == other.split(".")[0]
+        if place[room(other)] > place[room(module)]
+    ]
+
+
+def circle(imports: Mapping[str, Collection[str]]) -> list[str]:
+    """Modules that import each other in a circle, the first that is found; empty where there is none."""
+    done: set[str] = set()
+
+    def search(module: str, trail: list[str]) -> list[str]:
+        if module in trail:
+            return trail[trail.index(module) :]
+        if module in done:
+            return []
+        done.add(module)
+        return next(
+            (found for other in sorted(imports.get(module, ())) if (found := search(other, [*trail, module]))), []
+        )
+
+    return next((found for module in sorted(imports) if (found := search(module, []))), [])
 
 
 def shadowed(names: set[str]) -> set[str]:
@@ -101,6 +162,43 @@ def test_an_import_of_a_higher_layer_is_found():
     assert imports_upwards("models", "import tests.helpers, train") == {"tests", "train"}
 
 
+def test_rooms_import_those_before_them_and_no_modules_import_each_other():
+    found = modules()
+    imports = {name: imported_modules(source, found) - {name} for name, source in found.items()}
+    listed = {f"{top}.{name}" for top, names in ROOMS.items() for name in names.split()}
+    assert {room(name) for name in found if "." in name and name.split(".")[0] in ROOMS} == listed
+    assert against_the_order(imports) == []
+    assert circle(imports) == []
+
+
+def test_an_import_against_the_order_and_a_circle_are_found():
+    late = "def f():\n    from models.training import stop\n    import models.load\n"
+    known = {"models.training.stop", "models.load", "models.encoder.vit"}
+    assert imported_modules(late, known) == {"models.training.stop", "models.load"}
+    imports = {"models.encoder.vit": {"models.load"}, "models.load": {"models.encoder.vit"}, "models.method": set()}
+    assert against_the_order(imports) == ["models.encoder.vit -> models.load"]
+    assert circle(imports) == ["models.encoder.vit", "models.load"]
+    assert circle(imports | {"models.load": set()}) == []
+
+
+def test_a_root_holds_at_most_twelve_files_and_each_room_says_what_it_answers():
+    for top in ROOMS:
+        assert len(list((ROOT / top).glob("*.py"))) <= 12, top
+        rooms = [path for path in (ROOT / top).iterdir() if any(path.glob("*.py"))]
+        said = {path: ast.get_docstring(ast.parse((path / "__init__.py").read_text())) or "" for path in rooms}
+        assert [path.name for path, text in said.items() if len(text) < 120 or ".py" not in text] == []
+
+
+def test_functions_fit_a_screen():
+    long = {
+        f"{path.relative_to(ROOT)}:{node.name}": node.end_lineno - node.lineno + 1
+        for path in files(".py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno + 1 > 60
+    }
+    assert long == {}
+
+
 def test_no_name_at_the_root_shadows_a_module():
     assert shadowed({layer(path) for path in files()}) == set()
 
@@ -148,7 +246,7 @@ def test_a_host_or_a_missing_hash_in_a_lock_is_found():
 
 def test_files_are_short():
     lines = {str(path): len(path.read_text().splitlines()) for path in files(".py") if path.stat().st_size}
-    assert {name: count for name, count in lines.items() if count > 250} == {}
+    assert {name: count for name, count in lines.items() if count > 400} == {}
     assert statistics.median(lines.values()) <= 130
 
 

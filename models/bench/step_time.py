@@ -23,6 +23,7 @@ from models.pseudo_labels.thresholds.base import Threshold
 from pipeline import rng
 from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.sampling.sampler import shares
+from pipeline.views.masks import draw as draw_mask
 
 Step = Callable[[], object]
 
@@ -96,7 +97,7 @@ def synthetic(recipe: Recipe, images: int, classes: int, device: torch.device, *
     def masks(n: int, asked: bool) -> list[Tensor | None]:
         if not asked:
             return [None, None]
-        drawn = masks.draw(data.mask, rng.keys(0, 0, np.arange(n), rng.MASK), data.size // recipe.encoder.patch)
+        drawn = draw_mask(data.mask, rng.keys(0, 0, np.arange(n), rng.MASK), data.size // recipe.encoder.patch)
         return [None if ids is None else torch.from_numpy(ids).to(device) for ids in drawn]
 
     labelled = unlabelled = None

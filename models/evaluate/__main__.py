@@ -40,9 +40,9 @@ def main() -> None:
 
 def measure(name: str, path: str, flags: list[str]) -> None:
     """Run one evaluator; torch is imported only now."""
-    from models.evaluate.base import Evaluator, chosen_device
+    from models.evaluate.base import Evaluator
     from models.evaluate.record import record
-    from models.load import load_run
+    from models.load import chosen_device, load_run
     from pipeline.text import measured
 
     kind = own_class(importlib.import_module(f"models.evaluate.{name}"), Evaluator)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from models.load import Loaded
@@ -81,10 +80,3 @@ class Evaluator(ABC):
         """The images `ids` (i64 [N]) in order, as the recipe evaluates them: u8 [n, 3, S, S] on the run's device."""
         device = next(loaded.method.parameters()).device
         return sweep(self.data_of(loaded), beton, device, ids, self.batch)
-
-
-def chosen_device(name: str) -> torch.device:
-    """auto: a GPU where there is one. Raises InputError for a GPU that is not there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("no GPU is visible; set --device cpu")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

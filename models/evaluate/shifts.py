@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.evaluation.corruptions.stream import ViewSpec
 from pipeline.evaluation.files import sweep_files
 from pipeline.labels.splits import known_labels
-from pipeline.sources.find import class_folders
+from pipeline.sources.folders import class_folders
 from pipeline.spec import View
 from pipeline.store.beton import open_beton
 from pipeline.text import some

@@ -1,1 +1,4 @@
-"""A trained run in other libraries' forms, one small file each."""
+"""How does a trained run reach other libraries? One form is one file: timm, safetensors, ONNX, Hugging Face's ViTMAE.
+
+May import `load`, `encoder`, `masked`, `reporting` and `evaluate`. Read `base.py` first.
+"""

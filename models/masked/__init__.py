@@ -1,1 +1,5 @@
-"""Masked-image objectives on a shared encoder, one small file each."""
+"""How is an image predicted from a part of it? Masked-image objectives (MAE, SimMIM, LoMaR, CrossMAE), their decoders and
+their targets.
+
+May import `encoder`, `config` and `losses`. Read `base.py` first.
+"""

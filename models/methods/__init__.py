@@ -1,1 +1,4 @@
-"""One paper, one file: the objective on top, its recipes underneath."""
+"""What is learned from? One paper is one file: the objective on top, its recipes underneath.
+
+May import `encoder`, `masked`, `pseudo_labels`, `config` and `method`. Read `fixmatch.py` first.
+"""

@@ -107,7 +107,9 @@ class SemiformerFixMatch(Method):
             rest = touch_for_ddp(self.reconstruction) if s.mu else 0.0
             return Loss(label + rest, {"label": label.detach()})
 
-        scores = stream(s.stream, *eval_logits(self.teacher(s.pseudo.teacher), unknown.weak))  # only looked at: no gradient
+        scores = stream(
+            s.stream, *eval_logits(self.teacher(s.pseudo.teacher), unknown.weak)
+        )  # only looked at: no gradient
         targets = self.pseudo(scores, unknown)
         # one train-mode pass: batch norm sees both kinds
         heads = self.encoder(cat([self.encoder.pixels(images) for images in (known.images, targets.strong.images)]))

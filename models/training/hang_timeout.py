@@ -37,7 +37,7 @@ class HangTimeout:
         self.step, self.waited_s, self.factor, self.over = 0, 0.0, float(FIRST), threading.Event()
         self.main = threading.get_ident()
         self._rearm()
-        self._thread = threading.Thread(target=self._watch, name="patience", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="hang timeout", daemon=True)
         self._thread.start()
 
     def __call__(self, step: int) -> None:

@@ -113,7 +113,7 @@ def updates(device: torch.device, rounds: int) -> float:
 
 def after_steps(rank: int, folder: Path, step_s: float, rounds: int) -> None:
     """Rows, from two ranks: the finite check's word to the others, the vote that nobody waits for, one that all wait
-    for, heartbeat and patience; in turn, each after some computing, in which a vote travels.
+    for, heartbeat and hang timeout; in turn, each after some computing, in which a vote travels.
     """
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
@@ -124,7 +124,7 @@ def after_steps(rank: int, folder: Path, step_s: float, rounds: int) -> None:
         "the vote on a stop, read a step later": lambda: vote(NO),
         "a vote that is waited for": lambda: process_group.agree(False, world),
         "the finite check's all-reduce": lambda: dist.all_reduce(bad, dist.ReduceOp.MAX, world.control),
-        "heartbeat and patience": lambda: (heartbeat(1), hang_timeout(1)),
+        "heartbeat and hang timeout": lambda: (heartbeat(1), hang_timeout(1)),
     }
 
     ways = {name: [] for name in calls}

@@ -1,1 +1,5 @@
-"""Where images come from: each backend reads and decodes an image once and cuts it where the plan says."""
+"""Who reads and decodes, and who carries the plan out? FFCV's decoder, DALI, or images kept in memory; views by numba
+beside the decoder, or on the device from pixels that cross through a few staging buffers.
+
+May import `views`, `sampling`, `store` and `concurrency`. Read `base.py` first.
+"""

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.backends.libffcv import decode
 from pipeline.errors import InputError
 from pipeline.sources.encode import Prepared, prepare
-from pipeline.sources.find import Source
+from pipeline.sources.source import Source
 
 SIDES, QUALITIES = (256, 320, 400, 500), (80, 90)
 LIMIT_S, MOST_IMAGES = 2.5, 200

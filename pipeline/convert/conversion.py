@@ -24,7 +24,8 @@ from pipeline.convert.writer import Sample, write
 from pipeline.errors import InputError
 from pipeline.labels.splits import labels_each, make_split, save_split, split_name, splits
 from pipeline.sources.encode import Prepared, prepare
-from pipeline.sources.find import Source, find
+from pipeline.sources.find import find
+from pipeline.sources.source import Source
 from pipeline.store.beton import Beton, open_beton
 from pipeline.store.manifest import Manifest
 from pipeline.store.sample_names import encode_names

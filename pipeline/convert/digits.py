@@ -10,7 +10,7 @@ from PIL import Image
 from pipeline.convert.conversion import Options, convert
 from pipeline.errors import InputError
 from pipeline.labels.splits import load_split, make_split, save_split, split_name
-from pipeline.sources.find import Pixels, Source
+from pipeline.sources.source import Pixels, Source
 from pipeline.store.beton import open_beton
 
 SIDE = 32

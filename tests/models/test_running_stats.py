@@ -17,7 +17,7 @@ RANK = """
 import json
 import torch.distributed as dist
 from models.distributed.process_group import settle
-from tests.models.test_memory import flat, learned
+from tests.models.test_running_stats import flat, learned
 
 dist.init_process_group("gloo")
 made = learned(chunks=4, rank=dist.get_rank(), ranks=2)

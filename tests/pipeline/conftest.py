@@ -12,7 +12,7 @@ from pipeline.backends import dali_pipe
 from pipeline.convert.conversion import Options, convert
 from pipeline.errors import InputError
 from pipeline.labels.splits import make_split, save_split
-from pipeline.sources.find import Source
+from pipeline.sources.source import Source
 from pipeline.store.beton import Beton, open_beton
 
 

@@ -112,7 +112,7 @@ from pathlib import Path
 import torch
 from models.checkpoint import checkpoint
 from models.checkpoint.async_save import Writer
-from tests.models.training.killing import kill_at
+from tests.models.checkpoint.killing import kill_at
 
 def state(step):
     return {"step": step, "weight": torch.arange(20_000.0) + step}

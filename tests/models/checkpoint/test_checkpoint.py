@@ -24,7 +24,7 @@ import os, sys
 from pathlib import Path
 import torch
 from models.checkpoint import checkpoint
-from tests.models.training.killing import kill_at
+from tests.models.checkpoint.killing import kill_at
 
 folder, weight = Path(sys.argv[1]), torch.arange(20_000.0)
 

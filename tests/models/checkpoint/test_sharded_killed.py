@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from models.checkpoint import checkpoint, sharded as pieces
 from models.distributed.process_group import World
-from tests.models.training.killing import kill_at
+from tests.models.checkpoint.killing import kill_at
 
 def join_in(rank, store):
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))

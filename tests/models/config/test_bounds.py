@@ -58,7 +58,9 @@ def numeric(part: object, prefix: str = "") -> Iterator[tuple[str, bool]]:
         value = getattr(part, name)
         if is_dataclass(value):
             yield from numeric(value, f"{prefix}{name}.")
-        elif {"int", "float"} & set(re.findall(r"\w+", str(getattr(hint, "__origin__", hint)))):
+        elif {"int", "float"} & set(
+            re.findall(r"\w+", str(hint.__origin__ if hasattr(hint, "__metadata__") else hint))
+        ):
             yield prefix + name, any(isinstance(each, Bound) for each in getattr(hint, "__metadata__", ()))
 
 

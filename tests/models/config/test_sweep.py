@@ -153,6 +153,6 @@ def test_help_tells_what_has_to_be_fitted_before_a_line_a_command(asked, capsys)
     said = capsys.readouterr().out.splitlines()
     for kind in ("pca", "vq"):
         file = f"data/digits/{kind}.pt"
-        assert any(line.startswith(f"python -m models.fit_{kind} data/d") and line.endswith(file) for line in said), (
-            said
-        )
+        assert any(
+            line.startswith(f"python -m models.masked.fit_{kind} data/d") and line.endswith(file) for line in said
+        ), said

@@ -114,7 +114,7 @@ from dataclasses import replace
 import torch
 from torch.distributed.fsdp import FSDPModule
 from models.distributed.compile import blocks, compile_blocks
-from models.method import Moment
+from models.method import StepInfo
 from models.methods import crossmae
 from models.config.recipe import Run
 from models.distributed import process_group as distributed, fsdp as shard
@@ -142,7 +142,7 @@ def step(method, mine):
         images = torch.randn(8, 3, 16, 16, generator=g, dtype=torch.float64)[mine]
         visible = torch.rand(8, 16, generator=g).argsort(1)[mine, :8].sort(1).values
         batch = Batch(0, None, Unlabelled(torch.arange(8)[mine], images, None, visible))
-        method(batch, Moment(number, labels_only=False)).total.backward()
+        method(batch, StepInfo(number, labels_only=False)).total.backward()
         made.step()
         made.zero_grad()
 

@@ -12,13 +12,13 @@ HANGS = """
 import ctypes, sys, time
 from pathlib import Path
 from models.records.events import Heartbeat
-from models.training.hang_timeout import Patience
+from models.training.hang_timeout import HangTimeout
 
 folder = Path(sys.argv[1])
-patience = Patience(folder, 0, int(sys.argv[2]), 0.4)
+hang_timeout = HangTimeout(folder, 0, int(sys.argv[2]), 0.4)
 Heartbeat(folder, 1)(7)
 %s
-patience.close()
+hang_timeout.close()
 print("alive")
 """
 
@@ -33,7 +33,7 @@ def failure(folder: Path) -> dict:
 
 
 def test_a_step_that_never_ends_ends_the_process_which_says_where(tmp_path: Path) -> None:
-    ended = run(tmp_path, "patience(5)\ntime.sleep(60)")
+    ended = run(tmp_path, "hang_timeout(5)\ntime.sleep(60)")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "MainThread sleeps" in ended.stderr
     assert failure(tmp_path)["error"].startswith("TimeoutError: no step for 0 s after step 5, in <string>:")
@@ -44,9 +44,9 @@ def test_a_step_that_never_ends_ends_the_process_which_says_where(tmp_path: Path
 @pytest.mark.parametrize(
     "doing",
     [
-        "for step in range(10):\n    patience(step)\n    time.sleep(0.1)",  # longer than all patience, together
+        "for step in range(10):\n    hang_timeout(step)\n    time.sleep(0.1)",  # longer than the timeout, together
         "time.sleep(1.2)",  # the first step compiles
-        "patience(1)\nwith patience.longer():\n    time.sleep(1.2)\npatience(2)",  # an evaluation
+        "hang_timeout(1)\nwith hang_timeout.longer():\n    time.sleep(1.2)\nhang_timeout(2)",  # an evaluation
     ],
 )
 def test_what_takes_its_time_is_left_alone(tmp_path: Path, doing: str) -> None:
@@ -55,7 +55,7 @@ def test_what_takes_its_time_is_left_alone(tmp_path: Path, doing: str) -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "alive\n", "")
 
 
-@pytest.mark.parametrize("doing", ["time.sleep(60)", "with patience.longer():\n    time.sleep(60)"])
+@pytest.mark.parametrize("doing", ["time.sleep(60)", "with hang_timeout.longer():\n    time.sleep(60)"])
 def test_more_time_is_not_all_the_time(tmp_path: Path, doing: str) -> None:
     assert run(tmp_path, doing).returncode == 1
     assert "no step for 2 s" in failure(tmp_path)["error"]
@@ -64,7 +64,7 @@ def test_more_time_is_not_all_the_time(tmp_path: Path, doing: str) -> None:
 WAITS = """
 module = {"time": time}
 exec(compile("def all_reduce():\\n    time.sleep(60)", "/x/torch/distributed/distributed_c10d.py", "exec"), module)
-patience(5)
+hang_timeout(5)
 module["all_reduce"]()
 """
 
@@ -78,7 +78,7 @@ def test_who_waits_for_others_lets_them_go_first_and_says_what_it_heard(tmp_path
 
 def test_python_that_stands_still_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A library that keeps Python's lock: no thread of ours can look."""
-    locked = "patience(5)\nctypes.PyDLL(None).usleep(20_000_000)"
+    locked = "hang_timeout(5)\nctypes.PyDLL(None).usleep(20_000_000)"
     short = "import models.training.hang_timeout as here\nhere.SPARE_S = 0.5\ntime.sleep(0.1)\n"
     ended = run(tmp_path, short + locked)
     assert ended.returncode == 1
@@ -88,5 +88,5 @@ def test_python_that_stands_still_ends_too(tmp_path: Path, monkeypatch: pytest.M
 
 def test_where_names_our_own_line() -> None:
     place, waits = where(sys._getframe())
-    assert place.startswith("test_patience.py:")
+    assert place.startswith("test_hang_timeout.py:")
     assert not waits

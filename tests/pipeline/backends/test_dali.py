@@ -17,7 +17,7 @@ from pipeline.convert.conversion import Options, convert
 from pipeline.errors import InputError
 from pipeline.loader import Loader
 from pipeline.open import open_backend
-from pipeline.sources.find import Source
+from pipeline.sources.source import Source
 from pipeline.store.beton import Beton, open_beton
 from tests.pipeline.backends.test_backends import BUSY, CPU, PLAIN, SIZE, plan_of
 from tests.pipeline.backends.test_replacement import damaged

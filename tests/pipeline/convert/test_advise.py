@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.convert import advise
 from pipeline.convert.advise import Choice
-from pipeline.convert.conversion import Options, advise, convert
+from pipeline.convert.conversion import Options, convert
 from pipeline.errors import InputError
 from pipeline.sources.encode import prepare
-from pipeline.sources.find import Source
+from pipeline.sources.source import Source
 
 ROOT = Path(__file__).parents[3]
 

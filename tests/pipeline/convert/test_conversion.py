@@ -13,7 +13,7 @@ from pipeline.convert.conversion import Options, convert
 from pipeline.errors import InputError
 from pipeline.labels.splits import known_labels, splits
 from pipeline.sources.encode import prepare
-from pipeline.sources.find import Dataset
+from pipeline.sources.objects import Dataset
 from pipeline.store.beton import open_beton
 from pipeline.store.manifest import manifest_path
 from pipeline.store.sample_names import read_names

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.convert.conversion import Options, convert
 from pipeline.errors import InputError
-from pipeline.sources.find import Dataset
+from pipeline.sources.objects import Dataset
 from pipeline.store.beton import open_beton
 from tests.pipeline.conftest import left
 
@@ -21,7 +21,7 @@ import os, signal, sys
 from pathlib import Path
 from PIL import Image
 from pipeline.convert.conversion import conversion as module
-from pipeline.sources.find import Dataset
+from pipeline.sources.objects import Dataset
 
 def counted(function, moment):
     count = 0

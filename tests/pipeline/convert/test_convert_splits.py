@@ -8,7 +8,8 @@ import pytest
 from pipeline.convert.conversion import Options, convert
 from pipeline.errors import InputError
 from pipeline.labels.splits import load_split, make_split, save_split, splits
-from pipeline.sources.find import Dataset, Files
+from pipeline.sources.objects import Dataset
+from pipeline.sources.source import Files
 from pipeline.store.beton import open_beton
 from tests.pipeline.conftest import damaged, image, left
 

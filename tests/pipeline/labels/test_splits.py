@@ -19,8 +19,9 @@ from pipeline.labels.splits import (
     split_path,
     splits,
 )
-from pipeline.sources.find import Dataset, Files
 from pipeline.sources.listing import Listing
+from pipeline.sources.objects import Dataset
+from pipeline.sources.source import Files
 from pipeline.split import main
 from pipeline.store.beton import open_beton
 from pipeline.store.file_format import metadata

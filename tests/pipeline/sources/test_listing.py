@@ -10,7 +10,7 @@ from pipeline.errors import InputError
 from pipeline.sources.find import find
 from pipeline.store.beton import open_beton
 from pipeline.store.manifest import manifest_path
-from tests.pipeline.sources.test_find import content, lay
+from tests.pipeline.sources.test_sources import content, lay
 
 
 def test_hidden_files_are_skipped_and_other_files_ignored(tmp_path):

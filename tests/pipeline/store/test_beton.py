@@ -13,7 +13,7 @@ from pipeline.convert.conversion import Options, convert
 from pipeline.convert.writer import PAGE_BYTES, Sample, write
 from pipeline.errors import InputError
 from pipeline.labels.splits import known_labels
-from pipeline.sources.find import Dataset
+from pipeline.sources.objects import Dataset
 from pipeline.store.__main__ import main
 from pipeline.store.beton import open_beton
 from pipeline.store.file_format import ALLOCATION, FIELD, HEADER, METADATA_START, SAMPLE

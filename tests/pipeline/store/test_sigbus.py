@@ -134,14 +134,14 @@ def test_a_beton_cut_short_under_a_loader_ends_with_the_line(beton, tmp_path) ->
         from pipeline.loader import Loader
         from pipeline.open import open_backend
         from pipeline.spec import Data, Needs
-        from pipeline.train_data import feed, open_task
+        from pipeline.train_data import loader_spec, open_train_data
         data, needs = Data(sys.argv[1], batch=32, size=16, backend="ffcv", threads=2), Needs(unlabelled=True)
-        task = open_task(data, needs)
-        fed = feed(task, data, needs, patch=8, total_steps=10)
-        with Loader(fed, open_backend(data, task.beton, torch.device("cpu")), torch.device("cpu")) as batches:
+        train_data = open_train_data(data, needs)
+        fed = loader_spec(train_data, data, needs, patch=8, total_steps=10)
+        with Loader(fed, open_backend(data, train_data.beton, torch.device("cpu")), torch.device("cpu")) as batches:
             next(batches)
             print("running", flush=True)
-            os.truncate(task.beton.path, 4096)
+            os.truncate(train_data.beton.path, 4096)
             for _ in range(10):
                 next(batches)"""
     done = run(code, tmp_path)

@@ -7,7 +7,9 @@ import torchvision
 from PIL import Image
 
 from pipeline.errors import InputError
-from pipeline.sources.find import find, from_csv, from_dataset
+from pipeline.sources.find import find
+from pipeline.sources.objects import from_dataset
+from pipeline.sources.tables import from_csv
 
 
 def jpeg(shade: int = 0) -> bytes:
