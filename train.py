@@ -1,6 +1,8 @@
-"""One loop for every method.  `python train.py` lists the recipes; `python train.py semi_mae:digits --optim.lr 1e-3`.
+"""Train a recipe: one loop for every method.
 
-The same command again carries on from the last checkpoint, at the exact step.
+    python train.py                                      # list the recipes
+    python train.py semi_mae:digits --optim.lr 1e-3      # train one; the same command again continues at the exact step
+
 Exit codes: 0 trained to the end, 2 bad input, 75 stopped early on request (saved: run it again).
 """
 
@@ -8,13 +10,12 @@ import os
 import sys
 from contextlib import ExitStack, closing
 
-import models  # noqa: F401 -- first: it says how threads wait, and torch listens only once
-from models.config.catalogue import list_if_asked
+import models  # noqa: F401 -- first: it sets how OpenMP threads wait, which torch reads when it is imported
 from models.config.recipe import Recipe
-from models.config.resolve import resolve
+from models.config.resolve import answer_without_torch, resolve
 
 if __name__ == "__main__":
-    list_if_asked()  # before torch is imported, which takes seconds
+    answer_without_torch(sys.argv[1:])  # torch takes seconds to import; a misspelt name is answered before
 
 # isort: split
 import torch
@@ -39,7 +40,6 @@ from pipeline.loader import Loader
 
 def main() -> int:
     """Train the recipe that the command line names, unless its folder holds all of it already; -> exit code."""
-    list_if_asked()
     recipe = resolve(sys.argv[1], sys.argv[2:])
     if line := over(run_folder(recipe), recipe):
         if os.environ.get("RANK", "0") == "0":

@@ -94,13 +94,13 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def parse(flags: Sequence[str], target: str, default=None):
     """Typed flags of the job. Raises InputError for a flag that is unknown or belongs behind `--`, or a wrong value."""
-    from models.config.catalogue import story
+    from models.config.catalogue import description
     from slurm.request import Request
 
     for flag in flags:
         if flag.startswith("--") and "." in flag.partition("=")[0]:
             raise InputError(f"{flag} is a flag of train.py; put those behind `--`")
-    prog, said = f"python -m slurm.submit {target}", story(target)
+    prog, said = f"python -m slurm.submit {target}", description(target)
     return typed.parse(Request, default=default or Request(), args=list(flags), prog=prog, description=said)
 
 

@@ -1,5 +1,4 @@
-"""What is a run asked to be? The schema of a recipe, its name on the command line, its flags and bounds, and sweeps of
-recipes.
+"""What is a run asked to do? The schema of a recipe, the catalogue of names, the command line, bounds and sweeps.
 
-Imports `pipeline` only. Read `recipe.py` first.
+Imports `pipeline` only, and torch not at all, until `resolve` imports a method by name. Read `recipe.py` first.
 """

@@ -1,4 +1,4 @@
-"""Check the numbers of a recipe before anything is opened: each field's own bound, then fields that bind each other."""
+"""Check the numbers of a recipe before a file is opened: each field's own bound, then fields that limit each other."""
 
 from models.config.recipe import Encoder, Optim, Recipe
 from pipeline.errors import InputError
@@ -7,7 +7,7 @@ from pipeline.spec import View
 
 
 def check(recipe: Recipe) -> None:
-    """Raise InputError naming the first number that is out of its range, or the fields that cannot both hold.
+    """Raise InputError naming the first number that is out of its range, or the fields that contradict each other.
 
     check(recipe)  # optim.warmup_epochs is 20 of optim.epochs 10; lower it
     """

@@ -1,4 +1,4 @@
-"""Schema of a recipe: everything that a run depends on, in one frozen object."""
+"""Schema of a recipe: all fields that a run depends on, in one frozen dataclass."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Generic, Literal, TypeVar
@@ -11,118 +11,132 @@ Settings = TypeVar("Settings")
 
 @dataclass(frozen=True)
 class Encoder:
-    """A plain timm VisionTransformer."""
+    """The vision transformer: a plain timm VisionTransformer (or Semiformer's)."""
 
     name: str | None = "vit_small_patch16_224"
-    """Any plain ViT that timm knows (semiformer: semiformer_small); None where `width`, `depth` and `heads` say it."""
+    """A plain ViT of timm by its name (method semiformer: semiformer_small); None if width, depth and heads are set."""
     width: Annotated[int | None, AT_LEAST_1] = None
-    """With `depth` and `heads`: a size that timm has no name for."""
+    """Token width; set together with `depth` and `heads` for a size without a name in timm."""
     depth: Annotated[int | None, AT_LEAST_1] = None
     heads: Annotated[int | None, AT_LEAST_1] = None
     patch: Annotated[int, AT_LEAST_1] = 16
     """Side of a patch, in pixels."""
     position: Literal["learned", "sincos", "irpe", "bias", "block_bias", "none"] = "learned"
-    """Learned, MAE's fixed 2-D sine and cosine, LoMaR's relative ones (irpe), SimMIM's relative bias, shared by blocks
-    as it pre-trains or one a block as it fine-tunes (a start from the former copies it), or none."""
+    """Position embedding. learned: timm's. sincos: MAE's fixed 2-D sines and cosines. irpe: LoMaR's relative positions.
+    bias: SimMIM's relative position bias, one table for all blocks (pre-training). block_bias: one table a block
+    (SimMIM's fine-tuning; `run.start` from a `bias` encoder copies its table to each block). none: no positions."""
     pool: Literal["token", "avg"] = "token"
-    """What the classifier reads: the class token, or the mean over patches."""
+    """Input of the classifier: the class token, or the mean over patch tokens."""
     fc_norm: bool = False
-    """Norm what the classifier reads, after pooling, in place of every token before it: MAE's and SimMIM's fine-tuning.
-    Not for methods with a masked branch, which reads normed tokens."""
+    """Put the final layer norm after the pooling instead of before it, as MAE and SimMIM fine-tune. Methods with a
+    masked branch refuse it, because the branch reads normed tokens."""
     drop_path: Annotated[float, BELOW_1] = 0.0
-    """Stochastic depth of the last block; linear in depth."""
+    """Stochastic-depth rate of the last block; it grows linearly from 0 at the first."""
     layer_scale: Annotated[float | None, POSITIVE] = None
-    """Initial factor of each branch, trained; 0.1 in SimMIM. Absent: no such factors."""
+    """Initial value of LayerScale's trained factors (SimMIM: 0.1); None: no LayerScale."""
     attention: Literal["sdpa", "varlen"] = "sdpa"
-    """One attention call a run of equal lengths, or torch's varlen_attn: one call in all, CUDA in half precision."""
+    """sdpa: one attention call for each run of sequences of equal length. varlen: one call of torch's varlen_attn for
+    all; needs CUDA and half precision."""
     checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them."""
+    """Activation checkpointing: compute activations again in the backward pass instead of keeping them."""
 
 
 @dataclass(frozen=True)
 class Optim:
-    """The optimiser and its rate over the run."""
+    """The optimiser, the schedule of its learning rate, and the length of the run."""
 
     kind: Literal["adamw", "lars", "sgd"] = "adamw"
-    """AdamW for everything; LARS, or SGD with momentum, for linear probes (MAE Table 10)."""
+    """adamw for training in general; lars, or sgd with momentum, for linear probes (MAE Table 10)."""
     lr: Annotated[float, NOT_NEGATIVE] = 1e-3
-    """Peak rate, for a batch of `lr_batch` images, scaled linearly; absolute when that is absent."""
+    """Peak learning rate for a batch of `lr_batch` images, scaled linearly to `data.batch`; not scaled if `lr_batch` is
+    None."""
     lr_batch: Annotated[int | None, POSITIVE] = None
+    """Batch size that `lr` and `final_lr` are given for (MAE: 256)."""
     schedule: Literal["cosine", "steps"] = "cosine"
-    """After the rise: half a cosine down to `final_lr`, or a fall at each of `drop_epochs`, never below it."""
+    """After the warm-up. cosine: half a cosine down to `final_lr`. steps: times `drop_factor` at each of `drop_epochs`,
+    at least `final_lr`."""
     final_lr: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Rate at the end of the cosine; scaled like `lr`."""
+    """Learning rate at the end of the schedule; scaled as `lr` is."""
     drop_epochs: Annotated[tuple[float, ...], POSITIVE] = ()
-    """Schedule "steps": where the rate falls, in epochs from the start of the run (SimMIM: 700 of 800)."""
+    """Schedule steps: epochs, from the start of the run, at which the rate drops (SimMIM: 700 of 800)."""
     drop_factor: Annotated[float, SHARE] = 0.1
-    """Schedule "steps": what the rate is multiplied by at each of them (SimMIM)."""
+    """Schedule steps: factor of the rate at each of `drop_epochs` (SimMIM)."""
     epochs: Annotated[float, POSITIVE] = 100
-    """Length of the run, labels-only phase included."""
+    """Length of the run, the labels-only phase included."""
     warmup_epochs: Annotated[float, NOT_NEGATIVE] = 5
-    """Linear warm-up of the rate."""
+    """Length of the rate's linear warm-up from 0."""
     labels_only_epochs: Annotated[float, NOT_NEGATIVE] = 0
-    """Supervised warm-up at the start: full batches of labelled images (their passes, when epochs are passes)."""
+    """Supervised phase at the start, in which batches hold labelled images alone; where epochs are passes, an epoch of
+    it is a pass over the labelled images."""
     epoch_unit: Literal["labelled", "unlabelled", "step"] = "unlabelled"
-    """Whose pass an epoch is; small recipes count in steps."""
+    """An epoch is one pass over the labelled images, one over the unlabelled images, or one step (small recipes)."""
     weight_decay: Annotated[float, NOT_NEGATIVE] = 0.05
+    """Weight decay of matrices; vectors and biases do not decay."""
     decay_tokens: bool = False
-    """Whether class, mask and position tokens decay: MAE's code pre-trains with it, nobody fine-tunes with it."""
+    """Decay class, mask and position tokens, too, as MAE's code does in pre-training."""
     betas: Annotated[tuple[float, float], BELOW_1] = (0.9, 0.999)
-    """Kind adamw."""
+    """Kind adamw: decay of the first and second moment."""
     momentum: Annotated[float, BELOW_1] = 0.9
-    """Kinds lars and sgd (MAE Table 10)."""
+    """Kinds lars and sgd: momentum (MAE Table 10)."""
     trust: Annotated[float, POSITIVE] = 0.001
-    """Kind lars: step of a matrix relative to its norm, at a rate of 1 (MAE code)."""
+    """Kind lars: trust coefficient, the norm of a matrix's step relative to the norm of the matrix at a rate of 1
+    (MAE's code)."""
     clip: Annotated[float | None, POSITIVE] = None
-    """Largest gradient norm."""
+    """Largest norm of the gradient; larger ones are scaled down to it. None: no clipping."""
     layer_decay: Annotated[float | None, POSITIVE] = None
-    """Rate of each layer relative to the next one."""
+    """Layer-wise decay: learning rate of each layer relative to the layer above it. None: one rate for all."""
     ema_warmup: bool = False
-    """Let the average forget its random start: decay min(ema_decay, (1 + step) / (10 + step))."""
+    """Begin the moving average with a smaller decay: min(ema_decay, (1 + step) / (10 + step))."""
     ema_decay: Annotated[float | None, BELOW_1] = None
-    """Decay of the weights' exponential moving average, evaluated in their place (and teaching, where asked)."""
+    """Decay of the exponential moving average (EMA) of the weights, which is evaluated instead of them and is the
+    teacher of pseudo-labels where the method asks for it. None: no average."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where a run lives, what it runs on and how often it reports."""
+    """The folder of a run, the devices that it runs on, and how often it logs, saves and evaluates."""
 
     folder: str | None = None
-    """Run folder; runs/<recipe> when absent. The same command again carries on."""
+    """Run folder; runs/<recipe> when None. The same command again continues the run in it."""
     seed: Annotated[int, NOT_NEGATIVE] = 0
+    """Seed of weights, images, views and dropout."""
     fresh: bool = False
     """Refuse a folder that already holds a run."""
     start: str | None = None
-    """Whose encoder this run starts from: a run's folder or checkpoint, an exported folder, a released file (MAE's,
+    """Pretrained encoder to start from: a run's folder or checkpoint, an exported folder, a released file (MAE's,
     SupMAE's, ...), or a timm name with weights on this machine (vit_base_patch16_224.mae)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one."""
     devices: Annotated[int | None, AT_LEAST_1] = None
-    """GPUs to use; checked against those visible and those started by torchrun."""
+    """Number of GPUs; checked against the visible ones and against the processes that torchrun started."""
     device_images: Annotated[int | None, AT_LEAST_1] = None
-    """Most images that fit on one device at once; smaller than its share of the batch means accumulation."""
+    """Most images on one device at once. If its share of the batch is larger, gradients are accumulated over
+    micro-batches."""
     shard: bool = False
-    """FSDP2: spread weights, gradients and moments over the processes, for encoders too large for one device."""
+    """FSDP2: shard weights, gradients and moments over the processes, for encoders too large for one device."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 autocast on CUDA, float32 on CPU."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile per block; auto is on for CUDA only."""
+    """torch.compile of each block; auto: on for CUDA, off for CPU."""
     log_steps: Annotated[int, AT_LEAST_1] = 50
+    """Write a row of metrics every so many steps."""
     save_steps: Annotated[int, AT_LEAST_1] = 500
+    """Save a checkpoint every so many steps."""
     evaluate_steps: Annotated[int | None, AT_LEAST_1] = None
-    """Evaluate every so many steps; only at the end when absent."""
+    """Evaluate on data.val every so many steps; None: at the end."""
     knn: bool = False
-    """Evaluate the encoder by its nearest neighbours, too, where there is a classifier to be judged by."""
+    """Evaluate by nearest neighbours (k-NN), too, where there is a classifier; without one this is the evaluation."""
     hang_timeout_s: Annotated[float, POSITIVE] = 600
-    """Seconds without a step after which a process ends, saying where it stands: a rank hangs, or a disk."""
+    """Seconds without a step after which a process ends itself and prints where its threads are."""
     stop_step: Annotated[int | None, AT_LEAST_1] = None
-    """Stop (and save) after this step, as if asked to; the rate's schedule does not change."""
+    """Save and stop after this step, as on a signal; the learning rate's schedule stays that of the full run."""
     oracle: bool = False
-    """Read hidden labels for the report's pseudo-label accuracy; training never sees them."""
+    """Read hidden labels to report the accuracy of pseudo-labels; they are not used in training."""
 
 
 @dataclass(frozen=True)
 class Recipe(Generic[Settings]):
-    """One run: what it reads, what it trains, how and where."""
+    """All settings of one run: the method's own, data, encoder, optimiser, and the run itself."""
 
     method: Settings
     data: Data = field(default_factory=Data)
@@ -130,10 +144,10 @@ class Recipe(Generic[Settings]):
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
     name: "Annotated[str, _not_a_flag()]" = ""
-    """method:recipe, as on the command line."""
+    """The name on the command line, method:recipe."""
 
 
 def _not_a_flag() -> object:
-    from tyro.conf import Suppress  # when tyro reads the annotation: the list of recipes does without its import
+    from tyro.conf import Suppress  # imported when tyro reads the annotation, as listing recipes does not need it
 
     return Suppress

@@ -1,60 +1,90 @@
-"""Find a recipe by its name and change its fields by typed flags: "semi_mae:digits" --optim.lr 1e-3."""
+"""Resolve a command line, "semi_mae:digits --optim.lr 1e-3", to a recipe, and write the command line of a recipe."""
 
 import importlib
 import shlex
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
+from typing import NoReturn
 
 from models.config.bounds import check
-from models.config.catalogue import catalogue, story, sweeps
+from models.config.catalogue import check_name, description, print_catalogue
 from models.config.recipe import Recipe
 from models.config.sweep import member
-from pipeline.errors import InputError
+from pipeline.errors import InputError, command
 from pipeline.flags import parse
 from pipeline.text import did_you_mean
 
 
-def resolve(name: str, flags: list[str]) -> Recipe:
-    """The recipe called `name` ("semi_mae:digits") with typed flags over it ("--optim.lr", "1e-3").
+def answer_without_torch(arguments: Sequence[str]) -> None:
+    """Print the catalogue if the arguments name no recipe, refuse a wrong name or flag, and end the process; or return.
 
-    Raises InputError, with the nearest name, for an unknown recipe or flag, and for a value of the wrong type.
+    answer_without_torch(["semi_mae:digitz"])  # error: no recipe is called 'semi_mae:digitz'; did you mean ...
+
+    Flags of the groups data, encoder, optim and run are checked by name. `resolve` checks everything else; it imports
+    the method's file and with it torch, which takes seconds.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print_catalogue()
+        sys.exit(0)
+    name, *flags = arguments
+    shared = Recipe(method=None)
+    groups = tuple(f"--{item.name}." for item in fields(shared) if is_dataclass(getattr(shared, item.name)))
+    try:
+        check_name(name)
+        _check_flags(name, [flag for flag in flags if flag.startswith(groups)], shared)
+    except InputError as error:
+        _end_with(error)
+
+
+def resolve(name: str, flags: list[str]) -> Recipe:
+    """The recipe called `name` with typed flags over its fields.
+
+    resolve("semi_mae:digits", ["--optim.lr", "1e-3"])
+
+    Raises InputError, with the nearest name, for an unknown recipe or flag, for a value of the wrong type, and for
+    numbers that `models.config.bounds` refuses.
     """
     recipe = named(name)
-    known = [flag for flag in _flags(recipe) if flag.startswith("--") and "." in flag]  # all but the name
-    for flag in flags:
-        spelt = flag.split("=")[0].replace("_", "-")
-        if flag.startswith("--") and spelt not in known and spelt != "--help":
-            raise InputError(f"{name} has no field {spelt}{did_you_mean(spelt, known)}; add --help to see them all")
+    _check_flags(name, flags, recipe)
     kind, prog = Recipe[type(recipe.method)], f"train.py {name}"
-    recipe = parse(kind, default=recipe, args=flags, prog=prog, description=story(name))
+    recipe = parse(kind, default=recipe, args=flags, prog=prog, description=description(name))
     check(recipe)
     return recipe
 
 
 def named(name: str) -> Recipe:
-    """The recipe called `name`, as written. Raises InputError with the nearest name if there is none."""
+    """The recipe called `name`, without flags. Raises InputError with the nearest name if there is none."""
     if "/" in name:
         return member(name)
-    names = [known for known, _ in catalogue()]
-    if name not in names:
-        if name in (several := [known for known, _ in sweeps()]):
-            raise InputError(
-                f"{name} is a sweep; `python -m slurm.submit {name}` runs it, {name}/0 is its first recipe"
-            )
-        near = did_you_mean(name, names + several)
-        raise InputError(f"no recipe is called {name!r}{near}; `python train.py` lists them")
+    check_name(name)
     method, _, function = name.partition(":")
     return replace(getattr(importlib.import_module(f"models.methods.{method}"), function)(), name=name)
 
 
 def command_of(recipe: Recipe) -> str:
-    """What a shell would be told to train this recipe again."""
+    """The shell command that trains this recipe again."""
     return shlex.join(["python", "train.py", recipe.name, *flags_of(recipe)])
 
 
 def flags_of(recipe: Recipe) -> list[str]:
-    """The flags that make this recipe of the one of its name, as `resolve` takes them."""
+    """The flags that turn the recipe called `recipe.name` into this one, as `resolve` takes them."""
     return list(_changes(recipe, named(recipe.name)))
+
+
+def _end_with(error: InputError) -> NoReturn:
+    def main() -> NoReturn:
+        raise error
+
+    command(main)
+
+
+def _check_flags(name: str, flags: Sequence[str], recipe: Recipe) -> None:
+    known = [flag for flag in _flags(recipe) if flag.startswith("--") and "." in flag]  # "name" is no flag
+    for flag in flags:
+        spelt = flag.split("=")[0].replace("_", "-")
+        if flag.startswith("--") and spelt not in known and spelt != "--help":
+            raise InputError(f"{name} has no field {spelt}{did_you_mean(spelt, known)}; add --help to see them all")
 
 
 def _changes(part: object, written: object, prefix: str = "--") -> Iterator[str]:
