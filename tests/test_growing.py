@@ -1,6 +1,6 @@
 """Images that grow while a run trains: it works for every method, and a run that was stopped ends on the same bits."""
 
-import models.vit
+import models.encoder.vit
 import pytest
 
 from models.encoder.patches import gather_patches

@@ -10,8 +10,8 @@ May import `spec`, `rng` and `errors`. Read `random.py` first.
 """
 
 import importlib
+import pkgutil
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -23,7 +23,7 @@ from pipeline.text import did_you_mean
 
 def kinds() -> list[str]:
     """List the kinds of mask that there are: the names of this folder's files."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+    return sorted(found.name for found in pkgutil.iter_modules(__path__))
 
 
 def visible_count(mask: Mask, grid: int) -> int:
