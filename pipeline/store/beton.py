@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.store.file_format import ALLOCATION, METADATA_START, Layout, metadata, read_layout
+from pipeline.store.image_size import possible
 from pipeline.store.integrity import CHECKED_AT_OPEN, Later, check_chunks, claimed, read_index, sampled
 from pipeline.store.manifest import Manifest, identity, read_manifest
 from pipeline.store.readahead import Readahead
@@ -86,9 +87,9 @@ class Beton:
         if self.later is not None:
             self.later.so_far()
         offsets, sizes, heights, widths = (each[ids] for each in (self.offsets, self.sizes, self.heights, self.widths))
-        pixels, most = heights * widths, self.layout.table_start
+        most = self.layout.table_start
         fit = (offsets >= METADATA_START) & (sizes > 0) & (sizes <= most) & (offsets <= most - sizes)
-        fit &= (pixels > 0) & (pixels <= self.largest)
+        fit &= possible(heights, widths, self.largest)
         if not fit.all():
             bad = ids[np.flatnonzero(~fit)[0]]
             raise InputError(f"{self.path}: the index is wrong about image {bad}; run pipeline.convert again")

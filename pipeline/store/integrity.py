@@ -27,6 +27,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.store.file_format import ALLOCATION, METADATA_START, SAMPLE, Layout
+from pipeline.store.image_size import possible
 from pipeline.store.manifest import CHUNK_BYTES, Manifest
 
 CHECKED_AT_OPEN = 256 << 20  # bytes; some tenths of a second
@@ -56,8 +57,9 @@ def read_index(layout: Layout) -> Index:
         for block in _blocks(file.fileno(), METADATA_START, layout.metadata_end):
             index.update(block)
             rows = np.frombuffer(block, SAMPLE)["image"]
-            areas = rows["height"].astype(np.int64) * rows["width"]
-            if rows["mode"].any() or not areas.all() or (rows["offset"] > layout.table_start).any():
+            heights, widths = rows["height"].astype(np.int64), rows["width"].astype(np.int64)
+            areas = heights * widths
+            if rows["mode"].any() or not possible(heights, widths).all() or (rows["offset"] > layout.table_start).any():
                 raise InputError(f"{layout.path}: expected JPEG samples inside the file; run pipeline.convert again")
             pixels, largest = pixels + int(areas.sum()), max(largest, int(areas.max()))
         rows = _blocks(file.fileno(), METADATA_START, layout.metadata_end)

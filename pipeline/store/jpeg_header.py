@@ -3,6 +3,8 @@
 import numpy as np
 from numba import njit
 
+from pipeline.store.image_size import possible
+
 _START, _FRAMES, _SCAN = 0xD8, (0xC0, 0xC1, 0xC2), 0xDA
 _TABLES = (0xC4, 0xDB, 0xDD, 0xFE)  # Huffman, quantisation, restart interval, comment
 _APP1, _ORIENTATION, _SHORT, _UPRIGHT, _LAST = 0xE1, 0x0112, 3, 1, 8
@@ -23,7 +25,8 @@ def plain_size(jpeg: np.ndarray) -> tuple[int, int] | None:
     Which colours the components are, JFIF's and Adobe's markers say, and libjpeg goes by them as it does in Pillow.
     """
     height, width = _plain_size(_readable(jpeg))
-    return (height, width) if height and _is_sound(_readable(jpeg), 0, len(jpeg), height, width) else None
+    sound = possible(height, width) and _is_sound(_readable(jpeg), 0, len(jpeg), height, width)
+    return (height, width) if sound else None
 
 
 def check(first: int, last: int, data: np.ndarray, offsets, sizes, heights, widths, errors: np.ndarray) -> None:

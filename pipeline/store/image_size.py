@@ -1,0 +1,20 @@
+"""Check an image's width and height before memory is taken for it or compiled code is given it.
+
+width, height = checked_size(640, 480)
+checked_size(0, 480)                      # InputError: 0 x 480 pixels, expected ...
+"""
+
+from pipeline.errors import InputError
+
+MAX_SIDE = 65_500  # libjpeg's own limit; the .beton's u16 sides end just above
+MAX_PIXELS = 89_478_485  # from here on Pillow warns of a decompression bomb
+
+
+def checked_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return (width, height) in pixels. Raises InputError if a side is 0 or too long, or the image too large."""
+    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= max_pixels):
+        raise InputError(
+            f"{width} x {height} pixels, expected sides of 1 to {MAX_SIDE} pixels and at most {max_pixels} in all"
+            + ("; --max-pixels takes more" if width * height > max_pixels else "")
+        )
+    return width, height
