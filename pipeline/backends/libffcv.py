@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit, types
 
 from pipeline.errors import InputError
-from pipeline.store.image_size import check_size
+from pipeline.store.image_size import MAX_SIDE, checked_size
 
 _u64, _u32, _i64, _flag = types.uint64, types.uint32, types.int64, types.boolean
 
@@ -54,7 +54,7 @@ def decode(jpeg: np.ndarray, height: int, width: int) -> np.ndarray | None:
 
     Raises InputError for a size that no image can have (pipeline.store.image_size).
     """
-    check_size(height, width)
+    checked_size(width, height, MAX_SIDE**2)
     load()
     out = np.empty((height, width, 3), np.uint8)
     return out if _decode(np.ascontiguousarray(jpeg), out) == 0 else None

@@ -12,7 +12,7 @@ from pipeline.backends.cpu_views import start_views
 from pipeline.concurrency.pool import Pool
 from pipeline.sampling.sampler import SampleIds
 from pipeline.spec import Data
-from pipeline.store.image_size import check_size
+from pipeline.store.image_size import checked_size
 from pipeline.views.plan import ViewSpec, draw
 
 
@@ -37,7 +37,7 @@ def _start(
     part: np.ndarray, data: Data, pool: Pool, device: torch.device
 ) -> Callable[[], tuple[list[Tensor], np.ndarray]]:
     n, height, width, _ = part.shape
-    check_size(height, width)
+    checked_size(width, height)
     heights, widths, nothing = np.full(n, height, np.int64), np.full(n, width, np.int64), np.zeros(n, np.int64)
     places = 3 * height * width * np.arange(n, dtype=np.int64)
     plan = draw(

@@ -20,9 +20,10 @@ from pipeline.concurrency.pool import CHUNK, Pool, cores
 from pipeline.concurrency.threads import Threads
 from pipeline.errors import InputError
 from pipeline.sampling.sampler import SampleIds
-from pipeline.sources.encode import MAX_PIXELS, prepare
+from pipeline.sources.encode import prepare
 from pipeline.sources.listing import listing
 from pipeline.spec import Data
+from pipeline.store.image_size import MAX_PIXELS
 from pipeline.store.jpeg_header import plain_size
 from pipeline.views.plan import ViewParams, ViewSpec, draw
 

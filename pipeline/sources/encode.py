@@ -17,10 +17,9 @@ from PIL.Image import Transpose
 
 from pipeline.backends.libffcv import decode
 from pipeline.errors import InputError
-from pipeline.store.image_size import check_size
+from pipeline.store.image_size import checked_size
 
 How = Literal["passed through", "re-encoded", "resized"]
-MAX_PIXELS = 89_478_485  # Pillow's limit for "could be a decompression bomb"
 SMALL_SIDE = 64  # up to here halved chroma (4:2:0) would be visible: a 32-pixel image would have 16 x 16 colours
 ORIENTATION = 0x0112
 UPRIGHT = {
@@ -85,7 +84,7 @@ def _open(blob: bytes) -> tuple[Image.Image, int]:
     except (OSError, Image.DecompressionBombError, *_BROKEN) as error:
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else f"{error}"
         raise InputError(f"{reason or type(error).__name__}") from None
-    check_size(image.height, image.width, MAX_PIXELS)
+    checked_size(*image.size)
     return image, orientation
 
 
@@ -104,7 +103,7 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 def _rgb(image: Image.Image) -> Image.Image:
     """Any Pillow image -> RGB."""
-    check_size(image.height, image.width, MAX_PIXELS)
+    checked_size(*image.size)
     try:
         if image.mode.startswith("I"):
             return _from_array(_sixteen_bit(np.asarray(image)))
@@ -133,7 +132,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise InputError(f"expected an array [H, W], [H, W, 3] or [H, W, 4], got {list(array.shape)}")
-    check_size(*array.shape[:2], MAX_PIXELS)
+    checked_size(array.shape[1], array.shape[0])
     if array.dtype == np.uint16:
         array = np.rint(array / 257).astype(np.uint8)
     elif array.dtype == np.bool_:

@@ -89,7 +89,7 @@ class Beton:
         offsets, sizes, heights, widths = (each[ids] for each in (self.offsets, self.sizes, self.heights, self.widths))
         most = self.layout.table_start
         fit = (offsets >= METADATA_START) & (sizes > 0) & (sizes <= most) & (offsets <= most - sizes)
-        fit &= possible(heights, widths, self.largest)
+        fit &= possible(widths, heights, self.largest)
         if not fit.all():
             bad = ids[np.flatnonzero(~fit)[0]]
             raise InputError(f"{self.path}: the index is wrong about image {bad}; run pipeline.convert again")

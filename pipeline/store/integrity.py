@@ -59,7 +59,7 @@ def read_index(layout: Layout) -> Index:
             rows = np.frombuffer(block, SAMPLE)["image"]
             heights, widths = rows["height"].astype(np.int64), rows["width"].astype(np.int64)
             areas = heights * widths
-            if rows["mode"].any() or not possible(heights, widths).all() or (rows["offset"] > layout.table_start).any():
+            if rows["mode"].any() or not possible(widths, heights).all() or (rows["offset"] > layout.table_start).any():
                 raise InputError(f"{layout.path}: expected JPEG samples inside the file; run pipeline.convert again")
             pixels, largest = pixels + int(areas.sum()), max(largest, int(areas.max()))
         rows = _blocks(file.fileno(), METADATA_START, layout.metadata_end)

@@ -25,7 +25,7 @@ def plain_size(jpeg: np.ndarray) -> tuple[int, int] | None:
     Which colours the components are, JFIF's and Adobe's markers say, and libjpeg goes by them as it does in Pillow.
     """
     height, width = _plain_size(_readable(jpeg))
-    sound = possible(height, width) and _is_sound(_readable(jpeg), 0, len(jpeg), height, width)
+    sound = possible(width, height) and _is_sound(_readable(jpeg), 0, len(jpeg), height, width)
     return (height, width) if sound else None
 
 
