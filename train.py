@@ -27,11 +27,10 @@ from models.method import Loss, StepInfo
 from models.optim.optimiser import clip, set_rate
 from models.optim.schedule import rate
 from models.records.exit_codes import DONE, STOPPED
-from models.records.failures import FailureLog, leave
-from models.reporting.run_folder import over
+from models.records.failures import FailureLog, run_rank
+from models.records.run_folder import finished_line, folder_of
 from models.training.finish import tell
-from models.training.hang_timeout import HangTimeout
-from models.training.preflight import run_folder
+from models.training.liveness import HangTimeout
 from models.training.stop import STEP, WHY, Stop, Vote, job_left_s
 from models.training.trainer import Training, loader, prepare
 from pipeline import rng
@@ -41,12 +40,12 @@ from pipeline.loader import Loader
 def main() -> int:
     """Train the recipe that the command line names, unless its folder holds all of it already; -> exit code."""
     recipe = resolve(sys.argv[1], sys.argv[2:])
-    if line := over(run_folder(recipe), recipe):
+    if line := finished_line(folder_of(recipe), recipe):
         if os.environ.get("RANK", "0") == "0":
             print(line)
         return DONE
     world = process_group.start(recipe.run)
-    with FailureLog(run_folder(recipe), world.rank, world.size) as failures, ExitStack() as ending:
+    with FailureLog(folder_of(recipe), world.rank, world.size) as failures, ExitStack() as ending:
         code = train(recipe, world, failures, ending)
     process_group.finish(world)  # not after a failure: it could wait for ranks that are gone
     return code
@@ -149,4 +148,4 @@ def every(steps: int | None, step: int) -> bool:
 
 
 if __name__ == "__main__":
-    leave(main)
+    run_rank(main)

@@ -20,7 +20,7 @@ BROKEN = "crashed", "failed", "node failed"
 
 def note(run: Path, event: str, job: str, **more: object) -> dict:
     """Append an event of a job to `run`/events.jsonl; -> the row."""
-    return events.note(run, event, job=job, **more)
+    return events.append(run, event, job=job, **more)
 
 
 def of_job(rows: list[dict], job: str) -> list[dict]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from models.records.failures import FOLDER, LOST_PEER, noted
+from models.records.failures import FOLDER, LOST_PEER
+from models.records.failures import read as read_failures
 
 SRUN = re.compile(r"srun: error: (?P<node>[\w.-]+): tasks? (?P<ranks>[\d,-]+): (?P<how>.+)")
 CODE = re.compile(r"Exited with exit code (\d+)")
@@ -73,7 +74,7 @@ def told(run: Path, since: float) -> list[Failure]:
     return [
         Failure(row["node"], str(row["rank"]), row["error"], row["log"] or str(run / FOLDER), row["line"], row["time"],
                 row["code"])
-        for row in noted(run) if row["time"] >= since
+        for row in read_failures(run) if row["time"] >= since
     ]  # fmt: skip
 
 

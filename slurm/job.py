@@ -15,7 +15,8 @@ from submitit import JobEnvironment
 from submitit.helpers import Checkpointable
 
 from models.records.exit_codes import BAD_INPUT, CRASHED, STOPPED
-from models.records.failures import lines
+from models.records.failures import line_count
+from models.records.run_folder import InUse
 from pipeline.errors import InputError
 from slurm import address, events, failure
 
@@ -59,8 +60,6 @@ class Job(Checkpointable):
             )
             return importlib.import_module(self.module).main() or 0, None
         except InputError as error:
-            from models.reporting.run_folder import InUse  # here: it imports torch, which train.py wants to prepare
-
             found = _failure(job, error, CRASHED if isinstance(error, InUse) else BAD_INPUT)
             print(f"error: {error}", file=sys.stderr)
         except SystemExit as error:  # a module's own, which has said why
@@ -80,7 +79,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def _failure(job: JobEnvironment, error: BaseException, code: int) -> failure.Failure:
     said = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1].removeprefix("pipeline.errors.")
     log = job.paths.stderr
-    return failure.Failure(_node(), str(job.global_rank), said, str(log), lines(log) + 1, time.time(), code)
+    return failure.Failure(_node(), str(job.global_rank), said, str(log), line_count(log) + 1, time.time(), code)
 
 
 def _start(job: JobEnvironment) -> str:

@@ -51,19 +51,19 @@ def plan(target: str, overrides: Sequence[str], folder: str | None = None, ranks
     from models.config.catalogue import sweeps
     from models.config.resolve import resolve
     from models.config.sweep import changed, check_apart, members
+    from models.records.run_folder import folder_of
     from models.training.preflight import check as check_ready
-    from models.training.preflight import run_folder
 
     if target not in [name for name, _ in sweeps()]:
         recipe = resolve(target, list(overrides))
         _check_runs_on(recipe)
         check_ready(recipe, ranks)
-        root = run_folder(recipe).resolve()
+        root = folder_of(recipe).resolve()
         return Plan(target, overrides, root, (Job("train", [target, *overrides], str(root)),))
     names = [member.name for member in members(target)]
     recipes = [resolve(name, list(overrides)) for name in names]
     check_apart(recipes)
-    root = run_folder(replace(recipes[0], name=target)).resolve()
+    root = folder_of(replace(recipes[0], name=target)).resolve()
     jobs = []
     for name, recipe in zip(names, recipes, strict=True):
         _check_runs_on(recipe)

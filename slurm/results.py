@@ -4,11 +4,9 @@ import contextlib
 import json
 from pathlib import Path
 
-from models.records.jsonl import read_lines
-from models.records.scores import scores
+from models.records import metrics
+from models.records.run_folder import RECIPE
 
-METRICS, RECIPE = "metrics.jsonl", "recipe.json"
-"""As models.reporting.journal and folder write them."""
 APART = "name", "run.folder"
 """Fields in which the members of a sweep differ anyhow."""
 
@@ -16,7 +14,7 @@ APART = "name", "run.folder"
 def rows(run: Path) -> list[dict]:
     """The journal; a line torn by a kill is left out."""
     with contextlib.suppress(OSError):
-        return read_lines(run / METRICS)
+        return metrics.read(run)
     return []
 
 
@@ -29,7 +27,7 @@ def final(run: Path) -> dict[str, float | None]:
     """The latest loss and the latest value of each evaluation."""
     found = rows(run)
     losses = [row["loss"] for row in found if "loss" in row]
-    return ({"loss": losses[-1]} if losses else {}) | scores(found)
+    return ({"loss": losses[-1]} if losses else {}) | metrics.latest_scores(found)
 
 
 def differing(runs: list[Path]) -> list[dict[str, object]]:

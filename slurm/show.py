@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from models.records.scores import said, scores
+from models.records.metrics import format_scores, latest_scores
 from pipeline.errors import InputError, Unavailable
 from slurm import events, results, state, sweep
 from slurm.state import RECORD, Status
@@ -43,7 +43,7 @@ def line(found: Status) -> str:
     words += [live.nodes] if live and live.nodes and found.state == "running" else []
     words += [f"({live.reason})"] if live and live.reason not in ("", "None") and found.state != "running" else []
     words += [f"{found.restarts} restart{'s' * (found.restarts > 1)}"] if found.restarts else []
-    words += said(scores(results.rows(found.run))) if found.over else []
+    words += format_scores(latest_scores(results.rows(found.run))) if found.over else []
     return "  ".join(words)
 
 

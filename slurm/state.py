@@ -159,7 +159,7 @@ def _lines(command: list[str], needed: bool = False) -> list[str]:
 
 
 def _locked(run: Path) -> bool:
-    """Whether a process holds the run folder (models.reporting.run_folder), here or where the file system knows of it."""
+    """Whether a process holds the run folder (models.records.run_folder), here or where the file system knows of it."""
     with contextlib.suppress(FileNotFoundError, PermissionError), open(run / LOCK) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

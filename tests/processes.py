@@ -99,7 +99,7 @@ def _run(argv: list[str], log: Path, file_bytes: int | None, environment: dict[s
 
     import train
     from models.optim.guard import Guard
-    from models.records.failures import leave
+    from models.records.failures import run_rank
     from models.training import finish
 
     torch.set_num_threads(1)
@@ -121,7 +121,7 @@ def _run(argv: list[str], log: Path, file_bytes: int | None, environment: dict[s
     finish.write_report = lambda folder, **_: folder / "left out"  # seconds of plotting that test_train.py spends once
     if file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-    leave(train.main)
+    run_rank(train.main)
 
 
 def _text(path: Path) -> str:

@@ -170,14 +170,14 @@ def test_the_rank_that_fails_is_named_by_all_and_nobody_waits(argv, tmp_path):
     assert ranks[1].err.count(cause) == 1
     assert "Traceback" in ranks[1].err
     assert ranks[0].err == f"rank 0 on {events.NODE}: connection closed by peer: {cause}\n"
-    found = failures.first(tmp_path / "run")
+    found = failures.first_cause(tmp_path / "run")
     assert (found["rank"], found["error"], found["code"]) == (1, "KeyError: 'planted'", 1)
     assert found["log"] == str(tmp_path / "log" / "1" / "err")
     assert ranks[1].err.splitlines()[found["line"] - 1].startswith("rank 1 on ")
     noted = [row["rank"] for row in events.read(tmp_path / "run") if row["event"] == "failed"]
     assert 1 in noted
     end(start_ranks(argv("semi_mae:digits", tmp_path / "run"), tmp_path / "again", 2))
-    assert failures.first(tmp_path / "run") is None
+    assert failures.first_cause(tmp_path / "run") is None
 
 
 def test_a_rank_that_hangs_says_where_and_the_run_ends(argv, tmp_path):
@@ -189,7 +189,7 @@ def test_a_rank_that_hangs_says_where_and_the_run_ends(argv, tmp_path):
     assert time.monotonic() - began < 30
     assert "no step for 3 s after step 5, in processes.py" in ranks[1].err
     assert "MainThread" in ranks[1].err
-    found = failures.first(tmp_path / "run")
+    found = failures.first_cause(tmp_path / "run")
     assert found["rank"] == 1
     assert not found["secondary"]
 

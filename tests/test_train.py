@@ -141,14 +141,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tiny, 
     assert same(checkpoint.load(tmp_path / "previous.pt")["method"], before)
 
 
-def test_a_run_that_is_over_says_what_came_of_it_and_is_left_alone(tiny, tmp_path, capsys, monkeypatch):
+def test_a_finished_run_prints_its_scores_and_is_left_alone(tiny, tmp_path, capsys, monkeypatch):
     assert tiny("mae:digits", tmp_path) == 0
     last = capsys.readouterr().out
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     monkeypatch.setattr(train, "train", None)  # neither its data nor its method is opened
     assert tiny("mae:digits", tmp_path) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    assert f"{tmp_path} is over: mae:digits, step 12 of 12, val knn " in line
+    assert f"{tmp_path} is finished: mae:digits, step 12 of 12, val knn " in line
     for file in ("val", "test"):
         score = next(said for said in last.splitlines() if f"{file}: knn" in said).partition("knn ")[2]
         assert f"{file} knn {score}" in line

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from models.evaluate.results import FILES, Column, journalled
-from models.reporting.journal import read
-from models.reporting.run_folder import RECIPE, REPORT
+from models.records.metrics import read
+from models.records.run_folder import RECIPE, REPORT
 from pipeline.errors import InputError, command
 from pipeline.flags import later, parse
 from pipeline.text import table as markdown

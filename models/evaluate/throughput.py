@@ -20,7 +20,7 @@ from models.evaluate.stages import Stage, figures, page, pass_rates
 from models.load import Loaded, load_run
 from models.method import method_class
 from models.optim.schedule import Length, Pools, length
-from models.reporting.journal import read
+from models.records.metrics import read
 from models.reporting.report import speed
 from pipeline.errors import InputError
 from pipeline.sampling.sampler import shares

@@ -12,8 +12,8 @@ from models.evaluate.results import journalled
 from models.export.base import Checked
 from models.load import Loaded
 from models.method import method_class
-from models.reporting.journal import read
-from models.reporting.run_folder import ENVIRONMENT
+from models.records.metrics import read
+from models.records.run_folder import ENVIRONMENT
 from pipeline.text import measured, table
 
 SHOWN = 12  # classes that are named

@@ -1,5 +1,5 @@
-"""What has a run left on disk, readable without torch? Events, failures, exit codes, rows of JSON and final scores;
-`slurm` reads them between two starts.
+"""What does a run leave in its folder that can be read without torch? Events, failures, exit codes, rows of metrics,
+and the recipe and lock by which a folder belongs to one run. `slurm` reads them between two starts of a job.
 
-The standard library and `pipeline.errors` and `pipeline.text` only. Read `events.py` first.
+Imports `pipeline` and `config`, and no torch. Read `run_folder.py` first.
 """

@@ -1,5 +1,5 @@
-"""Why a run broke: each rank that fails says so in `run folder`/failed, and the first cause is told apart from what
-the others meet because of it.
+"""Why a run failed: each rank that fails writes `run folder`/failed/rank-N.json, and the first cause is told apart from
+the failures that follow from it on other ranks.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from typing import NoReturn, Self, final
 from models.records import events
 from models.records.exit_codes import BAD_INPUT, CRASHED
 from pipeline.errors import InputError, command
+from pipeline.store.atomic_write import write_whole
 
 FOLDER = "failed"
 DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
@@ -27,42 +28,36 @@ LOST_PEER = re.compile(
     r"|nccl (watchdog|communicator)|remote process exited|peer closed|DistBackendError|DistNetworkError",
     re.IGNORECASE,
 )
-"""What ranks say when another one is gone."""
+"""Error messages of a rank whose peer, another rank, is gone."""
 PEER_WAIT_S = 3.0
+"""Seconds that a rank which lost its peer waits for that peer's own error."""
 
 
 class LostPeer(RuntimeError):
-    """Another rank is gone, and this one cannot go on without it; says why, where that rank has said so."""
+    """Another rank is gone and this one cannot go on; the message holds that rank's error where it wrote one."""
 
 
-def note(folder: Path | None, rank: int, error: str, *, code: int = CRASHED, log: str | None = None) -> dict:
-    """Write `folder`/failed/rank-N.json, whole or not at all, and an event; -> what it says.
+def record(folder: Path | None, rank: int, error: str, *, code: int = CRASHED, log: str | None = None) -> dict:
+    """Write `folder`/failed/rank-N.json atomically, and a "failed" event; -> its content.
 
-    {time, rank, node, error, code, secondary, log, line}: `secondary` if the rank only lost another one; what it is
-    about to print begins at `line` of `log`. Nothing is written where there is no run folder yet, and a disk that is
-    full does not hide the error.
+    {time, rank, node, error, code, secondary, log, line}: `secondary` is True if the rank only lost its peer; what it
+    prints next begins at `line` of the file `log`. Nothing is written if there is no run folder yet. A disk error is
+    ignored, so that it does not replace the error to be recorded.
     """
-    log = log or _log()
+    log = log or _stderr_file()
     found = {"time": time.time(), "rank": rank, "node": events.NODE, "error": error, "code": code}
-    found |= {"secondary": LOST_PEER.search(error) is not None, "log": log, "line": lines(log) + 1}
+    found |= {"secondary": LOST_PEER.search(error) is not None, "log": log, "line": line_count(log) + 1}
     with contextlib.suppress(OSError):
         if folder is not None and folder.is_dir():
             (folder / FOLDER).mkdir(exist_ok=True)
-            partial = folder / FOLDER / f"rank-{rank}.partial"
-            partial.write_text(json.dumps(found) + "\n")
-            os.replace(partial, partial.with_suffix(".json"))
+            write_whole(folder / FOLDER / f"rank-{rank}.json", json.dumps(found) + "\n")
             if not found["secondary"] or rank == 0:
-                events.note(folder, "failed", rank=rank, node=events.NODE, error=error)
+                events.append(folder, "failed", rank=rank, node=events.NODE, error=error)
     return found
 
 
-def first(folder: Path) -> dict | None:
-    """The earliest failure that is no other one's consequence, else the earliest; None where no rank failed."""
-    return min(noted(folder), key=lambda each: (each["secondary"], each["time"]), default=None)
-
-
-def noted(folder: Path) -> list[dict]:
-    """What each rank that failed has said."""
+def read(folder: Path) -> list[dict]:
+    """The failures that ranks have recorded, as `record` returns them, in no order."""
     found = []
     for path in (folder / FOLDER).glob("rank-*.json"):
         with contextlib.suppress(OSError, ValueError):
@@ -70,25 +65,32 @@ def noted(folder: Path) -> list[dict]:
     return found
 
 
-def lines(path: str | Path | None) -> int:
-    """How many lines a log has by now; 0 where there is none."""
+def first_cause(folder: Path) -> dict | None:
+    """The earliest failure that is not a lost peer, else the earliest; None if no rank has failed."""
+    return min(read(folder), key=lambda each: (each["secondary"], each["time"]), default=None)
+
+
+def describe(failure: dict) -> str:
+    """A failure as one line: rank, node and error."""
+    return f"rank {failure['rank']} on {failure['node']}: {failure['error']}"
+
+
+def line_count(path: str | Path | None) -> int:
+    """Number of lines that a log has now; 0 if there is none."""
     with contextlib.suppress(OSError):
         return Path(path).read_bytes().count(b"\n") if path else 0
     return 0
 
 
-def said(found: dict) -> str:
-    """A failure in a line."""
-    return f"rank {found['rank']} on {found['node']}: {found['error']}"
-
-
 @final
 @dataclass
 class FailureLog:
-    """Notes how what happens inside fails, for `slurm status` and for torchrun's summary; the error goes on.
+    """Context manager that records an error raised inside, for `slurm status` and torchrun's summary, and re-raises it.
 
-    A rank that only lost another one raises LostPeer with that one's error; a full disk is an InputError. Bad input
-    is no failure of the run in `folder` before `began`: the folder may be another's.
+    with FailureLog(folder, rank, ranks) as failures: ...
+
+    A rank that only lost its peer raises LostPeer with that peer's error; a full disk becomes an InputError. Before
+    `run_began`, an InputError is not recorded in `folder`, which may be another run's.
     """
 
     folder: Path
@@ -96,8 +98,8 @@ class FailureLog:
     ranks: int
     running: bool = False
 
-    def began(self) -> None:
-        """The folder is ours: forget how this rank, and ranks that there no longer are, failed before."""
+    def run_began(self) -> None:
+        """Remove failures of an earlier start: this rank's, and on rank 0 those of ranks that no longer exist."""
         self.running = True
         for path in (self.folder / FOLDER).glob("rank-*.json"):
             number = int(path.stem.removeprefix("rank-"))
@@ -112,39 +114,39 @@ class FailureLog:
             return
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             full = f"cannot write in {self.folder}: {error.strerror}; free some space and run again"
-            self._tell(InputError(full))
+            self._record(InputError(full))
             raise InputError(full) from error
-        self._tell(error)
+        self._record(error)
 
-    def _tell(self, error: BaseException) -> None:
+    def _record(self, error: BaseException) -> None:
         bad_input = isinstance(error, InputError)
         line = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
         line = line.removeprefix("pipeline.errors.").removeprefix("torch.distributed.")
         folder = self.folder if self.running or not bad_input else None
-        own = note(folder, self.rank, line, code=BAD_INPUT if bad_input else CRASHED)
+        own = record(folder, self.rank, line, code=BAD_INPUT if bad_input else CRASHED)
         if own["secondary"] and self.ranks > 1:
-            why = _cause(self.folder) if self.running else "it ended before the run began, and said why"
-            raise LostPeer(f"{said(own | {'error': 'connection closed by peer'})}: {why}") from error
+            why = _peers_error(self.folder) if self.running else "it ended before the run began, and said why"
+            raise LostPeer(f"{describe(own | {'error': 'connection closed by peer'})}: {why}") from error
         if self.ranks > 1 and not bad_input:
-            print(said(own), file=sys.stderr, flush=True)
+            print(describe(own), file=sys.stderr, flush=True)
         if (torchruns := os.environ.get("TORCHELASTIC_ERROR_FILE")) is not None:
-            Path(torchruns).write_text(json.dumps({"message": said(own), "timestamp": int(own["time"])}))
+            Path(torchruns).write_text(json.dumps({"message": describe(own), "timestamp": int(own["time"])}))
 
 
-def leave(main: Callable[[], int | None]) -> NoReturn:
-    """`command`; but one rank of several is gone at once after a failure.
+def run_rank(main: Callable[[], int | None]) -> NoReturn:
+    """Run a rank's main as `pipeline.errors.command` does, but end one of several ranks at once after a failure.
 
-    Nothing is torn down: groups whose other members are gone can hang in their destructors (NCCL), and until the end
-    of this process the others wait for it.
+    The process then ends by os._exit, without destructors: those of a process group whose other members are gone can
+    hang (NCCL), and the other ranks wait until this process has ended.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
         command(main)
     try:
         command(main)
-    except SystemExit as asked:
-        if not asked.code:
+    except SystemExit as ended:
+        if not ended.code:
             raise
-        code = asked.code
+        code = ended.code
         if not isinstance(code, int):
             print(code, file=sys.stderr)
             code = CRASHED
@@ -159,18 +161,18 @@ def leave(main: Callable[[], int | None]) -> NoReturn:
     os._exit(code)
 
 
-def _cause(folder: Path) -> str:
-    """What the rank that was lost has said; it may take it a moment."""
+def _peers_error(folder: Path) -> str:
+    """The error that the lost peer has recorded; waits up to PEER_WAIT_S for it."""
     until = time.monotonic() + PEER_WAIT_S
-    while ((cause := first(folder)) is None or cause["secondary"]) and time.monotonic() < until:
+    while ((cause := first_cause(folder)) is None or cause["secondary"]) and time.monotonic() < until:
         time.sleep(0.05)
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
-        time.sleep(1.0)  # torchrun calls the rank that it sees ending first the cause
-    return "it is gone without a word" if cause is None or cause["secondary"] else said(cause)
+        time.sleep(1.0)  # torchrun reports the first rank that it sees end as the cause: the peer should be that one
+    return "it is gone without a word" if cause is None or cause["secondary"] else describe(cause)
 
 
-def _log() -> str | None:
-    """The file that this process's stderr goes to, where it is one."""
+def _stderr_file() -> str | None:
+    """The file that this process's stderr is redirected to; None if it is a terminal or a pipe."""
     with contextlib.suppress(OSError):
         path = os.readlink("/proc/self/fd/2")
         return path if path.startswith("/") and not path.startswith("/dev/") else None

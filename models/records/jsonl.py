@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, which several writers extend and a kill may tear. The standard library only."""
+"""Append to and read files of one JSON object a line, which several processes write. The standard library only."""
 
 import contextlib
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The rows of a file in the order of writing, none where there is no file; a torn line is left out."""
+    """The rows of a file in the order of writing, [] if there is no file; a line cut short by a kill is skipped."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
@@ -16,7 +16,10 @@ def read_lines(path: Path) -> list[dict]:
 
 
 def append_line(path: Path, row: dict) -> None:
-    """Add a row in one write, so that lines of two writers never mix."""
+    """Append a row in one write call, so that lines of several writers do not mix.
+
+    append_line(folder / "events.jsonl", {"event": "started"})
+    """
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         os.write(file, (json.dumps(row) + "\n").encode())

@@ -14,18 +14,14 @@ from torch import Tensor
 
 from models.distributed.process_group import World, add
 from models.optim.schedule import Length
-from models.records.jsonl import read_lines
+from models.records import metrics
 from models.reporting.progress import Clock, Stragglers, line
 from models.reporting.pseudo_label_stats import Tally
 from pipeline.store.atomic_write import write_whole
 from pipeline.text import measured
 
-METRICS, EVENTS = "metrics.jsonl", "events"
-
-
-def read(folder: Path) -> list[dict]:
-    """The rows of `folder`/metrics.jsonl; a line torn by a kill is left out."""
-    return read_lines(folder / METRICS)
+BOARD = "events"
+"""Folder of TensorBoard's event files, in the run folder."""
 
 
 @final
@@ -180,7 +176,7 @@ class Journal:
             print(slow, flush=True)
 
     def _write(self, row: dict) -> None:
-        with open(self.folder / METRICS, "a") as file:
+        with open(self.folder / metrics.FILE, "a") as file:
             file.write(json.dumps(_finite(row)) + "\n")
 
     def _to_board(self, row: dict) -> None:
@@ -195,15 +191,15 @@ class Journal:
 
 
 def _truncate(folder: Path, step: int) -> list[dict]:
-    kept = [row for row in read(folder) if row["step"] <= step]
-    write_whole(folder / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
+    kept = [row for row in metrics.read(folder) if row["step"] <= step]
+    write_whole(folder / metrics.FILE, "".join(json.dumps(row) + "\n" for row in kept))
     return kept
 
 
 def _board(folder: Path, resumed: int):
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(folder / EVENTS, purge_step=resumed + 1)
+    return SummaryWriter(folder / BOARD, purge_step=resumed + 1)
 
 
 def _memory(device: torch.device) -> dict[str, float]:

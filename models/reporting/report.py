@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from models.records.run_folder import ENVIRONMENT, RECIPE, REPORT
 from models.reporting import figures
 from models.reporting.progress import duration
 from models.reporting.pseudo_label_stats import Tally, scarce
 from models.reporting.render import Facts, Folded, Picture, Section, Table, Text, html, markdown
-from models.reporting.run_folder import ENVIRONMENT, RECIPE, REPORT
 from pipeline.store.atomic_write import write_whole
 from pipeline.text import number, percent
 

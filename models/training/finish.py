@@ -8,11 +8,12 @@ import numpy as np
 from models.config.recipe import Recipe
 from models.config.resolve import command_of
 from models.distributed.process_group import World
-from models.evaluate.judge import Judge
 from models.evaluate.reconstruct import RATIOS, picture, png
+from models.evaluate.judge import Judge
 from models.method import Method
 from models.preview import columns, views
-from models.reporting.journal import Journal, read
+from models.records.metrics import read
+from models.reporting.journal import Journal
 from models.reporting.pseudo_label_stats import scarce
 from models.reporting.render import Picture
 from models.reporting.report import speed, verdict, write_report

@@ -26,8 +26,7 @@ from models.distributed.process_group import World
 from models.encoder.vit import build_encoder
 from models.optim.guard import Guard
 from models.optim.optimiser import clip, optimiser
-from models.records.events import Heartbeat
-from models.training.hang_timeout import HangTimeout
+from models.training.liveness import HangTimeout, Heartbeat
 from models.training.stop import NO, Vote
 from pipeline.text import line, table
 

@@ -12,13 +12,13 @@ from models.config.resolve import named
 from models.distributed import process_group
 from models.distributed.precision import half
 from models.distributed.process_group import World
-from models.evaluate.judge import Judge
 from models.evaluate.knn import check_tokens
+from models.evaluate.judge import Judge
 from models.masked.targets.file import NoTarget
 from models.method import Method, method_class
 from models.optim.schedule import Length, Pools, length
 from models.pretrained import load_encoder
-from models.reporting.run_folder import check_same_recipe
+from models.records.run_folder import check_same_recipe, folder_of
 from pipeline.errors import InputError
 from pipeline.train_data import TrainData, check_views, open_train_data
 
@@ -49,7 +49,7 @@ class Opened:
 
 def open_run(recipe: Recipe, world: World) -> Opened:
     """All that can be wrong about a run raises InputError here, before its folder is touched."""
-    where = run_folder(recipe)
+    where = folder_of(recipe)
     check_same_recipe(where, recipe)
     check_attention(recipe, world)
     train_data, judges, steps, micro = open_inputs(recipe, world)
@@ -75,7 +75,7 @@ def check(recipe: Recipe, ranks: int) -> None:
 
     Nothing is computed or written. Data that is not here may be there, and so may what the run starts from.
     """
-    check_same_recipe(run_folder(recipe), recipe)
+    check_same_recipe(folder_of(recipe), recipe)
     classes = CLASSES
     if Path(recipe.data.root, recipe.data.train).exists():
         train_data, *_ = open_inputs(recipe, World(0, ranks, 0, torch.device("cpu")))
@@ -128,8 +128,3 @@ def check_attention(recipe: Recipe, world: World) -> None:
         raise InputError(
             f"encoder.attention is varlen, which runs on CUDA in half precision, got {' in '.join(came)}; choose sdpa"
         )
-
-
-def run_folder(recipe: Recipe) -> Path:
-    """Where a recipe's run lives."""
-    return Path(recipe.run.folder or f"runs/{recipe.name.replace(':', '-')}")

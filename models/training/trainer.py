@@ -22,13 +22,13 @@ from models.method import Method
 from models.optim.guard import Guard
 from models.optim.optimiser import optimiser
 from models.optim.schedule import Length
-from models.records import events
+from models.records import events, metrics, run_folder
 from models.records.failures import FailureLog
-from models.reporting import run_folder
-from models.reporting.journal import METRICS, Journal
+from models.reporting.environment import write_environment
+from models.reporting.journal import Journal
 from models.reporting.progress import headline
 from models.reporting.pseudo_label_stats import Tally
-from models.training.hang_timeout import HangTimeout
+from models.training.liveness import HangTimeout, Heartbeat
 from models.training.preflight import open_run
 from pipeline.backends.select import Backend, choose
 from pipeline.labels.hidden import Oracle
@@ -58,7 +58,7 @@ class Training:
     guard: Guard
     writer: Writer
     hang_timeout: HangTimeout
-    heartbeat: events.Heartbeat
+    heartbeat: Heartbeat
     step: int
 
     def state(self) -> dict:
@@ -97,7 +97,7 @@ class Training:
     def note(self, event: str, **more: object) -> None:
         """Put an event into the run folder, once."""
         if self.world.main:
-            events.note(self.folder, event, rank=0, node=events.NODE, **more)
+            events.append(self.folder, event, rank=0, node=events.NODE, **more)
 
     def say(self, *lines: str | None) -> None:
         """Print once, whatever the number of processes, what there is to say."""
@@ -108,7 +108,7 @@ class Training:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """For what is no training and takes longer than a step."""
-        with self.journal.paused(), self.hang_timeout.longer():
+        with self.journal.paused(), self.hang_timeout.extended():
             yield
 
 
@@ -120,9 +120,9 @@ def prepare(
     known = oracle(recipe, opened.train_data)
     if world.main:
         ending.callback(os.close, run_folder.claim(opened.folder, recipe))
-        run_folder.environment(opened.folder, world)
+        write_environment(opened.folder, world)
     process_group.agree(True, world)  # the others write into the folder, too, which now is there, and ours
-    failures.began()
+    failures.run_began()
     method, outline, model = laid_out(recipe, opened.method.train(), world)
     stepper = optimiser(method, recipe.optim)
     tally = Tally(len(opened.train_data.classes), known) if method.needs(recipe).strong else None
@@ -135,7 +135,7 @@ def prepare(
     files = f"{opened.train_data.beton.n:,} images of {opened.train_data.beton.path}"
     files += f", {opened.train_data.pools[0]:,} with a known label" if opened.train_data.pools[0] else ""
     put = partial(checkpoint.save_pieces, world=world) if recipe.run.shard else None
-    writer = ending.enter_context(closing(Writer(opened.folder, opened.folder / METRICS, put=put)))
+    writer = ending.enter_context(closing(Writer(opened.folder, opened.folder / metrics.FILE, put=put)))
     run = Training(
         recipe=recipe,
         world=world,
@@ -152,7 +152,7 @@ def prepare(
         guard=Guard(world),
         writer=writer,
         hang_timeout=hang_timeout,
-        heartbeat=events.Heartbeat(opened.folder, world.rank),
+        heartbeat=Heartbeat(opened.folder, world.rank),
         step=start,
     )
     run.note("resumed" if opened.found else "started", step=start, ranks=world.size)

@@ -114,9 +114,9 @@ def test_a_rank_that_ended_at_once_says_where_in_its_log_its_words_begin(tmp_pat
     """The loop's own word of a rank that hung; an earlier start's is left out."""
     log = tmp_path / "7_1_log.err"
     log.write_text("one\ntwo\n")
-    failures.note(tmp_path, 0, "KeyError: of yesterday", log=str(log))
+    failures.record(tmp_path, 0, "KeyError: of yesterday", log=str(log))
     since = time.time()
-    failures.note(tmp_path, 1, "TimeoutError: no step for 4 s", log=str(log))
+    failures.record(tmp_path, 1, "TimeoutError: no step for 4 s", log=str(log))
     with open(log, "a") as file:
         file.write("MainThread sleeping\n")
     (found,) = failure.told(tmp_path, since)

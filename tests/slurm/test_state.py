@@ -87,7 +87,7 @@ def run(tmp_path):
     events.note(tmp_path, "started", "7", restart=0, attempt=1)
     with open(tmp_path / events.FILE, "a") as file:
         file.write('{"time": 1, "event": "done", "rank": 0}\n')  # a rank's own word
-    (tmp_path / results.METRICS).write_text('{"step": 8, "loss": 1.5}\n{"step": 12, "lo')
+    (tmp_path / results.metrics.FILE).write_text('{"step": 8, "loss": 1.5}\n{"step": 12, "lo')
     return tmp_path
 
 
@@ -112,7 +112,7 @@ def test_a_run_without_a_job_is_known_by_its_lock_and_its_own_words(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     (run / results.RECIPE).write_text("{}")
     evaluated = {"step": 8, "evaluation": "val", "values": {"top1": 0.75, "nll": None}}
-    (run / results.METRICS).write_text(f'{{"step": 8, "loss": 1.5}}\n{json.dumps(evaluated)}\n')
+    (run / results.metrics.FILE).write_text(f'{{"step": 8, "loss": 1.5}}\n{json.dumps(evaluated)}\n')
 
     def status() -> list[str]:
         assert show.status([]) == 0
@@ -121,15 +121,15 @@ def test_a_run_without_a_job_is_known_by_its_lock_and_its_own_words(tmp_path, mo
     assert status() == ["runs/mae-digits not started no job step 8 val top1 75.0 %"]
     with open(run / state.LOCK, "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)  # as its process does
-        events.events.note(run, "started", rank=0)
+        events.events.append(run, "started", rank=0)
         assert status() == ["runs/mae-digits running no job step 8"]
     assert status() == ["runs/mae-digits gone no job step 8 val top1 75.0 %"]
-    events.events.note(run, "failed", rank=0, node="n1", error="ValueError: x")
+    events.events.append(run, "failed", rank=0, node="n1", error="ValueError: x")
     assert status()[0].startswith("runs/mae-digits failed")
     assert status()[1].endswith("on n1, rank 0: ValueError: x")
     assert submit.main(["wait", str(run)]) == 1
     for event in ("resumed", "decoding", "done"):
-        events.events.note(run, event, rank=0)
+        events.events.append(run, event, rank=0)
     capsys.readouterr()
     assert status() == ["runs/mae-digits done no job step 8 val top1 75.0 %"]
     assert submit.main(["wait", str(run)]) == 0
@@ -166,9 +166,9 @@ def test_the_table_of_a_sweep_shows_what_differs_and_what_came_out(tmp_path):
             {"step": 3, "loss": 2.0 - number},
             {"step": 3, "evaluation": "val", "values": {"top1": 0.5 + number / 4}},
         ]
-        (member / results.METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
-        events.events.note(member, "started", rank=0)
-        events.events.note(member, "done", rank=0)
+        (member / results.metrics.FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        events.events.append(member, "started", rank=0)
+        events.events.append(member, "done", rank=0)
     (tmp_path / state.RECORD).write_text(json.dumps({"members": [str(member) for member in members]}))
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in sweep.table(tmp_path).splitlines()]
     assert cells[0] == ["run", "optim.lr", "state", "step", "loss", "val top1"]
@@ -193,8 +193,8 @@ def test_the_table_of_a_sweep_says_of_a_member_what_status_says(tmp_path, monkey
     events.note(members[4], "failed", "11", code=1)
     members[0].mkdir()
     for member in (members[0], members[4]):
-        events.events.note(member, "started", rank=0)
-        events.events.note(member, "done", rank=0)
+        events.events.append(member, "started", rank=0)
+        events.events.append(member, "done", rank=0)
     (members[0] / results.RECIPE).write_text("{}")
     (tmp_path / state.RECORD).write_text(json.dumps({"members": [str(member) for member in members]}))
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in sweep.table(tmp_path).splitlines()]

@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from models.evaluate.record import recorded
+from models.evaluate.stages import Stage, figures, page
 
 from models.bench.step_time import Cost, Turn
 from models.config.resolve import named
 from models.evaluate import __main__ as evaluate
-from models.evaluate.record import recorded
-from models.evaluate.stages import Stage, figures, page
 from models.evaluate.throughput import Throughput
 from models.load import load_run
-from models.reporting.journal import read
+from models.records.metrics import read
 from pipeline.errors import InputError
 
 QUICK = ["--rounds", "1", "--repeat", "1", "--step-images", "8", "--batch", "4", "--device", "cpu"]

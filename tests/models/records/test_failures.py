@@ -14,21 +14,21 @@ from pipeline.errors import InputError
 def fail(folder: Path, rank: int, ranks: int, error: BaseException, began: bool = True) -> None:
     with FailureLog(folder, rank, ranks) as failures:
         if began:
-            failures.began()
+            failures.run_began()
         raise error
 
 
 def test_the_first_cause_comes_before_its_consequences(tmp_path: Path) -> None:
-    assert failures.first(tmp_path) is None
-    failures.note(tmp_path, 0, "RuntimeError: [..] Connection closed by peer [127.0.0.1]:1")
-    assert failures.first(tmp_path)["rank"] == 0
-    failures.note(tmp_path, 2, "ValueError: one")
-    failures.note(tmp_path, 1, "KeyError: 'later'")
-    assert failures.said(failures.first(tmp_path)) == f"rank 2 on {events.NODE}: ValueError: one"
+    assert failures.first_cause(tmp_path) is None
+    failures.record(tmp_path, 0, "RuntimeError: [..] Connection closed by peer [127.0.0.1]:1")
+    assert failures.first_cause(tmp_path)["rank"] == 0
+    failures.record(tmp_path, 2, "ValueError: one")
+    failures.record(tmp_path, 1, "KeyError: 'later'")
+    assert failures.describe(failures.first_cause(tmp_path)) == f"rank 2 on {events.NODE}: ValueError: one"
 
 
 def test_without_a_run_folder_nothing_is_written(tmp_path: Path) -> None:
-    assert failures.note(tmp_path / "absent", 0, "ValueError: x")["error"] == "ValueError: x"
+    assert failures.record(tmp_path / "absent", 0, "ValueError: x")["error"] == "ValueError: x"
     assert not (tmp_path / "absent").exists()
 
 
@@ -46,14 +46,14 @@ def test_bad_input_is_noted_once_the_folder_is_ours(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError):
         fail(tmp_path, 0, 1, InputError("not finite"))
-    assert failures.first(tmp_path)["code"] == 2
+    assert failures.first_cause(tmp_path)["code"] == 2
 
 
 @pytest.mark.parametrize("asked", [KeyboardInterrupt, SystemExit])
 def test_leaving_on_purpose_is_no_failure(tmp_path: Path, asked: type[BaseException]) -> None:
     with pytest.raises(asked):
         fail(tmp_path, 0, 1, asked())
-    assert failures.first(tmp_path) is None
+    assert failures.first_cause(tmp_path) is None
 
 
 def test_a_full_disk_is_bad_input_and_other_trouble_with_files_is_not(tmp_path: Path) -> None:
@@ -70,11 +70,11 @@ def test_who_lost_a_peer_says_why_that_one_is_gone(tmp_path: Path, monkeypatch: 
         with pytest.raises(LostPeer) as caught:
             fail(tmp_path, 0, 2, lost)
         assert str(caught.value) == f"{own}: connection closed by peer: {cause}"
-        failures.note(tmp_path, 1, "ValueError: boom")
+        failures.record(tmp_path, 1, "ValueError: boom")
 
 
 def test_before_a_run_began_its_folder_may_hold_another_ones_failures(tmp_path: Path) -> None:
-    failures.note(tmp_path, 1, "ValueError: of another start")
+    failures.record(tmp_path, 1, "ValueError: of another start")
     with pytest.raises(LostPeer, match="it ended before the run began, and said why"):
         fail(tmp_path, 0, 2, RuntimeError("Connection reset by peer"), began=False)
 
@@ -97,20 +97,20 @@ def test_torchrun_is_told_the_cause_and_no_consequence(tmp_path: Path, monkeypat
 
 def test_a_new_start_forgets_its_own_failure_and_those_of_ranks_that_are_no_more(tmp_path: Path) -> None:
     for rank in range(4):
-        failures.note(tmp_path, rank, "ValueError: x")
-    FailureLog(tmp_path, 0, 2).began()
+        failures.record(tmp_path, rank, "ValueError: x")
+    FailureLog(tmp_path, 0, 2).run_began()
     assert sorted(path.name for path in (tmp_path / "failed").iterdir()) == ["rank-1.json"]
 
 
 LEAVES = """
 import atexit, sys
-from models.records.failures import LostPeer, leave
+from models.records.failures import LostPeer, run_rank
 from pipeline.errors import InputError
 atexit.register(print, "torn down")
 def main():
     print("out")
     %s
-leave(main)
+run_rank(main)
 """
 
 

@@ -14,10 +14,11 @@ from PIL import Image
 from models.config.recipe import Recipe, Run
 from models.distributed.process_group import World
 from models.method import PseudoLabelStats
+from models.records.run_folder import claim
+from models.reporting.environment import write_environment
 from models.reporting.pseudo_label_stats import Tally
 from models.reporting.render import Picture
 from models.reporting.report import speed, verdict, write_report
-from models.reporting.run_folder import claim, environment
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 
@@ -70,7 +71,7 @@ def picture() -> Picture:
 def report(folder: Path, classes: int = 10) -> Path:
     recipe = Recipe(Settings(), name="semi_mae:digits", run=Run(oracle=True))
     os.close(claim(folder, recipe))
-    environment(folder, ALONE)
+    write_environment(folder, ALONE)
     return write_report(
         folder,
         recipe_name=recipe.name,

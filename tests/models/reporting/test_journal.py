@@ -10,7 +10,8 @@ from models.checkpoint import checkpoint
 from models.distributed.process_group import World
 from models.method import PseudoLabelStats
 from models.optim.schedule import Length
-from models.reporting.journal import Journal, read
+from models.records.metrics import read
+from models.reporting.journal import Journal
 from models.reporting.progress import Stragglers, duration
 from models.reporting.pseudo_label_stats import Tally
 from tests.models.ranks import run_ranks

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from models.reporting.journal import read
+from models.records.metrics import read
 from tests.models.reporting.test_journal import journal, losses
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from models.masked.targets.select import target
 
 from models.config.resolve import named
 from models.config.sweep import changed
@@ -12,9 +13,8 @@ from models.encoder.patches import IMAGENET, Normalisation
 from models.masked import fit_pca, fit_vq
 from models.masked.targets.file import check_out, read, write
 from models.masked.targets.pca import load_pca
-from models.masked.targets.select import target
 from models.method import method_class
-from models.reporting.journal import read as read_journal
+from models.records.metrics import read as read_metrics
 from pipeline.errors import InputError
 
 
@@ -63,7 +63,7 @@ def test_a_loss_beside_others_is_called_what_its_target_is(name, fitted):
 def test_a_run_on_tokens_says_so_on_the_terminal_and_in_its_journal(tiny, fitted, tmp_path, capsys):
     flags = "--method.reconstruct.target=tokens", f"--method.reconstruct.target-file={fitted / 'vq.pt'}"
     assert tiny("semi_mae:digits", tmp_path, *flags, "--optim.epochs=3") == 0
-    (row,) = [row for row in read_journal(tmp_path) if "parts" in row]
+    (row,) = [row for row in read_metrics(tmp_path) if "parts" in row]
     assert set(row["parts"]) == {"label", "pseudo", "tokens"}
     assert 0 < row["parts"]["tokens"] < 3 * torch.tensor(8.0).log()  # codes: a cross-entropy over eight
     said = capsys.readouterr().out

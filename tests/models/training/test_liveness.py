@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from models.training.hang_timeout import FIRST, PAUSED, where
+from models.records.events import NODE
+from models.training import liveness
+from models.training.liveness import FIRST, PAUSED, Heartbeat, heartbeats, position
 
 ROOT = Path(__file__).parents[3]
 HANGS = """
 import ctypes, sys, time
 from pathlib import Path
-from models.records.events import Heartbeat
-from models.training.hang_timeout import HangTimeout
+from models.training.liveness import HangTimeout, Heartbeat
 
 folder = Path(sys.argv[1])
 hang_timeout = HangTimeout(folder, 0, int(sys.argv[2]), 0.4)
@@ -46,7 +47,7 @@ def test_a_step_that_never_ends_ends_the_process_which_says_where(tmp_path: Path
     [
         "for step in range(10):\n    hang_timeout(step)\n    time.sleep(0.1)",  # longer than the timeout, together
         "time.sleep(1.2)",  # the first step compiles
-        "hang_timeout(1)\nwith hang_timeout.longer():\n    time.sleep(1.2)\nhang_timeout(2)",  # an evaluation
+        "hang_timeout(1)\nwith hang_timeout.extended():\n    time.sleep(1.2)\nhang_timeout(2)",  # an evaluation
     ],
 )
 def test_what_takes_its_time_is_left_alone(tmp_path: Path, doing: str) -> None:
@@ -55,7 +56,7 @@ def test_what_takes_its_time_is_left_alone(tmp_path: Path, doing: str) -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "alive\n", "")
 
 
-@pytest.mark.parametrize("doing", ["time.sleep(60)", "with hang_timeout.longer():\n    time.sleep(60)"])
+@pytest.mark.parametrize("doing", ["time.sleep(60)", "with hang_timeout.extended():\n    time.sleep(60)"])
 def test_more_time_is_not_all_the_time(tmp_path: Path, doing: str) -> None:
     assert run(tmp_path, doing).returncode == 1
     assert "no step for 2 s" in failure(tmp_path)["error"]
@@ -79,14 +80,27 @@ def test_who_waits_for_others_lets_them_go_first_and_says_what_it_heard(tmp_path
 def test_python_that_stands_still_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A library that keeps Python's lock: no thread of ours can look."""
     locked = "hang_timeout(5)\nctypes.PyDLL(None).usleep(20_000_000)"
-    short = "import models.training.hang_timeout as here\nhere.SPARE_S = 0.5\ntime.sleep(0.1)\n"
+    short = "import models.training.liveness as here\nhere.SPARE_S = 0.5\ntime.sleep(0.1)\n"
     ended = run(tmp_path, short + locked)
     assert ended.returncode == 1
     assert "Timeout" in ended.stderr
     assert "File" in ended.stderr
 
 
-def test_where_names_our_own_line() -> None:
-    place, waits = where(sys._getframe())
-    assert place.startswith("test_hang_timeout.py:")
+def test_a_position_names_a_line_of_our_own() -> None:
+    place, waits = position(sys._getframe())
+    assert place.startswith("test_liveness.py:")
     assert not waits
+
+
+def test_a_heartbeat_is_written_every_ten_seconds_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(liveness.time, "monotonic", lambda: clock[0])
+    beat = Heartbeat(tmp_path, 2)
+    found = []
+    for step, at_s in enumerate([100.0, 101.0, 109.9, 110.1, 115.0, 121.0], 1):
+        clock[0] = at_s
+        beat(step)
+        found.append(heartbeats(tmp_path)[2]["step"])
+    assert found == [1, 1, 1, 4, 4, 6]
+    assert json.loads((tmp_path / "heartbeat" / "rank-2").read_text())["node"] == NODE

@@ -1,0 +1,143 @@
+"""The run folder: the names of its files, the lock, and the recipe that a run in it was begun with."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from pathlib import Path
+
+from models.config.recipe import Recipe
+from models.records import events, metrics
+from pipeline.errors import InputError
+from pipeline.store.atomic_write import write_whole
+
+LAST, PREVIOUS = "last.pt", "previous.pt"
+RECIPE, ENVIRONMENT, LOCK, REPORT, NOT_FINITE = (
+    "recipe.json", "environment.json", "lock", "report.html", "not_finite.json"
+)  # fmt: skip
+MAY_CHANGE = {
+    *(f"run.{name}" for name in ("folder", "fresh", "device", "devices", "device_images", "compile", "oracle")),
+    *(f"run.{name}" for name in ("shard", "log_steps", "save_steps", "evaluate_steps", "stop_step", "hang_timeout_s")),
+    *(f"data.{name}" for name in ("root", "threads", "ahead", "backend", "memory_mb", "hang_timeout_s")),
+}
+"""Fields that say where and how a run computes, not what: they may change from one start to the next."""
+MAY_CHANGE_AFTER_NAN = {"optim.lr", "optim.clip"}
+"""Fields that may also change once a run has met a loss or gradient that is not finite (models.optim.update)."""
+
+
+class InUse(InputError):
+    """Another process holds the lock; on network file systems it outlives a node that crashed for a while."""
+
+
+def folder_of(recipe: Recipe) -> Path:
+    """The folder in which a recipe's run lives: run.folder, or runs/<name> with "-" for ":"."""
+    return Path(recipe.run.folder or f"runs/{recipe.name.replace(':', '-')}")
+
+
+def claim(folder: Path, recipe: Recipe) -> int:
+    """Create `folder`, lock it and write the recipe into it; on the main rank, before anything else is written there.
+
+    lock = claim(folder, recipe)
+    ...
+    os.close(lock)
+
+    -> the lock's file descriptor: no other process can claim the folder until it is closed or this process ends.
+    Raises InputError if the folder cannot be written or `check_same_recipe` refuses it, InUse if another process
+    holds the lock.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / LOCK, os.O_CREAT | os.O_WRONLY, 0o644)
+    except OSError as error:
+        raise InputError(f"cannot write in {folder}: {error.strerror}; choose another --run.folder") from error
+    try:
+        _lock(lock, folder)
+        check_same_recipe(folder, recipe)
+        if not holds_run(folder):
+            (folder / NOT_FINITE).unlink(missing_ok=True)  # of an earlier run that saved nothing
+        write_whole(folder / RECIPE, json.dumps(asdict(recipe), indent=2) + "\n")
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether the folder holds a checkpoint or a report; if not, another recipe may begin in it."""
+    return any((folder / name).exists() for name in (LAST, PREVIOUS, REPORT))
+
+
+def finished_line(folder: Path, recipe: Recipe) -> str | None:
+    """One line with the scores of the run in `folder` if it has finished and has its report; None if it has not.
+
+    Raises InputError where `check_same_recipe` does.
+    """
+    check_same_recipe(folder, recipe)
+    rows = [row for row in events.read(folder) if "rank" in row]
+    if not rows or rows[-1]["event"] != "done" or not all((folder / name).exists() for name in (LAST, REPORT)):
+        return None
+    step, scores = rows[-1]["step"], metrics.format_scores(metrics.latest_scores(metrics.read(folder)))
+    return (
+        f"{folder} is finished: {', '.join([recipe.name, f'step {step:,} of {step:,}', *scores])}; report: "
+        f"{folder / REPORT}; for a new run choose another --run.folder"
+    )
+
+
+def check_same_recipe(folder: Path, recipe: Recipe) -> None:
+    """Raise InputError naming the first field in which the recipe differs from that of the run in `folder`.
+
+    Fields of MAY_CHANGE are not compared, nor those of MAY_CHANGE_AFTER_NAN if not_finite.json is there. A field that
+    recipe.json lacks, because it is newer than the run, counts as its default. `run.fresh` refuses any run.
+    """
+    path = folder / RECIPE
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, expected a folder for the run; choose another --run.folder")
+    if not holds_run(folder):
+        return
+    if recipe.run.fresh:
+        raise InputError(f"{folder} holds a run already; choose another --run.folder, or drop --run.fresh to carry on")
+    if not path.exists():
+        return
+    try:
+        before = dict(_flat(_with_defaults(json.loads(path.read_text()), recipe)))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); restore it, or choose another --run.folder") from error
+    free = MAY_CHANGE | (MAY_CHANGE_AFTER_NAN if (folder / NOT_FINITE).exists() else set())
+    now = dict(_flat(json.loads(json.dumps(asdict(recipe)))))
+    for field in ("name", *now, *before):
+        old, new = before.get(field), now.get(field)
+        if field not in free and old != new:
+            raise InputError(
+                f"{folder} was begun with {field} {old}, now it is {new}; repeat the command as it was, or choose "
+                "another --run.folder"
+            )
+
+
+def _lock(lock: int, folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        reason = f"{folder} is in use by another process; wait for it, or choose another --run.folder"
+        raise InUse(reason) from None
+
+
+def _with_defaults(saved: dict, part: object) -> dict:
+    """The saved fields of a dataclass, and the default of each field that was not saved."""
+    filled = dict(saved)
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if is_dataclass(value) and isinstance(saved.get(field.name), dict):
+            filled[field.name] = _with_defaults(saved[field.name], value)
+        elif field.name not in saved and (field.default is not MISSING or field.default_factory is not MISSING):
+            default = field.default_factory() if field.default is MISSING else field.default
+            filled[field.name] = json.loads(json.dumps(asdict(default) if is_dataclass(default) else default))
+    return filled
+
+
+def _flat(part: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in part.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
