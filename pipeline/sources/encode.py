@@ -1,148 +1,132 @@
-"""One source image -> the JPEG that the .beton stores; original bytes are kept where the training decoder takes them.
+"""Make one source image into the JPEG that the .beton stores; compressed pixels that training can decode are kept.
 
-A JPEG is accepted only if libffcv decodes it without a warning: that refuses every truncation that Pillow refuses, and
-more (tests/pipeline/sources/test_encode.py), so Pillow decodes nothing that libffcv can.
+prepared = prepare(Path("photo.heic").read_bytes(), side=500, quality=90, reencode=False)
+prepared.jpeg, prepared.how
+
+A JPEG is accepted if libffcv decodes it without a warning, which refuses every truncation that Pillow refuses, and more
+(tests/pipeline/sources/test_encode.py). What libjpeg merely warns of in a header, and padding before the end marker, do
+not touch the pixels: such a file is encoded again. So is one whose header another back-end's check refuses.
 """
 
 import io
-import struct
-import threading
-import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, final
 
 import numpy as np
 from PIL import Image
-from PIL.Image import Transpose
 
 from pipeline.backends.libffcv import decode
 from pipeline.errors import InputError
-from pipeline.store.image_size import checked_size
+from pipeline.sources.image_file import from_array, open_image, orientation, turned, upright_rgb
+from pipeline.sources.jpeg_segments import Stripped, strip
+from pipeline.sources.levels import Span, Window
+from pipeline.sources.libjpeg import complaint, only_padding
+from pipeline.store.image_size import MAX_PIXELS
+from pipeline.store.jpeg_header import is_sound
 
 How = Literal["passed through", "re-encoded", "resized"]
 SMALL_SIDE = 64  # up to here halved chroma (4:2:0) would be visible: a 32-pixel image would have 16 x 16 colours
-ORIENTATION = 0x0112
-UPRIGHT = {
-    2: Transpose.FLIP_LEFT_RIGHT,
-    3: Transpose.ROTATE_180,
-    4: Transpose.FLIP_TOP_BOTTOM,
-    5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_270,
-    7: Transpose.TRANSVERSE,
-    8: Transpose.ROTATE_90,
-}
-_opening = threading.Lock()  # warning filters belong to the process
 
 
+@final
+@dataclass(frozen=True)
+class Decoding:
+    """How the pixels of a source image are read, and what is kept beside them.
+
+    window         what is black and what is white of more than 8 bits, or "auto": the image's own extremes;
+                   None is 0 and 65535, and 8 bits stay as they are in any case
+    keep_metadata  keep the whole file of a JPEG that passes through: EXIF, GPS, comments, and what follows the image
+    max_pixels     largest image that is decoded; decoding takes up to about 14 bytes a pixel in each thread
+    """
+
+    window: Window | None = None
+    keep_metadata: bool = False
+    max_pixels: int = MAX_PIXELS
+
+
+@final
 @dataclass(frozen=True)
 class Prepared:
-    """A JPEG ready to store, its size in pixels, and what was done to get it."""
+    """A JPEG ready to store, its size in pixels, what was done to get it, and the span of a source of 16 bits."""
 
     jpeg: bytes
     height: int
     width: int
     how: How
+    span: Span | None = None
 
 
-def prepare(source: bytes | Image.Image | np.ndarray, side: int | None, quality: int, reencode: bool) -> Prepared:
+def prepare(
+    source: bytes | Image.Image | np.ndarray,
+    side: int | None,
+    quality: int,
+    reencode: bool,
+    decoding: Decoding = Decoding(),  # noqa: B008 -- frozen
+) -> Prepared:
     """The stored form of one image: a three-component upright JPEG whose longer side is at most `side` pixels.
 
     source    file contents, a Pillow image, or u8 / u16 / bool [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]
     quality   of what is encoded here (4:2:0, or 4:4:4 up to 64 pixels); `reencode` encodes even what could pass
 
-    Transparent pixels are laid on white; 16-bit values are divided by 257; the first frame of an animation counts.
+    Transparent pixels are laid on white; 16-bit values are divided by 257, or cut to decoding.window; the first frame
+    of an animation counts. Metadata is dropped, unless decoding.keep_metadata keeps it where the file passes through.
     Raises InputError with the reason if the image is empty, corrupt, truncated, huge or no image at all.
     """
     if isinstance(source, np.ndarray):
-        return _encode(_from_array(source), side, quality)
-    if isinstance(source, Image.Image):
-        return _encode(_upright(_rgb(source), _orientation(source)), side, quality)
-    image, orientation = _open(source)
-    is_jpeg = image.format in ("JPEG", "MPO")
-    if is_jpeg and source.rfind(b"\xff\xd9") < 0:
-        raise InputError("truncated JPEG: no end marker")
-    if not is_jpeg or image.mode not in ("RGB", "L"):
-        return _encode(_upright(_rgb(image), orientation), side, quality)
-    pixels = decode(np.frombuffer(source, np.uint8), image.height, image.width)
+        image, span = from_array(source, decoding.window, decoding.max_pixels)
+    elif isinstance(source, Image.Image):
+        image, span = upright_rgb(source, decoding.window, decoding.max_pixels)
+    else:
+        opened = open_image(source, decoding.max_pixels)
+        if opened.format in ("JPEG", "MPO"):
+            return _from_jpeg(source, opened, side, quality, reencode, decoding)
+        image, span = upright_rgb(opened, decoding.window, decoding.max_pixels)
+    return _encode(image, side, quality, span)
+
+
+def _from_jpeg(
+    source: bytes, opened: Image.Image, side: int | None, quality: int, reencode: bool, decoding: Decoding
+) -> Prepared:
+    stripped = strip(source)
+    if (stripped.width, stripped.height) != opened.size:
+        raise InputError(f"corrupt JPEG: {opened.width} x {opened.height} and {stripped.width} x {stripped.height}")
+    pixels = _strictly_decoded(stripped)
     if pixels is None:
-        raise InputError("corrupt or truncated JPEG: libjpeg reports an error or a warning")
-    fits = side is None or max(image.size) <= side
-    if fits and not reencode and (image.format, image.mode, orientation) == ("JPEG", "RGB", 1):
-        return Prepared(source, image.height, image.width, "passed through")
-    return _encode(_upright(Image.fromarray(pixels), orientation), side, quality)
+        return _encode(upright_rgb(opened, None, decoding.max_pixels)[0], side, quality)
+    facing = orientation(opened)
+    fits = side is None or max(opened.size) <= side
+    if fits and not reencode and (opened.mode, facing) == ("RGB", 1) and not stripped.repaired:
+        kept = source if decoding.keep_metadata else stripped.data
+        if _every_back_end_decodes(kept, stripped):
+            return Prepared(kept, stripped.height, stripped.width, "passed through")
+    return _encode(turned(Image.fromarray(pixels), facing), side, quality)
 
 
-def _open(blob: bytes) -> tuple[Image.Image, int]:
-    """The opened, not yet decoded image and its EXIF orientation, 1 to 8."""
-    if not blob:
-        raise InputError("empty file")
-    try:
-        with _opening, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # broken EXIF and the like: what matters is checked below
-            image = Image.open(io.BytesIO(blob))
-            orientation = _orientation(image)
-    except (OSError, Image.DecompressionBombError, *_BROKEN) as error:
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else f"{error}"
-        raise InputError(f"{reason or type(error).__name__}") from None
-    checked_size(*image.size)
-    return image, orientation
+def _strictly_decoded(stripped: Stripped) -> np.ndarray | None:
+    """A JPEG's pixels as training would decode them, u8 [H, W, 3], or None for one that is whole, but not for libffcv.
+
+    Raises InputError with libjpeg's reason for a damaged one.
+    """
+    height, width = stripped.height, stripped.width
+    if stripped.components != 4:
+        pixels = decode(np.frombuffer(stripped.data, np.uint8), height, width)
+        if pixels is not None:
+            return pixels
+    reason = complaint(stripped.data, height, width, stripped.components)
+    if reason is not None and not only_padding(stripped.data, reason):
+        raise InputError(f"corrupt or truncated JPEG: {reason}")
+    return None
 
 
-# Pillow's readers let these out on corrupt files.
-_BROKEN = (ArithmeticError, AttributeError, EOFError, LookupError, SyntaxError, TypeError, ValueError, struct.error)
+def _every_back_end_decodes(jpeg: bytes, stripped: Stripped) -> bool:
+    """Whether the header passes the check before DALI, and libffcv decodes the bytes without a warning."""
+    data, height, width = np.frombuffer(jpeg, np.uint8), stripped.height, stripped.width
+    if not is_sound(data, height, width):
+        return False
+    return jpeg == stripped.data or decode(data, height, width) is not None  # stripped.data has been decoded
 
 
-def _orientation(image: Image.Image) -> int:
-    found = image.getexif().get(ORIENTATION, 1)
-    return found if found in UPRIGHT else 1
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    return image if orientation == 1 else image.transpose(UPRIGHT[orientation])
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow image -> RGB."""
-    checked_size(*image.size)
-    try:
-        if image.mode.startswith("I"):
-            return _from_array(_sixteen_bit(np.asarray(image)))
-        if image.mode == "F":
-            raise InputError("floating-point pixels have no agreed white; store 8 or 16 bits")
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            return Image.alpha_composite(white, image).convert("RGB")
-        return image.convert("RGB")
-    except InputError:
-        raise
-    except (OSError, *_BROKEN) as error:
-        raise InputError(f"corrupt or truncated {image.format or 'image'}: {error}") from None
-
-
-def _sixteen_bit(values: np.ndarray) -> np.ndarray:
-    """Pillow opens 16-bit grey as u16 or, from some formats, as i32 -> u16."""
-    if values.min() < 0 or values.max() > 65535:
-        raise InputError("32-bit pixels have no agreed white; store 8 or 16 bits")
-    return values.astype(np.uint16)
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise InputError(f"expected an array [H, W], [H, W, 3] or [H, W, 4], got {list(array.shape)}")
-    checked_size(array.shape[1], array.shape[0])
-    if array.dtype == np.uint16:
-        array = np.rint(array / 257).astype(np.uint8)
-    elif array.dtype == np.bool_:
-        array = array * np.uint8(255)
-    elif array.dtype != np.uint8:
-        raise InputError(f"expected u8, u16 or bool pixels, got {array.dtype}")
-    return _rgb(Image.fromarray(np.ascontiguousarray(array)))
-
-
-def _encode(image: Image.Image, side: int | None, quality: int) -> Prepared:
+def _encode(image: Image.Image, side: int | None, quality: int, span: Span | None = None) -> Prepared:
     how: How = "re-encoded"
     if side is not None and max(image.size) > side:
         how, scale = "resized", side / max(image.size)
@@ -150,5 +134,5 @@ def _encode(image: Image.Image, side: int | None, quality: int) -> Prepared:
         image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
     out = io.BytesIO()
     chroma = "4:4:4" if max(image.size) <= SMALL_SIDE else "4:2:0"
-    image.save(out, "JPEG", quality=quality, subsampling=chroma, optimize=True)
-    return Prepared(out.getvalue(), image.height, image.width, how)
+    image.save(out, "JPEG", quality=quality, subsampling=chroma, optimize=True, comment=b"")
+    return Prepared(out.getvalue(), image.height, image.width, how, span)

@@ -8,13 +8,19 @@ from pipeline.store.image_size import possible
 _START, _FRAMES, _SCAN = 0xD8, (0xC0, 0xC1, 0xC2), 0xDA
 _TABLES = (0xC4, 0xDB, 0xDD, 0xFE)  # Huffman, quantisation, restart interval, comment
 _APP1, _ORIENTATION, _SHORT, _UPRIGHT, _LAST = 0xE1, 0x0112, 3, 1, 8
+_APP0, _APP14, _SEQUENTIAL = 0xE0, 0xEE, (0xC0, 0xC1)
+_JFIF, _ADOBE = np.frombuffer(b"JFIF\0", np.uint8), np.frombuffer(b"Adobe", np.uint8)
 _EXIF = np.frombuffer(b"Exif\0\0", np.uint8)
 _XMP_ORIENTATION = np.frombuffer(b"tiff:Orientation", np.uint8)
 _NONE, _SILENT, _UNUSUAL = -1, 0, -2  # no EXIF; EXIF that does not say; EXIF of a form that somebody else must read
 
 
 def is_sound(jpeg: np.ndarray, height: int, width: int) -> bool:
-    """Whether u8 [bytes] leads through known segments to a frame of this size, 8 bits, 1 or 3 colours, and a scan."""
+    """Whether u8 [bytes] leads through known segments to a frame of this size, 8 bits, 1 or 3 colours, and a scan.
+
+    Values that libjpeg warns of are not sound: a major version of JFIF other than 1, a colour transform of Adobe that
+    is unknown, and a sequential scan of other coefficients than 0 to 63.
+    """
     return bool(_is_sound(_readable(jpeg), 0, len(jpeg), height, width))
 
 
@@ -126,7 +132,7 @@ def _is_sound(data, at, end, height, width):
     if end - at < 4 or data[at] != 0xFF or data[at + 1] != _START:
         return False
     at += 2
-    components = 0
+    components, sequential, jfif, transform = 0, False, False, 0
     while at + 4 <= end:
         if data[at] != 0xFF:
             return False
@@ -138,10 +144,14 @@ def _is_sound(data, at, end, height, width):
         if length < 2 or segment + length > end:
             return False
         if marker == _SCAN:
-            scanned = data[segment + 2]
-            return 1 <= scanned <= components and length == 6 + 2 * scanned
+            scanned, last = data[segment + 2], segment + length
+            if not 1 <= scanned <= components or length != 6 + 2 * scanned:
+                return False
+            if components == 3 and not jfif and transform > 1:
+                return False
+            return not sequential or (data[last - 3] == 0 and data[last - 2] == 63 and data[last - 1] == 0)
         if marker in _FRAMES:
-            components = data[segment + 7] if length >= 11 else 0
+            components, sequential = data[segment + 7] if length >= 11 else 0, marker in _SEQUENTIAL
             if components not in (1, 3) or length != 8 + 3 * components or data[segment + 2] != 8:
                 return False
             if _word(data, segment + 3) != height or _word(data, segment + 5) != width:
@@ -150,6 +160,12 @@ def _is_sound(data, at, end, height, width):
                 sampling = data[segment + 9 + 3 * i]
                 if not (1 <= sampling >> 4 <= 4 and 1 <= sampling & 15 <= 4):
                     return False
+        elif marker == _APP0 and length >= 16 and _at(data, segment + 2, segment + length, _JFIF):
+            jfif = True
+            if data[segment + 7] != 1:
+                return False
+        elif marker == _APP14 and length >= 14 and _at(data, segment + 2, segment + length, _ADOBE):
+            transform = data[segment + 13]
         elif marker not in _TABLES and not 0xE0 <= marker <= 0xEF:
             return False
         at = segment + length

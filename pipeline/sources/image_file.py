@@ -1,0 +1,173 @@
+"""Decode an image of any kind with Pillow: upright, RGB, 8 bits.
+
+image = open_image(Path("scan.tif").read_bytes(), MAX_PIXELS)
+pixels, span = upright_rgb(image, window=None)
+
+Whatever a decoder raises on a file becomes an InputError with the reason, so that one damaged file never ends a
+conversion. Pillow's plugins raise exceptions of every kind on damaged files, MemoryError for a size that a damaged
+header claims among them.
+"""
+
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image, features
+from PIL.Image import Transpose
+
+from pipeline.errors import InputError
+from pipeline.sources.levels import Span, Window, to_eight_bits
+from pipeline.store.image_size import MAX_PIXELS, checked_size
+
+try:
+    import pillow_heif
+except ImportError:
+    pillow_heif = None
+else:
+    pillow_heif.register_heif_opener()
+
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+AVIF_BRANDS = (b"avif", b"avis")
+ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+_settings = threading.Lock()  # warning filters and Pillow's own limit of pixels belong to the process
+
+
+def heic_can_be_read() -> bool:
+    """Whether pillow-heif is installed, which decodes HEIC."""
+    return pillow_heif is not None
+
+
+def open_image(blob: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The image that a file holds, its size checked, its pixels not yet decoded.
+
+    Raises InputError if the file is empty, no image, of a kind that needs another package, or of a wrong size.
+    """
+    if not blob:
+        raise InputError("empty file")
+    with _quiet(), _rejecting("image"):
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # checked_size looks at the size below
+        try:
+            image = Image.open(io.BytesIO(blob))
+        except Image.UnidentifiedImageError:
+            raise InputError(_unknown(blob)) from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    checked_size(*image.size, max_pixels)
+    return image
+
+
+def upright_rgb(
+    image: Image.Image, window: Window | None, max_pixels: int = MAX_PIXELS
+) -> tuple[Image.Image, Span | None]:
+    """Decode an image, lay it on white where it is transparent, and turn it upright; RGB, and the span of 16 bits.
+
+    `window` is what is black and white of more than 8 bits (pipeline.sources.levels).
+    """
+    with _rejecting(image.format or "image"):
+        coarse = any(";16" in str(tile) for tile in image.tile) if hasattr(image, "tile") else False
+        image.load()
+        checked_size(*image.size, max_pixels)  # an icon's is not what its table of contents says
+        pixels, span = _rgb(image, window)
+        if coarse and span is None:
+            span = _coarse_span(pixels, window)
+        return turned(pixels, orientation(image)), span
+
+
+def from_array(
+    array: np.ndarray, window: Window | None, max_pixels: int = MAX_PIXELS
+) -> tuple[Image.Image, Span | None]:
+    """u8, u16 or bool [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], and with a window any number -> RGB, span of 16 bits."""
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise InputError(f"expected an array [H, W], [H, W, 3] or [H, W, 4], got {list(array.shape)}")
+    checked_size(array.shape[1], array.shape[0], max_pixels)
+    span = None
+    if array.dtype == np.bool_:
+        array = array * np.uint8(255)
+    elif array.dtype == np.uint16 or (window is not None and array.dtype.kind in "iuf" and array.dtype != np.uint8):
+        array, span = to_eight_bits(array, window)
+    elif array.dtype != np.uint8:
+        raise InputError(f"expected u8, u16 or bool pixels, got {array.dtype}; --window takes other numbers, too")
+    return _rgb(Image.fromarray(np.ascontiguousarray(array)), None)[0], span
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF's or XMP's orientation, 1 to 8; 1 if there is none, or none that can be read.
+
+    It is asked for after the pixels are decoded: a plugin that turns them itself, as Pillow's for TIFF and pillow-heif
+    do, has taken the tag away by then, and PNG may hold it behind the pixels.
+    """
+    try:
+        with _quiet():
+            found = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # of EXIF that is broken; then nothing says that the image is turned
+        return 1
+    return found if found in UPRIGHT else 1
+
+
+def turned(image: Image.Image, orientation: int) -> Image.Image:
+    """The image as its orientation, 1 to 8, says that it is to be seen."""
+    return image if orientation == 1 else image.transpose(UPRIGHT[orientation])
+
+
+def _rgb(image: Image.Image, window: Window | None) -> tuple[Image.Image, Span | None]:
+    """Any Pillow image -> RGB, not turned, and the span of 16-bit grey."""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image)
+        grey, span = to_eight_bits(values, window)
+        return Image.fromarray(grey).convert("RGB"), span
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB"), None
+    return image.convert("RGB"), None
+
+
+def _coarse_span(pixels: Image.Image, window: Window | None) -> Span:
+    """The span of 16-bit colours or grey with opacity, of which Pillow gives the upper 8 bits."""
+    if window is not None:
+        raise InputError("of 16-bit colour only 8 bits are read, too few for --window; store it as 16-bit grey")
+    lows, highs = zip(*pixels.getextrema(), strict=True)
+    return Span(257 * min(lows), 257 * max(highs))
+
+
+def _unknown(blob: bytes) -> str:
+    """Why Pillow does not know what a file is."""
+    if blob[4:8] == b"ftyp" and blob[8:12] in HEIC_BRANDS and pillow_heif is None:
+        return "a HEIC image, which needs pillow-heif; install it: python -m pip install pillow-heif"
+    if blob[4:8] == b"ftyp" and blob[8:12] in AVIF_BRANDS and not features.check("avif"):
+        return "an AVIF image, which this Pillow cannot read; install Pillow 11.3 or later"
+    return "not an image"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings, of broken EXIF and the like: what matters is checked. One thread at a time."""
+    with _settings, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _rejecting(kind: str) -> Iterator[None]:
+    """Turn whatever a decoder raises inside into an InputError that gives it as the reason, in one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"corrupt or truncated {kind}: {reason}") from None
