@@ -39,7 +39,11 @@ def main() -> None:
             advise: write nothing, but measure on some images what each side and quality would cost
         """
         options.check()
-        asked = Choice(options.side, options.quality, options.reencode), options.seed, options.workers or cores()
+        asked = (
+            Choice(options.side, options.quality, options.reencode, options.decoding),
+            options.seed,
+            options.workers or cores(),
+        )
         if advise:
             print(advice(find(source, unlabelled), *asked))
             return

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.backends.libffcv import decode
 from pipeline.errors import InputError
-from pipeline.sources.encode import Prepared, prepare
+from pipeline.sources.encode import Decoding, Prepared, prepare
 from pipeline.sources.source import Source
 
 SIDES, QUALITIES = (256, 320, 400, 500), (80, 90)
@@ -20,11 +20,12 @@ REPEATS = 3  # of each decode, the fastest of which counts
 
 
 class Choice(NamedTuple):
-    """How a conversion stores images: its --side, --quality and --reencode."""
+    """How a conversion stores images: its --side, --quality and --reencode, and how it reads their pixels."""
 
     side: int | None
     quality: int
     reencode: bool = False
+    decoding: Decoding = Decoding()
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def table(found: list[Cost], tried: int, n: int, asked: Choice) -> str:
         f"  {'':34s}  kB an image  {f'all {n:,}':>16s}  decoded a core-second",
     ]
     for each in found:
-        side, quality, reencode = each.choice
+        side, quality, reencode, _ = each.choice
         flags = f"--side {side} --quality {quality}" + " --reencode" * reencode
         mb, here = each.kb * n / 1e3, "  <- as asked" if each.choice == asked else ""
         whole = f"{mb / 1e3:,.0f} GB" if mb > 1e4 else f"{mb:,.1f} MB"

@@ -23,10 +23,12 @@ from pipeline.convert.report import Outcome, measured
 from pipeline.convert.writer import Sample, write
 from pipeline.errors import InputError
 from pipeline.labels.splits import labels_each, make_split, save_split, split_name, splits
-from pipeline.sources.encode import Prepared, prepare
+from pipeline.sources.encode import Decoding, Prepared, prepare
 from pipeline.sources.find import find
-from pipeline.sources.source import Source
+from pipeline.sources.levels import Window, check_window
+from pipeline.sources.source import Pixels, Source, WrongItem
 from pipeline.store.beton import Beton, open_beton
+from pipeline.store.image_size import MAX_PIXELS, MAX_SIDE
 from pipeline.store.manifest import Manifest
 from pipeline.store.sample_names import encode_names
 
@@ -49,6 +51,12 @@ class Options:
     """Of the order in the file and of the splits."""
     reencode: bool = False
     """Encode again even the JPEGs that could be kept as they are."""
+    window: Window | None = None
+    """Values shown as black and white where pixels have more than 8 bits; auto: each image's own; 0 65535 if absent."""
+    keep_metadata: bool = False
+    """Keep all of a JPEG file that passes through, EXIF and GPS included, not only what decoding it needs."""
+    max_pixels: int = MAX_PIXELS
+    """Largest image that is read; a worker takes 8 bytes of memory a pixel (20,000 x 20,000: 3 GB), 20 with alpha."""
     max_bad: float = 0.001
     """Share of the source's images that may be rejected; files that are no images are ignored."""
     workers: int | None = None
@@ -62,10 +70,18 @@ class Options:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise InputError(f"--{name.replace('_', '-')}: expected {low} to {high}, got {value}")
+        check_window(self.window)
+        if not 1 <= self.max_pixels <= MAX_SIDE**2:
+            raise InputError(f"--max-pixels: expected 1 to {MAX_SIDE**2}, got {self.max_pixels}")
         if self.seed < 0:
             raise InputError(f"--seed: expected 0 or more, got {self.seed}")
         for fraction, k in self.draws():
             split_name(fraction, k, self.seed)
+
+    @property
+    def decoding(self) -> Decoding:
+        """How pixels are read."""
+        return Decoding(self.window, self.keep_metadata, self.max_pixels)
 
     def draws(self) -> Iterator[tuple[float | None, int | None]]:
         """(fraction, None) or (None, k) of every split asked for."""
@@ -159,7 +175,8 @@ def _prepared(
     work: deque[tuple[int, Future]] = deque()
     try:
         for i in order:
-            work.append((i, pool.submit(_one, source, i, options)))
+            read = None if source.concurrent else _read(source, i)
+            work.append((i, pool.submit(_one, source, i, read, options)))
             if len(work) > ahead:
                 i, future = work.popleft()
                 yield i, *future.result()
@@ -171,14 +188,26 @@ def _prepared(
             future.cancel()
 
 
-def _one(source: Source, i: int, options: Options) -> tuple[Prepared | str, int]:
+def _read(source: Source, i: int) -> tuple[Pixels | str, int]:
+    """Image i and its label, or why it cannot be read. Raises WrongItem where the source itself is at fault."""
     try:
-        image, label = source.read(i)
-        return prepare(image, options.side, options.quality, options.reencode), label
+        return source.read(i)
+    except WrongItem:
+        raise
     except InputError as error:
         return str(error), -1
     except OSError as error:
         return error.strerror or str(error), -1
+
+
+def _one(source: Source, i: int, read: tuple[Pixels | str, int] | None, options: Options) -> tuple[Prepared | str, int]:
+    image, label = read or _read(source, i)
+    if isinstance(image, str):
+        return image, -1
+    try:
+        return prepare(image, options.side, options.quality, options.reencode, options.decoding), label
+    except InputError as error:
+        return str(error), -1
 
 
 def _samples(prepared: Iterable[tuple[int, Prepared | str, int]], source: Source, outcome: Outcome) -> Iterator[Sample]:
@@ -192,6 +221,7 @@ def _samples(prepared: Iterable[tuple[int, Prepared | str, int]], source: Source
             raise InputError(f"{name}: expected a label from 0 to {top - 1}, or -1 for none, got {label}")
         outcome.names.append(name)
         outcome.how[image.how] += 1
+        outcome.note_span(image.span)
         yield Sample(image.jpeg, image.height, image.width, label)
 
 

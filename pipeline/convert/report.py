@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.backends.libffcv import decode
 from pipeline.convert.writer import Written
 from pipeline.errors import InputError
+from pipeline.sources.levels import Span
 from pipeline.store.beton import Beton
 from pipeline.store.integrity import chunks_sha256, index_sha256
 from pipeline.store.manifest import FORMAT, Manifest, identity
@@ -35,12 +36,21 @@ class Outcome:
     names: list[str] = field(default_factory=list)
     rejected: list[tuple[str, str]] = field(default_factory=list)
     how: Counter[str] = field(default_factory=Counter)
+    deep: Counter[str] = field(default_factory=Counter)
 
     def reject(self, name: str, reason: str) -> None:
         """Note a rejection. Raises InputError once too large a share of the source is rejected, and enough to name."""
         self.rejected.append((name, reason))
         if len(self.rejected) >= NAMED:
             self.check()
+
+    def note_span(self, span: Span | None) -> None:
+        """Count an image of 16 bits and its lowest and highest value; None is one of 8 bits."""
+        if span is None:
+            return
+        low = min(self.deep["low"], span.low) if self.deep else span.low
+        self.deep.update(images=1, narrow=span.narrow)
+        self.deep["low"], self.deep["high"] = low, max(self.deep["high"], span.high)
 
     def check(self) -> None:
         """Raise InputError if too large a share of the source is rejected."""
@@ -89,6 +99,7 @@ def measured(
         ignored=dict(outcome.ignored),
         index_sha256=index,
         pixels=pixels(written),
+        deep=dict(outcome.deep) or None,
     )
 
 
@@ -109,6 +120,18 @@ def pixels(written: Written) -> dict[str, int]:
     """Pixels of all samples together, and of the largest."""
     each = written.samples["image"]["height"].astype(np.int64) * written.samples["image"]["width"]
     return {"total": int(each.sum()), "largest": int(each.max())}
+
+
+def range_note(manifest: Manifest) -> str:
+    """Warn of 16-bit images that are stored dark or flat, since they use little of their range; empty without them."""
+    deep = manifest.deep
+    if not deep or not deep["narrow"] or manifest.arguments.get("window") is not None:
+        return ""
+    return (
+        f"warning: {deep['narrow']} of {deep['images']} images of 16 bits use under an eighth of 0 to 65535 (values of "
+        f"all images: {deep['low']} to {deep['high']}), and are stored as dark or flat as that; convert again with "
+        f"--window {deep['low']} {deep['high']}, or --window auto for each image's own range"
+    )
 
 
 def decode_rate(data: np.ndarray, written: Written, limit_s: float = 1.0) -> tuple[float, bool]:
@@ -155,5 +178,7 @@ def describe(beton: Beton, splits: list[str]) -> str:
     if found.rejected:
         lines.append(f"{len(found.rejected)} files rejected:")
         lines += [f"  {name}: {reason}" for name, reason in found.rejected[:5]]
+    if note := range_note(found):
+        lines.append(note)
     lines.append(f"splits: {', '.join(splits) or 'none'}")
     return "\n".join(lines)
