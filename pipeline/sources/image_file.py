@@ -88,7 +88,10 @@ def upright_rgb(
 def from_array(
     array: np.ndarray, window: Window | None, max_pixels: int = MAX_PIXELS
 ) -> tuple[Image.Image, Span | None]:
-    """u8, u16 or bool [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], and with a window any number -> RGB, span of 16 bits."""
+    """Bring an array to RGB, with the span of 16 bits.
+
+    array   u8, u16 or bool, with a window any number: [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], opacity last
+    """
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):

@@ -3,10 +3,9 @@
 stripped = strip(Path("photo.jpg").read_bytes())
 stripped.data, stripped.height, stripped.width
 
-Dropped are EXIF (with GPS and thumbnails), XMP, ICC profiles, comments, every other application's segment, bytes between
-segments, and all that follows the end marker, such as a motion photo's film. libjpeg, which decodes for every back-end
-on a CPU and for Pillow, goes by JFIF's and Adobe's segments alone, and no back-end applies an ICC profile, so the decoded
-pixels stay the same.
+Dropped are EXIF (with GPS and thumbnails), XMP, ICC profiles, comments, the segments of all other applications, bytes
+between segments, and what follows the end marker, such as a motion photo's film. Decoders go by JFIF's and Adobe's
+segments alone, and no back-end applies an ICC profile, so the decoded pixels stay the same to the bit.
 """
 
 import re
@@ -50,7 +49,10 @@ class _Segment(NamedTuple):
 
 
 def strip(jpeg: bytes) -> Stripped:
-    """Drop from a JPEG file what decoding does not need. Raises InputError if it has no frame header or is cut short."""
+    """Drop from a JPEG file what decoding does not need.
+
+    Raises InputError if it has no frame header, no end marker, or a segment that reaches beyond the file.
+    """
     segments = _segments(jpeg)
     frame = next((each for each in segments if each.marker in FRAMES), None)
     if frame is None or len(frame.payload) < 6:

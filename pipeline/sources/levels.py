@@ -35,8 +35,8 @@ def check_window(window: Window | None) -> None:
 def to_eight_bits(values: np.ndarray, window: Window | None) -> tuple[np.ndarray, Span | None]:
     """Values of more than 8 bits, [H, W] or [H, W, C], -> u8 of the same shape, and what values there are.
 
-    window   values from which on all is black, and white; "auto": the image's own lowest and highest. None is 0 to 65535
-             for 16 bits, and no other kind of number then says what is white.
+    window   values from which on all is black, and white; "auto": the image's own lowest and highest. None is 0 to
+             65535 for 16 bits, and no other kind of number then says what is white.
 
     A fourth channel is opacity, and 65535 is opaque. The span is None where the source has other than 16 bits.
     Raises InputError for values that are not finite, and for those without a white.

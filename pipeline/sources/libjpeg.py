@@ -20,7 +20,7 @@ LEFT_OVER = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker
 
 
 def complaint(jpeg: bytes, height: int, width: int, components: int) -> str | None:
-    """Decode a JPEG into memory that is thrown away; the first error or warning in libjpeg's words, None without one."""
+    """Decode a JPEG and give libjpeg's first error or warning, in its own words, or None if there is none."""
     start, decompress, message, destroy = _functions()
     form, channels = CMYK if components == 4 else RGB
     pixels, handle = np.empty((height, width, channels), np.uint8), start()
