@@ -71,7 +71,7 @@ def to_the_end(run: Training, stop: Stop) -> int:
             if every(recipe.run.evaluate_steps, run.step) and not last:
                 with run.paused():
                     run.journal.evaluation(run.step, "val", run.judges["val"](run.whole()))
-            why = STEP if run.step == recipe.run.stop_step else vote(stop.why(run.writer.save_s))
+            why = STEP if run.step == recipe.run.stop_step else vote(stop.why(run.saver.save_s))
             if why or last or every(recipe.run.save_steps, run.step):
                 run.save()
             if why and not last:
@@ -81,14 +81,14 @@ def to_the_end(run: Training, stop: Stop) -> int:
         if run.step < run.length.total_steps:
             return stopped(run, WHY[why])
         tell(recipe, run.whole(), run.journal, run.train_data, run.judges, run.folder, run.world)
-        run.writer.wait()
+        run.saver.wait()
     run.note("done", step=run.step)
     return DONE
 
 
 def stopped(run: Training, why: str) -> int:
     """Leave together, once all is on disk; -> exit code."""
-    run.writer.wait()
+    run.saver.wait()
     process_group.agree(True, run.world)  # no rank leaves while another saves: torchrun would end that one
     run.note("stopped", step=run.step, why=why)
     run.say(f"stopped after step {run.step} and saved ({why}); the same command carries on")
@@ -100,7 +100,7 @@ def one_step(run: Training, batches: Loader) -> None:
     recipe, step, micro = run.recipe, run.step, run.micro
     lr = rate(step, run.length, recipe.optim, recipe.data.batch)
     set_rate(run.optimiser, lr)
-    now = StepInfo(step, run.length.labels_only(step))
+    info = StepInfo(step, run.length.labels_only(step))
     waited_s, replaced = batches.wait_s, batches.replaced
     losses, ids = [], []
     for number in range(micro):
@@ -108,13 +108,13 @@ def one_step(run: Training, batches: Loader) -> None:
         seed_step(recipe.run.seed, step, run.world.rank * micro + number)
         with process_group.gathering(run.model, number == micro - 1):
             with run.journal.clock.forward(), precision(recipe.run, run.world.device):
-                loss: Loss = run.model(batch, now)
+                loss: Loss = run.model(batch, info)
             (loss.total / micro).backward()
         losses.append(loss)
         ids += [part.ids for part in (batch.labelled, batch.unlabelled) if part is not None]
         if loss.pseudo_stats is not None:
             run.journal.tally.add(loss.pseudo_stats)
-    for parameter in run.method.inactive_params(now):
+    for parameter in run.method.inactive_params(info):
         parameter.grad = None
     norm = clip(run.method.parameters(), recipe.optim.clip)
     total = torch.stack([loss.total.detach() for loss in losses]).mean()

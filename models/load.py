@@ -6,11 +6,12 @@ from typing import Any, final
 
 import torch
 
-from models.checkpoint import checkpoint
-from models.checkpoint.checkpoint import LAST
+from models.checkpoint import save_load
 from models.config.recipe import Recipe
 from models.config.resolve import named
-from models.method import Method, method_class
+from models.method import method_class
+from models.method import Method
+from models.records.run_folder import LAST
 from pipeline.errors import InputError
 
 
@@ -34,7 +35,7 @@ def load_run(path: Path, device: torch.device | None = None) -> Loaded:
     file = path / LAST if path.is_dir() else path
     if not file.exists():
         raise InputError(f"{path}: expected a run folder with {LAST}, or a checkpoint; found none")
-    state = checkpoint.load(file)
+    state = save_load.load(file)
     if not isinstance(state.get("method"), dict) or not isinstance(state.get("recipe"), dict):
         raise InputError(f"{file} is no checkpoint of a run: it holds no method and recipe; use a run's {LAST}")
     recipe = restored(state["recipe"], file)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import train
-from models.checkpoint import checkpoint
+from models.checkpoint import save_load
 
 TINY = [
     "--encoder.width=32", "--encoder.depth=2", "--encoder.heads=2", "--data.batch=32", "--data.ratio=3",
@@ -60,7 +60,7 @@ def trained(tmp_path_factory, digits):
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     """The method's tensors in a run's last checkpoint."""
-    return checkpoint.load(folder / "last.pt")["method"]
+    return save_load.load(folder / "last.pt")["method"]
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train
-from models.checkpoint import checkpoint
+from models.checkpoint import save_load
 from models.config.resolve import resolve
 from models.distributed import process_group
 from models.training.preflight import check_attention, open_run
@@ -221,10 +221,10 @@ def test_a_start_that_is_no_whole_checkpoint(refused, tmp_path, monkeypatch):
     assert "does not end in a checksum" in refused(SEMI, flags)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "check_types", lambda *_: None)
-        checkpoint.save(start.parent, {"method": Malicious(trap)})  # with a checksum that fits
+        save_load.save(start.parent, {"method": Malicious(trap)})  # with a checksum that fits
     assert "holds more than tensors" in refused(SEMI, flags)
     assert not trap.exists()
-    checkpoint.save(start.parent, {"other": 1})
+    save_load.save(start.parent, {"other": 1})
     assert "holds no method" in refused(SEMI, flags)
     data = bytearray(start.read_bytes())
     data[len(data) // 2] ^= 1

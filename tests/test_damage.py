@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoint import checkpoint
+from models.checkpoint import save_load
 from models.config.recipe import Optim
 from models.optim.optimiser import optimiser
 from pipeline.errors import InputError
@@ -44,8 +44,8 @@ def test_every_flipped_bit_in_a_checkpoint_is_noticed(tmp_path: Path, capsys: py
     method(torch.ones(2, 64)).sum().backward()
     made = optimiser(method, Optim())
     made.step()
-    path = checkpoint.save(tmp_path, {"method": method.state_dict(), "optimiser": made.state_dict()})
-    found = noticed(path, lambda: checkpoint.load(path))
+    path = save_load.save(tmp_path, {"method": method.state_dict(), "optimiser": made.state_dict()})
+    found = noticed(path, lambda: save_load.load(path))
     with capsys.disabled():
         print(f"\n{found}/{FLIPS} flipped bits noticed in a checkpoint of {path.stat().st_size:,} bytes")
     assert found == FLIPS

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from models.checkpoint import checkpoint
+from models.checkpoint import save_load
 from models.records import events, failures
 from tests.conftest import DECODER, TINY, assert_close, rows, same, weights
 from tests.processes import Started, start, start_ranks
@@ -110,7 +110,7 @@ def test_torchrun_stops_as_a_whole_and_resumes_to_the_bit(argv, tmp_path):
                 break
         os.kill(children(run.pid)[1], signal.SIGTERM)
         out, err = run.communicate(timeout=120)
-    stopped = checkpoint.load(folder / "last.pt")["step"]
+    stopped = save_load.load(folder / "last.pt")["step"]
     assert f"stopped after step {stopped} and saved" in out
     assert run.returncode == 1
     assert "exitcode  : 75" in err
@@ -156,7 +156,7 @@ def test_a_signal_to_any_rank_stops_all_after_the_same_step(told, argv, tmp_path
     ranks[told].signal(signal.SIGUSR2)
     heard = len(ranks[told].steps)
     assert [rank.end() for rank in ranks] == [75, 75]
-    stopped = checkpoint.load(tmp_path / "run" / "last.pt")["step"]
+    stopped = save_load.load(tmp_path / "run" / "last.pt")["step"]
     assert [rank.steps[-1] + 1 for rank in ranks] == [stopped, stopped]
     assert stopped <= heard + 6  # the step that was under way, the vote after it; and those while the test looked
     assert [rank.err for rank in ranks] == ["", ""]

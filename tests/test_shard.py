@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoint import checkpoint
+from models.checkpoint import save_load
 from models.records import events
 from tests.conftest import DECODER, TINY, assert_close, rows, same, weights
 from tests.processes import Started, start, start_ranks
@@ -53,7 +53,7 @@ def assert_equal_but_for_rounding(a: Path, b: Path) -> None:
         assert x.get("values", {}) == pytest.approx(y.get("values", {}))
         assert x.get("pseudo", {}).get("passed", 0) == pytest.approx(y.get("pseudo", {}).get("passed", 0))
     assert_close(weights(a), weights(b))
-    one, other = (checkpoint.load(folder / "last.pt")["optimiser"] for folder in (a, b))
+    one, other = (save_load.load(folder / "last.pt")["optimiser"] for folder in (a, b))
     assert one["param_groups"] == other["param_groups"]
     for number, held in other["state"].items():
         assert one["state"][number]["step"] == held["step"]
@@ -69,7 +69,7 @@ def test_a_sharded_run_leaves_two_whole_sets_of_pieces(runs):
     _, sharded, _ = runs
     assert sorted(path.name for path in (sharded / "shards").iterdir()) == ["step-12", "step-8"]
     assert sorted(path.name for path in (sharded / "shards" / "step-12").iterdir()) == ["0-of-2.pt", "1-of-2.pt"]
-    assert [checkpoint.load(sharded / name)["step"] for name in ("last.pt", "previous.pt")] == [12, 8]
+    assert [save_load.load(sharded / name)["step"] for name in ("last.pt", "previous.pt")] == [12, 8]
 
 
 SEMI_MAE = pytest.mark.parametrize("runs", ["semi_mae:digits"], indirect=True)
@@ -93,7 +93,7 @@ def test_a_sharded_run_that_was_stopped_goes_on_to_the_bit(runs, argv, stopped, 
     end(start_ranks(argv(runs[0], stopped, SHARD), tmp_path / "then", 2))
     assert same(weights(stopped), weights(runs[1]))
     assert rows(stopped) == rows(runs[1])
-    one, other = (checkpoint.load(folder / "last.pt")["optimiser"]["state"] for folder in (stopped, runs[1]))
+    one, other = (save_load.load(folder / "last.pt")["optimiser"]["state"] for folder in (stopped, runs[1]))
     assert all(same(one[number], other[number]) for number in other)
 
 
@@ -139,5 +139,5 @@ def test_a_rank_that_is_killed_while_saving_leaves_a_checkpoint_to_go_on_from(ar
     ranks[1].process.kill()
     assert ranks[0].end(60) == 1
     assert ranks[0].err == f"rank 0 on {events.NODE}: connection closed by peer: it is gone without a word\n"
-    assert checkpoint.load(tmp_path / "run" / "last.pt")["step"] >= 3
+    assert save_load.load(tmp_path / "run" / "last.pt")["step"] >= 3
     end(start_ranks(flags, tmp_path / "again", 2))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoint import checkpoint
+from models.checkpoint import save_load
 from tests.conftest import DECODER, TINY, rows, same, weights
 from tests.processes import Started, start
 
@@ -52,7 +52,7 @@ def test_a_signal_ends_the_step_saves_and_exits_with_75(name, argv, tmp_path, st
     first.signal(getattr(signal, name))
     assert first.end() == 75
     assert first.err == ""
-    stopped = checkpoint.load(tmp_path / "last.pt")["step"]
+    stopped = save_load.load(tmp_path / "last.pt")["step"]
     assert 12 <= stopped < STEPS
     assert f"stopped after step {stopped} and saved" in first.out
     again = assert_ends_equal(tmp_path, argv, straight)

@@ -11,6 +11,7 @@ from pipeline.errors import InputError
 from pipeline.store.beton import open_beton
 from pipeline.store.file_format import metadata
 from pipeline.store.manifest import manifest_path
+from tests.checksummed import rewrite
 from tests.conftest import assert_close, rows, same, weights
 
 RECIPES = ["supervised:digits", "fixmatch:digits", "mae:digits", "supmae:digits", "semi_mae:digits"]
@@ -83,11 +84,9 @@ def _with_permuted_labels(digits, root, ids):
     chunks = chunks_sha256(data)
     index = index_sha256(data, beton.n, read_layout(path).table_start)
     digest = identity(index, tuple(facts["classes"]), facts["names_sha256"], chunks)
-    manifest_path(path).write_text(
-        json.dumps(facts | {"chunk_sha256": chunks, "digest": digest, "index_sha256": index})
-    )
+    rewrite(manifest_path(path), chunk_sha256=chunks, digest=digest, index_sha256=index)
     for split in root.glob("train.split-*.json"):
-        split.write_text(json.dumps(json.loads(split.read_text()) | {"beton": digest}))
+        rewrite(split, beton=digest)
     return root
 
 
@@ -106,7 +105,7 @@ def test_a_labels_only_phase_comes_first_and_trains_on_labels_alone(tiny, tmp_pa
     assert tiny("semi_mae:digits", tmp_path, *flags, "--run.stop-step=6") == 75
     parts = [set(row["parts"]) for row in rows(tmp_path)]
     assert parts == [{"label"}, {"label"}]
-    before = {name: t for name, t in weights(tmp_path).items() if name.startswith("reconstruction.")}
+    before = {name: t for name, t in weights(tmp_path).items() if name.startswith("branch.")}
     assert tiny("semi_mae:digits", tmp_path, *flags) == 0
     assert not same(before, {name: t for name, t in weights(tmp_path).items() if name in before})
     assert set(rows(tmp_path)[2]["parts"]) == {"label", "pseudo", "pixels"}
@@ -128,17 +127,17 @@ def test_a_run_starts_from_another_runs_encoder(tiny, tmp_path, capsys):
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tiny, tmp_path):
     assert tiny("mae:digits", tmp_path, "--run.stop-step=4") == 75
     before = weights(tmp_path)
-    from models.checkpoint import checkpoint
+    from models.checkpoint import save_load
 
-    state = checkpoint.load(tmp_path / "last.pt")
+    state = save_load.load(tmp_path / "last.pt")
     state["method"]["encoder.patch_embed.proj.bias"].fill_(float("nan"))
-    checkpoint.save(tmp_path, state)
+    save_load.save(tmp_path, state)
     with pytest.raises(InputError, match="not finite in step 4"):
         tiny("mae:digits", tmp_path)
     found = json.loads((tmp_path / "not_finite.json").read_text())
     assert found["step"] == 4
     assert len(found["ids"]) == 32
-    assert same(checkpoint.load(tmp_path / "previous.pt")["method"], before)
+    assert same(save_load.load(tmp_path / "previous.pt")["method"], before)
 
 
 def test_a_finished_run_prints_its_scores_and_is_left_alone(tiny, tmp_path, capsys, monkeypatch):

@@ -1,4 +1,5 @@
-"""How does a run survive a kill? Checkpoints with a checksum, written beside training, in one file or one a rank.
+"""How does a run survive a kill? Checkpoints with a checksum, saved on a thread beside training, in one file or one a
+rank.
 
-May import `distributed`. Read `checkpoint.py` first.
+May import `pipeline`, `records` and `distributed`. Read `save_load.py` first.
 """

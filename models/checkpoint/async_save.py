@@ -1,8 +1,8 @@
-"""Checkpoints written beside training, which waits only until its tensors are copied to the host."""
+"""Save checkpoints on a thread beside training, which waits only until its tensors are copied to the host."""
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import final
@@ -10,96 +10,85 @@ from typing import final
 import torch
 from torch import Tensor
 
-from models.checkpoint import checkpoint
+from models.checkpoint import save_load
+from models.checkpoint.nested import map_nested
 
-Copied = tuple[dict, torch.cuda.Event | None]
+HostState = tuple[dict, torch.cuda.Event | None]
+"""A state on the host, and the event after which copies from a GPU are complete."""
 
 
 @final
-class Writer:
-    """Writes `folder`/last.pt on a thread of its own, one save after the other, as checkpoint.save does.
+class AsyncSaver:
+    """Saves `folder`/last.pt on a thread of its own, one checkpoint after the other.
 
-    The host's copies are allocated once, pinned where they come from a GPU: as much memory as a checkpoint is large.
-    What went wrong on the thread is raised by the next call of `check`, `save` or `close`, whichever comes first.
+    saver = AsyncSaver(folder)
+    saver.save(state)      # returns when the state is copied
+    saver.check()          # after each step: raises the error of a save that failed
+    saver.wait()           # returns when the last save is on disk
+
+    The copies on the host are allocated once, in pinned memory where they come from a GPU; they take as much memory as
+    a checkpoint. An error on the thread is raised by the next call of `check`, `save` or `wait`.
     """
 
-    def __init__(self, folder: Path, *first: Path, put: Callable[[Path, dict], object] | None = None) -> None:
-        """first: files that must be on disk before a new checkpoint takes its name; put: instead of checkpoint.save."""
-        self.folder, self.first, self.put = folder, first, put
+    def __init__(self, folder: Path, *sync_first: Path, save_as: Callable[[Path, dict], object] | None = None) -> None:
+        """sync_first: files to sync to disk before a new checkpoint is; save_as: in place of `save_load.save`."""
+        self.folder, self.sync_first, self.save_as = folder, sync_first, save_as
         self.save_s = 0.0
-        """Seconds that the last save took, from its copy to its name."""
+        """Seconds that the last save took, from the start of the copy until it was on disk."""
         self._buffers: dict[str, Tensor] = {}
         self._thread = ThreadPoolExecutor(1, "checkpoint")
-        self._writing: Future[None] | None = None
+        self._saving: Future[None] | None = None
 
     def save(self, state: dict) -> None:
-        """Copy `state`, once the save before is done, and begin to write it.
+        """Wait for the save before, copy `state` to the host and begin to save it.
 
-        Raises TypeError as checkpoint.save does, and InputError if the save before could not be written.
+        Raises TypeError as `save_load.save` does, and InputError if the save before failed.
         """
-        checkpoint.check_types(state, "state")
+        save_load.check_types(state, "state")
         self.wait()
         began = time.monotonic()
         copied = self._copy(state)
-        self._writing = self._thread.submit(self._write, copied, began)
+        self._saving = self._thread.submit(self._write, copied, began)
 
     def check(self) -> None:
-        """Raise what the save under way has met, if it has ended; costs nothing."""
-        if self._writing is not None and self._writing.done():
+        """Raise the error of the save in the background, if it has ended with one; does not wait."""
+        if self._saving is not None and self._saving.done():
             self.wait()
 
     def wait(self) -> None:
-        """Return once the last save is on disk; raise InputError if it cannot be."""
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
+        """Return once the last save is on disk. Raises InputError if it failed."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
 
     def close(self) -> None:
-        """End the thread, after what it writes; errors are the business of `wait`."""
+        """Finish the save in the background and end the thread; an error of it is raised by `wait`, not here."""
         self._thread.shutdown()
 
-    def _write(self, copied: Copied, began: float) -> None:
+    def _write(self, copied: HostState, began: float) -> None:
         state, copies_done = copied
         if copies_done is not None:
             copies_done.synchronize()
-        for path in self.first:
+        for path in self.sync_first:
             _sync(path)
-        (self.put or checkpoint.save)(self.folder, state)
+        (self.save_as or save_load.save)(self.folder, state)
         self.save_s = time.monotonic() - began
 
-    def _copy(self, state: dict) -> Copied:
-        """The same state on the host; from a GPU the copies are only ordered, before any later step's work."""
+    def _copy(self, state: dict) -> HostState:
+        """Copy a state to the host. Copies from a GPU are queued on its stream, ahead of the work of later steps."""
         known, self._buffers = self._buffers, {}
-        for key, tensor in _tensors(state, "state"):
-            self._buffers[key] = _buffer(known.get(key), tensor).copy_(tensor.detach(), non_blocking=True)
-        done = None
+
+        def copied(value: object, key: str) -> object:
+            if not isinstance(value, Tensor):
+                return value
+            self._buffers[key] = _buffer(known.get(key), value).copy_(value.detach(), non_blocking=True)
+            return self._buffers[key]
+
+        on_host, done = map_nested(state, copied), None
         if any(buffer.is_pinned() for buffer in self._buffers.values()):
             done = torch.cuda.Event(blocking=True)
             done.record()
-        return _rebuilt(state, "state", self._buffers), done
-
-
-def _tensors(value: object, key: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield key, value
-    for name, held in _items(value):
-        yield from _tensors(held, f"{key}.{name}")
-
-
-def _rebuilt(value: object, key: str, buffers: dict[str, Tensor]) -> object:
-    """The containers of `value` anew, so that nothing in them changes while it is written."""
-    if isinstance(value, Tensor):
-        return buffers[key]
-    parts = {name: _rebuilt(held, f"{key}.{name}", buffers) for name, held in _items(value)}
-    if isinstance(value, dict):
-        return parts
-    return type(value)(parts.values()) if isinstance(value, (list, tuple)) else value
-
-
-def _items(value: object) -> list[tuple[object, object]]:
-    if isinstance(value, dict):
-        return list(value.items())
-    return list(enumerate(value)) if isinstance(value, (list, tuple)) else []
+        return on_host, done
 
 
 def _buffer(known: Tensor | None, tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A file of tensors and plain types that ends in its own checksum: cut short or damaged, it is noticed."""
+"""Write and read a file of tensors and plain types that ends in its own SHA-256, which is verified when it is read."""
 
 import hashlib
 import os
@@ -15,29 +15,31 @@ _COMMENT_BYTES = len(_PREFIX) + 64
 
 
 class Damaged(InputError):
-    """A checkpoint whose bytes are not what was written: the one before may serve. Not a disk that cannot be read."""
+    """The bytes of a file are not those that were written, so that an older checkpoint may do; not a disk error."""
 
 
 def write(path: Path, state: dict) -> str:
-    """Write a state and have it on disk; -> its SHA-256 in hex.
+    """Write a state and sync it to disk; -> its SHA-256 in hex.
 
-    A torch.save archive whose zip comment is the SHA-256 of all before it, so that file and checksum are one thing and
-    plain `torch.load(path, weights_only=True)` reads it. Raises InputError if the disk refuses; then no file is left.
+    The file is a torch.save archive whose zip comment is the SHA-256 of all bytes before the comment: it is one file
+    with its checksum, and plain `torch.load(path, weights_only=True)` reads it.
+
+    Raises InputError if the disk refuses; no file is then left.
     """
     try:
         with open(path, "w+b") as file:
             torch.save(state, file)
-            return _seal(file)
+            return _append_checksum(file)
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
         path.unlink(missing_ok=True)
-        raise refused(path.parent, error) from error
+        raise disk_error(path.parent, error) from error
 
 
 def read(path: Path, digest: str | None = None) -> dict:
-    """The state in a file, on the CPU, if its checksum is right, and `digest`; only plain types are unpickled.
+    """The state in a file, on the CPU, if its checksum is right and equals `digest` where given; no code is unpickled.
 
-    Raises InputError if the file is missing or cannot be read, Damaged (one too) if its checksum is wrong or it holds
-    anything that would run code.
+    Raises InputError if the file is missing or cannot be read, Damaged (a subclass) if a checksum is wrong or the file
+    holds anything that would run code.
     """
     try:
         with open(path, "rb") as file:
@@ -51,15 +53,15 @@ def read(path: Path, digest: str | None = None) -> dict:
         raise Damaged(f"{path} holds more than tensors and plain types; only a run's own checkpoints load") from error
 
 
-def is_sealed(path: Path) -> bool:
-    """Whether a file ends as `write` ends one, right or wrong."""
+def has_checksum(path: Path) -> bool:
+    """Whether a file ends in a checksum as `write` appends it; the checksum is not verified."""
     with open(path, "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _COMMENT_BYTES))
         return file.read().startswith(_PREFIX)
 
 
-def refused(folder: Path, error: OSError | RuntimeError) -> InputError:
-    """What to tell of a disk that did not take a checkpoint."""
+def disk_error(folder: Path, error: OSError | RuntimeError) -> InputError:
+    """The InputError for a disk that did not take a checkpoint."""
     reason = error.strerror if isinstance(error, OSError) else _cause(error)
     return InputError(
         f"cannot save a checkpoint in {folder}: {reason}; the one before is intact: free some space and run again"
@@ -67,7 +69,7 @@ def refused(folder: Path, error: OSError | RuntimeError) -> InputError:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on disk, too."""
+    """Sync the names in a folder to disk, so that a rename survives a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -75,8 +77,8 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _seal(file: BinaryIO) -> str:
-    """End the archive with its checksum: the zip comment, whose length is the archive's last two bytes."""
+def _append_checksum(file: BinaryIO) -> str:
+    """Make the checksum the archive's zip comment, whose length is the last two bytes before it, and sync the file."""
     file.flush()
     file.seek(-2, os.SEEK_END)
     file.write(_COMMENT_BYTES.to_bytes(2, "little"))
@@ -107,6 +109,7 @@ def _verify(file: BinaryIO, path: Path) -> str:
 
 
 def _cause(error: BaseException) -> str:
+    """The text of the OSError behind an error, or the error's own first line if there is none."""
     while error is not None:
         if isinstance(error, OSError) and error.strerror:
             return error.strerror

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from models.checkpoint import checkpoint
+from models.checkpoint import save_load
 from models.pretrained.found import Found
 from pipeline.errors import InputError
 
@@ -12,9 +12,9 @@ AVERAGE, ENCODER = "ema.module.", "encoder."
 def read_run(path: Path) -> Found:
     """The encoder of a checkpoint, its moving average where the run kept one.
 
-    Raises InputError if it cannot be read or holds no method; checkpoint.Damaged if it is no sealed checkpoint.
+    Raises InputError if it cannot be read or holds no method; Damaged if it does not end in a valid checksum.
     """
-    state = checkpoint.load(path)
+    state = save_load.load(path)
     held = state.get("method")
     if not isinstance(held, dict):
         raise InputError(f"{path} is no checkpoint of a run: it holds no method; use a run's last.pt")

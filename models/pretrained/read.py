@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from models.checkpoint import checksummed
-from models.checkpoint.checkpoint import LAST, Damaged
+from models.checkpoint.checksummed import Damaged
 from models.pretrained.found import Found
 from models.pretrained.named import is_name, read_named
 from models.pretrained.ours import read_run
 from models.pretrained.released import CONFIG, WEIGHTS, read_released, read_safetensors
+from models.records.run_folder import LAST
 from pipeline.errors import InputError
 
 
@@ -26,7 +27,7 @@ def read(start: str) -> Found:
     try:
         return read_run(path)
     except Damaged:
-        if checksummed.is_sealed(path):  # ours, and not what was written
+        if checksummed.has_checksum(path):  # ours, and not what was written
             raise
         return read_released(path)
 

@@ -64,7 +64,7 @@ def tell(
 def _pictures(recipe: Recipe, method: Method, judge: Judge, train_data: TrainData) -> list[Picture]:
     drawn = png(views(recipe, train_data.beton, spread(train_data.beton, IMAGES)), columns(recipe))
     pictures = [Picture("Views", "What the recipe makes of training images.", drawn)]
-    if getattr(method, "reconstruction", None) is not None:
+    if method.branch is not None:
         made = _reconstructions(recipe, method, judge)
         pictures += [] if made is None else [made]
     return pictures

@@ -18,8 +18,8 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 from torch import nn
 
-from models.checkpoint import checkpoint
-from models.checkpoint.async_save import Writer
+from models.checkpoint import save_load
+from models.checkpoint.async_save import AsyncSaver
 from models.config.recipe import Optim
 from models.distributed import process_group
 from models.distributed.process_group import World
@@ -63,15 +63,15 @@ def saves(name: str, folder: Path, device: torch.device, rounds: int) -> str:
     """A row: weights and two moments of a ViT, saved at once and by the thread in turn."""
     method = build_encoder(name, image_size=224, patch=16, classes=1000).to(device)
     state = {"method": method.state_dict(), "optimiser": stepped(method).state_dict()}
-    writer, spent = Writer(folder), []
+    saver, spent = AsyncSaver(folder), []
     for _ in range(rounds + 1):
-        at_once = timed(lambda: checkpoint.save(folder, state), device)
+        at_once = timed(lambda: save_load.save(folder, state), device)
         began = time.perf_counter()
-        blocked = timed(lambda: writer.save(state), device)  # on a GPU the copies hold up the next step, not the host
-        writer.wait()
+        blocked = timed(lambda: saver.save(state), device)  # on a GPU the copies hold up the next step, not the host
+        saver.wait()
         spent.append((at_once, blocked, time.perf_counter() - began))
-    writer.close()
-    size = (folder / checkpoint.LAST).stat().st_size / 1e6
+    saver.close()
+    size = (folder / save_load.LAST).stat().st_size / 1e6
     columns = zip(*spent[1:], strict=True)  # the first allocates
     return line([name, f"{size:.0f}", *(ms(column, 0) for column in columns)])
 

@@ -6,7 +6,7 @@ from typing import final
 
 import torch
 
-from models.checkpoint import checkpoint
+from models.checkpoint import save_load
 from models.config.recipe import Recipe
 from models.config.resolve import named
 from models.distributed import process_group
@@ -14,8 +14,9 @@ from models.distributed.precision import half
 from models.distributed.process_group import World
 from models.evaluate.knn import check_tokens
 from models.evaluate.judge import Judge
+from models.method import method_class
 from models.masked.targets.file import NoTarget
-from models.method import Method, method_class
+from models.method import Method
 from models.optim.schedule import Length, Pools, length
 from models.pretrained import load_encoder
 from models.records.run_folder import check_same_recipe, folder_of
@@ -56,7 +57,7 @@ def open_run(recipe: Recipe, world: World) -> Opened:
     torch.manual_seed(recipe.run.seed)
     method, origin = build_method(recipe, len(train_data.classes)), None
     method.set_dataset_size(train_data.beton.n, train_data.pools[1])
-    found = None if recipe.run.fresh else checkpoint.latest(where)
+    found = None if recipe.run.fresh else save_load.latest(where)
     process_group.same(found[0]["step"] if found else 0, world, f"the step to carry on from in {where}")
     if found:
         state, path = found

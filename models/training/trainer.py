@@ -11,8 +11,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint import checkpoint, sharded
-from models.checkpoint.async_save import Writer
+from models.checkpoint import save_load, sharded
+from models.checkpoint.async_save import AsyncSaver
 from models.config.recipe import Recipe
 from models.distributed import fsdp, process_group
 from models.distributed.compile import compile_blocks
@@ -56,7 +56,7 @@ class Training:
     optimiser: torch.optim.Optimizer
     journal: Journal
     guard: Guard
-    writer: Writer
+    saver: AsyncSaver
     hang_timeout: HangTimeout
     heartbeat: Heartbeat
     step: int
@@ -79,9 +79,9 @@ class Training:
             self.guard.check(self.folder)
             state = self.state()
             if self.recipe.run.shard:
-                self.writer.save(sharded.split(state, main=self.world.main))
+                self.saver.save(sharded.split(state, main=self.world.main))
             elif self.world.main:
-                self.writer.save(state)
+                self.saver.save(state)
 
     def whole(self) -> Method:
         """The method with all its weights, to be evaluated. A collective call."""
@@ -92,7 +92,7 @@ class Training:
         self.step = steps
         self.hang_timeout(steps)
         self.heartbeat(steps)
-        self.writer.check()
+        self.saver.check()
 
     def note(self, event: str, **more: object) -> None:
         """Put an event into the run folder, once."""
@@ -134,8 +134,8 @@ def prepare(
         journal.load_state_dict(opened.found["journal"])
     files = f"{opened.train_data.beton.n:,} images of {opened.train_data.beton.path}"
     files += f", {opened.train_data.pools[0]:,} with a known label" if opened.train_data.pools[0] else ""
-    put = partial(checkpoint.save_pieces, world=world) if recipe.run.shard else None
-    writer = ending.enter_context(closing(Writer(opened.folder, opened.folder / metrics.FILE, put=put)))
+    save_as = partial(save_load.save_sharded, world=world) if recipe.run.shard else None
+    saver = ending.enter_context(closing(AsyncSaver(opened.folder, opened.folder / metrics.FILE, save_as=save_as)))
     run = Training(
         recipe=recipe,
         world=world,
@@ -150,7 +150,7 @@ def prepare(
         optimiser=stepper,
         journal=journal,
         guard=Guard(world),
-        writer=writer,
+        saver=saver,
         hang_timeout=hang_timeout,
         heartbeat=Heartbeat(opened.folder, world.rank),
         step=start,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.checkpoint import checkpoint
+from models.checkpoint import save_load
 from models.config.resolve import resolve
 from models.load import load_run, restored, runnable
 from pipeline.errors import InputError
@@ -44,9 +44,9 @@ def test_it_judges_as_the_run_judged_itself(run):
 
 
 def test_a_run_of_varlen_attention_answers_on_a_cpu_too(run, tmp_path):
-    state = checkpoint.load(run / "last.pt")
+    state = save_load.load(run / "last.pt")
     state["recipe"]["encoder"]["attention"] = "varlen"
-    checkpoint.save(tmp_path, state)
+    save_load.save(tmp_path, state)
     loaded, images = load_run(tmp_path), torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     assert loaded.recipe.encoder.attention == "varlen"
     assert torch.equal(loaded.method.logits(images), load_run(run).method.logits(images))
@@ -60,7 +60,7 @@ def test_a_run_of_varlen_attention_answers_on_a_cpu_too(run, tmp_path):
     ({"method": {}, "recipe": {"name": "mae:digits"}, "classes": [], "step": 0}, "does not fit the recipe mae:digits"),
 ])  # fmt: skip
 def test_what_is_no_run_is_said(held, said, tmp_path):
-    checkpoint.save(tmp_path, held)
+    save_load.save(tmp_path, held)
     with pytest.raises(InputError, match=said):
         load_run(tmp_path)
 

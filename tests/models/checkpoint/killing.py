@@ -36,5 +36,5 @@ def kill_at(event: int, *more: tuple[object, str]) -> None:
         die_if_due()
 
     torch.save = half
-    for module, name in [*((os, name) for name in STEPS), (checksummed, "_seal"), *more]:
+    for module, name in [*((os, name) for name in STEPS), (checksummed, "_append_checksum"), *more]:
         setattr(module, name, counted(getattr(module, name)))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoint import checkpoint
-from models.checkpoint.async_save import Writer
+from models.checkpoint import save_load
+from models.checkpoint.async_save import AsyncSaver
 from pipeline.errors import InputError
 
 
@@ -33,8 +33,8 @@ def same(a: object, b: object) -> bool:
 
 
 @pytest.fixture
-def writer(tmp_path: Path) -> Iterator[Writer]:
-    made = Writer(tmp_path)
+def saver(tmp_path: Path) -> Iterator[AsyncSaver]:
+    made = AsyncSaver(tmp_path)
     yield made
     made.close()
 
@@ -42,67 +42,67 @@ def writer(tmp_path: Path) -> Iterator[Writer]:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Writing waits for it; copying does not."""
-    opened, save = threading.Event(), checkpoint.save
+    opened, save = threading.Event(), save_load.save
 
     def late(folder: Path, state: dict) -> Path:
         assert opened.wait(30)
         return save(folder, state)
 
-    monkeypatch.setattr(checkpoint, "save", late)
+    monkeypatch.setattr(save_load, "save", late)
     return opened
 
 
-def test_what_changes_after_a_save_is_not_in_it(writer: Writer, tmp_path: Path, gate: threading.Event) -> None:
+def test_what_changes_after_a_save_is_not_in_it(saver: AsyncSaver, tmp_path: Path, gate: threading.Event) -> None:
     held = state(1)
-    writer.save(held)
+    saver.save(held)
     assert not (tmp_path / "last.pt").exists()  # it went on without the disk
     held["method"]["weight"].zero_()
     held["optimiser"]["groups"][0]["betas"] = None
     held["optimiser"]["state"].clear()
     gate.set()
-    writer.wait()
-    assert same(checkpoint.load(tmp_path / "last.pt"), state(1))
-    assert writer.save_s > 0
+    saver.wait()
+    assert same(save_load.load(tmp_path / "last.pt"), state(1))
+    assert saver.save_s > 0
 
 
-def test_one_save_waits_for_the_other_and_buffers_are_used_again(writer: Writer, tmp_path: Path) -> None:
-    writer.save(state(1))
-    before = {key: buffer.data_ptr() for key, buffer in writer._buffers.items()}
-    writer.save(state(2))
-    assert {key: buffer.data_ptr() for key, buffer in writer._buffers.items()} == before
-    writer.save(state(3) | {"method": {"weight": torch.ones(3, dtype=torch.int64)}})  # another shape
-    writer.wait()
-    assert same(checkpoint.load(tmp_path / "previous.pt"), state(2))
-    assert checkpoint.load(tmp_path / "last.pt")["method"]["weight"].tolist() == [1, 1, 1]
+def test_one_save_waits_for_the_other_and_buffers_are_used_again(saver: AsyncSaver, tmp_path: Path) -> None:
+    saver.save(state(1))
+    before = {key: buffer.data_ptr() for key, buffer in saver._buffers.items()}
+    saver.save(state(2))
+    assert {key: buffer.data_ptr() for key, buffer in saver._buffers.items()} == before
+    saver.save(state(3) | {"method": {"weight": torch.ones(3, dtype=torch.int64)}})  # another shape
+    saver.wait()
+    assert same(save_load.load(tmp_path / "previous.pt"), state(2))
+    assert save_load.load(tmp_path / "last.pt")["method"]["weight"].tolist() == [1, 1, 1]
 
 
-def full(writer: Writer, to_do: str) -> None:
+def full(saver: AsyncSaver, call: str) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        writer.save(state(2))
-        writer._writing.exception(30)  # it has ended, and nobody was told
+        saver.save(state(2))
+        saver._saving.exception(30)  # it has ended, and has raised nowhere yet
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    {"check": writer.check, "wait": writer.wait, "save": lambda: writer.save(state(3))}[to_do]()
+    {"check": saver.check, "wait": saver.wait, "save": lambda: saver.save(state(3))}[call]()
 
 
-@pytest.mark.parametrize("heard_by", ["check", "wait", "save"])
-def test_a_full_disk_reaches_the_loop_in_one_line(writer: Writer, tmp_path: Path, heard_by: str) -> None:
-    writer.save(state(1))
-    writer.check()
-    writer.wait()
+@pytest.mark.parametrize("raised_by", ["check", "wait", "save"])
+def test_a_full_disk_is_raised_in_the_loop_in_one_line(saver: AsyncSaver, tmp_path: Path, raised_by: str) -> None:
+    saver.save(state(1))
+    saver.check()
+    saver.wait()
     with pytest.raises(InputError, match=r"^cannot save a checkpoint in [^\n]*File too large[^\n]*$"):
-        full(writer, heard_by)
-    assert same(checkpoint.latest(tmp_path)[0], state(1))
-    writer.save(state(4))  # there is room again
-    writer.wait()
-    assert same(checkpoint.latest(tmp_path)[0], state(4))
+        full(saver, raised_by)
+    assert same(save_load.latest(tmp_path)[0], state(1))
+    saver.save(state(4))  # there is room again
+    saver.wait()
+    assert same(save_load.latest(tmp_path)[0], state(4))
 
 
-def test_what_is_neither_tensor_nor_json_is_named_at_once(writer: Writer, tmp_path: Path) -> None:
+def test_what_is_neither_tensor_nor_json_is_named_at_once(saver: AsyncSaver, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"state\['method'\] is a set"):
-        writer.save({"method": {1}})
+        saver.save({"method": {1}})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -110,8 +110,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from models.checkpoint import checkpoint
-from models.checkpoint.async_save import Writer
+from models.checkpoint import save_load
+from models.checkpoint.async_save import AsyncSaver
 from tests.models.checkpoint.killing import kill_at
 
 def state(step):
@@ -119,10 +119,10 @@ def state(step):
 
 def train_on(folder, phase):
     kill_at(phase)
-    writer = Writer(folder)
-    writer.save(state(3))
-    while writer._writing is not None:  # training goes on
-        writer.check()
+    saver = AsyncSaver(folder)
+    saver.save(state(3))
+    while saver._saving is not None:  # training goes on
+        saver.check()
     os._exit(0)
 
 phase, finished = 0, False
@@ -130,13 +130,13 @@ while not finished:
     folder = Path(sys.argv[1], str(phase))
     folder.mkdir()
     for step in (1, 2):
-        checkpoint.save(folder, state(step))
+        save_load.save(folder, state(step))
     if (child := os.fork()) == 0:
         train_on(folder, phase)
     ended = os.waitpid(child, 0)[1]
     finished = ended == 0
     assert finished or os.WTERMSIG(ended) == signal.SIGKILL
-    found, path = checkpoint.latest(folder)
+    found, path = save_load.latest(folder)
     assert path.name == "last.pt" and torch.equal(found["weight"], state(found["step"])["weight"]), phase
     assert found["step"] in ((3,) if finished else (2, 3)), phase
     phase += 1
@@ -154,12 +154,12 @@ def test_a_kill_in_any_phase_of_the_threads_work_leaves_a_whole_checkpoint(tmp_p
 
 
 @pytest.mark.gpu
-def test_copies_from_a_gpu_are_what_was_there_at_the_save(writer: Writer, tmp_path: Path) -> None:
+def test_copies_from_a_gpu_are_what_was_there_at_the_save(saver: AsyncSaver, tmp_path: Path) -> None:
     weight = torch.zeros(8_000_000, device="cuda")
     for step in range(1, 4):
         weight.fill_(step)
-        writer.save({"step": step, "weight": weight})
+        saver.save({"step": step, "weight": weight})
         weight.fill_(-1)
-    writer.wait()
-    assert checkpoint.load(tmp_path / "last.pt")["weight"].unique().tolist() == [3.0]
-    assert all(buffer.is_pinned() for buffer in writer._buffers.values())
+    saver.wait()
+    assert save_load.load(tmp_path / "last.pt")["weight"].unique().tolist() == [3.0]
+    assert all(buffer.is_pinned() for buffer in saver._buffers.values())

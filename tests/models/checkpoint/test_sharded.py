@@ -1,4 +1,4 @@
-"""Checkpoints in pieces: 5 rows over 2 ranks, and 1 row, which leaves the other rank an empty shard."""
+"""Sharded checkpoints: 5 rows over 2 ranks, and 1 row, which leaves the other rank an empty shard."""
 
 import shutil
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoint import checkpoint
+from models.checkpoint import save_load
 from pipeline.errors import InputError
 from tests.models.ranks import run_ranks
 
@@ -18,9 +18,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
-from models.checkpoint import checkpoint, sharded as pieces, checksummed as sealed
+from models.checkpoint import save_load, sharded
 from models.distributed.process_group import World, finish
-from models.checkpoint.async_save import Writer
+from models.checkpoint.async_save import AsyncSaver
 from functools import partial
 
 def join_in(rank, store):
@@ -36,7 +36,7 @@ def state(step):
             "optimiser": {"state": {0: {"exp_avg": spread(-whole), "step": 1.0}}, "param_groups": [{"params": [0]}]}}
 
 def save(folder, step, world):
-    checkpoint.save_pieces(folder, pieces.split(state(step), main=world.main), world)
+    save_load.save_sharded(folder, sharded.split(state(step), main=world.main), world)
 """
 
 
@@ -57,11 +57,11 @@ def three_saves(tmp_path_factory) -> Path:
         RANK
         + """
 world = join_in(int(os.environ["RANK"]), "env://")
-writer = Writer(Path(sys.argv[1]), put=partial(checkpoint.save_pieces, world=world))
+saver = AsyncSaver(Path(sys.argv[1]), save_as=partial(save_load.save_sharded, world=world))
 for step in (1, 2, 3):
-    writer.save(pieces.split(state(step), main=world.main))
-writer.wait()
-writer.close()
+    saver.save(sharded.split(state(step), main=world.main))
+saver.wait()
+saver.close()
 finish(world)
 """
     )
@@ -74,9 +74,9 @@ def saved(three_saves, tmp_path) -> Path:
     return Path(shutil.copytree(three_saves, tmp_path / "saved"))
 
 
-def test_pieces_come_back_as_whole_tensors_and_older_sets_go(saved: Path) -> None:
-    assert_state(checkpoint.load(saved / "last.pt"), 3)
-    assert_state(checkpoint.load(saved / "previous.pt"), 2)
+def test_shard_files_load_as_whole_tensors_and_older_ones_are_removed(saved: Path) -> None:
+    assert_state(save_load.load(saved / "last.pt"), 3)
+    assert_state(save_load.load(saved / "previous.pt"), 2)
     assert sorted(path.name for path in (saved / "shards").iterdir()) == ["step-2", "step-3"]
 
 
@@ -95,31 +95,31 @@ def damaged(path: Path) -> None:
 
 SPOIL = {
     "damaged": damaged,
-    "cut short": lambda piece: piece.write_bytes(piece.read_bytes()[:-3]),
-    "missing": lambda piece: piece.unlink(),
-    "of another save": lambda piece: shutil.copy(piece.parents[1] / "step-2" / piece.name, piece),
+    "cut short": lambda file: file.write_bytes(file.read_bytes()[:-3]),
+    "missing": lambda file: file.unlink(),
+    "of another save": lambda file: shutil.copy(file.parents[1] / "step-2" / file.name, file),
 }
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("how", SPOIL)
-def test_a_piece_that_is_not_what_was_written_gives_way_to_the_set_before(saved: Path, capsys, how, rank) -> None:
+def test_a_shard_file_that_is_not_what_was_written_gives_way_to_previous(saved: Path, capsys, how, rank) -> None:
     SPOIL[how](saved / "shards" / "step-3" / f"{rank}-of-2.pt")
-    found, path = checkpoint.latest(saved)
+    found, path = save_load.latest(saved)
     assert path == saved / "previous.pt"
     assert_state(found, 2)
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_a_checkpoint_without_its_folder_is_said_in_one_line(saved: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_without_its_folder_is_refused_in_one_line(saved: Path, tmp_path: Path) -> None:
     alone = Path(shutil.copy(saved / "last.pt", tmp_path))
-    with pytest.raises(InputError, match=r"^[^\n]* in pieces and [^\n]* is missing; keep it beside its shards folder$"):
-        checkpoint.load(alone)
+    with pytest.raises(InputError, match=r"^[^\n]* sharded and [^\n]* is missing; keep it beside its shards folder$"):
+        save_load.load(alone)
 
 
-def test_whole_checkpoints_after_pieces_leave_no_folder(saved: Path) -> None:
+def test_whole_checkpoints_after_sharded_ones_leave_no_folder(saved: Path) -> None:
     for step in (4, 5):
-        checkpoint.save(saved, {"step": step})
+        save_load.save(saved, {"step": step})
     assert sorted(path.name for path in saved.iterdir()) == ["last.pt", "previous.pt"]
 
 
@@ -141,7 +141,7 @@ except InputError as error:
 if world.rank == int(sys.argv[2]):
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 dist.barrier()
-print(checkpoint.latest(folder)[0]["step"])
+print(save_load.latest(folder)[0]["step"])
 dist.barrier()
 save(folder, 3, world)
 finish(world)
@@ -150,11 +150,11 @@ finish(world)
 
 
 @pytest.mark.parametrize("full", [0, 1])
-def test_one_ranks_full_disk_is_said_by_all_and_the_set_before_stays(tmp_path: Path, full: int) -> None:
+def test_one_ranks_full_disk_is_raised_by_all_and_the_checkpoint_before_stays(tmp_path: Path, full: int) -> None:
     said = [out.splitlines() for out in run_ranks(FULL, 2, str(tmp_path), str(full))]
     assert [step for _, step in said] == ["1", "1"]
     assert said[full][0].startswith("cannot save a checkpoint in ")
     assert "File too large" in said[full][0]
     assert said[1 - full][0] == f"rank {full}: {said[full][0]}"
-    assert_state(checkpoint.load(tmp_path / "last.pt"), 3)
+    assert_state(save_load.load(tmp_path / "last.pt"), 3)
     assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == ["step-1", "step-3"]

@@ -1,4 +1,4 @@
-"""Checkpoints in pieces: one of two ranks is killed in each phase of a save."""
+"""Sharded checkpoints: one of two ranks is killed in each phase of a save."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 import torch
 import torch.distributed as dist
-from models.checkpoint import checkpoint, sharded as pieces
+from models.checkpoint import save_load, sharded
 from models.distributed.process_group import World
 from tests.models.checkpoint.killing import kill_at
 
@@ -24,8 +24,8 @@ def join_in(rank, store):
 def save(folder, step, world):  # what split makes of a state, without the second that a first DTensor takes
     whole = torch.arange(5000.0).reshape(5, 1000) + step
     mine = whole[:3] if world.main else whole[3:]
-    rest = {"step": step, "method": {"w": {pieces.NUMBER: 0}}, "optimiser": {pieces.NUMBER: 1}}
-    checkpoint.save_pieces(folder, {"step": step, "shards": [mine, -mine], "rest": rest}, world)
+    rest = {"step": step, "method": {"w": {sharded.NUMBER: 0}}, "optimiser": {sharded.NUMBER: 1}}
+    save_load.save_sharded(folder, {"step": step, "shards": [mine, -mine], "rest": rest}, world)
 
 def ranks(do):
     children = []
@@ -62,15 +62,15 @@ while not finished:
     ended = ranks(broken)
     finished = ended == [0, 0]
     assert finished or (os.WIFSIGNALED(ended[victim]) and os.WTERMSIG(ended[victim]) == signal.SIGKILL), ended
-    found, path = checkpoint.latest(folder)
+    found, path = save_load.latest(folder)
     whole = torch.arange(5000.0).reshape(5, 1000) + found["step"]
     assert path.name == "last.pt" and found["step"] in (2, 3), (event, path)
     assert torch.equal(found["method"]["w"], whole) and torch.equal(found["optimiser"], -whole)
-    assert checkpoint.load(folder / "previous.pt")["step"] in (1, 2), event
+    assert save_load.load(folder / "previous.pt")["step"] in (1, 2), event
     seen.append(found["step"])
     if event % 4 == 0:
         assert ranks(lambda world: save(folder, 4, world)) == [0, 0]
-        assert checkpoint.load(folder / "last.pt")["step"] == 4
+        assert save_load.load(folder / "last.pt")["step"] == 4
         assert sorted(each.name for each in folder.iterdir()) == ["last.pt", "previous.pt", "shards"], event
         assert sorted(each.name for each in (folder / "shards").iterdir()) == [f"step-{found['step']}", "step-4"], event
     shutil.rmtree(folder)

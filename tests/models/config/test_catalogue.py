@@ -11,7 +11,8 @@ from models.config.catalogue import catalogue, sweeps
 from models.config.recipe import Recipe, Run
 from models.config.resolve import named
 from models.config.sweep import members
-from models.method import Method, StepInfo, method_class
+from models.method import method_class
+from models.method import Method, StepInfo
 from models.optim.optimiser import optimiser, set_rate
 from pipeline.batch import Batch
 from pipeline.loader import Loader
@@ -85,17 +86,17 @@ def two_batches(recipe: Recipe, method: Method) -> list[Batch]:
         return [next(batches) for _ in range(first + 1)]
 
 
-def learn(method: Method, recipe: Recipe, batch: Batch, now: StepInfo) -> tuple[list[float], set[str]]:
+def learn(method: Method, recipe: Recipe, batch: Batch, info: StepInfo) -> tuple[list[float], set[str]]:
     """Losses of STEPS steps on one batch, and the names of the parameters that had a gradient other than zero."""
     stepper, losses, moved = optimiser(method, recipe.optim), [], set()
     set_rate(stepper, LR)
     for step in range(STEPS):
         torch.manual_seed(0)
-        loss = method(batch, now)
+        loss = method(batch, info)
         assert all(part.isfinite() for part in loss.parts.values())
         loss.total.backward()
         moved |= {name for name, p in method.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
-        for parameter in method.inactive_params(now):
+        for parameter in method.inactive_params(info):
             parameter.grad = None
         stepper.step()
         stepper.zero_grad()

@@ -11,7 +11,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from models.methods import semi_mae
 from models.config.recipe import Run
-from models.masked.base import Reconstruct
+from models.masked.settings import Reconstruct
 from models.distributed import process_group as distributed, fsdp as shard
 from models.optim.optimiser import clip, optimiser, set_rate
 
@@ -102,7 +102,7 @@ if world.main:  # while the other does nothing
     images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     assert torch.equal(copied.logits(images), plain.logits(images))
     visible = torch.arange(4).expand(3, -1)
-    predicted = [m.reconstruction.predict(m.encoder, images, visible) for m in (copied, plain)]
+    predicted = [m.branch.predict(m.encoder, images, visible) for m in (copied, plain)]
     assert torch.equal(*predicted)
 distributed.finish(world)
 """

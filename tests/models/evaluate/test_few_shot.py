@@ -4,11 +4,11 @@ import re
 import sys
 
 import pytest
+from models.evaluate.record import recorded
 from PIL import Image
 
-from models.checkpoint import checkpoint
+from models.checkpoint import save_load
 from models.evaluate import __main__ as evaluate
-from models.evaluate.record import recorded
 from pipeline.convert.conversion import Options, convert
 from pipeline.errors import InputError
 
@@ -70,10 +70,10 @@ def test_of_too_small_classes_all_images_are_used_and_it_is_said(trained, asked,
 
 def test_fine_tuning_selects_its_rate_and_leaves_the_run_as_it_was(trained, asked, colours):
     folder = trained("mae:digits")
-    before = checkpoint.load(folder / "last.pt")["method"]
+    before = save_load.load(folder / "last.pt")["method"]
     values = asked(folder, "--suite", f"c={colours}", *QUICK, *TUNING, "--tuning.rates", 1e-5, 1e-3)
     assert values.keys() == {"c_2shot_mean"}
-    after = checkpoint.load(folder / "last.pt")["method"]
+    after = save_load.load(folder / "last.pt")["method"]
     assert all(before[name].equal(after[name]) for name in before)
     page = (folder / "evaluate-few_shot.html").read_text()
     assert "Fine-tuning of" in page

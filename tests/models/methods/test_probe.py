@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from models.checkpoint import checkpoint
+from models.checkpoint import save_load
 from models.config.recipe import Encoder, Optim, Recipe, Run
 from models.encoder.heads import folded, probe_head
 from models.encoder.vit import eval_logits
@@ -112,7 +112,7 @@ def test_features_are_the_tokens_of_the_asked_block(pool, block):
 
 def test_a_probe_of_a_block_starts_from_the_whole_encoder_and_reads_its_features(tmp_path):
     whole, probe = Method.build(small(), 0), made(small(1))
-    checkpoint.save(tmp_path, {"method": {f"encoder.{name}": t for name, t in whole.state_dict().items()}})
+    save_load.save(tmp_path, {"method": {f"encoder.{name}": t for name, t in whole.state_dict().items()}})
     load_encoder(probe, tmp_path / "last.pt")
     seen = []
     whole.eval().blocks[0].register_forward_hook(lambda *args: seen.append(args[2]))

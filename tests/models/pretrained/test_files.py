@@ -9,7 +9,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 
-from models.checkpoint import checkpoint
+from models.checkpoint import save_load
 from models.encoder.relative import OWN, SHARED
 from models.encoder.vit import FullImages, Size, build_encoder, encode, eval_logits
 from models.pretrained import load_encoder
@@ -216,7 +216,7 @@ def test_safetensors_that_are_none_and_folders_without_weights_are_refused(tmp_p
 
 def test_a_damaged_checkpoint_of_ours_is_not_taken_for_somebody_elses(tmp_path):
     own = method()
-    checkpoint.save(tmp_path, {"method": {f"encoder.{n}": t for n, t in own.encoder.state_dict().items()}})
+    save_load.save(tmp_path, {"method": {f"encoder.{n}": t for n, t in own.encoder.state_dict().items()}})
     path = tmp_path / "last.pt"
     held = bytearray(path.read_bytes())
     held[len(held) // 2] ^= 1

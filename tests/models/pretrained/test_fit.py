@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from models.checkpoint import checkpoint
+from models.checkpoint import save_load
 from models.encoder.vit import Size, build_encoder, eval_logits
 from models.pretrained import load_encoder
 from pipeline.errors import InputError
@@ -26,7 +26,7 @@ def method(position, classes=5, size=32):
 
 
 def saved(folder, held):
-    checkpoint.save(folder, {"method": {f"encoder.{name}": t for name, t in held.encoder.state_dict().items()}})
+    save_load.save(folder, {"method": {f"encoder.{name}": t for name, t in held.encoder.state_dict().items()}})
     return folder / "last.pt"
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from models.checkpoint import checkpoint
+from models.checkpoint import save_load
 from models.distributed.process_group import World
 from models.method import PseudoLabelStats
 from models.optim.schedule import Length
@@ -68,13 +68,13 @@ def test_stopping_after_any_step_changes_no_row(tmp_path: Path, stop: int) -> No
     first = journal(parts)
     for step in range(1, stop + 1):
         record(first, step)
-    checkpoint.save(parts, first.state_dict())
+    save_load.save(parts, first.state_dict())
     for step in range(stop + 1, min(stop + 6, 11)):  # work after the checkpoint, lost in a kill
         record(first, step)
     with open(parts / "metrics.jsonl", "a") as file:
         file.write('{"step": 9, "lo')
     second = journal(parts, resumed=stop)
-    second.load_state_dict(checkpoint.load(parts / "last.pt"))
+    second.load_state_dict(save_load.load(parts / "last.pt"))
     for step in range(stop + 1, 11):
         record(second, step)
     assert untimed(parts) == untimed(whole)
@@ -153,7 +153,7 @@ import json, sys
 from pathlib import Path
 import torch
 from models.config.recipe import Run
-from models.checkpoint import checkpoint
+from models.checkpoint import save_load
 from models.distributed.process_group import finish, start
 from models.reporting.journal import Journal
 from models.reporting.pseudo_label_stats import Tally
@@ -168,7 +168,7 @@ for step in range(1, 4):
     made.record(step, loss, {"label": loss}, loss, lr=0.1, images=8, wait_s=0.0)
 state = made.state_dict()
 if world.main:
-    checkpoint.save(folder, state)
+    save_load.save(folder, state)
 finish(world)
 """
 
@@ -181,7 +181,7 @@ def test_two_ranks_write_one_row_of_means_and_resume_on_one(tmp_path: Path) -> N
     assert 0 <= row["timing"]["median_own_s"] <= row["timing"]["slowest_own_s"]
     assert row["timing"]["node_images_per_s"] == row["timing"]["images_per_s"]  # both ranks are on one node
     assert row["timing"]["slowest_rank"] in (0, 1)
-    state = checkpoint.load(tmp_path / "last.pt")
+    state = save_load.load(tmp_path / "last.pt")
     assert state["tally"]["guessed"].tolist() == [3, 3, 0]
     assert state["tally"]["passed"].tolist() == [0, 3, 0]
     made = Journal(tmp_path, Length(4, 0, 0, 1.0, 1.0), ALONE, log_steps=2, tally=Tally(3), resumed=3)

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from models.checkpoint import checkpoint
+from models.checkpoint import save_load
 from models.config.resolve import resolve
 from models.encoder.patches import hidden_from_visible, patchify
 from models.encoder.vit import evaluating
@@ -211,7 +211,7 @@ def test_tokens_and_vectors_do_not_decay_and_everything_else_does():
 
 def test_a_run_starts_from_the_encoder_of_another_with_or_without_its_classifier(tmp_path):
     trained = method_of("digits")
-    checkpoint.save(tmp_path, {"method": trained.state_dict()})
+    save_load.save(tmp_path, {"method": trained.state_dict()})
     torch.manual_seed(1)
     fresh = method_class(r := resolve("semiformer:digits", TINY))(r, CLASSES)
     assert "new: none" in load_encoder(fresh, tmp_path / "last.pt")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoint import checkpoint
+from models.checkpoint import save_load
 from models.config.recipe import Optim
 from models.optim.optimiser import optimiser, set_rate
 from pipeline.errors import InputError
@@ -23,7 +23,7 @@ KILLS = """
 import os, sys
 from pathlib import Path
 import torch
-from models.checkpoint import checkpoint
+from models.checkpoint import save_load
 from tests.models.checkpoint.killing import kill_at
 
 folder, weight = Path(sys.argv[1]), torch.arange(20_000.0)
@@ -35,21 +35,21 @@ event, finished = 0, False
 while not finished:
     for path in folder.iterdir():
         path.unlink()
-    checkpoint.save(folder, state(1))
-    checkpoint.save(folder, state(2))
+    save_load.save(folder, state(1))
+    save_load.save(folder, state(2))
     child = os.fork()
     if child == 0:
         kill_at(event)
-        checkpoint.save(folder, state(3))
+        save_load.save(folder, state(3))
         os._exit(0)
     finished = os.waitpid(child, 0)[1] == 0
-    found, path = checkpoint.latest(folder)
+    found, path = save_load.latest(folder)
     step = found["step"]
     assert path.name == "last.pt" and step in (2, 3) and torch.equal(found["weight"], weight + step), (event, path)
-    assert checkpoint.load(folder / "previous.pt")["step"] in (1, 2), event
-    checkpoint.save(folder, state(4))
-    assert checkpoint.load(folder / "last.pt")["step"] == 4
-    assert checkpoint.load(folder / "previous.pt")["step"] == step
+    assert save_load.load(folder / "previous.pt")["step"] in (1, 2), event
+    save_load.save(folder, state(4))
+    assert save_load.load(folder / "last.pt")["step"] == 4
+    assert save_load.load(folder / "previous.pt")["step"] == step
     assert sorted(path.name for path in folder.iterdir()) == ["last.pt", "previous.pt"], event
     event += 1
 print(event)
@@ -65,10 +65,10 @@ def same(a: object, b: object) -> bool:
 
 
 def test_a_saved_state_comes_back_equal(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, STATE)
+    path = save_load.save(tmp_path, STATE)
     assert path == tmp_path / "last.pt"
-    assert same(checkpoint.load(path), STATE)
-    found, where = checkpoint.latest(tmp_path)
+    assert same(save_load.load(path), STATE)
+    found, where = save_load.latest(tmp_path)
     assert where == path
     assert same(found, STATE)
 
@@ -89,8 +89,8 @@ def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(tmp_path: Path) -> None:
     (whole, made), (resumed, fresh) = begin(), begin()
     for number in range(3):
         step(whole, made, number)
-    checkpoint.save(tmp_path, {"method": whole.state_dict(), "optimiser": made.state_dict()})
-    state = checkpoint.load(tmp_path / "last.pt")
+    save_load.save(tmp_path, {"method": whole.state_dict(), "optimiser": made.state_dict()})
+    state = save_load.load(tmp_path / "last.pt")
     resumed.load_state_dict(state["method"])
     fresh.load_state_dict(state["optimiser"])
     for number in range(3, 6):
@@ -101,12 +101,12 @@ def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_plain_torch_load_opens_a_checkpoint(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, STATE)
+    path = save_load.save(tmp_path, STATE)
     assert same(torch.load(path, weights_only=True), STATE)
 
 
 def test_an_empty_folder_has_no_latest(tmp_path: Path) -> None:
-    assert checkpoint.latest(tmp_path) is None
+    assert save_load.latest(tmp_path) is None
 
 
 def test_a_kill_in_any_phase_of_a_save_leaves_last_loadable(tmp_path: Path) -> None:
@@ -115,11 +115,11 @@ def test_a_kill_in_any_phase_of_a_save_leaves_last_loadable(tmp_path: Path) -> N
         command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120
     )
     assert run.returncode == 0, run.stderr
-    assert int(run.stdout) >= 7  # write, seal, fsync, unlink, link, replace, unlink, replace, fsync, and none
+    assert int(run.stdout) >= 7  # write, checksum, fsync, unlink, link, replace, unlink, replace, fsync, and none
 
 
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, {"weight": torch.arange(300.0), "step": 1})
+    path = save_load.save(tmp_path, {"weight": torch.arange(300.0), "step": 1})
     whole = path.read_bytes()
     positions = sorted({*range(0, len(whole), 37), *range(len(whole) - 110, len(whole))})
     for position in positions:
@@ -127,17 +127,17 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"damaged|checksum"):
-            checkpoint.load(path)
+            save_load.load(path)
     path.write_bytes(whole)
-    assert checkpoint.load(path)["step"] == 1
+    assert save_load.load(path)["step"] == 1
 
 
 @pytest.mark.parametrize("left", [0, 1, 60, 500, -1, -71, -72, -2000])
 def test_a_file_cut_short_is_noticed(tmp_path: Path, left: int) -> None:
-    path = checkpoint.save(tmp_path, STATE)
+    path = save_load.save(tmp_path, STATE)
     path.write_bytes(path.read_bytes()[:left])
     with pytest.raises(InputError, match="checksum"):
-        checkpoint.load(path)
+        save_load.load(path)
 
 
 def damage(path: Path) -> None:
@@ -151,24 +151,24 @@ def test_a_damaged_last_gives_way_to_previous_with_one_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for step in (1, 2):
-        checkpoint.save(tmp_path, {"step": step})
+        save_load.save(tmp_path, {"step": step})
     damage(tmp_path / "last.pt")
-    found, path = checkpoint.latest(tmp_path)
+    found, path = save_load.latest(tmp_path)
     assert (found["step"], path.name) == (1, "previous.pt")
     assert len(capsys.readouterr().err.splitlines()) == 1
-    checkpoint.save(tmp_path, {"step": 2})
-    assert checkpoint.load(tmp_path / "previous.pt")["step"] == 1  # not the damaged one
-    assert checkpoint.latest(tmp_path)[0]["step"] == 2
+    save_load.save(tmp_path, {"step": 2})
+    assert save_load.load(tmp_path / "previous.pt")["step"] == 1  # not the damaged one
+    assert save_load.latest(tmp_path)[0]["step"] == 2
     assert capsys.readouterr().err == ""
 
 
 def test_two_damaged_checkpoints_end_in_one_line(tmp_path: Path) -> None:
     for step in (1, 2):
-        checkpoint.save(tmp_path, {"step": step})
+        save_load.save(tmp_path, {"step": step})
     damage(tmp_path / "last.pt")
     damage(tmp_path / "previous.pt")
     with pytest.raises(InputError, match=r"^[^\n]*no whole checkpoint[^\n]*$"):
-        checkpoint.latest(tmp_path)
+        save_load.latest(tmp_path)
 
 
 class Malicious:
@@ -178,12 +178,12 @@ class Malicious:
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checkpoint, "check_types", lambda value, key: None)
-    path = checkpoint.save(tmp_path, {"step": Malicious()})
+    monkeypatch.setattr(save_load, "check_types", lambda value, key: None)
+    path = save_load.save(tmp_path, {"step": Malicious()})
     with pytest.raises(InputError, match="more than tensors"):
-        checkpoint.load(path)
+        save_load.load(path)
     with pytest.raises(InputError, match="more than tensors"):
-        checkpoint.latest(tmp_path)
+        save_load.latest(tmp_path)
     assert not Path("ran").exists()
 
 
@@ -197,22 +197,22 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, monkeypatch
 )
 def test_what_is_neither_tensor_nor_json_is_named_before_saving(tmp_path: Path, state: dict, key: str) -> None:
     with pytest.raises(TypeError, match=key):
-        checkpoint.save(tmp_path, state)
+        save_load.save(tmp_path, state)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("room", [1000, 100_000, 240_000])
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, room: int) -> None:
-    checkpoint.save(tmp_path, {"step": 1})
+    save_load.save(tmp_path, {"step": 1})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
     try:
         with pytest.raises(InputError, match=r"^cannot save a checkpoint in [^\n]*File too large[^\n]*$"):
-            checkpoint.save(tmp_path, STATE)
+            save_load.save(tmp_path, STATE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
-    assert checkpoint.latest(tmp_path)[0]["step"] == 1
+    assert save_load.latest(tmp_path)[0]["step"] == 1
 
 
 def test_without_hard_links_the_old_checkpoint_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,10 +221,10 @@ def test_without_hard_links_the_old_checkpoint_is_copied(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(os, "link", refuse)
     for step in (1, 2, 3):
-        checkpoint.save(tmp_path, {"step": step})
-    assert [checkpoint.load(tmp_path / name)["step"] for name in ("last.pt", "previous.pt")] == [3, 2]
+        save_load.save(tmp_path, {"step": step})
+    assert [save_load.load(tmp_path / name)["step"] for name in ("last.pt", "previous.pt")] == [3, 2]
 
 
-def test_a_missing_checkpoint_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^cannot read checkpoint [^\n]*$"):
-        checkpoint.load(tmp_path / "last.pt")
+        save_load.load(tmp_path / "last.pt")
