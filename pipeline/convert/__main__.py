@@ -14,6 +14,7 @@ from pipeline.errors import InputError, command
 from pipeline.flags import later, parse
 from pipeline.labels.splits import split_name
 from pipeline.sources.find import find
+from pipeline.sources.reading import FOUND_OUT, Reading
 from pipeline.store.beton import open_beton
 
 
@@ -26,15 +27,17 @@ def main() -> None:
         out: Annotated[Path | None, arg(metavar="OUT.beton")] = None,
         /,
         options: Options = Options(),  # noqa: B008 -- frozen, and what tyro shows as the defaults
+        reading: Reading = FOUND_OUT,
         unlabelled: Path | None = None,
         advise: bool = False,
     ) -> None:
         """Write images as one .beton file, with the splits that say which labels may be seen.
 
         Args:
-            source: folder of class folders, folder of images without labels, or CSV with path,label
+            source: folder of class folders, folder of images without labels, or table (CSV) of files and classes
             out: file to write; --advise needs none
             options: how images are stored, and which labels may be seen
+            reading: how a folder or a table is to be read
             unlabelled: folder of images to add without labels
             advise: write nothing, but measure on some images what each side and quality would cost
         """
@@ -45,15 +48,15 @@ def main() -> None:
             options.workers or cores(),
         )
         if advise:
-            print(advice(find(source, unlabelled), *asked))
+            print(advice(find(source, unlabelled, reading), *asked))
             return
         if out is None:
             raise InputError(f"expected the file to write: python -m pipeline.convert {source} OUT.beton")
-        convert(source, out, options, unlabelled=unlabelled, progress=sys.stderr.isatty())
+        convert(source, out, options, reading=reading, unlabelled=unlabelled, progress=sys.stderr.isatty())
         beton = open_beton(out)
         print(describe(beton, [split_name(fraction, k, options.seed) for fraction, k in options.draws()]))
         if beton.manifest.seconds > WORTH_ADVICE_S:
-            print(advice(find(source, unlabelled), *asked))
+            print(advice(find(source, unlabelled, reading), *asked))
         elif beton.manifest.side["max"] > min(SIDES):
             print("what another --side or --quality would cost: the same command with --advise")
 

@@ -26,11 +26,12 @@ from pipeline.labels.splits import labels_each, make_split, save_split, split_na
 from pipeline.sources.encode import Decoding, Prepared, prepare
 from pipeline.sources.find import find
 from pipeline.sources.levels import Window, check_window
+from pipeline.sources.reading import FOUND_OUT, Reading
 from pipeline.sources.source import Pixels, Source, WrongItem
 from pipeline.store.beton import Beton, open_beton
 from pipeline.store.image_size import MAX_PIXELS, MAX_SIDE
 from pipeline.store.manifest import Manifest
-from pipeline.store.sample_names import encode_names
+from pipeline.store.sample_names import encode_names, escape
 
 WORTH_ADVICE_S = 20  # a conversion that took so long may take 2.5 s longer, to say what others would have cost
 
@@ -94,13 +95,15 @@ def convert(
     out: str | Path,
     options: Options = Options(),
     *,
+    reading: Reading = FOUND_OUT,
     unlabelled: str | Path | None = None,
     progress: bool = False,
 ) -> Manifest:
     """Write a folder, CSV, data set object or Source as `out`, in an order shuffled by the seed, then its splits.
 
-    `unlabelled` is a folder whose images follow without labels. Nothing is left behind where the source, the options,
-    a split that cannot be drawn or too many files are wrong. Raises InputError for all these.
+    `reading` says how a folder or table is read; `unlabelled` is a folder whose images follow without labels. Nothing
+    is left behind where the source, the options, a split that cannot be drawn or too many files are wrong. Raises
+    InputError for all these.
     """
     started, out = time.perf_counter(), Path(out)
     options.check()
@@ -110,12 +113,13 @@ def convert(
         raise InputError(f"{out} is a folder; choose another name")
     if out.exists() and not options.overwrite:
         raise InputError(f"{out} exists; choose another name, or replace it with --overwrite")
-    found = find(source, unlabelled)
+    found = find(source, unlabelled, reading)
     if found.classes is None and any(options.draws()):
         raise InputError("splits need labels: expected class folders, a CSV with labels or a data set with classes")
     if found.labels is not None:
         _check_draws(found.classes, found.labels, options)  # before hours of work, though some images may yet be bad
-    arguments = {**asdict(options), "source": _named(source), "unlabelled": unlabelled and str(unlabelled)}
+    arguments = {**asdict(options), **reading.arguments(), "source": _named(source)}
+    arguments["unlabelled"] = None if unlabelled is None else escape(str(unlabelled))
     _write(found, out, options, arguments, started, progress)
     beton = open_beton(out)
     if options.overwrite:
@@ -226,4 +230,4 @@ def _samples(prepared: Iterable[tuple[int, Prepared | str, int]], source: Source
 
 
 def _named(source: Any) -> str:
-    return str(source) if isinstance(source, str | Path) else type(source).__name__
+    return escape(str(source)) if isinstance(source, str | Path) else type(source).__name__

@@ -1,32 +1,72 @@
-"""Find out what the user means: a folder, a table or a data set object becomes a `Source`."""
+"""Find out what the user means: a folder, a table or a data set object becomes a `Source`.
 
+source = find("photos")                                             # a folder for each class, or images alone
+source = find("photos.csv", reading=Reading(label_column="dx"))     # a table of files and classes
+source = find(torchvision.datasets.CIFAR10("."))                    # an object with items
+"""
+
+import os
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.sources.folders import class_folders, flat_folder
-from pipeline.sources.listing import visible
+from pipeline.sources.classes import read_class_list
+from pipeline.sources.folders import class_folders, flat_folder, folders_in
 from pipeline.sources.objects import from_dataset
-from pipeline.sources.source import Source
+from pipeline.sources.reading import FOUND_OUT, TABLE_ONLY, Reading
+from pipeline.sources.regular import special
+from pipeline.sources.relabelled import relabelled, with_class_names
+from pipeline.sources.source import Files, Source
 from pipeline.sources.tables import from_csv
+from pipeline.store.sample_names import escape
 
 
-def find(source: Any, unlabelled: str | Path | None = None) -> Source:
-    """The source that a path (folder, .csv) or a data set object means; `unlabelled` adds a folder without labels.
+def find(source: Any, unlabelled: str | Path | None = None, reading: Reading = FOUND_OUT) -> Source:
+    """The source that a path (folder, table) or a data set object means; `unlabelled` adds a folder without labels.
+
+    reading  how folders and tables are to be read, and which classes there are
 
     Raises InputError if the path does not exist, holds no images, or could mean two things.
     """
+    reading.check()
+    found = _found(source, unlabelled, reading)
+    if reading.classes_from is None:
+        return found
+    origin = escape(str(reading.classes_from))
+    where = escape(str(source)) if isinstance(source, str | Path) else type(source).__name__
+    return relabelled(found, read_class_list(reading.classes_from), where, origin)
+
+
+def _found(source: Any, unlabelled: str | Path | None, reading: Reading) -> Source:
     if not isinstance(source, str | Path):
         if unlabelled is not None:
             raise InputError("--unlabelled: expected together with a folder or CSV, got a data set object")
-        return source if isinstance(source, Source) else from_dataset(source)
-    path = Path(source)
-    if not path.exists():
-        raise InputError(f"{path}: expected a folder of images or a CSV, found nothing")
+        reading.refuse_for("a data set object", *TABLE_ONLY, "levels")
+        return with_class_names(source if isinstance(source, Source) else from_dataset(source))
+    path, shown = Path(source), escape(str(source))
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        came = "nothing" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{shown}: expected a folder of images or a CSV, found {came}") from None
     more = None if unlabelled is None else flat_folder(Path(unlabelled))
-    if path.is_file():
-        return from_csv(path, more)
-    folders = [entry.name for entry in visible(path) if entry.is_dir()]
-    if not folders and more is not None:
-        raise InputError(f"--unlabelled: expected beside labelled images, but {path} is a flat folder without labels")
-    return class_folders(path, more) if folders else flat_folder(path)
+    if path.is_dir():
+        return _folder(path, shown, more, reading)
+    if kind := special(status.st_mode):
+        raise InputError(f"{shown}: expected a folder of images or a CSV, found {kind}")
+    reading.refuse_for("a table", "levels")
+    return from_csv(path, more, reading)
+
+
+def _folder(path: Path, shown: str, more: Files | None, reading: Reading) -> Files:
+    reading.refuse_for("a folder", *TABLE_ONLY)
+    try:
+        folders = folders_in(path)
+    except OSError as error:
+        raise InputError(f"{shown}: the folder cannot be read: {error.strerror}") from None
+    if folders:
+        return class_folders(path, more, reading.levels)
+    if more is not None:
+        raise InputError(f"--unlabelled: expected beside labelled images, but {shown} is a flat folder without labels")
+    reading.refuse_for("a folder without folders in it", "levels")
+    return flat_folder(path)

@@ -1,41 +1,214 @@
-"""Read folders: one sub-folder a class, or a flat folder of images without labels."""
+"""Read folders: folders of a class each, or images without labels.
 
+source = class_folders(Path("photos"))              # photos/cat/1.jpg is a cat
+source = class_folders(Path("places"), levels=2)    # places/a/abbey/1.jpg is an a/abbey
+"""
+
+import re
+from collections import Counter
+from collections.abc import Container, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.sources.listing import Listing, listing, visible
+from pipeline.sources.classes import alike, class_names
+from pipeline.sources.listing import SERVICE_FOLDERS, Listing, is_folder, kind_of, listing, visible
 from pipeline.sources.source import Files
+from pipeline.store.sample_names import escape
+from pipeline.text import some
 
-SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+Levels = int | Literal["leaf"]
+_MORE = r"[\s_-]*(set|data|images?|imgs|pictures|photos|folder|split|files)?s?[\s_-]*\d*"
+PARTS = {
+    "train": re.compile(rf"(train|training|trn){_MORE}"),
+    "val": re.compile(rf"(val|valid|validation|dev){_MORE}"),
+    "test": re.compile(rf"(test|testing|tst|eval|evaluation){_MORE}"),
+    "unlabelled": re.compile(rf"(un|no[\s_-]?)label+(ed|s)?{_MORE}|unsup(ervised)?{_MORE}"),
+}
+"""What folders are called that are parts of a data set, and no classes."""
+SHOWN = 5
 
 
-def class_folders(root: Path, more: Files | None = None) -> Files:
-    """One sub-folder a class, in alphabetical order as in torchvision's ImageFolder; deeper folders belong to it."""
-    entries = list(visible(root))
-    classes = tuple(entry.name for entry in entries if entry.is_dir())
-    if {name.lower() for name in classes} <= SPLIT_FOLDERS:
-        raise InputError(f"{root} holds {', '.join(classes)}, not classes; convert {root / classes[0]} and so on")
-    found, labels = Listing(), []
-    for entry in entries:
-        if not entry.is_dir():
-            found.add(root, entry.name)
-    if found.images:
-        first = found.images[0]
-        raise InputError(f"{root} has images ({first}, ...) beside class folders; move them, or use --unlabelled")
-    for label, folder in enumerate(classes):
-        inside = listing(root, folder)
-        if not inside.images:
-            raise InputError(f"{root / folder}: expected the images of class {folder}, found none; remove the folder")
-        found.extend(inside)
-        labels += [label] * len(inside.images)
-    return Files(root, found.images, np.array(labels, np.int64), classes, found, more)
+def class_folders(root: Path, more: Files | None = None, levels: Levels | None = None) -> Files:
+    """Images in folders, each folder of the first level a class, in alphabetical order as in torchvision's ImageFolder.
+
+    levels  how many levels of folders name a class, `a/abbey` for two; "leaf" for each folder that holds images itself;
+            None for one level, where this is the only reading. What lies deeper belongs to the class above it.
+
+    An empty folder is a class without images. Raises InputError where images lie deeper than one level in whole
+    classes, where the folders are parts of a data set, or where a folder holds other files than images alone.
+    """
+    shown = escape(str(root))
+    found, tops = _listed(root, shown)
+    if levels is None:
+        _check_parts(tops, shown)
+        _check_depth(tops, found, shown)
+    folders = _empty_or_not(_of_level(found, levels or 1, shown), found, shown)
+    names = class_names(folders, shown)
+    classes = tuple(sorted(names))
+    number = {name: i for i, name in enumerate(classes)}
+    label = {folder: number[name] for folder, name in zip(folders, names, strict=True)}
+    labels = np.array([label[_within(name, label)] for name in found.images], np.int64)
+    return Files(root, found.images, labels, classes, found, more, _notes(classes, labels, found, levels))
 
 
 def flat_folder(root: Path) -> Files:
     """All images below a folder, without labels."""
     if not root.is_dir():
-        raise InputError(f"{root}: expected a folder of images, found none")
+        raise InputError(f"{escape(str(root))}: expected a folder of images, found none")
     found = listing(root)
     return Files(root, found.images, np.full(len(found.images), -1, np.int64), None, found)
+
+
+def folders_in(root: Path) -> list[str]:
+    """The folders of a folder that can hold images of the user, in alphabetical order. Raises OSError."""
+    entries = visible(root, Listing())
+    return [entry.name for entry in entries if is_folder(entry) and entry.name not in SERVICE_FOLDERS]
+
+
+def _listed(root: Path, shown: str) -> tuple[Listing, list[str]]:
+    """All below a folder, and the names of its folders. Raises InputError if there are images beside these."""
+    found, tops, beside = Listing(), [], Listing()
+    for entry in visible(root, found):
+        if not is_folder(entry):
+            beside.add(root, entry.name, kind_of(entry))
+        elif entry.name in SERVICE_FOLDERS:
+            found.skipped.append((entry.name, f"the folder {entry.name}, which holds no images of yours"))
+        else:
+            tops.append(entry.name)
+    if beside.images:
+        first, n = escape(beside.images[0]), len(beside.images)
+        raise InputError(f"{shown} has {n} images ({first}, ...) beside class folders; move them, or use --unlabelled")
+    found.extend(beside)
+    owner: dict[tuple[int, int], str] = {}
+    for top in tops:
+        inside = listing(root, top)
+        for folder, identity in inside.folders.items():
+            if identity in owner:
+                both = f"{escape(owner[identity])} and {escape(folder)}"
+                raise InputError(f"{shown}: {both} are one folder, by a link, in two classes; remove one of them")
+        owner |= {identity: folder for folder, identity in inside.folders.items()}
+        found.extend(inside)
+    return found, tops
+
+
+def _of_level(found: Listing, levels: Levels, shown: str) -> list[str]:
+    """The folders that are classes, in the order of the listing."""
+    if levels == "leaf":
+        holding = {_folder(name) for name in found.images}
+        parents = {_folder(folder) for folder in found.folders}
+        return [folder for folder in found.folders if folder in holding or folder not in parents]
+    above = [name for name in found.images if name.count("/") < levels]
+    if above:
+        n, first = len(above), escape(above[0])
+        raise InputError(f"--levels {levels}: {n} images of {shown} lie less deep, such as {first}; give fewer levels")
+    return [folder for folder in found.folders if folder.count("/") == levels - 1]
+
+
+def _empty_or_not(folders: Sequence[str], found: Listing, shown: str) -> list[str]:
+    """The folders, once each either holds something that ought to be an image, or is empty."""
+    label = dict.fromkeys(folders, 0)
+    holding = {_within(name, label) for name in (*found.images, *(name for name, _ in found.rejected))}
+    for folder, n in found.others.items():
+        inside = _within(f"{folder}/", label)
+        if n and inside and inside not in holding:
+            name = escape(inside)
+            raise InputError(
+                f"{shown}/{name}: expected the images of class {name}, found none, but {n} other files; move the folder"
+            )
+    return list(folders)
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _within(name: str, folders: Container[str]) -> str:
+    """The innermost of `folders` that a file lies in, or an empty string."""
+    parent = _folder(name)
+    while parent and parent not in folders:
+        parent = _folder(parent)
+    return parent
+
+
+def _part(name: str) -> str | None:
+    """Which part of a data set a folder of this name holds, train for one; None for the name of a class."""
+    return next((part for part, names in PARTS.items() if names.fullmatch(name.lower())), None)
+
+
+def _check_parts(tops: Sequence[str], shown: str) -> None:
+    """Raise InputError if folders are the parts of a data set, such as train and test, and no classes."""
+    parts = {top: part for top in tops if (part := _part(top))}
+    kinds = set(parts.values())
+    if not kinds or (len(kinds) == 1 and len(parts) < len(tops) and "unlabelled" not in kinds):
+        return  # a class may be called train
+    without = [top for top, part in parts.items() if part == "unlabelled"]
+    others = [top for top in tops if top not in without]
+    if not set(others) <= parts.keys() and len(kinds) == 1:
+        named = escape(without[0])
+        raise InputError(
+            f"{shown} holds {named} beside other folders; move it and add it by --unlabelled, or give --levels 1 if "
+            f"{named} is a class"
+        )
+    each = [f"{shown}/{escape(top)}" for top in parts if top not in without]
+    hint = "convert " + (" and ".join(each) or f"another folder with --unlabelled {shown}/{escape(without[0])}")
+    hint += f", with --unlabelled {shown}/{escape(without[0])} for the first" if each and without else ""
+    names = some(list(map(escape, tops)), SHOWN)
+    raise InputError(f"{shown} holds {names}, not classes; {hint}; --levels 1 takes them for classes")
+
+
+def _check_depth(tops: Sequence[str], found: Listing, shown: str) -> None:
+    """Raise InputError if in whole classes most images do not lie directly in the folder of the first level."""
+    depths: dict[str, Counter[int]] = {top: Counter() for top in tops}
+    for name in found.images:
+        depths[name.partition("/")[0]][name.count("/")] += 1
+    held = [top for top in tops if depths[top]]
+    nested = [top for top in held if 2 * depths[top][1] < depths[top].total()]
+    if not nested:
+        return
+    flags = _levels(found)
+    if len(nested) < len(held):
+        direct = [escape(top) for top in held if top not in nested]
+        raise InputError(
+            f"{shown}: images lie directly in {len(direct)} of its folders ({some(direct, SHOWN)}), and in folders "
+            f"below {len(nested)} others ({some(list(map(escape, nested)), SHOWN)}); {flags}"
+        )
+    if len(tops) == 1 and 1 not in depths[tops[0]]:
+        below = sorted({escape(name.split("/")[1]) for name in found.images})
+        raise InputError(
+            f"{shown} holds one folder, {escape(tops[0])}, with the folders {some(below, SHOWN)}; "
+            f"convert {shown}/{escape(tops[0])}; or {flags}"
+        )
+    deep = sorted(sum(depths.values(), Counter()).items())
+    counts = " and ".join(f"{n:,} images {depth} folders deep" for depth, n in deep)
+    raise InputError(f"{shown}: {counts}, such as {escape(found.images[0])}; {flags}")
+
+
+def _levels(found: Listing) -> str:
+    """What each value of --levels would make of the images."""
+    folders = [_folder(name).split("/") for name in found.images]
+    made = {str(level): {"/".join(each[:level]) for each in folders} for level in range(1, min(map(len, folders)) + 1)}
+    leaves = set(map("/".join, folders))
+    if leaves not in made.values():
+        made["leaf"] = leaves
+    each = [f"--levels {level} makes {len(names):,} classes ({escape(min(names))})" for level, names in made.items()]
+    return ", ".join(each)
+
+
+def _notes(classes: tuple[str, ...], labels: np.ndarray, found: Listing, levels: Levels | None) -> list[str]:
+    """What the user should know of the classes, a line each."""
+    counts, notes = np.bincount(labels, minlength=len(classes)), []
+    if levels is not None:
+        which = "each folder that holds images" if levels == "leaf" else f"the folders of level {levels}"
+        notes.append(f"classes: {which}")
+    elif deeper := Counter(_folder(name) for name in found.images if name.count("/") > 1):
+        folders = some(list(map(escape, deeper)), SHOWN)
+        notes.append(f"{deeper.total():,} images in folders below a class's ({folders}) belong to that class")
+    if len(classes) == 1:
+        notes.append(f"one class only, {classes[0]}: labels teach nothing; was a folder of several classes meant?")
+    empty = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if empty:
+        notes.append(f"{len(empty)} classes without an image: {', '.join(empty)}")
+    return [*notes, *alike(classes)]

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import final
@@ -12,23 +12,37 @@ from PIL import Image
 
 from pipeline.errors import InputError
 from pipeline.sources.listing import SUFFIXES, Listing
+from pipeline.sources.regular import read_regular
+from pipeline.store.sample_names import escape
 
 Pixels = bytes | Image.Image | np.ndarray
+UNLABELLED = "unlabelled"  # what stands before the names of images that --unlabelled adds
+
+
+@final
+class WrongItem(InputError):
+    """An item of a source that is no image with a label: the source is at fault, not one file, so that all work ends."""
 
 
 class Source(ABC):
     """Images in a fixed order.
 
+    concurrent  whether several threads may call `read` at once; else one thread calls it, for one item after another
     classes   names in label order, or None where nothing has a label
     labels    i64 [n] of the images that can have one, -1 where it is unknown; None where only reading tells
     rejected  (name, reason) of files that ought to be images and cannot be taken as such
     ignored   how many other files were found, by suffix
+    notes     what the user should know of how the source was read, a full line each
+
+    Names of classes and images are printable (`pipeline.store.sample_names.escape`).
     """
 
+    concurrent: bool = False
     classes: tuple[str, ...] | None = None
     labels: np.ndarray | None = None
     rejected: tuple[tuple[str, str], ...] = ()
     ignored: Mapping[str, int] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -39,12 +53,17 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, i: int) -> tuple[Pixels, int]:
-        """Image i and its label, -1 where it has none; called from several threads."""
+        """Image i, which no later call changes, and its label, -1 where it has none.
+
+        Raises OSError or InputError if this image cannot be read, and WrongItem if the source is wrong.
+        """
 
 
 @final
 class Files(Source):
     """Files under one root: `names` are relative paths, `labels` i64 [N]; images of `more` follow, without labels."""
+
+    concurrent = True
 
     def __init__(
         self,
@@ -54,22 +73,26 @@ class Files(Source):
         classes: tuple[str, ...] | None,
         others: Listing,
         more: "Files | None" = None,
+        notes: Sequence[str] = (),
     ) -> None:
         if not names:
-            raise InputError(f"{root}: expected images ({' '.join(sorted(SUFFIXES))}), found none")
+            raise InputError(f"{root}: expected images ({' '.join(sorted(SUFFIXES))}), found {others.instead()}")
         self.root, self.names, self.labels, self.classes, self.more = root, names, labels, classes, more
-        self.rejected = (*others.rejected, *(more.rejected if more else ()))
+        rejected = [(escape(name), reason) for name, reason in others.rejected]
+        rejected += [(f"{UNLABELLED}/{name}", reason) for name, reason in (more.rejected if more else ())]
+        self.rejected = tuple(rejected)
         self.ignored = others.ignored + (more.ignored if more else Counter())
+        self.notes = (*notes, *others.notes(), *(more.notes if more else ()))
 
     def __len__(self) -> int:
         return len(self.names) + (len(self.more) if self.more else 0)
 
     def name(self, i: int) -> str:
         if self.more and i >= len(self.names):
-            return f"unlabelled/{self.more.name(i - len(self.names))}"
-        return self.names[i]
+            return f"{UNLABELLED}/{self.more.name(i - len(self.names))}"
+        return escape(self.names[i])
 
     def read(self, i: int) -> tuple[Pixels, int]:
         if self.more and i >= len(self.names):
             return self.more.read(i - len(self.names))[0], -1
-        return (self.root / self.names[i]).read_bytes(), int(self.labels[i])
+        return read_regular(self.root / self.names[i]), int(self.labels[i])

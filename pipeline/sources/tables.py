@@ -1,50 +1,209 @@
-"""Read tables: a CSV of paths and labels."""
+"""Read tables: a row for each image, which names its file and, maybe, its class.
 
-import csv
+    source = from_csv(Path("photos.csv"), reading=Reading(label_column="species"))
+
+Encoding, delimiter, header and columns are found out (`delimited`, `columns`); `Source.notes` says what was found.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.sources.listing import Listing
+from pipeline.sources.classes import class_names
+from pipeline.sources.columns import Columns, choose, found_files, is_one, share_found
+from pipeline.sources.delimited import DELIMITERS, Table, consistent, decode, parsed
+from pipeline.sources.label_cells import Labels, labels_of
+from pipeline.sources.listing import Listing, begins_like_an_image, is_folder
+from pipeline.sources.named_files import NamedFiles
+from pipeline.sources.reading import FOUND_OUT, Reading
+from pipeline.sources.regular import read_regular
 from pipeline.sources.source import Files
+from pipeline.store.sample_names import escape, printable
+from pipeline.text import some
 
-HEADER_WORDS = {"path", "file", "filename", "file_name", "image", "img", "name"}
+SAMPLE_ROWS = 200  # rows by which the delimiter is found
+MOST_FOLDERS = 100  # beside a table, in which its files are looked for where they are not beside it
+MOST_BYTES = 4 << 30
 
 
-def from_csv(path: Path, more: Files | None = None) -> Files:
-    """Rows `path[,label,...]`, paths relative to the CSV; an empty or missing label, or -1, means unlabelled.
+def from_csv(path: Path, more: Files | None = None, reading: Reading = FOUND_OUT) -> Files:
+    """The images that the rows of a table name, in order, and their labels.
 
-    Labels are class numbers if all of them are whole numbers, else class names. A first row whose first cell is one of
-    path, file, filename, image, name is a header.
+    Files are named relative to the table's folder, or to `reading.image_folder`; rows whose file is not there are
+    rejected, with the line. In a table of two columns the second cell may be lacking: such an image has no label.
+
+    Raises InputError if the table cannot be read, if its columns cannot be known, or if two rows name one file.
     """
+    where = escape(str(path))
+    text, encoding = _text(path, where)
+    root = reading.image_folder or path.parent
+    if not root.is_dir():
+        raise InputError(f"--image-folder {escape(str(root))}: expected a folder, found none")
+    files = NamedFiles(root, reading.suffix)
+    table, delimiter = _delimited(text, files, where)
+    rows = _squared(table, where)
+    if reading.image_folder is None:
+        files = _beside(rows, files, reading, where)
+    columns = choose(rows, files, reading, where)
+    body, lines = (rows[1:], table.lines[1:]) if columns.header else (rows, table.lines)
+    if not body:
+        raise InputError(f"{where}: expected rows with images, found none below the header")
+    found = _named(body, lines, columns.path, files, where)
+    labels = _labels(body, lines, columns, reading, where)
+    notes = (_note(len(body), encoding, delimiter, columns, found, files), *labels.notes)
+    return Files(root, found.names, labels.numbers[found.kept], labels.classes, found.others, more, notes)
+
+
+def _text(path: Path, where: str) -> tuple[str, str]:
+    """The text of a table and its encoding."""
+    if begins_like_an_image(path):
+        raise InputError(f"{where} is an image; expected a folder of images or a table of them (text in UTF-8)")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [[cell.strip() for cell in row[:2]] for row in csv.reader(file) if row and row[0].strip()]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: expected a folder or a CSV in UTF-8 ({error})") from None
-    if rows and rows[0][0].lower() in HEADER_WORDS:
-        rows = rows[1:]
-    names = [row[0] for row in rows]
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise InputError(f"{path}: {name} is listed twice")
-        seen.add(name)
-    labels, classes = _csv_labels(path, [row[1] if len(row) > 1 else "" for row in rows])
-    return Files(path.parent, names, labels, classes, Listing(), more)
+        if path.stat().st_size > MOST_BYTES:
+            raise InputError(f"expected a table, got {path.stat().st_size / 1e9:.0f} GB")
+        text, encoding = decode(read_regular(path))
+    except OSError as error:
+        raise InputError(f"{where}: {error.strerror}") from None
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    if not text.strip():
+        raise InputError(f"{where}: expected a table with a row for each image, found none: it is empty")
+    return text, encoding
 
 
-def _csv_labels(path: Path, cells: list[str]) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    known = {cell for cell in cells if cell not in ("", "-1")}
-    if all(cell.removeprefix("-").isdecimal() for cell in known):
-        number = {cell: int(cell) for cell in known}
-        lowest, highest = min(number.values(), default=0), max(number.values(), default=-1)
-        if lowest < 0 or highest > 10 * len(cells) + 1000:
-            came = lowest if lowest < 0 else highest
-            raise InputError(f"{path}: expected class numbers from 0, got {came} for {len(cells)} rows")
-        classes = tuple(str(i) for i in range(highest + 1))
+def _delimited(text: str, files: NamedFiles, where: str) -> tuple[Table, str]:
+    """The table by the delimiter under which most cells are files, else under which all rows have the same cells."""
+    best, refused = None, None
+    for delimiter in DELIMITERS:
+        try:
+            sample = parsed(text, delimiter, SAMPLE_ROWS)
+        except InputError as error:
+            refused = refused or error
+            continue
+        width = max(map(len, sample.rows))
+        rows = [row + [""] * (width - len(row)) for row in sample.rows]
+        table_like = consistent(sample) if delimiter != " " else 0
+        score = max(found_files(rows, files))[0], table_like
+        if best is None or score > best[0]:
+            best = score, delimiter
+    if best is None:
+        raise InputError(f"{where}: {refused}")
+    try:
+        return parsed(text, best[1]), best[1]
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _squared(table: Table, where: str) -> list[list[str]]:
+    """The rows, each with as many cells; of two columns the second may be lacking.
+
+    Raises InputError if rows differ otherwise: a cell that holds the delimiter would be cut in two in silence.
+    """
+    rows = table.rows
+    last = max(max((i for i, cell in enumerate(row) if cell), default=0) for row in rows)
+    rows = [row[: last + 1] for row in rows]  # columns at the end that are empty throughout
+    width = max(map(len, rows))
+    usual = Counter(map(len, rows)).most_common(1)[0][0]
+    wrong = next((i for i, row in enumerate(rows) if len(row) != usual), None)
+    if wrong is not None and width > 2:
+        came, hint = len(rows[wrong]), "a cell that holds the delimiter stands in double quotes"
+        raise InputError(f"{where}: line {table.lines[wrong]} has {came} cells, others have {usual}; {hint}")
+    return [row + [""] * (width - len(row)) for row in rows]
+
+
+def _beside(rows: Sequence[list[str]], files: NamedFiles, reading: Reading, where: str) -> NamedFiles:
+    """The files beside the table, or, where most are not there, those in the folders beside it that have some."""
+    if share_found(rows, files, reading, where) >= 0.5:
+        return files
+    try:
+        with os.scandir(files.root) as entries:
+            folders = sorted(entry.name for entry in entries if is_folder(entry) and entry.name[0] != ".")
+    except OSError:
+        return files
+    looked = [NamedFiles(files.root, files.suffix, [folder]) for folder in ["", *folders[:MOST_FOLDERS]]]
+    having = [each.folders[0] for each in looked if share_found(rows, each, reading, where) > 0]
+    return NamedFiles(files.root, files.suffix, having) if having else files
+
+
+class _Named(NamedTuple):
+    """The files of the rows: names, places of their rows (i64), what was rejected, and what the cells lack."""
+
+    names: list[str]
+    kept: np.ndarray
+    others: Listing
+    suffixes: Counter[str]
+    respelled: int
+
+
+def _named(body: Sequence[list[str]], lines: Sequence[int], path: int, files: NamedFiles, where: str) -> _Named:
+    """The file of each row. Raises InputError if two rows name the same one."""
+    first: dict[str, int] = {}
+    kept, others, suffixes, respelled = [], Listing(), Counter(), 0
+    twice: list[str] = []
+    for i, (row, line) in enumerate(zip(body, lines, strict=True)):
+        name, reason = files.find(row[path])
+        if name is None:
+            others.rejected.append((row[path] or "a row without a file", f"line {line}: {reason}"))
+            continue
+        if name in first:
+            as_written = body[first[name]][path]
+            spelled = f", once as {printable(as_written)}" if as_written != row[path] else ""
+            twice.append(f"{printable(row[path])} (lines {lines[first[name]]} and {line}{spelled})")
+            continue
+        first[name] = i
+        kept.append(i)
+        suffix = os.path.splitext(name)[1]
+        if suffix.lower() != os.path.splitext(row[path])[1].lower():
+            suffixes[suffix] += 1
+        else:
+            respelled += os.path.basename(name) != row[path].replace("\\", "/").rpartition("/")[2]
+    if twice:
+        raise InputError(f"{where}: files that are listed twice ({len(twice)}): {some(twice)}; leave a row for each")
+    return _Named(list(first), np.array(kept, np.int64), others, suffixes, respelled)
+
+
+def _labels(body: Sequence[list[str]], lines: Sequence[int], columns: Columns, reading: Reading, where: str) -> Labels:
+    if columns.one_hot:
+        return _one_hot(body, lines, columns, reading, where)
+    if columns.label is None:
+        return Labels(np.full(len(body), -1, np.int64), None, ())
+    cells = [row[columns.label] for row in body]
+    return labels_of(cells, reading.missing, f"{where}, {columns.named(columns.label)}")
+
+
+def _one_hot(body: Sequence[list[str]], lines: Sequence[int], columns: Columns, reading: Reading, where: str) -> Labels:
+    """Labels of columns that are 1 for the class of a row; a row of zeros or of empty cells has none."""
+    classes = class_names([(columns.header or [])[column] for column in columns.one_hot], where)
+    numbers, absent = np.full(len(body), -1, np.int64), {"", *(reading.missing or ("nan", "NaN"))}
+    for i, (row, line) in enumerate(zip(body, lines, strict=True)):
+        cells = [row[column] for column in columns.one_hot]
+        values = [False if cell in absent else is_one(cell) for cell in cells]
+        if None in values or sum(map(bool, values)) > 1:
+            shown = ", ".join(f"{name} {cell}" for name, cell in zip(classes, cells, strict=True) if cell != "0")
+            raise InputError(f"{where}: line {line}: expected 1 for one of the classes and 0 for others, got {shown}")
+        if any(values):
+            numbers[i] = values.index(True)
+    n = int((numbers < 0).sum())
+    return Labels(numbers, classes, (f"rows without a label: {n:,} (no class is 1)",) if n else ())
+
+
+def _note(n: int, encoding: str, delimiter: str, columns: Columns, found: _Named, files: NamedFiles) -> str:
+    """How the table was read, in one line."""
+    named = f"files from {columns.named(columns.path)}"
+    if found.suffixes:
+        named += f" with {' or '.join(sorted(found.suffixes))}"
+    if files.folders != ("",):
+        named += f" in {', '.join(map(escape, files.folders))}"
+    if columns.one_hot:
+        classes = f"classes from the columns {', '.join((columns.header or [])[i] for i in columns.one_hot)}"
     else:
-        classes = tuple(sorted(known))
-        number = {name: i for i, name in enumerate(classes)}
-    return np.array([number.get(cell, -1) for cell in cells], np.int64), classes or None
+        classes = "no classes" if columns.label is None else f"classes from {columns.named(columns.label)}"
+    by = f", {DELIMITERS[delimiter]}" if columns.label is not None or columns.one_hot else ""
+    header = "" if columns.header else ", no header"
+    named += f", {found.respelled:,} of them spelled otherwise" if found.respelled else ""
+    return f"table: {n:,} rows, {encoding}{by}{header}; {named}, {classes}"

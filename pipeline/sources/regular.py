@@ -1,0 +1,51 @@
+"""Read regular files, and nothing else: a FIFO would be waited for without end, a device may have no end.
+
+blob = read_regular(Path("photo.jpg"))
+"""
+
+import os
+import stat
+from io import FileIO
+from pathlib import Path
+
+from pipeline.errors import InputError
+
+KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def special(mode: int) -> str | None:
+    """What a file with this st_mode is, "a FIFO" for one, or None if it is a regular file."""
+    return None if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "no regular file")
+
+
+def open_regular(path: str | Path) -> FileIO:
+    """Open a file for reading, unbuffered.
+
+    Raises InputError if it is no regular file, and OSError if it cannot be opened.
+    """
+    refuse_special(os.stat(path).st_mode)  # before it is opened: that alone may do something to a device
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0)
+    try:
+        refuse_special(os.fstat(file.fileno()).st_mode)  # it may have been replaced meanwhile
+    except InputError:
+        file.close()
+        raise
+    return file
+
+
+def refuse_special(mode: int) -> None:
+    """Raise InputError if a file with this st_mode is no regular file."""
+    if (kind := special(mode)) is not None:
+        raise InputError(f"{kind}, expected a regular file")
+
+
+def read_regular(path: str | Path) -> bytes:
+    """Read a file. Raises InputError if it is no regular file, and OSError if it cannot be read."""
+    with open_regular(path) as file:
+        return file.readall()
