@@ -107,6 +107,15 @@ def from_array(
     return _rgb(Image.fromarray(np.ascontiguousarray(array)), None)[0], span
 
 
+def decoded_copy(image: Image.Image) -> Image.Image:
+    """A copy with pixels that are decoded, so that nothing which happens to the image or its file can change it."""
+    with _rejecting(image.format or "image"):
+        mine, facing = image.copy(), orientation(image)
+    if orientation(mine) != facing:  # said by EXIF that copies do not take along
+        mine.getexif()[ORIENTATION] = facing
+    return mine
+
+
 def orientation(image: Image.Image) -> int:
     """EXIF's or XMP's orientation, 1 to 8; 1 if there is none, or none that can be read.
 
