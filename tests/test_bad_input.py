@@ -20,6 +20,7 @@ from pipeline.labels.splits import load_split, save_split
 from pipeline.store.beton import open_beton
 from pipeline.store.file_format import metadata
 from tests.cases import MAE, RIGHT, SEMI, SUPERVISED, WRONG
+from tests.checksummed import rewrite
 from tests.conftest import DECODER, TINY
 
 CUDA = "--run.device=cuda"
@@ -111,9 +112,9 @@ def test_a_split_that_lacks_a_class(refused, copy):
     found, beton = json.loads(path.read_text()), open_beton(copy / "train.beton")
     labels = metadata(beton.data, beton.n)["label"]
     kept = [i for i in found["labelled"] if labels[i] != 3]
-    path.write_text(json.dumps(found | {"labelled": kept}))
+    rewrite(path, labelled=kept)
     assert "expected labels of every class, 1 have none" in refused(SEMI, root=copy)
-    path.write_text(json.dumps(found | {"labelled": []}))
+    rewrite(path, labelled=[])
     assert "expected samples to label, got none" in refused(SEMI, root=copy)
     path.write_text("{")
     assert "expected a split file" in refused(SEMI, root=copy)

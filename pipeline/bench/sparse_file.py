@@ -1,6 +1,8 @@
-"""A .beton of any number of images that are holes in the file: a whole index, and no disk for the images.
+"""Write a .beton whose images are holes in the file: its index is complete, and its images take no disk.
 
-For measuring what an index costs (pipeline.bench.simulate): 48 bytes of disk an image, some seconds for 100 million.
+It measures what an index costs (pipeline.bench.simulate): 48 bytes of disk an image, some seconds for 100 million.
+
+    write_sparse(Path("train.beton"), n=100_000_000)
 """
 
 import hashlib
@@ -40,7 +42,8 @@ class Images(NamedTuple):
 
 
 def images(n: int) -> Iterator[Images]:
-    """All of n images in order: 20 to 90 kB (mean 55), sides of 300 to 500 pixels, 1000 classes; the same each time."""
+    """Yield all of n images in order, the same each time: 20 to 90 kB (mean 55), sides of 300 to 500 pixels, 1000
+    classes."""
     for first in range(0, n, BLOCK):
         ids = np.arange(first, min(first + BLOCK, n))
         chance = rng.mix(ids.astype(np.uint64))
@@ -52,8 +55,8 @@ def images(n: int) -> Iterator[Images]:
         yield Images(ids, *scaled)
 
 
-def write_hollow(path: Path, n: int) -> None:
-    """Write the file and its manifest; the index is as pipeline.convert.writer would write it."""
+def write_sparse(path: Path, n: int) -> None:
+    """Write the file and its manifest; the index is what pipeline.convert.writer would write for such images."""
     end = METADATA_START + n * SAMPLE.itemsize
     with path.open("wb") as file:
         file.seek(METADATA_START)
@@ -91,5 +94,6 @@ def _manifest(path: Path, n: int) -> Manifest:
         digest=identity(index.sha256, CLASSES, names, tuple(chunks)), chunk_sha256=tuple(chunks), names_sha256=names,
         rejected=(), n_passed_through=0, n_re_encoded=0, n_resized=0, side={"mean": 434.0, "max": 500},
         stored_kb={"mean": 55.0, "p50": 55.0, "p99": 89.3}, decode_images_per_s=0.0, measured_decode=False, versions={},
-        arguments={}, seconds=0.0, index_sha256=index.sha256, pixels={"total": index.pixels, "largest": index.largest},
+        arguments={}, seconds=0.0, ignored={}, index_sha256=index.sha256,
+        pixels={"total": index.pixels, "largest": index.largest}, deep=None,
     )  # fmt: skip

@@ -1,28 +1,39 @@
-"""Which labels may be seen: class-balanced and seeded, or a published list. JSON beside the .beton it was made for.
+"""Draw which labels may be seen, class-balanced and seeded, or take a published list; save and load the choice.
+
+save_split(beton, make_split(beton, per_class=25))      # train.split-25-per-class.json, beside train.beton
+labels = known_labels(beton, load_split(beton, "25-per-class"))
 
 `python -m pipeline.split make BETON --fraction 0.1` or `--per-class 25`;
 `python -m pipeline.split import BETON LIST --name semiformer10`.
 """
 
-import contextlib
 import hashlib
-import json
-import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.labels.known import Labels, every_label
+from pipeline.store.atomic_write import write_whole
 from pipeline.store.beton import Beton
+from pipeline.store.checksummed_json import content, to_text
 from pipeline.store.file_format import metadata
-from pipeline.store.sample_names import read_names
+from pipeline.store.json_types import typed
+from pipeline.store.manifest import Manifest
+from pipeline.store.pending import NEXT, candidates
+from pipeline.store.sample_names import escape, read_names
+from pipeline.text import some
 
-FORMAT = 1
+FORMAT = 2
+FIELDS = {
+    "format": int, "name": str, "beton": str, "n": int, "seed": int | None, "classes": tuple[str, ...],
+    "labelled": tuple[int, ...],
+}  # fmt: skip
 
 
 @final
@@ -80,15 +91,29 @@ def make_split(
     With one seed smaller splits are subsets of larger ones. Classes without any labelled image are left out.
     Raises InputError if a class has fewer images than asked for, or the file has no labels.
     """
-    name = name or split_name(fraction, per_class, seed)
-    classes, chosen = _classes(beton), [np.empty(0, np.int64)]
-    labels = _labels(beton).astype(np.min_scalar_type(-len(classes) - 1))  # numpy sorts small types much faster
-    by_class, ends = np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels + 1, minlength=len(classes) + 1))
-    for label, k in enumerate(labels_each(classes, beton.manifest.class_counts, fraction, per_class)):
+    _classes(beton)
+    return draw(_labels(beton), beton.manifest, fraction=fraction, per_class=per_class, seed=seed, name=name)
+
+
+def draw(
+    labels: np.ndarray,
+    manifest: Manifest,
+    *,
+    fraction: float | None = None,
+    per_class: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
+) -> Split:
+    """Draw a split as `make_split` does, of a file that is not open: from its labels i64 [n] and its manifest."""
+    name, classes = name or split_name(fraction, per_class, seed), manifest.classes or ()
+    chosen = [np.empty(0, np.int64)]
+    small = labels.astype(np.min_scalar_type(-len(classes) - 1))  # numpy sorts small types much faster
+    by_class, ends = np.argsort(small, kind="stable"), np.cumsum(np.bincount(small + 1, minlength=len(classes) + 1))
+    for label, k in enumerate(labels_each(classes, manifest.class_counts, fraction, per_class)):
         ids = by_class[ends[label] : ends[label + 1]]
         chosen.append(np.random.default_rng([seed, label]).permutation(ids)[:k])
     ids = np.sort(np.concatenate(chosen))
-    return _checked(beton, Split(name, beton.digest, beton.n, seed, classes, ids), "the draw")
+    return _checked(labels, manifest, Split(name, manifest.digest, manifest.n, seed, classes, ids), "the draw")
 
 
 def labels_each(
@@ -105,32 +130,47 @@ def labels_each(
 def import_list(beton: Beton, path: str | Path, name: str) -> Split:
     """The split of a published list, such as FixMatch's and Semiformer's: one file name a line.
 
-    A line is the sample's name (`pipeline.store.sample_names`) or the last part of it, and may go on after a comma or a blank.
-    Raises InputError if a line names no sample or several.
+    A line is the sample's name (`pipeline.store.sample_names`) or the last part of it, and may go on after a comma or
+    a blank. Raises InputError if a line names no sample, several, or one that another line names, too.
     """
     try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected a list of file names ({error})") from None
+        text = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: expected a list of file names ({error.strerror})") from None
     places: dict[str, int] = {}
     for i, sample in enumerate(read_names(beton)):
-        last = sample.rsplit("/", 1)[-1]
-        for key in {sample, last}:
+        for key in {sample, sample.rsplit("/", 1)[-1]}:
             places[key] = -1 if key in places else i
-    found = [places.get(line, places.get(re.split(r"[,\s]", line, maxsplit=1)[0])) for line in lines if line]
-    wrong = [line for line, i in zip(filter(None, lines), found, strict=True) if i is None or i < 0]
+    lines = [line.strip() for line in re.split(r"\r\n|\n|\r", _decoded(text)) if line.strip()]
+    found = [_place(places, line) for line in lines]
+    wrong = [line for line, i in zip(lines, found, strict=True) if i < 0]
     if wrong:
-        raise InputError(
-            f"{path}: {len(wrong)} of {len(found)} lines name no sample of {beton.path} or several: {wrong[0]}, ..."
-        )
-    ids = np.unique(np.array(found, np.int64))
-    return _checked(beton, Split(name, beton.digest, beton.n, None, _classes(beton), ids), str(path))
+        few = some([escape(line) for line in wrong])
+        raise InputError(f"{path}: {len(wrong)} of {len(lines)} lines name no sample of {beton.path} or several: {few}")
+    ids, counts = np.unique(np.array(found, np.int64), return_counts=True)
+    if (counts > 1).any():
+        twice = escape(lines[found.index(ids[counts > 1][0])])
+        raise InputError(f"{path}: {(counts > 1).sum()} samples are named more than once ({twice}, ...); remove a line")
+    return _checked(
+        _labels(beton), beton.manifest, Split(name, beton.digest, beton.n, None, _classes(beton), ids), str(path)
+    )
 
 
-def save_split(beton: Beton, split: Split) -> Path:
-    """Write `<stem>.split-<name>.json` beside the file, whole or not at all, and only if the whole index holds."""
-    beton.settle()
-    path = split_path(beton.path, split.name)
+def _decoded(text: bytes) -> str:
+    """The text of a list in UTF-8 or UTF-16; a byte that is neither stays what it is in a file's name."""
+    if text.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return text.decode("utf-16", "replace")
+    return text.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+
+
+def _place(places: dict[str, int], line: str) -> int:
+    """The sample that a line names, whole or by its first word; -1 where none or several have that name."""
+    words = line, re.split(r"[,\s]", line, maxsplit=1)[0]
+    return next((places[escape(each)] for each in words if escape(each) in places), -1)
+
+
+def split_text(split: Split) -> str:
+    """The contents of a split's file: JSON with a checksum."""
     found = {
         "format": FORMAT,
         "name": split.name,
@@ -140,47 +180,74 @@ def save_split(beton: Beton, split: Split) -> Path:
         "classes": split.classes,
         "labelled": split.labelled.tolist(),
     }
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    return to_text(found)
+
+
+def save_split(beton: Beton, split: Split) -> Path:
+    """Write `<stem>.split-<name>.json` beside the file, whole or not at all, and only if the whole index holds."""
+    beton.settle()
+    path = split_path(beton.path, split.name)
     try:
-        partial.write_text(json.dumps(found) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, split_text(split))
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):  # a disk that lets nobody write lets nobody remove
-            partial.unlink()
     return path
 
 
 def load_split(beton: Beton, name: str) -> Split:
     """The split `name` of this file.
 
-    Raises InputError if there is none (and lists those there are), if it was made for another file, or if it leaves a
-    class without labels.
+    Raises InputError if there is none (and lists those there are), if it was made for another file or changed since it
+    was made, or if it leaves a class without labels.
     """
-    path = split_path(beton.path, name)
-    if not path.is_file():
-        known = ", ".join(splits(beton)) or "none"
-        make = f"python -m pipeline.split make {beton.path} --fraction 0.1, or --per-class 25"
-        raise InputError(f"{beton.path} has no split {name!r}, it has: {known}; make one with {make}")
+    path, first = split_path(beton.path, name), None
+    for found in candidates(path):  # two while a conversion replaces the file
+        try:
+            return _read(beton, found, name)
+        except InputError as error:
+            first = first or error
+    if first:
+        raise first
+    known = ", ".join(splits(beton)) or "none"
+    make = f"python -m pipeline.split make {beton.path} --fraction 0.1, or --per-class 25"
+    raise InputError(f"{beton.path} has no split {name!r}, it has: {known}; make one with {make}")
+
+
+def _read(beton: Beton, path: Path, name: str) -> Split:
+    again = f"make it again with {_command(beton, name)}"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        ids = np.array(found["labelled"], np.int64)
-        split = Split(found["name"], found["beton"], found["n"], found["seed"], tuple(found["classes"]), ids)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: expected a split file ({error!r}); make it again with pipeline.split") from None
-    if found.get("format") != FORMAT:
-        raise InputError(f"{path}: expected format {FORMAT}, got {found.get('format')}; make it with pipeline.split")
+        split = _split(content(path.read_bytes(), FORMAT))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected a split file ({error}); {again}") from None
     if (split.n, split.beton_digest) != (beton.n, beton.digest):
         made, has = f"{split.n} images (digest {split.beton_digest[:8]})", f"{beton.n} (digest {beton.digest[:8]})"
-        raise InputError(f"{path} was made for {made}, {beton.path} has {has}; run pipeline.convert with --split again")
-    return _checked(beton, split, str(path))
+        raise InputError(f"{path} was made for {made}, {beton.path} has {has}; {again}")
+    return _checked(_labels(beton), beton.manifest, split, str(path))
+
+
+def _split(found: dict[str, Any]) -> Split:
+    """Raises ValueError if a field is missing, unknown or of another type."""
+    if wrong := sorted(found.keys() ^ FIELDS.keys()):
+        raise ValueError(f"missing or unknown: {', '.join(wrong)[:200]}")
+    f = {name: typed(found[name], kind, name) for name, kind in FIELDS.items()}
+    return Split(f["name"], f["beton"], f["n"], f["seed"], f["classes"], np.array(f["labelled"], np.int64))
+
+
+def _command(beton: Beton, name: str) -> str:
+    """The command that makes the split of this name; of a published list, what is known of it."""
+    path = shlex.quote(str(beton.path))
+    drawn = re.fullmatch(r"(?:(\d+)-per-class|([\d.]+))(?:-(\d+))?", name)
+    if not drawn:
+        return f"python -m pipeline.split import {path} LIST --name {name}"
+    k, fraction, seed = drawn.groups()
+    share = f"--per-class {k}" if k else f"--fraction {fraction}"
+    return f"python -m pipeline.split make {path} {share}" + (f" --seed {seed}" if seed else "")
 
 
 def splits(beton: Beton) -> list[str]:
     """Names of the splits that lie beside a file."""
     start, end = f"{beton.path.stem}.split-", ".json"
-    names = (path.name for path in beton.path.parent.iterdir())
+    names = {path.name.removesuffix(NEXT) for path in beton.path.parent.iterdir()}
     return sorted(name[len(start) : -len(end)] for name in names if name.startswith(start) and name.endswith(end))
 
 
@@ -207,17 +274,26 @@ def _classes(beton: Beton) -> tuple[str, ...]:
     return beton.manifest.classes
 
 
-def _checked(beton: Beton, split: Split, origin: str) -> Split:
-    """The split, once its ids are ids of labelled samples and every class of the file has one."""
-    ids, classes = split.labelled, _classes(beton)
+def _checked(labels: np.ndarray, manifest: Manifest, split: Split, origin: str) -> Split:
+    """The split, once its ids are ids of labelled samples, its classes the file's, and each of them has a label."""
+    ids, classes = split.labelled, manifest.classes
+    if split.classes != classes:
+        raise InputError(f"{origin}: {_difference(split.classes, classes)}; make the split again")
     if not ids.size:
         raise InputError(f"{origin}: expected samples to label, got none")
-    if ids.ndim != 1 or (np.diff(ids) <= 0).any() or ids[0] < 0 or ids[-1] >= beton.n:
-        raise InputError(f"{origin}: expected sorted, different ids below {beton.n}; make the split again")
-    counts = np.bincount(_labels(beton)[ids] + 1, minlength=len(classes) + 1)
+    if (np.diff(ids) <= 0).any() or ids[0] < 0 or ids[-1] >= manifest.n:
+        raise InputError(f"{origin}: expected sorted, different ids below {manifest.n}; make the split again")
+    counts = np.bincount(labels[ids] + 1, minlength=len(classes) + 1)
     if counts[0]:
         raise InputError(f"{origin}: expected samples with a label, got {counts[0]} without one")
-    empty = np.flatnonzero((counts[1:] == 0) & (np.array(beton.manifest.class_counts) > 0))
+    empty = np.flatnonzero((counts[1:] == 0) & (np.array(manifest.class_counts) > 0))
     if empty.size:
         raise InputError(f"{origin}: expected labels of every class, {empty.size} have none ({classes[empty[0]]}, ...)")
     return split
+
+
+def _difference(found: Sequence[str], expected: Sequence[str]) -> str:
+    if len(found) != len(expected):
+        return f"expected the file's {len(expected)} classes, got {len(found)}"
+    i = next(i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
+    return f"expected {expected[i]!r} for class {i}, as in the file, got {found[i]!r}"

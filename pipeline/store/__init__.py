@@ -1,5 +1,6 @@
-"""What is in a .beton file, and is it whole? FFCV's format, the manifest and the names beside it, checksums, read-ahead,
-and what happens when the file is cut short while it is mapped. `python -m pipeline.store FILE` checks every byte.
+"""What is in a .beton file, and is it whole? FFCV's format, the manifest and the names beside it, checksums,
+read-ahead, and what happens when the file is cut short while it is mapped.
+`python -m pipeline.store FILE` checks every byte.
 
 Imports the root's nouns (`errors`, `rng`). Read `beton.py` first.
 """

@@ -1,15 +1,42 @@
-"""Files that are whole or not there."""
+"""Write a file whole or not at all: the one way in which anything but images and checkpoints is written.
 
+write_whole(Path("report.html"), text)
+"""
+
+import contextlib
 import os
+import threading
 from pathlib import Path
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write beside the name, then rename: after a kill or on a full disk the file is the one before, or none."""
-    partial = path.with_name(f"{path.name}.partial")
+    """Write `content` beside `path`, have it on disk, then rename it to `path`; text becomes UTF-8.
+
+    After a kill or on a full disk `path` is the file that was there before, or absent. Processes and threads that write
+    one path at once do not mix: the last to finish is what remains. Raises OSError if the disk refuses.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        write_synced(partial, content)
         os.replace(partial, path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that lets nobody write lets nobody remove
+            partial.unlink()
         raise
+
+
+def write_synced(path: Path, content: str | bytes) -> None:
+    """Write a file in place and have its bytes on disk. Raises OSError if the disk refuses."""
+    with path.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on disk: a rename is lasting only then. Raises OSError if the disk refuses."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -1,8 +1,9 @@
 """Read a .beton file: where each sample's bytes lie.  `python -m pipeline.store FILE` checks every byte of it.
 
-The layout is FFCV's (pipeline.store.file_format), read here with numpy because `import ffcv` takes seconds and its reader builds a
-Python dict of all samples. The index stays in the file, memory-mapped: a file of 100 million images opens in about a
-second, and what is used of its index lies in the page cache, once for all ranks of a machine.
+The layout is FFCV's (pipeline.store.file_format), read here with numpy because `import ffcv` takes seconds and its
+reader builds a Python dict of all samples. The index stays in the file, memory-mapped: a file of 100 million images
+opens in about a second, and what is used of its index lies in the page cache, once for all ranks of a machine.
+
 Labels are in the file, but not in `Beton`: `pipeline.labels.splits` hands out those that a split allows.
 """
 
@@ -15,8 +16,18 @@ import numpy as np
 from pipeline.errors import InputError
 from pipeline.store.file_format import ALLOCATION, METADATA_START, Layout, metadata, read_layout
 from pipeline.store.image_size import possible
-from pipeline.store.integrity import CHECKED_AT_OPEN, Later, check_chunks, claimed, read_index, sampled
-from pipeline.store.manifest import Manifest, identity, read_manifest
+from pipeline.store.integrity import (
+    CHECKED_AT_OPEN,
+    Index,
+    Later,
+    check_chunks,
+    chunk_count,
+    claimed,
+    read_index,
+    sampled,
+)
+from pipeline.store.manifest import Manifest, identity, manifest_path, read_manifest
+from pipeline.store.pending import candidates
 from pipeline.store.readahead import Readahead
 from pipeline.store.sigbus import guard
 
@@ -81,8 +92,8 @@ class Beton:
     def where(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Offsets, sizes, heights and widths of samples `ids` (i64 [N] each), fit for code that checks no bounds.
 
-        Raises InputError if the index is known to be damaged by now (pipeline.store.integrity), or says of one of them what
-        cannot be.
+        Raises InputError if the index is known to be damaged by now (pipeline.store.integrity), or says of one of them
+        what cannot be.
         """
         if self.later is not None:
             self.later.so_far()
@@ -112,27 +123,61 @@ class Beton:
 def open_beton(path: str | Path, *, verify: bool = False) -> Beton:
     """Open a .beton file that its manifest vouches for; `verify` also checks the SHA-256 of every chunk.
 
-    Raises InputError if the file or its manifest is missing, unfinished, truncated, changed (pipeline.store.integrity says what
-    is found when), of other fields than (RGB image, integer label), or if the manifest was written for another file.
+    Raises InputError if the file or its manifest is missing, unfinished, truncated, changed (pipeline.store.integrity
+    says what is found when), of other fields than (RGB image, integer label), or if the manifest was written for
+    another file.
     """
-    layout = read_layout(Path(path))
-    manifest = read_manifest(layout.path)
-    if (manifest.n, manifest.bytes) != (layout.n, layout.bytes):
-        came, expected = f"{layout.n} samples in {layout.bytes} bytes", f"{manifest.n} in {manifest.bytes}"
-        raise InputError(f"{path} has {came}, its manifest was made for {expected}; run pipeline.convert again")
-    whole = verify or layout.index_bytes <= CHECKED_AT_OPEN or not (manifest.index_sha256 and manifest.pixels)
-    index = read_index(layout) if whole else claimed(layout, manifest)
-    if identity(index.sha256, manifest.classes, manifest.names_sha256, manifest.chunk_sha256) != manifest.digest:
-        raise InputError(f"{path} is not the file that its manifest was made for; run pipeline.convert again")
+    path = Path(path)
+    before = _inode(path)
+    opened = _open(path, verify)
+    if _inode(path) != before:  # a conversion replaced it meanwhile, so that parts may be of two files
+        return open_beton(path, verify=verify)
+    return opened
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _open(path: Path, verify: bool) -> Beton:
+    layout = read_layout(path)
+    manifest, index, later = _vouched(layout, verify)
     if verify:
         check_chunks(layout.path, manifest, range(len(manifest.chunk_sha256)))
-    later = None if whole else sampled(layout, manifest)
     data = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
-    guard(data, Path(path))
+    guard(data, path)
     rows, table = metadata(data, layout.n)["image"], data[layout.table_start :].view(ALLOCATION)
     sizes = table["size"] if index.in_order else _joined(layout.path, rows["offset"], table)
     columns = (Column(each) for each in (rows["height"], rows["width"], rows["offset"], sizes))
     return Beton(layout, manifest, *columns, data, index.pixels, index.largest, later, Readahead(layout.path))
+
+
+def _vouched(layout: Layout, verify: bool) -> tuple[Manifest, Index, Later | None]:
+    """The manifest that fits the file (pipeline.store.pending), what is known of the index, and the check that goes
+    on; raises the first manifest's InputError if none fits."""
+    found, first = candidates(manifest_path(layout.path)), None
+    for path in found or [manifest_path(layout.path)]:
+        try:
+            return _fitting(layout, read_manifest(layout.path, path), verify)
+        except InputError as error:
+            first = first or error
+    raise first
+
+
+def _fitting(layout: Layout, manifest: Manifest, verify: bool) -> tuple[Manifest, Index, Later | None]:
+    if (manifest.n, manifest.bytes) != (layout.n, layout.bytes):
+        came, expected = f"{layout.n} samples in {layout.bytes} bytes", f"{manifest.n} in {manifest.bytes}"
+        raise InputError(f"{layout.path} has {came}, its manifest was made for {expected}; run pipeline.convert again")
+    whole = verify or layout.index_bytes <= CHECKED_AT_OPEN
+    index = read_index(layout) if whole else claimed(layout, manifest)
+    known = identity(index.sha256, manifest.classes, manifest.names_sha256, manifest.chunk_sha256)
+    if known != manifest.digest or len(manifest.chunk_sha256) != chunk_count(layout):
+        raise InputError(f"{layout.path} is not the file that its manifest was made for; run pipeline.convert again")
+    return manifest, index, None if whole else sampled(layout, manifest)
 
 
 def _joined(path: Path, offsets: np.ndarray, table: np.ndarray) -> np.ndarray:

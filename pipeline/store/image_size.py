@@ -15,7 +15,7 @@ MAX_PIXELS = 89_478_485  # from here on Pillow warns of a decompression bomb
 
 def possible(width: Any, height: Any, max_pixels: int = MAX_SIDE**2) -> Any:
     """Whether an image can have this size in pixels: bool of two ints, bool [N] of i64 [N] each."""
-    sides = (0 < width) & (width <= MAX_SIDE) & (0 < height) & (height <= MAX_SIDE)
+    sides = (width > 0) & (width <= MAX_SIDE) & (height > 0) & (height <= MAX_SIDE)
     return sides & (width * height <= max_pixels)
 
 

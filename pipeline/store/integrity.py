@@ -106,10 +106,15 @@ def chunks_sha256(data: np.ndarray) -> tuple[str, ...]:
         return tuple(pool.map(lambda start: hashlib.sha256(data[start : start + CHUNK_BYTES]).hexdigest(), starts))
 
 
+def chunk_count(layout: Layout) -> int:
+    """How many chunks of 64 MiB a file has, the last of which may be shorter."""
+    return -(-layout.bytes // CHUNK_BYTES)
+
+
 def index_chunks(layout: Layout) -> list[int]:
     """Numbers of the chunks that hold a byte of the index."""
-    end, table, chunks = layout.metadata_end, layout.table_start // CHUNK_BYTES, -(-layout.bytes // CHUNK_BYTES)
-    return sorted({*range(-(-end // CHUNK_BYTES)), *range(table, chunks)})
+    end, table = layout.metadata_end, layout.table_start // CHUNK_BYTES
+    return sorted({*range(-(-end // CHUNK_BYTES)), *range(table, chunk_count(layout))})
 
 
 def check_chunks(path: Path, manifest: Manifest, chunks: Iterable[int]) -> None:
@@ -149,7 +154,10 @@ class Later:
 
     def __init__(self, path: Path, manifest: Manifest, chunks: list[int]) -> None:
         self._damage: str | None = None
-        self._work = path, manifest, chunks
+        try:
+            self._work = path, path.open("rb", buffering=0), manifest, chunks  # now: the path may come to name another
+        except OSError as error:
+            self._work, self._damage = None, f"{path} can no longer be read: {error}"
         self._thread = threading.Thread(target=self._run, name="index", daemon=True)
         self._thread.start()
 
@@ -164,9 +172,11 @@ class Later:
         self.so_far()
 
     def _run(self) -> None:
-        path, manifest, chunks = self._work
+        if self._work is None:
+            return
+        path, opened, manifest, chunks = self._work
         try:
-            with path.open("rb", buffering=0) as file:
+            with opened as file:
                 for i in chunks:
                     if chunk_sha256(file.fileno(), i) != manifest.chunk_sha256[i]:
                         self._damage = _changed(path, i, 1)

@@ -1,4 +1,6 @@
 import json
+import os
+import random
 
 import numpy as np
 import pytest
@@ -25,7 +27,8 @@ from pipeline.sources.source import Files
 from pipeline.split import main
 from pipeline.store.beton import open_beton
 from pipeline.store.file_format import metadata
-from pipeline.store.sample_names import _unescape, encode_names, names_path, read_names
+from pipeline.store.sample_names import encode_names, escape, names_path, read_names, unescape
+from tests.checksummed import rewrite
 
 COUNTS, UNLABELLED = (3, 10, 25, 1), 6
 LABELS = [label for label, count in enumerate(COUNTS) for _ in range(count)] + [-1] * UNLABELLED
@@ -128,20 +131,129 @@ def test_the_split_of_another_file_is_refused(beton, tmp_path):
         known_labels(other, split)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"labelled": []}, "none"), ({"labelled": [0, 0]}, "different"), ({"labelled": [5, 3]}, "sorted"),
-    ({"labelled": [99]}, "below 45"), ({"labelled": [-1]}, "below 45"), ({"format": 9}, "format 1"),
-    ({"labelled": "x"}, "expected a split file"), ({"labelled": [[1]]}, "sorted"),
+WRONG = {
+    "no ids": ({"labelled": []}, "got none"),
+    "an id twice": ({"labelled": [0, 0]}, "sorted, different"),
+    "ids that fall": ({"labelled": [5, 3]}, "sorted, different"),
+    "an id beyond the file": ({"labelled": [99]}, "below 45"),
+    "an id below 0": ({"labelled": [-1]}, "below 45"),
+    "a share of an id": ({"labelled": [3.7]}, r"labelled\[0\]: expected a whole number, got 3\.7"),
+    "a whole id with a point": ({"labelled": [3.0]}, r"expected a whole number, got 3\.0"),
+    "a true id": ({"labelled": [0, True]}, r"labelled\[1\]: expected a whole number, got True"),
+    "an id in quotes": ({"labelled": ["3"]}, "expected a whole number, got '3'"),
+    "no id": ({"labelled": [None]}, "expected a whole number, got None"),
+    "ids in ids": ({"labelled": [[1]]}, "expected a whole number, got a JSON list"),
+    "an id of many digits": ({"labelled": [10**25]}, "expected a number of 64 bits, got one of 26 digits"),
+    "an id just beyond 64 bits": ({"labelled": [2**63]}, "64 bits"),
+    "ids that are a text": ({"labelled": "x"}, "labelled: expected a list, got 'x'"),
+    "ids that are an object": ({"labelled": {"0": 1}}, "labelled: expected a list, got a JSON dict"),
+    "reversed classes": ({"classes": ["d", "c", "b", "a"]}, "expected 'a' for class 0, as in the file, got 'd'"),
+    "fewer classes": ({"classes": ["a", "b", "c"]}, "expected the file's 4 classes, got 3"),
+    "more classes": ({"classes": ["a", "b", "c", "d", "e"]}, "expected the file's 4 classes, got 5"),
+    "another class": ({"classes": ["a", "b", "x", "d"]}, "expected 'c' for class 2, as in the file, got 'x'"),
+    "a class that is no text": ({"classes": ["a", "b", "c", 4]}, r"classes\[3\]: expected text, got 4"),
+    "no classes": ({"classes": None}, "classes: expected a list, got None"),
+    "another count": ({"n": 46}, "was made for 46 images"),
+    "a count that is no number": ({"n": "45"}, "n: expected a whole number, got '45'"),
+    "a true count": ({"n": True}, "n: expected a whole number, got True"),
+    "another file": ({"beton": "0" * 64}, r"was made for 45 images \(digest 00000000\)"),
+    "no file": ({"beton": 0}, "beton: expected text, got 0"),
+    "a seed with a point": ({"seed": 0.5}, "seed: expected a whole number, got 0.5"),
+    "the old format": ({"format": 1}, "expected format 2, got 1"),
+    "a format to come": ({"format": 9}, "expected format 2, got 9"),
+    "a true format": ({"format": True}, "expected format 2, got True"),
+    "no format": ({"format": ...}, "expected format 2, got None"),
+    "no seed": ({"seed": ...}, "missing or unknown: seed"),
+    "a field too many": ({"colour": "red"}, "missing or unknown: colour"),
+    "text that UTF-8 cannot hold": ({"name": "\ud800"}, "expected text that UTF-8 can hold"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_split_that_says_what_cannot_be_is_refused_in_a_line_with_the_command_that_makes_it(beton, what):
+    change, message = WRONG[what]
+    path = save_split(beton, make_split(beton, per_class=1, name="1-per-class-7"))
+    assert load_split(beton, "1-per-class-7").labelled.size == 4
+    rewrite(path, **change)
+    with pytest.raises(InputError, match=message) as refused:
+        load_split(beton, "1-per-class-7")
+    assert "\n" not in str(refused.value)
+    assert (
+        "make the split again" in str(refused.value)
+        or "--per-class 1 --seed 7" in str(refused.value)
+        or (what == "no ids")
+    )
+    path.unlink()
+
+
+@pytest.mark.parametrize("change", [
+    {"labelled": [1, 2, 3, 4]}, {"classes": ["d", "c", "b", "a"]}, {"seed": 1}, {"n": 44}, {"sha256": "0" * 64},
+    {"sha256": None}, {"sha256": 1},
 ])  # fmt: skip
-def test_a_split_that_was_edited_is_refused(beton, change, message):
+def test_a_split_that_was_edited_is_refused(beton, change):
     path = save_split(beton, make_split(beton, per_class=1, name="edited"))
-    assert load_split(beton, "edited").name == "edited"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(InputError, match=message):
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match="its checksum is wrong: it was changed after it was written"):
         load_split(beton, "edited")
-    path.write_text("{")
-    with pytest.raises(InputError, match="expected a split file"):
-        load_split(beton, "edited")
+    path.unlink()
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    (b"", "expected a split file"), (b"{", "expected a split file"), (b"[]", "expected a JSON object, got a JSON list"),
+    (b"3", "got a JSON int"), (b"null", "got a JSON NoneType"), (b"\0" * 99, "expected a split file"),
+    (b"\xff\xfe{}", "can't decode byte 0xff"), (b"[" * 100_000, "nested too deeply"),
+    (b'{"a":' * 100_000, "nested too deeply"), (b'{"format": NaN}', "expected finite numbers, got NaN"),
+    (b'{"format": 1e999}', "expected finite numbers, got 1e999"), (b'{"format": -Infinity}', "got -Infinity"),
+    (b'{"format": ' + b"9" * 5000 + b"}", "expected a split file"), (b'{"format": 2, "format": 2}', "'format' stands"),
+    (b'{"format": 2}', "its checksum is wrong"), (b'{"format": 2, "x": "\0"}', "expected a split file"),
+])  # fmt: skip
+def test_what_is_no_split_is_refused_in_a_line(beton, text, message):
+    path = split_path(beton.path, "4-per-class")
+    path.write_bytes(text)
+    with pytest.raises(InputError, match=message) as refused:
+        load_split(beton, "4-per-class")
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 500
+    path.unlink()
+
+
+def test_no_flipped_bit_of_a_split_gives_other_ids(beton):
+    split = make_split(beton, fraction=0.5, seed=3)
+    path = save_split(beton, split)
+    whole, draw, refused = path.read_bytes(), random.Random(0), 0
+    for _ in range(3000):
+        at, bit = draw.randrange(len(whole)), draw.randrange(8)
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+        try:
+            found = load_split(beton, "0.50-3")
+        except InputError:
+            refused += 1
+        else:
+            assert found.labelled.tolist() == split.labelled.tolist()
+            assert (found.name, found.classes, found.seed) == (split.name, split.classes, split.seed)
+    assert refused > 2900
+    path.unlink()
+
+
+def test_a_split_that_is_no_regular_file_is_none(beton):
+    path = split_path(beton.path, "fifo")
+    os.mkfifo(path)  # reading it would wait for ever
+    with pytest.raises(InputError, match="has no split 'fifo'"):
+        load_split(beton, "fifo")
+    path.unlink()
+
+
+@pytest.mark.parametrize(("name", "command"), [
+    ("0.10", "make {} --fraction 0.10"), ("0.002-3", "make {} --fraction 0.002 --seed 3"), ("25-per-class",
+     "make {} --per-class 25"), ("4-per-class-1", "make {} --per-class 4 --seed 1"),
+    ("semiformer10", "import {} LIST --name semiformer10"),
+])  # fmt: skip
+def test_the_command_that_makes_a_split_again_is_named(beton, name, command):
+    path = split_path(beton.path, name)
+    path.write_text('{"format": 1}')
+    with pytest.raises(InputError) as refused:
+        load_split(beton, name)
+    assert str(refused.value).endswith(f"make it again with python -m pipeline.split {command.format(beton.path)}")
     path.unlink()
 
 
@@ -149,7 +261,7 @@ def test_a_split_needs_a_label_of_every_class_and_only_labelled_samples(beton):
     true = true_labels(beton)
     path = save_split(beton, make_split(beton, per_class=1, name="few"))
     for ids, message in ((np.flatnonzero(true == 1), "3 have none"), (np.flatnonzero(true <= 1), "6 without one")):
-        path.write_text(json.dumps({**json.loads(path.read_text()), "labelled": ids.tolist()}))
+        rewrite(path, labelled=ids.tolist())
         with pytest.raises(InputError, match=message):
             load_split(beton, "few")
     path.unlink()
@@ -176,11 +288,19 @@ def listed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["n01_1.png\nn02_3.png\n", "n01/n01_1.png\n\n n02/n02_3.png", "n01_1.png, 0\nn02_3.png 17"]
+    ("text", "encoding"),
+    [
+        ("n01_1.png\nn02_3.png\n", "utf-8"),
+        ("n01/n01_1.png\n\n n02/n02_3.png", "utf-8"),
+        ("n01_1.png, 0\nn02_3.png 17", "utf-8"),
+        ("n01_1.png\r\nn02_3.png\r\n", "utf-8-sig"),
+        ("n01_1.png\r\nn02_3.png\r\n", "utf-16"),
+        ("n01_1.png\rn02_3.png", "ascii"),
+    ],
 )
-def test_published_lists_name_samples(listed, text, monkeypatch, capsys):
+def test_published_lists_name_samples(listed, text, encoding, monkeypatch, capsys):
     path = listed.path.with_name("list.txt")
-    path.write_text(text)
+    path.write_bytes(text.encode(encoding))
     monkeypatch.setattr("sys.argv", ["split", "import", str(listed.path), str(path), "--name", "semiformer10"])
     main()
     assert capsys.readouterr().out.strip().endswith("train.split-semiformer10.json")
@@ -192,6 +312,8 @@ def test_published_lists_name_samples(listed, text, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("n01_1.png\nn09_1.png", "1 of 2 lines"), ("same.png", "or several"), ("n01_1.png", "1 have none"), ("", "none"),
+    ("n01_1.png\nn02_3.png\nn01/n01_1.png", r"1 samples are named more than once \(n01_1\.png, \.\.\.\)"),
+    ("n01_1.png\n\x1b[2J\x00.png", r"1 of 2 lines name no .*: \\u001b\[2J\\u0000\.png$"),
 ])  # fmt: skip
 def test_lists_that_do_not_fit_are_refused(listed, text, message):
     path = listed.path.with_name("list.txt")
@@ -217,8 +339,8 @@ def test_names_of_another_file_are_refused(listed):
 
 @given(st.lists(st.text(st.characters(codec=None), min_size=1), max_size=5))
 def test_names_of_any_characters_come_back(names):
-    lines = encode_names(names).decode().split("\n")[:-1]
-    assert [_unescape(line) for line in lines] == names
+    lines = encode_names(map(escape, names)).decode().split("\n")[:-1]
+    assert [unescape(line) for line in lines] == names
 
 
 def test_the_command_line_draws_splits(beton, monkeypatch, capsys):

@@ -17,7 +17,7 @@ from pipeline.sources.objects import Dataset
 from pipeline.store.__main__ import main
 from pipeline.store.beton import open_beton
 from pipeline.store.file_format import ALLOCATION, FIELD, HEADER, METADATA_START, SAMPLE
-from pipeline.store.integrity import index_sha256
+from pipeline.store.integrity import chunks_sha256, index_sha256
 from pipeline.store.manifest import identity, manifest_path, read_manifest, to_json
 
 CLASSES = ("a", "b", "c")
@@ -123,8 +123,9 @@ def test_a_million_images_open_within_a_second(tmp_path):
     fields = one.data[HEADER.itemsize :][: 2 * FIELD.itemsize]
     many = np.concatenate([part.view(np.uint8) for part in (header, fields, rows, np.zeros(n, np.uint8), table)])
     many.tofile(tmp_path / "many.beton")
-    known = {**vars(read_manifest(one.path)), "n": n, "bytes": many.size}
-    known["digest"] = identity(index_sha256(many, n, start + n), ("a",), known["names_sha256"], known["chunk_sha256"])
+    known = {**vars(read_manifest(one.path)), "n": n, "bytes": many.size, "class_counts": (n,)}
+    known["index_sha256"], known["chunk_sha256"] = index_sha256(many, n, start + n), chunks_sha256(many)
+    known["digest"] = identity(known["index_sha256"], ("a",), known["names_sha256"], known["chunk_sha256"])
     manifest_path(tmp_path / "many.beton").write_text(to_json(type(one.manifest)(**known)))
     started = time.thread_time()
     assert open_beton(tmp_path / "many.beton").n == n

@@ -1,6 +1,5 @@
 """What is found when an index is damaged; here a megabyte counts as large, and a chunk has 64 KiB."""
 
-import json
 import os
 from dataclasses import replace
 
@@ -14,17 +13,18 @@ from pipeline.store import integrity
 from pipeline.store.beton import Column, open_beton
 from pipeline.store.file_format import ALLOCATION, METADATA_START, SAMPLE, read_layout
 from pipeline.store.manifest import manifest_path, to_json
+from tests.checksummed import rewrite
 
 N, CHUNK = 30_000, 1 << 16
 
 
 @pytest.fixture
 def large(tmp_path, monkeypatch):
-    for module in ("intact", "hollow"):
-        monkeypatch.setattr(f"pipeline.{module}.CHUNK_BYTES", CHUNK)
+    for module in (integrity, sparse_file):
+        monkeypatch.setattr(module, "CHUNK_BYTES", CHUNK)
     monkeypatch.setattr("pipeline.store.beton.CHECKED_AT_OPEN", 1 << 20)
     path = tmp_path / "train.beton"
-    sparse_file.write_hollow(path, N)
+    sparse_file.write_sparse(path, N)
     return path
 
 
@@ -112,23 +112,20 @@ def test_an_index_that_can_no_longer_be_read_is_damage(large):
     assert layout.n == N
 
 
-def test_a_manifest_without_totals_is_still_read_and_the_index_then_read_whole(large):
-    new, path = open_beton(large), manifest_path(large)
-    text = json.loads(path.read_text())
-    del text["pixels"], text["index_sha256"]
-    path.write_text(json.dumps(text))
-    old = open_beton(large)
-    assert old.later is None
-    assert new.later is not None
-    assert (old.pixels, old.largest, old.digest) == (new.pixels, new.largest, new.digest)
-    areas = old.heights[:] * old.widths[:]
-    assert (old.pixels, old.largest) == (areas.sum(), areas.max())
+def test_what_a_manifest_says_of_a_large_index_is_what_reading_it_finds(large, monkeypatch):
+    claimed = open_beton(large)
+    monkeypatch.setattr("pipeline.store.beton.CHECKED_AT_OPEN", 1 << 30)
+    read = open_beton(large)
+    assert read.later is None
+    assert claimed.later is not None
+    assert (read.pixels, read.largest, read.digest) == (claimed.pixels, claimed.largest, claimed.digest)
+    areas = read.heights[:] * read.widths[:]
+    assert (read.pixels, read.largest) == (areas.sum(), areas.max())
 
 
-def test_a_manifest_that_claims_another_index_is_refused(large):
-    path = manifest_path(large)
-    text = json.loads(path.read_text())
-    path.write_text(json.dumps(text | {"index_sha256": "0" * 64}))
+@pytest.mark.parametrize("change", [{"index_sha256": "0" * 64}, {"chunk_sha256": ["0" * 64]}, {"chunk_sha256": []}])
+def test_a_manifest_that_claims_another_index_or_too_few_chunks_is_refused(large, change):
+    rewrite(manifest_path(large), **change)
     with pytest.raises(InputError, match="not the file that its manifest was made for"):
         open_beton(large)
 
