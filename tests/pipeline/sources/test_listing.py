@@ -1,15 +1,10 @@
 """What counts as an image in a folder, and what becomes of the rest."""
 
-import json
-
 import pytest
 from PIL import Image
 
 from pipeline.convert.conversion import Options, convert
-from pipeline.errors import InputError
 from pipeline.sources.find import find
-from pipeline.store.beton import open_beton
-from pipeline.store.manifest import manifest_path
 from tests.pipeline.sources.test_sources import content, lay
 
 
@@ -40,16 +35,3 @@ def test_files_that_are_no_images_do_not_count_as_bad(tree, tmp_path):
     (tree / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
     manifest = convert(tree, tmp_path / "a.beton", Options(max_bad=0))
     assert (manifest.n, manifest.rejected, manifest.ignored) == (30, (), {".txt": 9, ".db": 1})
-
-
-def test_a_manifest_from_before_ignored_files_were_counted_is_read(tree, tmp_path):
-    manifest = convert(tree, tmp_path / "a.beton")
-    path = manifest_path(tmp_path / "a.beton")
-    held = json.loads(path.read_text())
-    assert held.pop("ignored") == {}
-    path.write_text(json.dumps(held))
-    assert open_beton(tmp_path / "a.beton").manifest == manifest
-    del held["rejected"]
-    path.write_text(json.dumps(held))
-    with pytest.raises(InputError, match="missing or unknown: rejected"):
-        open_beton(tmp_path / "a.beton")
