@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 from PIL import Image, features
@@ -59,7 +60,7 @@ def open_image(blob: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     with _quiet(), _rejecting("image"):
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # checked_size looks at the size below
         try:
-            image = Image.open(io.BytesIO(blob))
+            image = Image.open(io.BytesIO(blob), formats=_formats())
         except Image.UnidentifiedImageError:
             raise InputError(_unknown(blob)) from None
         finally:
@@ -154,6 +155,14 @@ def _coarse_span(pixels: Image.Image, window: Window | None) -> Span:
         raise InputError("of 16-bit colour only 8 bits are read, too few for --window; store it as 16-bit grey")
     lows, highs = zip(*pixels.getextrema(), strict=True)
     return Span(257 * min(lows), 257 * max(highs))
+
+
+@cache
+def _formats() -> list[str]:
+    """Pillow's formats in its own order, without EPS, which it would have Ghostscript run as a program."""
+    Image.preinit()
+    Image.init()
+    return [name for name in Image.ID if name != "EPS"]
 
 
 def _unknown(blob: bytes) -> str:
