@@ -21,7 +21,8 @@ class Unavailable(InputError):
 
 
 left_behind: list[str] = []
-"""Threads that were given up (pipeline.concurrency.threads): Python's own shut-down could trip over one that wakes amid it."""
+"""Threads that were given up (pipeline.concurrency.threads): Python's own shut-down could trip over one that wakes amid
+it."""
 
 
 def command(main: Callable[[], int | None]) -> None:

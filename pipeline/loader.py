@@ -1,7 +1,10 @@
-"""Batches, prepared ahead: order -> plan -> back-end -> Batch.
+"""Prepare batches ahead of training: sampler -> plan -> back-end -> Batch.
 
-The loader's whole state is the number of the next batch. What was prepared and not yet handed out is drawn again,
-identically, by whoever resumes.
+The loader's state is the number of the next batch and nothing else. Batches that were prepared and not handed out are
+prepared again after a resume, with the same content.
+
+    with Loader(spec, open_backend(data, beton, device), device, step=100) as batches:
+        batch = next(batches)     # of step 100
 """
 
 import time
@@ -16,30 +19,31 @@ import numpy as np
 import torch
 
 from pipeline.backends.base import Backend, Undecodable
-from pipeline.backends.replacement import Bad
+from pipeline.backends.replacement import Replacements
 from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.concurrency import watchdog
 from pipeline.concurrency.threads import Threads
-from pipeline.concurrency.transfer import copies, send
+from pipeline.concurrency.transfer import copy_stream, to_device
 from pipeline.labels.known import Labels
 from pipeline.sampling.sampler import SampleIds, Sampler
 from pipeline.views.plan import Plan, ViewSpec, draw
 
 PLANNERS = 2  # one batch's plan is drawn while another's images decode
 
-Prepared = tuple[Batch, int]  # and how many of its images stand in for others
+Prepared = tuple[Batch, int]  # and how many of its images replace others
 
 
 @dataclass(frozen=True, eq=False)
 class LoaderSpec:
     """What a loader hands out.
 
-    sampler              which images
+    sampler              the images of every step
     labels               by id, i64, -1 where one is hidden (pipeline.labels.splits.known_labels, or an array [n])
-    labelled, unlabelled the views of each stream; None where a method has no use for it
+    labelled, unlabelled the views of each stream; None where a method does not use the stream
+    seed                 of the plans
     chunks, first_chunk  slices of a step over all ranks (ranks x micro-batches), and this rank's first
     micro                micro-batches of this rank in a step
-    size_at              side of the images in a step (pipeline.sampling.resolution); the views' own when absent
+    size_at              step -> side of its images (pipeline.sampling.resolution); the views' own side when absent
     """
 
     sampler: Sampler
@@ -52,8 +56,8 @@ class LoaderSpec:
     micro: int = 1
     size_at: Callable[[int], int] | None = None
 
-    def wanted(self, step: int) -> tuple[ViewSpec | None, ViewSpec | None]:
-        """The views of both streams in a step."""
+    def view_specs(self, step: int) -> tuple[ViewSpec | None, ViewSpec | None]:
+        """Return the views of both streams in a step, in the size of that step."""
         streams = self.labelled, self.unlabelled
         if self.size_at is None:
             return streams
@@ -63,29 +67,31 @@ class LoaderSpec:
 
 @final
 class Loader:
-    """Endless micro-batches from `step` on; `wait_s` counts the seconds its caller has waited for them,
-    `replaced` the images in them that stand in for others, which do not decode (pipeline.backends.replacement).
+    """Endless iterator of micro-batches from `step` on, of which `ahead` are being prepared.
 
-    An error in any thread is raised by next(), and again by each next() after it. So is InputError if no batch comes
-    for `hang_timeout_s` seconds (None: for ever), or in a process forked since.
+    wait_s    seconds that the caller has waited for batches
+    replaced  images of the batches that replace others, which do not decode (pipeline.backends.replacement)
+
+    next() raises an error of any thread, and raises it again each time. It raises InputError if no batch comes for
+    `hang_timeout_s` seconds (None waits for ever), and in a process that was forked since.
     """
 
     def __init__(
         self,
-        feed: LoaderSpec,
+        spec: LoaderSpec,
         backend: Backend,
         device: torch.device,
         step: int = 0,
         ahead: int = 3,
         hang_timeout_s: float | None = None,
     ):
-        self._feed, self._backend, self._device, self._ahead = feed, backend, device, ahead
+        self._spec, self._backend, self._device, self._ahead = spec, backend, device, ahead
         self._hang_timeout_s = hang_timeout_s
-        self._next = step * feed.micro
+        self._next = step * spec.micro
         self._pending: deque[Future[Prepared]] = deque()
         self._planners = Threads(PLANNERS, "plan")
-        self._copies = copies(device)
-        self._bad = Bad()
+        self._stream = copy_stream(device)
+        self._replacements = Replacements()
         self.wait_s, self.replaced = 0.0, 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -100,7 +106,7 @@ class Loader:
         self._pending.popleft()
         self.wait_s += time.perf_counter() - began
         self.replaced += replaced
-        if self._copies is not None:
+        if self._stream is not None:
             _used_on(torch.cuda.current_stream(self._device), batch)
         return batch
 
@@ -117,86 +123,89 @@ class Loader:
 
     def _prepare(self, number: int) -> Prepared:
         if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)  # each thread has its own: else pinning would open a context on GPU 0
-        feed = self._feed
-        step, micro = divmod(number, feed.micro)
-        with torch.cuda.stream(self._copies):  # no effect where there is no GPU
-            plans, made, replaced = self._views(step, feed.first_chunk + micro)
-            batch = Batch(step, self._labelled(plans[0], made[0]), self._unlabelled(plans[1], made[1])).check()
-            if self._copies is not None:
+            torch.cuda.set_device(
+                self._device
+            )  # each thread has a device of its own: without this, pinning opens a context on GPU 0
+        spec = self._spec
+        step, micro = divmod(number, spec.micro)
+        with torch.cuda.stream(self._stream):  # no effect where there is no GPU
+            plans, views, replaced = self._make_views(step, spec.first_chunk + micro)
+            batch = Batch(step, self._labelled(plans[0], views[0]), self._unlabelled(plans[1], views[1])).check()
+            if self._stream is not None:
                 done = torch.cuda.Event(blocking=True)  # waiting for it must not spin on a core that could decode
                 done.record()
-                done.synchronize()  # on this thread, ahead of time: else `wait_s` would miss it
+                done.synchronize()  # on this thread, so that `wait_s` counts the time if the batch is late
         return batch, replaced
 
     def _doing(self) -> str:
         first, prepared = self._next - len(self._pending), sum(future.done() for future in self._pending)
-        step, micro = divmod(first, self._feed.micro)
+        step, micro = divmod(first, self._spec.micro)
         return (
             f"waiting for batch {first} (step {step}, micro-batch {micro}); "
             f"{prepared} of the {len(self._pending) - 1} after it are prepared"
         )
 
-    def _views(self, step: int, chunk: int) -> tuple[list[Plan | None], list[list[torch.Tensor] | None], int]:
-        """Plans and views of both streams, and how many images were replaced because they do not decode."""
-        while True:  # each time round, at least one more image is known not to
+    def _make_views(self, step: int, chunk: int) -> tuple[list[Plan | None], list[list[torch.Tensor] | None], int]:
+        """Make the plans and views of both streams, and count the images that were replaced as they do not decode."""
+        while True:  # each time at least one more image is known to be undecodable
             plans, replaced = self._plans(step, chunk)
             started = [None if plan is None else self._backend.start(plan) for plan in plans]
-            made, errors = [], []
-            for views in started:  # all of them, whatever one says: what is not waited for keeps the back-end's buffers
+            views, errors = [], []
+            for finish in started:  # all of them, even after an error: work that is not waited for keeps its buffers
                 try:
-                    made.append(None if views is None else views())
+                    views.append(None if finish is None else finish())
                 except Exception as error:
                     errors.append(error)
             if not errors:
-                return plans, made, replaced
+                return plans, views, replaced
             for error in errors:
                 if not isinstance(error, Undecodable):
                     raise error
-                self._bad.add(error)
+                self._replacements.add(error)
 
     def _plans(self, step: int, chunk: int) -> tuple[list[Plan | None], int]:
         plans, replaced = [], 0
-        picked = self._feed.sampler.at(step, chunk, self._feed.chunks)
-        for stream, (wanted, samples) in enumerate(zip(self._feed.wanted(step), picked, strict=True)):
-            if wanted is not None and samples is not None:
-                samples, n = self._bad.replaced(samples, partial(self._later, stream, step, chunk))
+        both = self._spec.sampler.at(step, chunk, self._spec.chunks)
+        for stream, (views, samples) in enumerate(zip(self._spec.view_specs(step), both, strict=True)):
+            if views is not None and samples is not None:
+                samples, n = self._replacements.replace(samples, partial(self._later, stream, step, chunk))
                 replaced += n
-            plans.append(self._plan(wanted, samples))
+            plans.append(self._plan(views, samples))
         return plans, replaced
 
     def _later(self, stream: int, step: int, chunk: int, steps: int) -> SampleIds:
-        return self._feed.sampler.at(step + steps, chunk, self._feed.chunks)[stream]
+        return self._spec.sampler.at(step + steps, chunk, self._spec.chunks)[stream]
 
-    def _plan(self, wanted: ViewSpec | None, samples: SampleIds | None) -> Plan | None:
-        if wanted is None or samples is None:
+    def _plan(self, views: ViewSpec | None, samples: SampleIds | None) -> Plan | None:
+        if views is None or samples is None:
             return None
-        b = self._backend
-        return draw(wanted, samples, b.heights[samples.ids], b.widths[samples.ids], self._feed.seed)
+        heights, widths = (sides[samples.ids] for sides in (self._backend.heights, self._backend.widths))
+        return draw(views, samples, heights, widths, self._spec.seed)
 
     def _labelled(self, plan: Plan | None, views: list[torch.Tensor] | None) -> Labelled | None:
         if plan is None:
             return None
-        labels = self._feed.labels[plan.ids]
+        labels = self._spec.labels[plan.ids]
         assert (labels >= 0).all(), "an image without a known label is in the labelled pool"
-        return Labelled(self._send(plan.ids), views[0], self._send(labels), *self._masked(plan))
+        return Labelled(self._to_device(plan.ids), views[0], self._to_device(labels), *self._masked(plan))
 
     def _unlabelled(self, plan: Plan | None, views: list[torch.Tensor] | None) -> Unlabelled | None:
         if plan is None:
             return None
         visible, hidden = self._masked(plan)
-        made = dict(zip(plan.names, views, strict=True))
-        return Unlabelled(self._send(plan.ids), visible=visible, hidden=hidden, **made)
+        return Unlabelled(
+            self._to_device(plan.ids), visible=visible, hidden=hidden, **dict(zip(plan.names, views, strict=True))
+        )
 
     def _masked(self, plan: Plan) -> list[torch.Tensor | None]:
-        return [None if ids is None else self._send(ids) for ids in (plan.visible, plan.hidden)]
+        return [None if ids is None else self._to_device(ids) for ids in (plan.visible, plan.hidden)]
 
-    def _send(self, array: np.ndarray) -> torch.Tensor:
-        return send(array, self._device)
+    def _to_device(self, array: np.ndarray) -> torch.Tensor:
+        return to_device(array, self._device)
 
 
 def _used_on(stream: torch.cuda.Stream, batch: Batch) -> None:
-    """Keep a batch's memory, which is the copies' stream's, until the caller's is done with it; it is made by now."""
+    """Keep the memory of a batch, which was allocated on another stream, until `stream` has done its work with it."""
     for part in (batch.labelled, batch.unlabelled):
         for tensor in vars(part).values() if part is not None else ():
             if tensor is not None:

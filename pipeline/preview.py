@@ -20,7 +20,7 @@ from pipeline.open import open_backend
 from pipeline.sampling.sampler import SampleIds
 from pipeline.spec import Data
 from pipeline.store.beton import Beton, open_beton
-from pipeline.train_data import unlabelled_views
+from pipeline.train_data import unlabelled_spec
 from pipeline.views.plan import draw
 
 COLUMNS = ("original", "weak", "strong", "masked")
@@ -59,7 +59,7 @@ def rows(
         raise InputError(f"patches of {patch} pixels do not divide views of {data.size}; choose another patch or size")
     backend = open_backend(replace(data, backend="ffcv", views_on="cpu"), beton, torch.device("cpu"))
     try:
-        wanted = unlabelled_views(data, patch, strong=True, visible="masked" in columns)
+        wanted = unlabelled_spec(data, patch, strong=True, visible="masked" in columns)
         samples = SampleIds(ids, np.zeros_like(ids))
         plan = draw(wanted, samples, beton.heights[ids], beton.widths[ids], seed)
         weak, strong = (view.permute(0, 2, 3, 1).numpy() for view in backend.start(plan)())

@@ -1,4 +1,8 @@
-"""The data of one run: a file, the labels that may be seen, the pools, and the feed that a loader is built on."""
+"""Open the data of one run: a file, the labels that may be seen, the pools, and the LoaderSpec of its loader.
+
+train_data = open_train_data(data, needs)
+spec = loader_spec(train_data, data, needs, patch=16, total_steps=1000)
+"""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +20,7 @@ from pipeline.sampling.resolution import check_sizes, distinct_sizes, size_at
 from pipeline.sampling.sampler import Pool, SampleIds, Sampler, rest, shares
 from pipeline.spec import Data, Needs, View
 from pipeline.store.beton import Beton
-from pipeline.views.plan import ViewSpec, draw
+from pipeline.views.plan import ViewSpec, draw, evaluation_spec
 
 
 @final
@@ -24,10 +28,12 @@ from pipeline.views.plan import ViewSpec, draw
 class TrainData:
     """What a method may learn from.
 
-    labels      those that the split shows: nothing else in the process holds another
-    labelled    ids of the labelled pool, or None where the method reads no labels
-    unlabelled  ids of the unlabelled pool, or None
-    batches     images of a step from each pool, over all devices
+    split        name of the split, or None
+    labels       those that the split shows; no other label is read into the process
+    labelled     ids of the labelled pool, or None where the method reads no labels
+    unlabelled   ids of the unlabelled pool, or None where the method reads none of it
+    batches      images of a step from each pool, over all devices
+    fingerprint  digests of file and split, by which a resumed run recognises its data
     """
 
     beton: Beton
@@ -40,12 +46,12 @@ class TrainData:
 
     @property
     def pools(self) -> tuple[int, int]:
-        """Images in the labelled and the unlabelled pool; 0 where the method reads none."""
+        """Count the images in the labelled and the unlabelled pool; 0 where the method reads none."""
         return tuple(0 if pool is None else len(pool) for pool in (self.labelled, self.unlabelled))
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in label order; empty for a file without labels."""
+        """Return the class names in label order; empty for a file without labels."""
         return self.beton.manifest.classes or ()
 
 
@@ -92,13 +98,13 @@ def loader_spec(
     ranks: int = 1,
     micro: int = 1,
 ) -> LoaderSpec:
-    """The feed of one of `ranks` processes that cuts its share of each step into `micro` micro-batches."""
+    """Describe the batches of one of `ranks` processes, which cuts its share of each step into `micro`
+    micro-batches."""
     sampler = Sampler(seed, train_data.labelled, train_data.unlabelled, *train_data.batches, labels_only_steps)
     return LoaderSpec(
         sampler,
         train_data.labels,
-        labelled_views(data, patch, needs.labelled_visible) if needs.labelled else None,
-        unlabelled_views(data, patch, needs.strong, needs.unlabelled_visible) if needs.unlabelled else None,
+        *_stream_specs(data, needs, patch),
         seed,
         chunks=ranks * micro,
         first_chunk=rank * micro,
@@ -110,28 +116,34 @@ def loader_spec(
 def check_views(train_data: TrainData, data: Data, needs: Needs, patch: int) -> None:
     """Draw the views and masks of one image, so that what cannot be drawn raises InputError before a run begins."""
     check_sizes(data, patch)
-    wanted = [labelled_views(data, patch, needs.labelled_visible)] if needs.labelled else []
-    wanted += [unlabelled_views(data, patch, needs.strong, needs.unlabelled_visible)] if needs.unlabelled else []
+    streams = [spec for spec in _stream_specs(data, needs, patch) if spec is not None]
+    specs = [replace(spec, size=size) for spec in streams for size in distinct_sizes(data)]
     first = SampleIds(np.zeros(1, np.int64), np.zeros(1, np.int64))
-    wanted = [replace(each, size=size) for each in wanted for size in distinct_sizes(data)]
-    wanted.append(ViewSpec({"images": (data.evaluate, rng.WEAK)}, data.size))
-    for each in wanted:
+    for spec in [*specs, evaluation_spec(data)]:
         try:
-            draw(each, first, train_data.beton.heights[:1], train_data.beton.widths[:1], 0)
+            draw(spec, first, train_data.beton.heights[:1], train_data.beton.widths[:1], 0)
         except InputError as error:
-            if each.size == data.size:
+            if spec.size == data.size:
                 raise
-            raise InputError(f"data.sizes holds {each.size}, at which {error}") from error
+            raise InputError(f"data.sizes holds {spec.size}, at which {error}") from error
 
 
-def labelled_views(data: Data, patch: int, visible: bool) -> ViewSpec:
-    """The labelled stream's one view."""
+def _stream_specs(data: Data, needs: Needs, patch: int) -> tuple[ViewSpec | None, ViewSpec | None]:
+    return (
+        labelled_spec(data, patch, needs.labelled_visible) if needs.labelled else None,
+        unlabelled_spec(data, patch, needs.strong, needs.unlabelled_visible) if needs.unlabelled else None,
+    )
+
+
+def labelled_spec(data: Data, patch: int, visible: bool) -> ViewSpec:
+    """Describe the one view of the labelled stream, with its visible patches where they are asked for."""
     view = data.weak if data.labelled_view == "weak" else data.strong
     return ViewSpec({"images": (view, rng.LABELLED)}, data.size, data.mask if visible else None, patch)
 
 
-def unlabelled_views(data: Data, patch: int, strong: bool, visible: bool) -> ViewSpec:
-    """The unlabelled stream's weak view, its strong one where asked for, and the weak view's visible patches."""
+def unlabelled_spec(data: Data, patch: int, strong: bool, visible: bool) -> ViewSpec:
+    """Describe the weak view of the unlabelled stream, with a strong one and the weak one's visible patches where they
+    are asked for."""
     views: dict[str, tuple[View, int]] = {"weak": (data.weak, rng.WEAK)}
     if strong:
         views["strong"] = (data.strong, rng.STRONG)

@@ -17,10 +17,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = ("pipeline", "models", "train", "slurm")  # each may import those before it
 ROOMS = {
-    "pipeline": "errors text flags spec rng batch concurrency sampling views store backends labels sources convert open "
-    "loader train_data preview evaluation split bench",
-    "models": "encoder losses ema running_stats config masked method records distributed optim pseudo_labels semiformer "
-    "methods checkpoint reporting load bench predict evaluate export pretrained preview training",
+    "pipeline": "errors text flags spec rng batch concurrency sampling views executors store backends labels sources "
+    "convert open loader train_data preview evaluation split bench",
+    "models": "config encoder losses ema running_stats masked method factory records distributed optim pseudo_labels "
+    "semiformer methods checkpoint reporting load bench predict evaluate export pretrained preview training",
 }
 """Each room, and each file at a layer's root, may import those before it in its layer's list."""
 PROSE = {".md", ".cff", ".svg"}  # may link to papers, or carry an XML namespace

@@ -1,5 +1,7 @@
-"""Who reads and decodes, and who carries the plan out? FFCV's decoder, DALI, or images kept in memory; views by numba
-beside the decoder, or on the device from pixels that cross through a few staging buffers.
+"""Who reads and decodes? FFCV's decoder, DALI, or images that were decoded once and are kept in memory.
 
-May import `views`, `sampling`, `store` and `concurrency`. Read `base.py` first.
+A back-end takes a plan and returns its views. On a CPU, numba kernels make them right behind the decoder; for a GPU the
+decoded pixels cross through a few staging buffers, and `pipeline.executors` makes the views there.
+
+May import `executors`, `views`, `sampling`, `store` and `concurrency`. Read `base.py` first.
 """

@@ -1,4 +1,9 @@
-"""What a back-end is: compressed bytes in, the planned views out, each image read and decoded once."""
+"""Interface of a back-end: a plan in, its views out; each image of the plan is read and decoded once.
+
+backend = FFCV(beton, size=224, device=torch.device("cpu"), views_on="cpu")
+weak, strong = backend.start(plan)()     # u8 [N, 3, 224, 224] each
+backend.close()
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -13,37 +18,40 @@ from pipeline.store.beton import Beton, Column
 from pipeline.store.sample_names import read_name
 from pipeline.views.plan import Plan
 
-Views = Callable[[], list[Tensor]]
+PendingViews = Callable[[], list[Tensor]]
+"""Waits for the views of a batch and returns them, one u8 [N, 3, S, S] for each view of the plan."""
 
 
 @final
 class Undecodable(InputError):
-    """Images `ids` (i64 [n], each once) of a file that decoded when it was written and no longer do."""
+    """Error that names the images `ids` (i64 [n], each once) of a file that were whole when it was written and can no
+    longer be decoded."""
 
     def __init__(self, beton: Beton, ids: np.ndarray):
         self.beton, self.ids = beton, np.unique(ids)
-        said = f"{self.named(self.ids[0])} no longer decodes"
-        said += f" (and {len(self.ids) - 1} more)" if len(self.ids) > 1 else ""
+        what = f"{self.named(self.ids[0])} no longer decodes"
+        what += f" (and {len(self.ids) - 1} more)" if len(self.ids) > 1 else ""
         super().__init__(
-            f"{beton.path}: {said}, though it did when the file was written; run python -m pipeline.store {beton.path}"
+            f"{beton.path}: {what}, though it did when the file was written; run python -m pipeline.store {beton.path}"
         )
 
     def named(self, i: int) -> str:
-        """Image 7, and the name of the file that it was made of if that is known: "image 7 (n01440764/x.JPEG)"."""
+        """Name an image by its id, and by the file that it was made of if that is known: "image 7
+        (n01440764/x.JPEG)"."""
         name = read_name(self.beton, int(i))
         return f"image {i}" + (f" ({name})" if name else "")
 
 
 class Backend(ABC):
-    """Reads one .beton file; `heights` and `widths` are what a plan needs to know of it."""
+    """Reader of one .beton file. `heights` and `widths` are the images' sizes in pixels, which a plan is drawn for."""
 
     heights: Column
     widths: Column
 
     @abstractmethod
-    def start(self, plan: Plan) -> Views:
-        """Begin a plan's work and return at once; the result, when called, waits for it and gives one
-        u8 [N, 3, S, S] (channels last, on the device) for each view of the plan.
+    def start(self, plan: Plan) -> PendingViews:
+        """Begin a plan's work and return at once. The result, when called, waits and returns one u8 [N, 3, S, S]
+        (channels last, on the device) for each view of the plan.
 
         The result raises Undecodable, after all its work, if images of the plan cannot be decoded.
         """
@@ -54,9 +62,9 @@ class Backend(ABC):
 
 
 def jpeg_source(beton: Beton, ids: np.ndarray) -> kernels.Source:
-    """Where the stored bytes of samples `ids` (i64 [N]) lie, for the kernels; the caller keeps `beton` open.
+    """Tell the kernels where the stored bytes of samples `ids` (i64 [N]) lie; the caller keeps `beton` open.
 
-    From here on they are being read: a decoder that comes to them later does not wait for storage.
+    The system is asked to read these bytes now, so that a decoder that comes to them later does not wait for storage.
     """
     offsets, sizes, heights, widths = beton.where(ids)
     beton.readahead(offsets, sizes)

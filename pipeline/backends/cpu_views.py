@@ -1,4 +1,4 @@
-"""T0: every view made by numba kernels on the pool's threads, where the images are decoded."""
+"""Make every view by numba kernels on the pool's threads, where the images are decoded."""
 
 from collections.abc import Callable
 
@@ -12,13 +12,13 @@ from pipeline.views.plan import ViewParams
 
 
 def start_views(
-    pool: Pool, source: kernels.Source, plan: ViewParams, size: int, device: torch.device
+    pool: Pool, source: kernels.Source, params: ViewParams, size: int, device: torch.device
 ) -> Callable[[], tuple[list[Tensor], np.ndarray]]:
     """Begin the V views of N images; the result waits: V of u8 [N, 3, S, S] on the device, error codes i32 [N]."""
-    views, n = plan.flips.shape
+    views, n = params.flips.shape
     out = torch.empty(views, n, size, size, 3, dtype=torch.uint8, pin_memory=device.type == "cuda")
     pixels, errors = out.numpy(), np.zeros(n, np.int32)
-    wait = pool.start(lambda first, last, own: kernels.make_views(first, last, source, plan, pixels, errors, own), n)
+    wait = pool.start(lambda first, last, own: kernels.make_views(first, last, source, params, pixels, errors, own), n)
 
     def finish() -> tuple[list[Tensor], np.ndarray]:
         wait()

@@ -1,4 +1,4 @@
-"""NVIDIA DALI as the decoder of a .beton: on a GPU its nvJPEG, else its CPU decoder; our code makes the views."""
+"""Back-end of NVIDIA DALI's decoder: nvJPEG on a GPU, else libjpeg-turbo on the CPU; our executors make the views."""
 
 import threading
 import weakref
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from pipeline.backends import kernels, libffcv
-from pipeline.backends.base import Backend, Views
+from pipeline.backends.base import Backend, PendingViews
 from pipeline.backends.cpu_views import start_views
 from pipeline.backends.dali_decoder import Decoder
-from pipeline.backends.gpu_views import Packed, make_views
 from pipeline.concurrency.pool import Pool, cores
 from pipeline.errors import InputError
+from pipeline.executors.gpu_views import Packed, make_views
 from pipeline.store.beton import Beton
 from pipeline.views.plan import Plan
 
@@ -26,16 +26,16 @@ class Dali(Backend):
     """Streams JPEG from a .beton, whose memory map DALI reads in place.
 
     size      side of the largest view that a plan will ask for
-    views_on  "cpu": DALI decodes on the CPU, numba kernels make the views (T0). "device": DALI decodes where the
-              views are made, on a GPU through nvJPEG, and torch makes them there (T2).
+    views_on  "cpu": DALI decodes on the CPU, numba kernels make the views. "device": DALI decodes on the device, on a
+              GPU through nvJPEG, and the views are made there.
 
-    DALI only decodes. Its own resize with a region of interest would be another filter, at other weights than the
-    area filter of the other back-ends, without reflected padding; RandAugment and masks would be ours all the same.
-    So the decoded images are handed on as one packed buffer, without a copy, to the executors that ffcv uses, and the
-    decoder is all that may differ: nothing on the CPU, the inverse transform's rounding on a GPU.
+    DALI decodes and does nothing else. Its own resize with a region of interest has another filter than the area filter
+    of the other back-ends, and no reflected padding. So the decoded images go as one packed buffer, without a copy, to
+    the executors that ffcv uses. Pixels differ from ffcv's by nothing on the CPU, and on a GPU by the rounding of the
+    inverse transform.
 
-    What damage is found is the decoder's affair, too: of an image whose header is whole and which does not end early,
-    DALI passes over wrong bits that libffcv reports.
+    Decoders also differ in the damage that they find: where an image's header is whole and its data does not end
+    early, DALI decodes wrong bits that libffcv reports.
     """
 
     def __init__(self, beton: Beton, size: int, device: torch.device, views_on: str, threads: int | None = None):
@@ -53,12 +53,12 @@ class Dali(Backend):
         self._reading: deque[tuple[torch.cuda.Event, Tensor]] = deque()
         self._lock = threading.Lock()
 
-    def start(self, plan: Plan) -> Views:
+    def start(self, plan: Plan) -> PendingViews:
         decoded = self.decode(plan.ids)
-        return lambda: self._views(decoded(), plan)
+        return lambda: self._make_views(decoded(), plan)
 
     def decode(self, ids: np.ndarray) -> Callable[[], Packed]:
-        """Begin to decode images `ids` (i64 [N]) and make nothing of them; the result waits."""
+        """Begin to decode images `ids` (i64 [N]) without making views; the result waits for them."""
         areas = self.heights[ids] * self.widths[ids]
         pixels, places = self._decoder.start(ids), np.cumsum(areas) - areas
         return lambda: Packed(pixels.result(), places, self.widths[ids])
@@ -70,7 +70,7 @@ class Dali(Backend):
             read.synchronize()
         self._reading.clear()
 
-    def _views(self, packed: Packed, plan: Plan) -> list[Tensor]:
+    def _make_views(self, packed: Packed, plan: Plan) -> list[Tensor]:
         if not self._on_cpu:
             views = make_views(packed, plan.params, plan.size)
             if packed.pixels.device.type == "cuda":
@@ -81,7 +81,7 @@ class Dali(Backend):
         return start_views(self._pool, source, plan.params, plan.size, self._device)()[0]
 
     def _keep(self, pixels: Tensor) -> None:
-        """DALI fills memory anew as soon as torch lets go of it: hold it until the device has read it."""
+        """Hold pixels until the device has read them: DALI overwrites memory as soon as torch lets go of it."""
         read = torch.cuda.Event()
         read.record(torch.cuda.current_stream(pixels.device))
         with self._lock:

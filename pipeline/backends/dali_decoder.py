@@ -1,4 +1,5 @@
-"""Batches of a .beton decoded by DALI on a thread of its own: fed ahead, taken in order, mended where one fails."""
+"""Decode batches of a .beton by DALI on a thread of its own: batches are fed ahead and taken in order, and where one
+fails the images that cannot be decoded are found."""
 
 import atexit
 import threading
@@ -20,49 +21,56 @@ from pipeline.concurrency.threads import END_S
 from pipeline.store import jpeg_header
 from pipeline.store.beton import Beton
 
-MOST = 1024  # images in a batch, at first; a larger one has a pipeline built that takes it
-RUNNING = 3  # batches inside DALI: one being handed over, one decoding, one that the threads turn to without a pause
-PARTS = 16  # into which a batch that fails is cut to find the images to blame
+MAX_BATCH = 1024  # images that the first pipeline takes at once; for a larger batch another pipeline is built
+IN_FLIGHT = 3  # batches inside DALI: one being handed over, one being decoded, one that the threads take next
+PARTS = 16  # into which a batch that fails is cut to find the images that cannot be decoded
 
 
 @final
 @dataclass(eq=False)
 class Job:
-    """ids i64 [N], asked for; unsound: waits, bool [N]; decoded: their pixels to come; the pipe that has them."""
+    """A batch to decode.
+
+    ids      i64 [N]
+    damaged  waits until their headers are read and says which are damaged, bool [N]
+    decoded  their pixels, u8 [pixels, 3]
+    pipe     the pipeline that the batch was fed to
+    """
 
     ids: np.ndarray
-    unsound: Callable[[], np.ndarray]
+    damaged: Callable[[], np.ndarray]
     decoded: Future[Tensor]
     pipe: Pipe | None = None
 
 
 @final
 class Decoder:
-    """Any thread may ask; one thread talks to DALI, whose pipelines are for one and give batches in order.
+    """Decoder for any number of threads; one thread of its own calls DALI, whose pipelines are for a single thread.
 
-    The constructor raises InputError where DALI cannot be used. A batch with images that DALI does not decode fails
-    alone, with Undecodable naming them all: what was fed after it is fed again, to a new pipeline.
+    The constructor raises InputError where DALI cannot be used. A batch with images that DALI cannot decode fails
+    alone, with Undecodable naming them all; batches that were fed after it are fed again, to a new pipeline.
 
-    A header that cannot be read never reaches DALI (2.4 reads memory that is gone when one of several threads meets
-    such an image, and ends the process): the pool looks at headers, which also has their pages read in parallel.
+    The pool checks headers first, in parallel, and a batch with a damaged one is not given to DALI: DALI 2.4 reads
+    freed memory when one of several threads meets such an image, and ends the process.
     """
 
     def __init__(self, beton: Beton, device: torch.device | None, threads: int, pool: Pool):
         self._beton, self._device, self._cores, self._pool = beton, device, threads, pool
-        self._most = MOST
-        self._pipe: Pipe | None = self._new(MOST)
+        self._max_batch = MAX_BATCH
+        self._pipe: Pipe | None = self._new(MAX_BATCH)
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._closing = threading.Event()
-        self._running: deque[Job] = deque()
+        self._in_flight: deque[Job] = deque()
         self._thread = threading.Thread(target=self._serve, name="dali", daemon=True)
         self._thread.start()
         atexit.register(self.close)  # after DALI's import, so before DALI ends its pipelines under our thread
 
     def start(self, ids: np.ndarray) -> Future[Tensor]:
-        """Ask for images `ids` (i64 [N]), one after another in u8 [pixels, 3] on the device."""
+        """Begin to decode images `ids` (i64 [N]); the future gives them one after another, u8 [pixels, 3] on the
+        device."""
         if self._closing.is_set():
             raise RuntimeError("closed: its thread has ended")
-        job = Job(ids, self._look(ids), Future())
+        job = Job(ids, self._check_headers(ids), Future())
         self._jobs.put(job)
         return job.decoded
 
@@ -73,33 +81,33 @@ class Decoder:
         self._jobs.put(None)
         self._thread.join(END_S)
 
-    def _look(self, ids: np.ndarray) -> Callable[[], np.ndarray]:
+    def _check_headers(self, ids: np.ndarray) -> Callable[[], np.ndarray]:
         source, errors = jpeg_source(self._beton, ids), np.zeros(len(ids), np.int32)
         where = source.offsets, source.sizes, source.heights, source.widths
         wait = self._pool.start(lambda a, b, _: jpeg_header.check(a, b, self._beton.data, *where, errors), len(ids))
 
-        def unsound() -> np.ndarray:
+        def damaged() -> np.ndarray:
             wait()
             return errors != 0
 
-        return unsound
+        return damaged
 
     def _serve(self) -> None:
         while not self._closing.is_set():
             job = self._next()
             if job is not None:
                 self._feed(job)
-            if self._running and (job is None or len(self._running) == RUNNING):
-                self._hand_over(self._running.popleft())
-        for job in (*self._running, *iter(self._waiting, None)):
+            if self._in_flight and (job is None or len(self._in_flight) == IN_FLIGHT):
+                self._hand_over(self._in_flight.popleft())
+        for job in (*self._in_flight, *iter(self._queued, None)):
             job.decoded.cancel()
-        self._running.clear()
+        self._in_flight.clear()
         self._pipe = None  # the last reference ends DALI's threads
 
     def _next(self) -> Job | None:
-        return self._waiting() if self._running else self._jobs.get()
+        return self._queued() if self._in_flight else self._jobs.get()
 
-    def _waiting(self) -> Job | None:
+    def _queued(self) -> Job | None:
         try:
             return self._jobs.get_nowait()
         except Empty:
@@ -107,13 +115,13 @@ class Decoder:
 
     def _feed(self, job: Job) -> None:
         try:
-            if (unsound := job.unsound()).any():
-                raise Undecodable(self._beton, job.ids[unsound])
-            if len(job.ids) > self._most:  # the old pipeline lives on with the jobs that it still has
-                self._pipe, self._most = None, 1 << (len(job.ids) - 1).bit_length()
-            job.pipe = self._pipe = self._pipe or self._new(self._most)
+            if (damaged := job.damaged()).any():
+                raise Undecodable(self._beton, job.ids[damaged])
+            if len(job.ids) > self._max_batch:  # the jobs in flight keep the old pipeline
+                self._pipe, self._max_batch = None, 1 << (len(job.ids) - 1).bit_length()
+            job.pipe = self._pipe = self._pipe or self._new(self._max_batch)
             job.pipe.feed(self._jpegs(job.ids))
-            self._running.append(job)
+            self._in_flight.append(job)
         except Exception as error:
             job.decoded.set_exception(error)
 
@@ -121,38 +129,38 @@ class Decoder:
         try:
             job.decoded.set_result(packed(job.pipe.take()))
         except Exception as error:
-            job.decoded.set_exception(self._blame(job.ids, error))
+            job.decoded.set_exception(self._explain(job.ids, error))
             self._start_over()
 
     def _start_over(self) -> None:
-        running, self._running, self._pipe = self._running, deque(), None
-        for job in running:
+        in_flight, self._in_flight, self._pipe = self._in_flight, deque(), None
+        for job in in_flight:
             self._feed(job)
 
-    def _blame(self, ids: np.ndarray, error: Exception) -> Exception:
-        """The images that DALI does not decode on their own, either; the error itself if there are none."""
+    def _explain(self, ids: np.ndarray, error: Exception) -> Exception:
+        """Name the images of a failed batch that DALI cannot decode by themselves either; `error` if there are none."""
         try:
-            bad = self._bad(ids)
-        except Exception:  # it is not the images
+            undecodable = self._undecodable(ids)
+        except Exception:  # the cause is not an image
             return error
-        return Undecodable(self._beton, bad) if len(bad) else error
+        return Undecodable(self._beton, undecodable) if len(undecodable) else error
 
-    def _bad(self, ids: np.ndarray) -> np.ndarray:
+    def _undecodable(self, ids: np.ndarray) -> np.ndarray:
         ids = np.unique(ids)
         parts = np.array_split(ids, min(len(ids), PARTS))
-        pipe, bad = None, [np.empty(0, np.int64)]
+        pipe, found = None, [np.empty(0, np.int64)]
         for part in parts:
             pipe = pipe or self._new(len(ids))
             try:
                 pipe.feed(self._jpegs(part))
                 pipe.take()
             except RuntimeError:
-                bad.append(part if len(part) == 1 else self._bad(part))
+                found.append(part if len(part) == 1 else self._undecodable(part))
                 pipe = None
-        return np.concatenate(bad)
+        return np.concatenate(found)
 
-    def _new(self, most: int) -> Pipe:
-        return Pipe(self._device, self._cores, most)
+    def _new(self, max_batch: int) -> Pipe:
+        return Pipe(self._device, self._cores, max_batch)
 
     def _jpegs(self, ids: np.ndarray) -> list[np.ndarray]:
         where = jpeg_source(self._beton, ids)

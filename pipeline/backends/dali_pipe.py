@@ -1,6 +1,6 @@
-"""One DALI pipeline that decodes JPEG, and what a user reads where there can be none.
+"""Build a DALI pipeline that decodes JPEG, or raise an error that says why there can be none.
 
-DALI is imported when the first pipeline is built: a run that does not use it need not wait a second for it.
+DALI is imported when the first pipeline is built, as the import takes a second that other runs need not wait.
 """
 
 import contextlib
@@ -21,35 +21,36 @@ REMEDY = "run `make setup` (drivers before 580: `make setup EXTRA=cuda12`), or c
 
 @final
 class Pipe:
-    """Decodes batches of up to `most` JPEGs to RGB, in the order they were fed; for one thread at a time.
+    """Decodes batches of up to `max_batch` JPEGs to RGB, in the order in which they were fed; for one thread at a time.
 
     device   a GPU: nvJPEG, and its hardware engine where there is one. None: libjpeg-turbo on `threads` threads.
 
-    Of the choices that DALI leaves, those of libffcv: the fast inverse transform, interpolated chroma, EXIF ignored.
-    Then the CPU's pixels are libffcv's, bit for bit; nvJPEG has a transform of its own.
+    DALI's options are set to what libffcv does: the fast inverse transform, interpolated chroma, EXIF ignored. So the
+    pixels on the CPU are libffcv's, bit by bit; nvJPEG has a transform of its own.
 
     Raises InputError if DALI is not installed, or finds no driver, GPU or nvJPEG that it can use.
     """
 
-    def __init__(self, device: torch.device | None, threads: int, most: int):
+    def __init__(self, device: torch.device | None, threads: int, max_batch: int):
         dali = load()
         if device is not None:
             _check_nvjpeg(dali)
         try:
-            self._pipeline = _build(dali, device, threads, most)
+            self._pipeline = _build(dali, device, threads, max_batch)
         except RuntimeError as error:
-            said = f"{_versions(dali)}, and says: {reason(error)}"
-            raise InputError(f"DALI cannot start on {device or 'the CPU'}: it {said}; {REMEDY}") from error
+            why = f"{_versions(dali)}, and says: {reason(error)}"
+            raise InputError(f"DALI cannot start on {device or 'the CPU'}: it {why}; {REMEDY}") from error
 
     def feed(self, jpegs: list[np.ndarray]) -> None:
-        """Begin to decode a batch, u8 [bytes] each, and return at once; their memory must stay until it is taken."""
+        """Begin to decode a batch, u8 [bytes] each, and return at once; their memory must stay until the batch is
+        taken."""
         self._pipeline.feed_input("jpegs", jpegs)
         self._pipeline.schedule_run()
 
     def take(self) -> Any:
         """Wait for the oldest batch: a DALI TensorList of u8 [height, width, 3], which keeps its own memory.
 
-        Raises RuntimeError if any image cannot be decoded; then nothing more should be asked of this pipeline.
+        Raises RuntimeError if any image cannot be decoded; the pipeline must not be used after that.
         """
         (images,) = self._pipeline.share_outputs()
         self._pipeline.release_outputs()
@@ -57,15 +58,18 @@ class Pipe:
 
 
 def packed(images: Sequence[Any]) -> Tensor:
-    """The pixels of a TensorList one image after another, u8 [pixels, 3]: its own memory where that is in one piece.
+    """Pack the pixels of a TensorList one image after another, u8 [pixels, 3], without a copy where they lie so
+    already.
 
-    The memory is DALI's again as soon as the tensor is gone, whatever a GPU is still doing with it.
+    DALI uses the memory again as soon as the tensor is gone, even while a GPU still reads it.
     """
     pixels = sum(height * width for height, width, _ in images.shape())
-    with contextlib.suppress(RuntimeError):  # what DALI says where each image lies on its own
+    with contextlib.suppress(RuntimeError):  # which DALI raises where each image lies by itself
         return torch.from_dlpack(images.as_reshaped_tensor([pixels, 3]))
     together = torch.cat([torch.from_dlpack(image).reshape(-1, 3) for image in images])
-    if together.device.type == "cuda":  # another stream reads them next, and DALI fills theirs anew
+    if (
+        together.device.type == "cuda"
+    ):  # another stream reads them next, and DALI overwrites the images that they are copied from
         torch.cuda.current_stream(together.device).synchronize()
     return together
 
@@ -86,34 +90,34 @@ def load() -> ModuleType:
 
 
 def reason(error: BaseException) -> str:
-    """The one line of a DALI error that says what happened: not where, and not what DALI thinks of it."""
+    """Find the one line of a DALI error that says what happened, among those that say where and how severe it is."""
     lines = [line.strip() for line in str(error).splitlines()]
     dull = ("Critical error", "Current pipeline", "Error in", "which was used", "File ", "encountered:")
     return next((line.rstrip(":. ") for line in lines if line and not line.startswith(dull)), type(error).__name__)
 
 
-def _build(dali: ModuleType, device: torch.device | None, threads: int, most: int) -> Any:
+def _build(dali: ModuleType, device: torch.device | None, threads: int, max_batch: int) -> Any:
     fn, types = dali.fn, dali.types
     device_id = None
     if device is not None:
         device_id = torch.cuda.current_device() if device.index is None else device.index
-    # a queue of one does not limit how much is fed: the first run starts as many batches as the queue has places,
-    # and there is only one to start
-    made = dali.Pipeline(most, threads, device_id, seed=0, prefetch_queue_depth=1)
-    with made:
+    # a queue of one does not limit how much is fed; the first run starts as many batches as the queue has places, and
+    # one batch has been fed by then
+    pipeline = dali.Pipeline(max_batch, threads, device_id, seed=0, prefetch_queue_depth=1)
+    with pipeline:
         jpegs = fn.external_source(name="jpegs", dtype=types.UINT8, ndim=1, no_copy=True)
         images = fn.decoders.image(
             jpegs, device="cpu" if device_id is None else "mixed", output_type=types.RGB, adjust_orientation=False,
             use_fast_idct=True, jpeg_fancy_upsampling=True,
             affine=False,  # else the threads of several processes on a machine are pinned to the same cores
         )  # fmt: skip
-        made.set_outputs(images)
-    made.build()
-    return made
+        pipeline.set_outputs(images)
+    pipeline.build()
+    return pipeline
 
 
 def _check_nvjpeg(dali: ModuleType) -> None:
-    """Without nvJPEG, "mixed" would decode on the CPU and only say so on stderr."""
+    """Raise InputError without nvJPEG, where DALI's "mixed" would decode on the CPU and say so on stderr alone."""
     name = f"libnvjpeg.so.{_major(dali)}"
     wheels = [found for folder in _wheels() for found in sorted(Path(folder).glob(f"*/lib/{name}"))]
     for path in (name, *wheels, Path("/usr/local/cuda/lib64") / name):

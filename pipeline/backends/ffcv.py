@@ -1,4 +1,4 @@
-"""FFCV's format and decoder under our own threads: views on the CPU (T0), or decode only and views on the GPU (T2)."""
+"""Back-end of FFCV's decoder under our own threads, with CPU views or GPU views."""
 
 from typing import final
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.backends import cpu_views, kernels, libffcv, staged_decode
-from pipeline.backends.base import Backend, Views, check_decoded, jpeg_source
+from pipeline.backends.base import Backend, PendingViews, check_decoded, jpeg_source
 from pipeline.backends.staging_buffers import staging_buffers_for
 from pipeline.concurrency.pool import Pool
 from pipeline.store.beton import Beton
@@ -18,8 +18,8 @@ class FFCV(Backend):
     """Streams JPEG from a .beton.
 
     size      side of the largest view that a plan will ask for
-    views_on  "cpu": crops and colours in numba beside the decoder. "device": the CPU only decodes, into packed
-              pinned buffers; they cross to the device as they are, and every view is cut there.
+    views_on  "cpu": numba kernels make the views right behind the decoder. "device": the CPU decodes into packed
+              pinned buffers, they cross to the device as they are, and every view is made there.
     """
 
     def __init__(self, beton: Beton, size: int, device: torch.device, views_on: str, threads: int | None = None):
@@ -30,7 +30,7 @@ class FFCV(Backend):
         self._pool = Pool(threads, lambda: kernels.scratch(largest if self._on_cpu else 1, size))
         self._buffers = staging_buffers_for(largest, threads, device)
 
-    def start(self, plan: Plan) -> Views:
+    def start(self, plan: Plan) -> PendingViews:
         source = jpeg_source(self._beton, plan.ids)
         if self._on_cpu:
             wait = cpu_views.start_views(self._pool, source, plan.params, plan.size, self._device)

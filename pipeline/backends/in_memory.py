@@ -1,4 +1,4 @@
-"""Small sets, decoded once and kept: in main memory for views on the CPU, on the device for views there."""
+"""Back-end that decodes a small set once and keeps it: in main memory for CPU views, on the device for GPU views."""
 
 from typing import final
 
@@ -6,17 +6,17 @@ import numpy as np
 import torch
 
 from pipeline.backends import kernels, libffcv
-from pipeline.backends.base import Backend, Views, check_decoded, jpeg_source
+from pipeline.backends.base import Backend, PendingViews, check_decoded, jpeg_source
 from pipeline.backends.cpu_views import start_views
-from pipeline.backends.gpu_views import Packed, make_views
 from pipeline.concurrency.pool import Pool
+from pipeline.executors.gpu_views import Packed, make_views
 from pipeline.store.beton import Beton
 from pipeline.views.plan import Plan
 
 
 @final
 class InMemoryBackend(Backend):
-    """Holds every image of a .beton as pixels; the same views as FFCV, of up to `size`, without the decoding."""
+    """Holds every image of a .beton as pixels and makes the views of FFCV, of up to `size`, without decoding again."""
 
     def __init__(self, beton: Beton, size: int, device: torch.device, views_on: str, threads: int | None = None):
         libffcv.load()
@@ -31,7 +31,7 @@ class InMemoryBackend(Backend):
         else:
             self._pixels = torch.from_numpy(pixels).to(device)  # the host keeps no copy
 
-    def start(self, plan: Plan) -> Views:
+    def start(self, plan: Plan) -> PendingViews:
         ids, places = plan.ids, self._places[plan.ids]
         if self._errors[ids].any():
             return lambda: check_decoded(self._beton, ids, self._errors[ids])

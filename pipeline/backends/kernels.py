@@ -1,4 +1,4 @@
-"""T0: one image decoded once, and every view of it made, in one compiled call without the GIL."""
+"""Decode an image once and make every view of it, in one compiled call without the GIL."""
 
 from typing import NamedTuple
 
@@ -6,17 +6,18 @@ import numpy as np
 from numba import njit
 
 from pipeline.backends.libffcv import imdecode, resize
-from pipeline.views.erase import CUTOUT_FILL, erase_fill, erase_noise
-from pipeline.views.rand_augment_cpu import apply_ops
+from pipeline.executors.erase_numba import erase_fill, erase_noise
+from pipeline.executors.rand_augment_numba import apply_ops
+from pipeline.views.erase import CUTOUT_FILL
 
 u64 = np.uint64
 
 
 class Source(NamedTuple):
-    """Where N images' bytes lie: offsets, sizes, heights, widths i64 [N]; `decoded`: they are pixels, not JPEG.
+    """Where N images' bytes lie: offsets, sizes, heights, widths i64 [N]; `decoded` where they are pixels, not JPEG.
 
-    `address` is where offset 0 is in memory, and the caller keeps that memory: as an array, a read-only map and an
-    ordinary one would be two types, and every kernel compiled twice.
+    `address` is where offset 0 is in memory, and the caller keeps that memory. It is a number because a read-only array
+    and a writable one are two types for numba, which would compile every kernel twice.
     """
 
     address: int
@@ -28,7 +29,7 @@ class Source(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """One thread's memory: pixels u8 [bytes of the largest image]; inner, spare u8 [S · S · 3] of the largest view."""
+    """Memory of one thread: pixels u8 [bytes of the largest image]; inner, spare u8 [S · S · 3] of the largest view."""
 
     pixels: np.ndarray
     inner: np.ndarray
@@ -36,16 +37,16 @@ class Scratch(NamedTuple):
 
 
 def scratch(largest: int, size: int) -> Scratch:
-    """Scratch for images of up to `largest` pixels and views of up to `size`."""
+    """Allocate scratch for images of up to `largest` pixels and views of up to `size`."""
     pixels, inner, spare = (np.empty(n, np.uint8) for n in (3 * largest + 64, 3 * size * size, 3 * size * size))
     return Scratch(pixels[1:], inner, spare)  # an odd address: see decode_into
 
 
 @njit(nogil=True, cache=True)
 def decode_into(source, i, target):
-    """Decode image i to the address `target`; returns libffcv's error code, 0 where all is well.
+    """Decode image i to the address `target` and return libffcv's error code, 0 where it succeeds.
 
-    An odd address is up to 13 % faster: rows that begin at a multiple of 32 bytes libjpeg-turbo writes past the cache.
+    An odd address is up to 13 % faster: libjpeg-turbo writes rows that begin at a multiple of 32 bytes past the cache.
     """
     jpeg, height, width = source.address + source.offsets[i], source.heights[i], source.widths[i]
     return imdecode(jpeg, source.sizes[i], height, width, target, height, width, 0, 0, 1, 1, False, False)
@@ -53,14 +54,14 @@ def decode_into(source, i, target):
 
 @njit(nogil=True, cache=True)
 def decode_packed(first, last, source, packed, places, errors):
-    """T2's share: images first..last-1 decoded into `packed` u8 [bytes], each at its pixel `places` (i64 [N])."""
+    """Decode images first..last-1 into `packed` u8 [bytes], each at its pixel `places` (i64 [N]); errors i32 [N]."""
     for i in range(first, last):
         errors[i] = decode_into(source, i, packed.ctypes.data + 3 * places[i])
 
 
 @njit(nogil=True, cache=True)
-def make_views(first, last, source, plan, out, errors, scratch):
-    """Views of images first..last-1 as `plan` (pipeline.views.plan.ViewParams) says: out u8 [V, N, S, S, 3], errors i32 [N]."""
+def make_views(first, last, source, params, out, errors, scratch):
+    """Make the views of images first..last-1 from a plan's ViewParams: out u8 [V, N, S, S, 3], errors i32 [N]."""
     size = out.shape[2]
     spare = scratch.spare[: 3 * size * size].reshape(size, size, 3)  # raises where the scratch is for smaller views
     for i in range(first, last):
@@ -71,14 +72,23 @@ def make_views(first, last, source, plan, out, errors, scratch):
             errors[i] = decode_into(source, i, pixels)
         for v in range(out.shape[0]):
             view = out[v, i]
-            _cut(pixels, source.heights[i], source.widths[i], plan.boxes[v, i], plan.insets[v, i], size, view, scratch)
-            if plan.flips[v, i]:
+            _cut(
+                pixels,
+                source.heights[i],
+                source.widths[i],
+                params.boxes[v, i],
+                params.insets[v, i],
+                size,
+                view,
+                scratch,
+            )
+            if params.flips[v, i]:
                 _flip(view, spare)
-            apply_ops(view, plan.ops[v, i], plan.args[v, i], plan.nearest[v], plan.fill[v], spare)
-            if plan.noisy[v]:
-                erase_noise(view, plan.erased[v, i], plan.noise[v, i])
+            apply_ops(view, params.ops[v, i], params.args[v, i], params.nearest[v], params.fill[v], spare)
+            if params.noisy[v]:
+                erase_noise(view, params.erased[v, i], params.noise[v, i])
             else:
-                erase_fill(view, plan.erased[v, i], CUTOUT_FILL)
+                erase_fill(view, params.erased[v, i], CUTOUT_FILL)
 
 
 @njit(nogil=True, cache=True)
@@ -107,7 +117,8 @@ def _reflect(at, n):
 
 @njit(nogil=True, cache=True)
 def _flip(view, spare):
-    """Mirror u8 [S, S, 3] in place; out and back, in unsigned indices, is a third of the time of swapping."""
+    """Mirror u8 [S, S, 3] in place: each row is written mirrored to `spare` and copied back, with unsigned indices,
+    which takes a third of the time of swapping."""
     size, line = view.shape[1], spare.reshape(spare.size)
     last = u64(3 * (size - 1))
     for y in range(view.shape[0]):

@@ -1,8 +1,7 @@
-"""Images that no longer decode, and who takes their place: training goes on, and says so.
+"""Replace an image that cannot be decoded by the one at the same place in a later step.
 
-The place of such an image in a step is taken by the image at the same place of the stream's next step, or of the step
-after that, until one decodes. So what a step shows depends on which images decode, and on nothing else: not on when
-that was found, on rank or world size, or on a resume.
+The later step is the stream's next one, or the step after that, until an image decodes. So the images of a step depend
+on which images decode, and on nothing else: not on when one was found damaged, on rank, world size or a resume.
 """
 
 import sys
@@ -16,50 +15,60 @@ from pipeline.backends.base import Undecodable
 from pipeline.errors import InputError
 from pipeline.sampling.sampler import SampleIds
 
-MOST = 0.1  # of the images in a batch: beyond that it is not an odd bad sector
-STEPS = 100  # to look ahead for an image that decodes
+TOLERATED = 2, 0.1  # images, and share of the images: more than both is not an odd bad sector
+STEPS = 100  # to search for an image that decodes
+
+
+def too_many(undecodable: int, images: int) -> bool:
+    """Say whether so many undecodable ones of some images should end the work: more than two and more than a tenth."""
+    number, share = TOLERATED
+    return undecodable > max(number, share * images)
 
 
 @final
-class Bad:
-    """The images of one file that were found not to decode; any thread may ask and add."""
+class Replacements:
+    """The images of one file that were found undecodable, and their replacement in a step; for use by any thread.
+
+    samples, n = replacements.replace(samples, lambda steps: sampler.at(step + steps)[0])
+    """
 
     def __init__(self) -> None:
-        self._ids = np.empty(0, np.int64)
+        self._undecodable = np.empty(0, np.int64)
         self._lock = threading.Lock()
 
-    def add(self, found: Undecodable) -> None:
-        """Remember images, and name on stderr each that is new."""
+    def add(self, error: Undecodable) -> None:
+        """Remember the images of an error, and name each new one on stderr."""
         with self._lock:
-            new = np.setdiff1d(found.ids, self._ids)
-            self._ids = np.union1d(self._ids, new)
-            self._error = found
+            new = np.setdiff1d(error.ids, self._undecodable)
+            self._undecodable = np.union1d(self._undecodable, new)
+            self._error = error
         for i in new:
-            named = f"{found.beton.path}: {found.named(i)}"
-            print(f"warning: {named} no longer decodes; another image takes its place", file=sys.stderr, flush=True)
+            image = f"{error.beton.path}: {error.named(i)}"
+            print(f"warning: {image} no longer decodes; another image takes its place", file=sys.stderr, flush=True)
 
-    def replaced(self, samples: SampleIds, later: Callable[[int], SampleIds]) -> tuple[SampleIds, int]:
-        """The picks without bad images, and how many of them are others now; later(k): those of k steps on.
+    def replace(self, samples: SampleIds, later: Callable[[int], SampleIds]) -> tuple[SampleIds, int]:
+        """Return the samples with every undecodable image replaced, and how many were; later(k): the samples of the
+        step k steps on.
 
-        Raises InputError if more than two and more than a tenth of the picked images do not decode, or if there is none
-        to take a place.
+        Raises InputError if more than two and more than a tenth of the different images cannot be decoded, or if none
+        of the next STEPS steps has an image to put in their place.
         """
-        bad = self._ids
+        undecodable = self._undecodable
         ids, passes = samples
-        wrong = np.isin(ids, bad)
+        wrong = np.isin(ids, undecodable)
         n = int(wrong.sum())
         if not n:
             return samples, 0
-        different = len(np.unique(ids))
-        if len(np.unique(ids[wrong])) > max(2, MOST * different):
+        if too_many(len(np.unique(ids[wrong])), len(np.unique(ids))):
             raise self._hopeless(f"{n} of {len(ids)} images of a batch do not decode")
         for step in range(1, STEPS + 1):
-            other = later(step)  # where the length of a slice changes, the shorter one is gone through again
+            other = later(step)
             ids, passes = (
+                # where the length of a slice changes from step to step, a shorter one is repeated
                 np.where(wrong, np.resize(theirs, len(ids)), ours)
                 for ours, theirs in ((ids, other.ids), (passes, other.passes))
             )
-            wrong = np.isin(ids, bad)
+            wrong = np.isin(ids, undecodable)
             if not wrong.any():
                 return SampleIds(ids, passes), n
         raise self._hopeless(

@@ -1,9 +1,11 @@
-"""What the autos of `data.backend` and `data.views_on` mean on this machine, and why.
+"""Select what `auto` means for `data.backend` and `data.views_on` on this machine, and give the reason.
 
-The rule, in this order: memory, if the decoded set fits `memory_mb`. Without a GPU, or with the views made on the CPU,
-ffcv: DALI's CPU decoder is the same library with more around it. What the run was on before, if it was. ffcv, if DALI
-is not installed, or if ffcv decodes ENOUGH_IMAGES_PER_S with the threads that it has. Otherwise the faster of the two,
-measured on the first images of the file; DALI must win by a tenth, as it takes the GPU's time.
+The rule, in this order: memory, if the decoded set fits `memory_mb`. ffcv without a GPU, or with CPU views: DALI's CPU
+decoder is the same library with more around it. ffcv, if DALI is not installed. The back-end that a resumed run was on.
+ffcv, if it decodes ENOUGH_IMAGES_PER_S with the threads that it has. Otherwise the faster of the two, measured on the
+first images of the file; DALI must be faster by a tenth, as it takes the GPU's time.
+
+    choose(data, beton, device).said(before=None)     # "back-end ffcv: DALI is not installed"
 """
 
 from collections.abc import Callable
@@ -20,8 +22,8 @@ from pipeline.spec import Data
 from pipeline.store.beton import Beton
 
 ENOUGH_IMAGES_PER_S = 5000
-"""Decoded images a second that no step is reckoned to outrun: ViT-S Semi-MAE takes 4,600 on an H100 if it reaches a
-quarter of its peak (pipeline.bench.verdict); larger models take fewer."""
+"""Decoded images a second that are assumed to suffice for any step: ViT-S Semi-MAE takes 4,600 on an H100 if it reaches
+a quarter of its peak (pipeline.bench.verdict); larger models take fewer."""
 WINS_BY = 1.1
 
 Backend = Literal["ffcv", "dali", "memory"]
@@ -29,33 +31,34 @@ Backend = Literal["ffcv", "dali", "memory"]
 
 @dataclass(frozen=True)
 class Choice:
-    """A back-end and the reason in words."""
+    """A back-end and the reason for it, in words."""
 
     backend: Backend
     why: str
 
     def said(self, before: Backend | None) -> str:
-        """The choice in a line, and what a run that carries on was on before, if that was another."""
+        """Put the choice in a line, and add the back-end that a resumed run was on `before`, if it was another."""
         changed = f"; until now the run was on {before}" if before not in (None, self.backend) else ""
         return f"back-end {self.backend}: {self.why}{changed}"
 
 
 def streamed(data: Data) -> Data:
-    """The same data, read anew by whoever opens it: to keep every image's pixels, or to measure, pays for many looks at
-    them, not for one."""
+    """Return the data with a back-end that streams: keeping every image's pixels, or measuring, pays where images are
+    read many times, not once."""
     return replace(data, backend="dali" if data.backend == "dali" else "ffcv")
 
 
 def views_on(data: Data, device: torch.device) -> Literal["cpu", "device"]:
-    """Where a recipe wants its views made; auto is the GPU where there is one."""
+    """Say where a recipe's views are made; auto is the GPU where there is one."""
     return data.views_on if data.views_on != "auto" else "cpu" if device.type == "cpu" else "device"
 
 
 def choose(data: Data, beton: Beton, device: torch.device, before: Backend | None = None) -> Choice:
-    """The back-end of a run that was on `before` when it was last started; takes seconds where it has to measure.
+    """Choose the back-end of a run that was on `before` when it was last started; takes seconds where it has to
+    measure.
 
-    Every rank may call it at the same time, and should: then they share the cores as in training. Whose answer counts
-    is the caller's affair.
+    All ranks should call it at the same time, as they then share the cores as in training. Their answers may differ;
+    the caller decides which counts.
     """
     if data.backend != "auto":
         return Choice(data.backend, "as data.backend says")
@@ -78,11 +81,12 @@ def rule(
     ffcv: Callable[[], float],
     dali: Callable[[], float],
 ) -> Choice:
-    """The rule itself.
+    """Apply the rule of this module.
 
-    memory      MB of the decoded set, and that may be kept
-    on_gpu      whether the GPU makes the views
-    ffcv, dali  measure images/s, called only where the rule depends on it; dali may raise InputError
+    memory      MB of the decoded set, and MB that may be kept
+    on_gpu      whether a GPU makes the views
+    before      the back-end of a resumed run
+    ffcv, dali  measure images/s; called where the rule depends on it; dali may raise InputError
     """
     mb, most_mb = memory
     if mb <= most_mb:
@@ -105,11 +109,11 @@ def rule(
 
 
 def decoded_mb(beton: Beton) -> float:
-    """Size of all images as pixels."""
+    """Compute the size of all images as pixels, in MB."""
     return 3 * beton.pixels / 1e6
 
 
 def dali_there() -> bool:
-    """Whether DALI is installed, and our back-end for it is there; neither is imported."""
+    """Say whether DALI and the back-end that uses it are installed, without importing either."""
     names = ("nvidia", "nvidia.dali", "pipeline.backends.dali")
     return all(find_spec(name) is not None for name in names)

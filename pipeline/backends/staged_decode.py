@@ -1,6 +1,6 @@
-"""T2's share of the CPU: a batch decoded in pieces through a ring of buffers, each crossing as soon as it is whole.
+"""Decode a batch in parts through staging buffers; each part crosses to the device as soon as it is decoded.
 
-Host memory is the ring's, whatever the batch: 2,048 photographs of 500 pixels would be 1.2 GB decoded.
+The host memory is that of the buffers, whatever the batch: 2,048 photographs of 500 pixels would be 1.2 GB decoded.
 """
 
 from collections import deque
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from pipeline.backends import kernels
-from pipeline.backends.gpu_views import Packed, change, cut, cuts
 from pipeline.backends.staging_buffers import Slot, StagingBuffers
 from pipeline.concurrency.pool import Pool
+from pipeline.executors.gpu_views import Packed, change, cut, cuts
 from pipeline.views.plan import ViewParams
 
 
@@ -28,9 +28,11 @@ class _Decoding(NamedTuple):
 
 @final
 class StagedDecode:
-    """One batch on its way; threads decode as soon as the ring has room.
+    """The decoding of one batch; threads begin a part as soon as a buffer is free.
 
-    errors i32 [N]: the decoder's code for each image, 0 where all is well; complete when the iteration is.
+    errors i32 [N]: the decoder's code for each image, 0 where it succeeded; complete when the iteration is.
+
+        for images, packed in StagedDecode(source, pool, buffers).to(device): ...
     """
 
     def __init__(self, source: kernels.Source, pool: Pool, buffers: StagingBuffers) -> None:
@@ -38,29 +40,29 @@ class StagedDecode:
         pixels = source.heights * source.widths
         self._room = pixels + pixels % 2  # even, after a first pixel: each image begins at an odd address (decode_into)
         self.errors = np.zeros(len(pixels), np.int32)
-        self._asked = deque((images, self._ask(images)) for images in pieces(self._room, buffers.pixels + 1))
+        self._requested = deque((images, self._request(images)) for images in parts(self._room, buffers.pixels + 1))
 
     def to(self, device: torch.device) -> Iterator[tuple[slice, Packed]]:
-        """Each piece's images, and their pixels on the device until the next piece is asked for."""
+        """Yield each part's images, and their pixels on the device, which stay until the next part is asked for."""
         try:
-            while self._asked:
-                images, decoding = self._asked[0]
+            while self._requested:
+                images, decoding = self._requested[0]
                 slot, places, wait = decoding.result()
                 wait()
                 used = 1 + int(self._room[images].sum())
                 pixels = slot.pixels[:used].to(device, non_blocking=True)
                 yield images, Packed(pixels, places, self._source.widths[images])
-                self._asked.popleft()
+                self._requested.popleft()
                 self._buffers.give_back(slot)
         finally:
-            for _, decoding in self._asked:
-                with suppress(Exception):  # the first error is on its way already; others must not keep the slots
-                    decoding.result().wait()  # no thread may still write when the slot has a new owner
+            for _, decoding in self._requested:
+                with suppress(Exception):  # the first error is being raised; others must not keep the buffers
+                    decoding.result().wait()  # no thread may still write when the buffer is handed out again
                 self._buffers.give_back(decoding.result().slot)
 
-    def _ask(self, images: slice) -> Future[_Decoding]:
+    def _request(self, images: slice) -> Future[_Decoding]:
         decoding: Future[_Decoding] = Future()
-        self._buffers.ask(lambda slot: decoding.set_result(self._decode(images, slot)))
+        self._buffers.request(lambda slot: decoding.set_result(self._decode(images, slot)))
         return decoding
 
     def _decode(self, images: slice, slot: Slot) -> _Decoding:
@@ -75,20 +77,24 @@ class StagedDecode:
 
 
 def start_views(
-    pool: Pool, buffers: StagingBuffers, source: kernels.Source, plan: ViewParams, size: int, device: torch.device
+    pool: Pool, buffers: StagingBuffers, source: kernels.Source, params: ViewParams, size: int, device: torch.device
 ) -> Callable[[], tuple[list[Tensor], np.ndarray]]:
-    """As `pipeline.backends.cpu_views.start_views`, but that the pool only decodes and every view is made on the device."""
+    """Begin the V views of N images, which the pool decodes and the device makes; the result waits: V of
+    u8 [N, 3, S, S] on the device, error codes i32 [N]."""
     decoded = StagedDecode(source, pool, buffers)
 
     def finish() -> tuple[list[Tensor], np.ndarray]:
-        parts = [[cut(packed, where, size) for where in cuts(plan, images)] for images, packed in decoded.to(device)]
-        return change([torch.cat(view) for view in zip(*parts, strict=True)], plan), decoded.errors
+        cut_parts = [
+            [cut(packed, where, size) for where in cuts(params, images)] for images, packed in decoded.to(device)
+        ]
+        return change([torch.cat(view) for view in zip(*cut_parts, strict=True)], params), decoded.errors
 
     return finish
 
 
-def pieces(pixels: np.ndarray, room: int) -> Iterator[slice]:
-    """The fewest runs of images (pixels i64 [N]) that fit into `room` pixels each; no image may be larger."""
+def parts(pixels: np.ndarray, room: int) -> Iterator[slice]:
+    """Cut a batch (pixels i64 [N]) into the fewest runs of images of at most `room` pixels each; no image may be
+    larger."""
     first = total = 0
     for i, each in enumerate(pixels.tolist()):
         if total + each > room:

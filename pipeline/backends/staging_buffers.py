@@ -22,20 +22,21 @@ class Slot(NamedTuple):
 
 @final
 class StagingBuffers:
-    """`slots` buffers of `pixels` each, made when first wanted, handed out in the order in which they were asked for.
+    """`slots` buffers of `pixels` each, allocated at their first use and handed out in the order of the requests.
 
-    The order is what rules out a deadlock: of all that one thread asked for, it holds the first that it has not used.
+    The order rules out a deadlock: of all buffers that one thread has requested, it gets the one first that it uses
+    first.
     """
 
     def __init__(self, slots: int, pixels: int, device: torch.device) -> None:
         self.pixels, self._pinned = pixels, device.type == "cuda"
         self._free: deque[Slot | None] = deque([None] * slots)
-        self._asked: deque[Callable[[Slot], None]] = deque()
+        self._requests: deque[Callable[[Slot], None]] = deque()
         self._turn = threading.Lock()
 
-    def ask(self, begin: Callable[[Slot], None]) -> None:
+    def request(self, begin: Callable[[Slot], None]) -> None:
         """Call `begin` with a buffer that nothing reads any more, now or when one is given back."""
-        self._asked.append(begin)
+        self._requests.append(begin)
         self._serve()
 
     def give_back(self, slot: Slot) -> None:
@@ -49,17 +50,17 @@ class StagingBuffers:
 
     def _serve(self) -> None:
         with self._turn:
-            while self._asked and self._free:
-                self._asked.popleft()(self._ready(self._free.popleft()))
+            while self._requests and self._free:
+                self._requests.popleft()(self._ready(self._free.popleft()))
 
     def _ready(self, slot: Slot | None) -> Slot:
-        if slot is None:
-            return Slot(torch.empty(self.pixels + 2, 3, dtype=torch.uint8, pin_memory=self._pinned))  # see Pieces
+        if slot is None:  # two pixels more: StagedDecode leaves one before the first image and pads to an even number
+            return Slot(torch.empty(self.pixels + 2, 3, dtype=torch.uint8, pin_memory=self._pinned))
         if slot.copied is not None:
-            slot.copied.synchronize()  # on the host: if only the stream waited, threads would write under the copy
+            slot.copied.synchronize()  # on the host: if only the stream waited, threads would overwrite what is copied
         return slot
 
 
 def staging_buffers_for(largest: int, threads: int | None, device: torch.device) -> StagingBuffers:
-    """The buffers of images of up to `largest` pixels that so many threads decode."""
+    """Set up the buffers for images of up to `largest` pixels that so many threads decode."""
     return StagingBuffers(max(SLOTS, (threads or cores()) // 2), max(SLOT_PIXELS, largest), device)

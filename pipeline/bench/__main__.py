@@ -1,7 +1,7 @@
-"""How many images a CPU-second prepares, of each path and of the peers.
+"""Measure how many images a CPU-second prepares, on each path and by the peers.
 
-Every case goes through the same images, all cases take turns in one process, and the clock is CPU time over all
-threads and workers, which a busy machine moves little. Ratios compare turns of the same round.
+Every case prepares the same images, all cases take turns in one process, and the clock is CPU time over all threads and
+workers, which a busy machine changes little. Ratios compare turns of the same round.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from pipeline.bench.cases import BOUND, CPU, DEVICE, ON_GPU, OVERHEAD, PATCH, Work, own_cases
+from pipeline.bench.cases import BOUND, CPU_VIEWS, GPU_END_TO_END, GPU_VIEWS, OVERHEAD, PATCH, Work, own_cases
 from pipeline.bench.peers import PEERS, chosen, peer_cases
 from pipeline.bench.rounds import Turns, interleaved, rate, times
 from pipeline.bench.verdict import Machine, machine, need, verdict
@@ -21,7 +21,7 @@ from pipeline.errors import InputError, command
 from pipeline.flags import parse
 from pipeline.store.beton import Beton, open_beton
 
-GOAL_IMAGES_PER_S = 1000  # at which the loader's own share of a core is said
+GOAL_IMAGES_PER_S = 1000  # rate for which the loader's own share of a core is printed
 PACKAGES = ("ffcv", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numba", "numpy", "torch", "torchvision", "pillow")
 
 
@@ -58,14 +58,14 @@ class Options:
 
 
 def measure(options: Options, beton: Beton, peers: list[str]) -> Turns:
-    """Every case by name."""
+    """Measure every case, by name."""
     work = Work(beton, np.arange(min(options.images, beton.n)), options.size, options.batch, options.threads)
     with own_cases(work) as own, peer_cases(peers, work) as others:
         return interleaved(own | others, options.rounds)
 
 
 def where(options: Options, beton: Beton, here: Machine) -> dict[str, str | int]:
-    """What the figures hold for: machine, versions, data."""
+    """Describe what the figures hold for: machine, versions, data."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     model = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
@@ -91,39 +91,41 @@ def _version(package: str) -> str | None:
 
 
 def summary(turns: Turns, options: Options, here: Machine) -> list[str]:
-    """What the loader itself takes, and the verdict."""
-    device, cpu = rate(turns[DEVICE]).median, rate(turns[CPU]).median
-    measured = ON_GPU in turns and options.threads >= here.cores // here.gpus
-    end_to_end = rate(turns[ON_GPU]).wall if measured else None
+    """Put the loader's own share and the verdict into sentences."""
+    gpu_views, cpu_views = rate(turns[GPU_VIEWS]).median, rate(turns[CPU_VIEWS]).median
+    measured = GPU_END_TO_END in turns and options.threads >= here.cores // here.gpus
+    end_to_end = rate(turns[GPU_END_TO_END]).wall if measured else None
     share = GOAL_IMAGES_PER_S / rate(turns[OVERHEAD]).median
     batches = f"in batches of {options.batch}"
     return [
-        f"Order, plan and queues take {100 * share:.1f} % of a core at {GOAL_IMAGES_PER_S:,} images/s {batches}.",
-        verdict(need(options.model, options.step_images_per_s), device, cpu, here, end_to_end),
+        f"Sampler, plan and queues take {100 * share:.1f} % of a core at {GOAL_IMAGES_PER_S:,} images/s {batches}.",
+        verdict(need(options.model, options.step_images_per_s), gpu_views, cpu_views, here, end_to_end),
     ]
 
 
 def table(turns: Turns) -> str:
-    """One line a case: rates, and how many times its images the bound, T2 and T0 prepare."""
+    """Print one line a case: its rates, its share of the bound, and how many times as fast our GPU and CPU views
+    are."""
     width = max(map(len, turns))
-    heads = ("median", "lowest", "highest", "of bound", "T2 is", "T0 is", "wall, /s")
+    heads = ("median", "lowest", "highest", "of bound", "GPU views", "CPU views", "wall, /s")
     lines = [f"{'images per CPU-second':{width}s}" + "".join(f"{head:>10s}" for head in heads)]
     for name, each in turns.items():
         r = rate(each)
-        ratios = f"{times(each, turns[BOUND]):10.2f}" + "".join(f"{times(turns[o], each):9.2f}x" for o in (DEVICE, CPU))
+        ours = (f"{times(turns[case], each):9.2f}x" for case in (GPU_VIEWS, CPU_VIEWS))
+        ratios = f"{times(each, turns[BOUND]):10.2f}" + "".join(ours)
         lines.append(f"{name:{width}s}{r.median:10.0f}{r.low:10.0f}{r.high:10.0f}{ratios}{r.wall:10.0f}")
     return "\n".join(lines)
 
 
 def figures(turns: Turns) -> dict[str, dict[str, float]]:
-    """The table as JSON has it."""
-    others = {"of_bound": BOUND, "of_t2": DEVICE, "of_t0": CPU}
+    """Give the table as JSON: rates of each case, and its rate as a share of the bound, of GPU views and CPU views."""
+    others = {"of_bound": BOUND, "of_gpu_views": GPU_VIEWS, "of_cpu_views": CPU_VIEWS}
     ratios = {name: {key: times(each, turns[o]) for key, o in others.items()} for name, each in turns.items()}
     return {name: asdict(rate(each)) | ratios[name] for name, each in turns.items()}
 
 
 def main() -> None:
-    """Print the table, or JSON."""
+    """Print the table and the verdict, or JSON."""
     options = parse(Options, description=__doc__, prog="python -m pipeline.bench")
     options.check()
     need(options.model, options.step_images_per_s)

@@ -1,47 +1,44 @@
-"""The stages of this package that pipeline.bench measures."""
+"""Define the cases of pipeline.bench: the stages of this package, each a function that prepares some images."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.backends import kernels
-from pipeline.backends.base import Backend, jpeg_source
+from pipeline.backends.base import Backend, PendingViews, jpeg_source
 from pipeline.backends.ffcv import FFCV
-from pipeline.backends.gpu_views import Packed
 from pipeline.backends.select import dali_there
 from pipeline.backends.staged_decode import StagedDecode
 from pipeline.backends.staging_buffers import SLOT_PIXELS, SLOTS, Slot, StagingBuffers
 from pipeline.bench.rounds import Case
+from pipeline.concurrency.ahead import ahead
 from pipeline.concurrency.pool import Pool
 from pipeline.loader import Loader, LoaderSpec
 from pipeline.sampling.sampler import SampleIds, Sampler
 from pipeline.spec import Data, View
 from pipeline.store.beton import Beton
-from pipeline.train_data import unlabelled_views
+from pipeline.train_data import unlabelled_spec
 from pipeline.views.plan import Plan, ViewSpec, draw
 
-if TYPE_CHECKING:
-    from pipeline.backends.dali import Dali
-
-SCALE = (0.2, 1.0)  # of every crop, ours and the peers': MAE's
+SCALE = (0.2, 1.0)  # of every crop, ours and the peers', as in MAE
 PATCH = 16
-LOADER_BATCHES = 100  # enough that the few prepared and never asked for do not count
+LOADER_BATCHES = 100  # so many that the few which are prepared and not used do not count
 BOUND = "decode only (the bound)"
-DEVICE = "T2: plan + decode, views left to the device"
-CPU = "T0: weak + strong views on the CPU"
-OVERHEAD = "the loader alone: order, plan, queues"
-ON_GPU = "T2 end to end, views on the GPU"
+GPU_VIEWS = "GPU views, the CPU's share: plan + decode"
+CPU_VIEWS = "CPU views: weak + strong"
+OVERHEAD = "the loader alone: sampler, plan, queues"
+GPU_END_TO_END = "GPU views, end to end"
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What every case goes through: images `ids` (i64 [n], the file's first) in batches, views of `size` pixels."""
+    """What every case prepares: images `ids` (i64 [n], the file's first) in batches, in views of `size` pixels."""
 
     beton: Beton
     ids: np.ndarray
@@ -51,23 +48,23 @@ class Work:
 
     @property
     def batches(self) -> list[np.ndarray]:
-        """The ids, `batch` at a time."""
+        """Cut the ids into batches of `batch`."""
         return [self.ids[first : first + self.batch] for first in range(0, len(self.ids), self.batch)]
 
-    def wanted(self, colours: bool = True, strong: bool = True) -> ViewSpec:
-        """A weak view with visible patches and a strong one; without `strong`, one crop and no patches."""
+    def spec(self, colours: bool = True, strong: bool = True) -> ViewSpec:
+        """Describe a weak view with visible patches and a strong one; without `strong`, one crop and no patches."""
         weak = View(scale=SCALE)
         view = View(scale=SCALE, augment="usb", erase="cutout") if colours else weak
-        return unlabelled_views(Data(size=self.size, weak=weak, strong=view), PATCH, strong, visible=strong)
+        return unlabelled_spec(Data(size=self.size, weak=weak, strong=view), PATCH, strong, visible=strong)
 
-    def plan(self, wanted: ViewSpec, ids: np.ndarray) -> Plan:
-        """The first pass's plan of some images."""
-        return draw(wanted, SampleIds(ids, np.zeros_like(ids)), self.beton.heights[ids], self.beton.widths[ids], seed=0)
+    def plan(self, spec: ViewSpec, ids: np.ndarray) -> Plan:
+        """Draw the plan of some images in their first pass."""
+        return draw(spec, SampleIds(ids, np.zeros_like(ids)), self.beton.heights[ids], self.beton.widths[ids], seed=0)
 
 
 @contextmanager
 def own_cases(work: Work) -> Iterator[dict[str, Case]]:
-    """The cases of this package by name; their threads end with the context."""
+    """Yield the cases of this package by name; their threads end with the context."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     opened: list[Backend | Pool] = [FFCV(work.beton, work.size, torch.device("cpu"), "cpu", work.threads)]
     pool = Pool(work.threads, lambda: None)
@@ -78,25 +75,25 @@ def own_cases(work: Work) -> Iterator[dict[str, Case]]:
     on_cpu = partial(viewed, work, opened[0])
     cases = {
         BOUND: partial(decoded, work),
-        DEVICE: partial(packed, work, pool, buffers),
-        CPU: partial(on_cpu, work.wanted()),
-        "T0 without the strong colours": partial(on_cpu, work.wanted(colours=False)),
-        "T0, one crop": partial(on_cpu, work.wanted(strong=False)),
-        OVERHEAD: partial(handed_out, work),
+        GPU_VIEWS: partial(packed, work, pool, buffers),
+        CPU_VIEWS: partial(on_cpu, work.spec()),
+        "CPU views without the strong colours": partial(on_cpu, work.spec(colours=False)),
+        "CPU views, one crop": partial(on_cpu, work.spec(strong=False)),
+        OVERHEAD: partial(loaded, work),
     }
     if dali_there():
         from pipeline.backends.dali import Dali
 
         opened.append(Dali(work.beton, work.size, torch.device("cpu"), "cpu", work.threads))
-        cases["decode only, DALI on the CPU from .beton"] = partial(decoded_by_dali, work, opened[-1])
-        cases["T0, decoded by DALI on the CPU"] = partial(viewed, work, opened[-1], work.wanted())
+        cases["decode only, DALI on the CPU from .beton"] = partial(one_ahead, work, opened[-1].decode)
+        cases["CPU views, decoded by DALI"] = partial(viewed, work, opened[-1], work.spec())
     if device.type == "cuda":
         opened.append(FFCV(work.beton, work.size, device, "device", work.threads))
-        cases[ON_GPU] = partial(viewed, work, opened[-1], work.wanted())
+        cases[GPU_END_TO_END] = partial(viewed, work, opened[-1], work.spec())
         if dali_there():
             opened.append(Dali(work.beton, work.size, device, "device", work.threads))
-            cases["decode only, nvJPEG by DALI from .beton"] = partial(decoded_by_dali, work, opened[-1])
-            cases["T2 end to end, decoded by nvJPEG"] = partial(viewed, work, opened[-1], work.wanted())
+            cases["decode only, nvJPEG by DALI from .beton"] = partial(one_ahead, work, opened[-1].decode)
+            cases["GPU views, end to end, decoded by nvJPEG"] = partial(viewed, work, opened[-1], work.spec())
     try:
         yield cases
     finally:
@@ -105,7 +102,8 @@ def own_cases(work: Work) -> Iterator[dict[str, Case]]:
 
 
 def decoded(work: Work) -> int:
-    """Decode one image after another to the same place, in one compiled call: nothing that decodes can be faster."""
+    """Decode one image after another to the same place, in one compiled call: an upper bound for everything that
+    decodes with libffcv."""
     source, errors = jpeg_source(work.beton, work.ids), np.zeros(len(work.ids), np.int32)
     target = kernels.scratch(int((source.heights * source.widths).max()), 1).pixels
     kernels.decode_packed(0, len(work.ids), source, target, np.zeros(len(work.ids), np.int64), errors)
@@ -113,58 +111,46 @@ def decoded(work: Work) -> int:
 
 
 def packed(work: Work, pool: Pool, buffers: StagingBuffers) -> int:
-    """T2's share of the CPU, without a GPU's: plan, then decode through the ring, and leave the pixels there."""
-    wanted = work.wanted()
+    """Do the CPU's share of GPU views: draw the plan, then decode into the staging buffers, and leave the pixels
+    there."""
+    spec = work.spec()
     for ids in work.batches:
-        work.plan(wanted, ids)
+        work.plan(spec, ids)
         for _ in StagedDecode(jpeg_source(work.beton, ids), pool, buffers).to(torch.device("cpu")):
             pass
     return len(work.ids)
 
 
 def _touch(buffers: StagingBuffers) -> None:
-    """Have the system back the ring's memory now, as it does with pinned memory: not while T2 is timed."""
-    lent: list[Slot] = []
+    """Have the system allocate the buffers' pages now, as it does for pinned memory, and not while a case is timed."""
+    slots: list[Slot] = []
     for _ in range(SLOTS):
-        buffers.ask(lent.append)
-    for slot in lent:
+        buffers.request(slots.append)
+    for slot in slots:
         slot.pixels.zero_()
         buffers.give_back(slot)
 
 
-def viewed(work: Work, backend: Backend, wanted: ViewSpec) -> int:
-    """Plan and views of every batch, the next one begun before this one is waited for; a GPU has made them all."""
-    waiting: list[Callable[[], list[Tensor]]] = []
-    for ids in work.batches:
-        waiting.append(backend.start(work.plan(wanted, ids)))
-        if len(waiting) > 1:
-            waiting.pop(0)()
-    for finish in waiting:
+def viewed(work: Work, backend: Backend, spec: ViewSpec) -> int:
+    """Draw the plan of every batch and make its views."""
+    return one_ahead(work, lambda ids: backend.start(work.plan(spec, ids)))
+
+
+def one_ahead(work: Work, start: Callable[[np.ndarray], Callable[[], object]]) -> int:
+    """Start every batch (ids i64 [n]) before the one before it is waited for, until a GPU has finished them all,
+    too."""
+    for finish in ahead(start(ids) for ids in work.batches):
         finish()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return len(work.ids)
 
 
-def decoded_by_dali(work: Work, backend: "Dali") -> int:
-    """DALI's share of its back-end: the file's bytes in, packed pixels out, one batch begun ahead."""
-    waiting: list[Callable[[], Packed]] = []
-    for ids in work.batches:
-        waiting.append(backend.decode(ids))
-        if len(waiting) > 1:
-            waiting.pop(0)()
-    for finish in waiting:
-        finish()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return len(work.ids)
-
-
-def handed_out(work: Work) -> int:
-    """Batches of a loader whose back-end has nothing to do: what is left is the loader's own."""
-    order = Sampler(0, None, range(work.beton.n), 0, work.batch)
-    feed = LoaderSpec(order, np.full(work.beton.n, -1), None, work.wanted())
-    with Loader(feed, Idle(work), torch.device("cpu")) as batches:
+def loaded(work: Work) -> int:
+    """Take batches from a loader whose back-end does nothing: what is left is the loader's own cost."""
+    sampler = Sampler(0, None, range(work.beton.n), 0, work.batch)
+    spec = LoaderSpec(sampler, np.full(work.beton.n, -1), None, work.spec())
+    with Loader(spec, Idle(work), torch.device("cpu")) as batches:
         for _ in range(LOADER_BATCHES):
             next(batches)
     return LOADER_BATCHES * work.batch
@@ -172,14 +158,14 @@ def handed_out(work: Work) -> int:
 
 @final
 class Idle(Backend):
-    """Queues a plan's work as every back-end does, and does none of it."""
+    """Back-end that queues a plan's work as every back-end does, and does none of it."""
 
     def __init__(self, work: Work):
         self.heights, self.widths = work.beton.heights, work.beton.widths
         self._pool = Pool(work.threads, lambda: None)
         self._view = torch.empty(work.batch, 3, work.size, work.size, dtype=torch.uint8)
 
-    def start(self, plan: Plan) -> Callable[[], list[Tensor]]:
+    def start(self, plan: Plan) -> PendingViews:
         wait = self._pool.start(lambda first, last, _: None, len(plan.ids))
 
         def finish() -> list[Tensor]:

@@ -1,4 +1,5 @@
-"""What others do to the same JPEG bytes, for pipeline.bench: which of them, and torchvision as MAE and USB use it."""
+"""Choose the peers of pipeline.bench, and define torchvision's cases: the same JPEG bytes in the views of MAE and
+USB."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -19,14 +20,14 @@ from pipeline.bench.cases import SCALE, Work
 from pipeline.bench.rounds import Case
 from pipeline.errors import InputError
 
-OPERATIONS = 3  # RandAugment's, USB's ImageNet setting, as in our preset
+OPERATIONS = 3  # of RandAugment in USB's ImageNet setting, as in our preset
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WEAK_STRONG = "torchvision: weak + strong, u8, no DataLoader"
 
 
 @contextmanager
 def torchvision_cases(work: Work) -> Iterator[dict[str, Case]]:
-    """torchvision's DataLoader over a folder of the same bytes, one worker process for each of our threads."""
+    """Yield torchvision's cases over a folder of the same bytes, with one worker process for each of our threads."""
     with TemporaryDirectory(prefix="bench-") as folder:
         kind = Path(folder) / "all"
         kind.mkdir()
@@ -40,7 +41,7 @@ def torchvision_cases(work: Work) -> Iterator[dict[str, Case]]:
 
 
 def mae(size: int) -> Callable[[Image.Image], torch.Tensor]:
-    """MAE's pre-training view (its main_pretrain.py): f32 [3, size, size]."""
+    """Build MAE's pre-training view (its main_pretrain.py): f32 [3, size, size]."""
     crop = T.RandomResizedCrop(size, SCALE, interpolation=T.InterpolationMode.BICUBIC)
     return T.Compose([crop, T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(MEAN, STD)])
 
@@ -55,12 +56,12 @@ class Two:
         self.weak, self.strong = T.Compose([*cut, *last]), T.Compose([*cut, T.RandAugment(OPERATIONS), *last])
 
     def __call__(self, image: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weak and strong."""
+        """Make the weak and the strong view."""
         return self.weak(image), self.strong(image)
 
 
 def loaded(work: Work, folder: str, transform: Callable) -> int:
-    """One epoch of a DataLoader; its workers have ended when it returns, so their CPU time is known."""
+    """Run one epoch of a DataLoader; its workers have ended when it returns, so their CPU time is known."""
     data = ImageFolder(folder, transform)
     cuda = torch.cuda.is_available()
     batches = DataLoader(data, work.batch, shuffle=True, num_workers=work.threads, pin_memory=cuda)
@@ -68,26 +69,26 @@ def loaded(work: Work, folder: str, transform: Callable) -> int:
 
 
 def in_turn(work: Work, transform: Callable) -> int:
-    """One image after another in this process: what the transforms cost without a loader around them."""
+    """Transform one image after another in this process: the cost of the transforms without a loader."""
     for i in work.ids.tolist():
         transform(Image.open(io.BytesIO(work.beton.jpeg(i).tobytes())).convert("RGB"))
     return len(work.ids)
 
 
 def _ffcv(work: Work) -> AbstractContextManager[dict[str, Case]]:
-    from pipeline.bench.ffcv import ffcv_cases  # importing ffcv takes seconds
+    from pipeline.bench.peer_ffcv import ffcv_cases  # importing ffcv takes seconds
 
     return ffcv_cases(work)
 
 
 def _ffcv_ssl(work: Work) -> AbstractContextManager[dict[str, Case]]:
-    from pipeline.bench.ffcv import ffcv_ssl_cases
+    from pipeline.bench.peer_ffcv import ffcv_ssl_cases
 
     return ffcv_ssl_cases(work)
 
 
 def _dali(work: Work) -> AbstractContextManager[dict[str, Case]]:
-    from pipeline.bench.dali import dali_cases
+    from pipeline.bench.peer_dali import dali_cases
 
     return dali_cases(work)
 
@@ -98,11 +99,12 @@ PEERS = {
     "ffcv-ssl": ("ffcv", _ffcv_ssl),
     "dali": ("nvidia.dali", _dali),
 }
-"""The package that each needs, and its cases."""
+"""Of each peer, the package that it needs and a function that makes its cases."""
 
 
 def chosen(against: str | None) -> list[str]:
-    """The peers named, or those that are installed; InputError for one that is unknown, or asked for and not there."""
+    """List the peers that `against` names, or those that are installed. Raises InputError for one that is unknown or
+    not installed."""
     if against is None:
         return [name for name, (package, _) in PEERS.items() if installed(package)]
     names = [name for name in against.split(",") if name]
@@ -115,14 +117,14 @@ def chosen(against: str | None) -> list[str]:
 
 
 def installed(package: str) -> bool:
-    """Whether a package, or a package in a namespace, is there; it is not imported."""
+    """Say whether a package, or a package in a namespace, is installed, without importing it."""
     parent = package.rpartition(".")[0]
     return (not parent or find_spec(parent) is not None) and find_spec(package) is not None
 
 
 @contextmanager
 def peer_cases(names: list[str], work: Work) -> Iterator[dict[str, Case]]:
-    """The cases of all peers named, by name."""
+    """Yield the cases of these peers, by name."""
     with ExitStack() as stack:
         cases: dict[str, Case] = {}
         for name in names:

@@ -1,8 +1,10 @@
-"""What a file of very many images costs before its first batch.  python -m pipeline.bench.simulate --images 100000000
+"""Measure what a file of very many images costs before its first batch.
 
-Writes a file whose images are holes (pipeline.bench.sparse_file), opens it in a fresh process and draws order and plan of some
-steps as one rank does: 256 labelled and 1,792 unlabelled images, one image in a hundred labelled, weak and strong views
-and a mask. Nothing is decoded. Times are wall-clock, memory is of that process.
+    python -m pipeline.bench.simulate --images 100000000
+
+It writes a file whose images are holes (pipeline.bench.sparse_file), opens it in a fresh process and draws samples and
+plans of some steps as one rank does: 256 labelled and 1,792 unlabelled images, one image in a hundred labelled, weak
+and strong views and a mask. Nothing is decoded. Times are wall-clock, memory is of that process.
 """
 
 import json
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.bench.sparse_file import write_hollow
+from pipeline.bench.sparse_file import write_sparse
 from pipeline.errors import InputError, command
 from pipeline.flags import parse
 from pipeline.store.beton import Beton, open_beton
@@ -27,16 +29,16 @@ LABELLED, UNLABELLED, EVERY, STEPS = 256, 1792, 100, 50
 
 @dataclass(frozen=True)
 class Options:
-    """Write hollow .beton files and measure how they open."""
+    """Write sparse .beton files and measure how they open."""
 
     images: tuple[int, ...] = (1_281_167, 100_000_000)
     """Images of each file."""
     folder: str | None = None
-    """Where to write them (48 bytes of disk an image, removed at the end); the system's place for that if absent."""
+    """Where to write them (48 bytes of disk an image, removed at the end); the system's temporary folder if absent."""
 
 
 def memory_mb() -> dict[str, float]:
-    """Resident memory of this process, MB: its own, mapped pages of files (shared with others), and their peak."""
+    """Read the resident memory of this process, MB: its own, mapped pages of files (shared), and the peak of both."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     kb = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines) if "kB" in value}
     names = {"own": "RssAnon", "mapped": "RssFile", "peak": "VmHWM"}
@@ -44,7 +46,7 @@ def memory_mb() -> dict[str, float]:
 
 
 def probe(path: str) -> None:
-    """Open a file and draw the first steps, in a process that has done nothing else; prints JSON."""
+    """Open a file and draw the first steps, in a process that has done nothing else, and print the figures as JSON."""
     before, began = memory_mb(), time.perf_counter()
     beton = open_beton(path)
     found = {"open_s": time.perf_counter() - began, "start_mb": before, "open_mb": memory_mb()}
@@ -53,9 +55,9 @@ def probe(path: str) -> None:
 
 
 def steps(beton: Beton, opened: float) -> dict[str, float]:
-    """Seconds for the labels, for the first step's plan, and from `opened` until the whole index is checked; then
-    median µs an image, of the order alone and with the plan."""
-    from pipeline import train_data  # here: opening is measured without torch, which these import
+    """Measure the seconds for the labels, for the first step's plan, and from `opened` until the whole index is
+    checked; then the median µs an image of the sampler alone and with the plan."""
+    from pipeline import train_data  # late, so that opening is measured without torch, which these import
     from pipeline.labels.splits import Split, known_labels
     from pipeline.sampling.sampler import Sampler
     from pipeline.spec import Data
@@ -66,29 +68,30 @@ def steps(beton: Beton, opened: float) -> dict[str, float]:
     labels = known_labels(beton, Split("simulated", beton.digest, beton.n, 0, beton.manifest.classes, ids))
     found = {"labels_s": time.perf_counter() - began}
     data = Data()
-    wanted = train_data.labelled_views(data, 16, False), train_data.unlabelled_views(data, 16, True, True)
-    order = Sampler(0, labels.ids, range(beton.n), LABELLED, UNLABELLED)
+    specs = train_data.labelled_spec(data, 16, False), train_data.unlabelled_spec(data, 16, True, True)
+    sampler = Sampler(0, labels.ids, range(beton.n), LABELLED, UNLABELLED)
     spent = []
     for step in range(STEPS + 1):
         began = time.perf_counter()
-        picked = order.at(step)
-        ordered = time.perf_counter() - began
-        for each, samples in zip(wanted, picked, strict=True):
-            draw(each, samples, beton.heights[samples.ids], beton.widths[samples.ids], 0)
+        streams = sampler.at(step)
+        sampled = time.perf_counter() - began
+        for spec, samples in zip(specs, streams, strict=True):
+            draw(spec, samples, beton.heights[samples.ids], beton.widths[samples.ids], 0)
             beton.where(samples.ids)
-        assert (labels[picked[0].ids] >= 0).all()
-        spent.append((ordered, time.perf_counter() - began))
+        assert (labels[streams[0].ids] >= 0).all()
+        spent.append((sampled, time.perf_counter() - began))
         if not step:
             beton.settle()
             checked = time.perf_counter() - opened if beton.later else None
             found |= {"first_plan_s": spent[0][1], "checked_s": checked}
-    for name, values in zip(("order_us", "plan_us"), zip(*spent[1:], strict=True), strict=True):
+    for name, values in zip(("sampler_us", "plan_us"), zip(*spent[1:], strict=True), strict=True):
         found[name] = statistics.median(values) / (LABELLED + UNLABELLED) * 1e6
     return found
 
 
 def probed(path: Path, *, cold: bool, before: str = "") -> dict:
-    """What `probe` found in a fresh process; cold: none of the file in the page cache; before: Python to run first."""
+    """Run `probe` in a fresh process and return its figures; cold: none of the file in the page cache; before: Python
+    to run first."""
     if cold:
         evict(path)
     code = f"{before}\nfrom pipeline.bench.simulate import probe\nprobe({str(path)!r})"
@@ -107,10 +110,10 @@ def evict(path: Path) -> None:
 
 
 def table(rows: list[tuple[str, dict]]) -> str:
-    """One line a measurement."""
+    """Print one line a measurement."""
     lines = [
-        f"{'':24}   open   own  mapped  peak  labels  first plan  checked  order   plan   own  mapped",
-        f"{'images, page cache':24}      s    MB      MB    MB       s           s        s  us/im  us/im    MB"
+        f"{'':24}   open   own  mapped  peak  labels  first plan  checked  sampler  plan   own  mapped",
+        f"{'images, page cache':24}      s    MB      MB    MB       s           s        s    us/im  us/im  MB"
         "      MB",
     ]
     for name, found in rows:
@@ -119,7 +122,7 @@ def table(rows: list[tuple[str, dict]]) -> str:
         lines.append(
             f"{name:24s} {found['open_s']:6.2f} {opened['own']:5.0f} {opened['mapped']:7.0f} {opened['peak']:5.0f}"
             f" {found['labels_s']:7.2f} {found['first_plan_s']:11.3f} {checked:>8s}"
-            f" {found['order_us']:6.2f} {found['plan_us']:6.1f} {end['own']:5.0f} {end['mapped']:7.0f}"
+            f" {found['sampler_us']:8.2f} {found['plan_us']:6.1f} {end['own']:5.0f} {end['mapped']:7.0f}"
         )
     return "\n".join(lines)
 
@@ -135,7 +138,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for n in options.images:
             path = Path(folder) / "train.beton"
-            write_hollow(path, n)
+            write_sparse(path, n)
             for cold in (True, False):
                 rows.append((f"{n:,}, {'cold' if cold else 'warm'}", probed(path, cold=cold)))
             path.unlink()

@@ -1,4 +1,4 @@
-"""Who waits for whom: what a step of a model needs against what a machine's cores prepare."""
+"""Compare the images that a model's step takes with those that a machine's cores prepare, and say which waits."""
 
 from dataclasses import dataclass
 
@@ -16,12 +16,13 @@ GFLOP = {
 """Of one image in a packed Semi-MAE step (labelled 1 : 7, half of the pseudo-labels pass, MAE's decoder of 8 x 512),
 forward and backward, counted by models.bench.flops: python -m models.bench --model NAME."""
 ASSUMED_TFLOPS = 225
-"""What a step is assumed to reach where none was measured: what published ViTs sustain on an H100 (docs/scale.md)."""
+"""TFLOP/s that a step is assumed to reach where none was measured: what published ViTs sustain on an H100
+(docs/scale.md)."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The cores that this process may use, the GPUs it sees and what they are called."""
+    """The cores that this process may use, the GPUs that it sees, and their name."""
 
     cores: int
     gpus: int = 0
@@ -38,13 +39,13 @@ class Need:
 
 
 def machine() -> Machine:
-    """This one."""
+    """Describe this machine."""
     gpus = torch.cuda.device_count()
     return Machine(cores(), gpus, torch.cuda.get_device_name() if gpus else "")
 
 
 def need(model: str, images_per_s: float | None = None) -> Need:
-    """From a measured rate, or from the model's FLOPs; InputError for a model without either."""
+    """Find a model's need from a measured rate, or from its FLOPs. Raises InputError for a model without either."""
     if images_per_s is not None:
         if images_per_s <= 0:
             raise InputError(f"--step-images-per-s must be above 0, got {images_per_s:g}")
@@ -55,14 +56,14 @@ def need(model: str, images_per_s: float | None = None) -> Need:
     return Need(model, ASSUMED_TFLOPS * 1000 / GFLOP[model], f"{assumed}, as published ViTs sustain on an H100")
 
 
-def verdict(need: Need, device: float, cpu: float, here: Machine, end_to_end: float | None = None) -> str:
-    """One sentence.
+def verdict(need: Need, gpu_views: float, cpu_views: float, here: Machine, end_to_end: float | None = None) -> str:
+    """Say in one sentence whether the GPU or its cores would wait, and for how much of their time.
 
-    device, cpu  images per core-second with the views made on the GPU (T2) and beside the decoder (T0)
-    end_to_end   images/s of T2 measured with this GPU, where it was measured with all cores that a GPU has here
+    gpu_views, cpu_views  images per core-second with the views made on the GPU, and on the CPU
+    end_to_end            images/s of GPU views on this GPU, if measured with all cores that each GPU has here
     """
     share = here.cores / max(here.gpus, 1)
-    feeds = end_to_end or share * device
+    feeds = end_to_end or share * gpu_views
     step = f"{need.model} at {need.images_per_s:,.0f} images/s ({need.origin})"
     start = f"A {here.gpu}" if here.gpus else "No GPU is here: one"
     supply = f"{share:.3g} core(s), which feed {'(measured) ' if end_to_end else ''}{feeds:,.0f}"
@@ -70,8 +71,8 @@ def verdict(need: Need, device: float, cpu: float, here: Machine, end_to_end: fl
         waits = f"would wait {100 * (1 - feeds / need.images_per_s):.0f} % of its time for its {supply}"
     else:
         waits = f"would not wait for its {supply}: these wait {100 * (1 - need.images_per_s / feeds):.0f} % of theirs"
-    on_device, on_cpu = (f"{need.images_per_s / rate:.1f}" for rate in (device, cpu))
+    on_gpu, on_cpu = (f"{need.images_per_s / rate:.1f}" for rate in (gpu_views, cpu_views))
     return (
-        f"{start} that trains {step} {waits}; the recipe needs {on_device} cores a GPU with the views made on the GPU "
-        f"(T2), {on_cpu} with the views on the CPU (T0)."
+        f"{start} that trains {step} {waits}; the recipe needs {on_gpu} cores a GPU with GPU views, {on_cpu} with "
+        "CPU views."
     )

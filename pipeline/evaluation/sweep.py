@@ -1,4 +1,7 @@
-"""Go once through images of a .beton, as they are evaluated: no chance, in order, one batch decoding ahead."""
+"""Go once through images of a .beton, in order, in the evaluation view, while one batch is decoded ahead.
+
+for images in sweep(data, beton, device, ids=np.arange(beton.n), batch=256): ...     # u8 [n, 3, S, S]
+"""
 
 import sys
 from collections.abc import Iterator
@@ -8,78 +11,71 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import rng
-from pipeline.backends.base import Backend, Undecodable, Views
-from pipeline.backends.replacement import MOST
+from pipeline.backends.base import Backend, PendingViews, Undecodable
+from pipeline.backends.replacement import too_many
 from pipeline.backends.select import streamed
-from pipeline.concurrency.transfer import copies
+from pipeline.concurrency.ahead import ahead
+from pipeline.concurrency.transfer import copy_stream
 from pipeline.errors import InputError
 from pipeline.open import open_backend
-from pipeline.sampling.sampler import SampleIds
 from pipeline.spec import Data
 from pipeline.store.beton import Beton
-from pipeline.views.plan import ViewSpec, draw
+from pipeline.views.plan import evaluation_plan
 
 
 def sweep(data: Data, beton: Beton, device: torch.device, ids: np.ndarray, batch: int) -> Iterator[Tensor]:
-    """Every image of `ids` once, in order, as evaluated: u8 [n, 3, S, S] for n up to `batch`, on the device."""
+    """Yield every image of `ids` once, in order, in the evaluation view: u8 [n, 3, S, S] for n up to `batch`, on the
+    device. Raises InputError for an image that cannot be decoded."""
     with closing(open_backend(streamed(data), beton, device)) as backend:
-        for _, views in _started(data, backend, ids, batch):
-            yield _made(views, device)
+        for _, pending in _started(data, backend, ids, batch):
+            yield _images(pending, device)
 
 
 def sweep_decodable(
     data: Data, beton: Beton, device: torch.device, ids: np.ndarray, batch: int, *, say: bool = True
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """As `sweep`, with their ids, but without the images that no longer decode; `say` names each on stderr.
+    """Yield the ids and images of `sweep` without those that no longer decode; `say` names each of these on stderr.
 
     For images that are learned from or compared with: a score over fewer images would be another score. Raises
-    InputError if more than two and more than a tenth of them are gone.
+    InputError if more than two and more than a tenth of them cannot be decoded.
     """
     gone = 0
     with closing(open_backend(streamed(data), beton, device)) as backend:
-        for part, views in _started(data, backend, ids, batch):
+        for part, pending in _started(data, backend, ids, batch):
             try:
-                images = _made(views, device)
+                images = _images(pending, device)
             except Undecodable as error:
                 gone += len(error.ids)
                 for i in error.ids if say else ():
-                    said = f"{error.beton.path}: {error.named(i)} no longer decodes; it is left out"
-                    print(f"warning: {said}", file=sys.stderr, flush=True)
-                if gone > max(2, MOST * len(ids)):
+                    image = f"{error.beton.path}: {error.named(i)}"
+                    print(f"warning: {image} no longer decodes; it is left out", file=sys.stderr, flush=True)
+                if too_many(gone, len(ids)):
                     raise InputError(f"{gone} of {len(ids)} images do not decode: {error}") from error
                 part = part[~np.isin(part, error.ids)]
                 if not len(part):
                     continue
-                images = _made(_start(data, backend, part), device)
+                images = _images(_start(data, backend, part), device)
             yield part, images
 
 
-def _started(data: Data, backend: Backend, ids: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, Views]]:
-    """Batches of ids with their views: one decodes while another is used."""
-    started: list[tuple[np.ndarray, Views]] = []
-    for first in range(0, len(ids), batch):
-        part = np.asarray(ids[first : first + batch])
-        started.append((part, _start(data, backend, part)))
-        if len(started) > 1:
-            yield started.pop(0)
-    yield from started
+def _started(data: Data, backend: Backend, ids: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, PendingViews]]:
+    parts = (np.asarray(ids[first : first + batch]) for first in range(0, len(ids), batch))
+    return ahead((part, _start(data, backend, part)) for part in parts)
 
 
-def _start(data: Data, backend: Backend, ids: np.ndarray) -> Views:
-    wanted = ViewSpec({"images": (data.evaluate, rng.WEAK)}, data.size)
-    return backend.start(draw(wanted, SampleIds(ids, np.zeros_like(ids)), backend.heights[ids], backend.widths[ids], 0))
+def _start(data: Data, backend: Backend, ids: np.ndarray) -> PendingViews:
+    return backend.start(evaluation_plan(data, ids, backend.heights[ids], backend.widths[ids]))
 
 
-def _made(views: Views, device: torch.device) -> Tensor:
-    """A batch of a sweep, made beside what the network still computes: behind that, its copies would wait, and the
-    decoders for the buffers that they are from."""
-    beside = copies(device)
-    if beside is None:
-        return views()[0]
-    with torch.cuda.stream(beside):
-        images = views()[0]
+def _images(pending: PendingViews, device: torch.device) -> Tensor:
+    """Wait for a batch, which is made on the stream of the copies: on the network's stream its copies would wait for
+    what the network still computes, and the decoders for the buffers that are being copied."""
+    copying = copy_stream(device)
+    if copying is None:
+        return pending()[0]
+    with torch.cuda.stream(copying):
+        images = pending()[0]
     computing = torch.cuda.current_stream(device)
-    computing.wait_stream(beside)
+    computing.wait_stream(copying)
     images.record_stream(computing)  # else the next batch could take its memory while the network reads it
     return images

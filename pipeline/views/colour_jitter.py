@@ -1,4 +1,7 @@
-"""Colour jitter (torchvision's ColorJitter) as a plan: a generator of the same operations as RandAugment."""
+"""Draw colour jitter (torchvision's ColorJitter) as operations that the executors of RandAugment carry out.
+
+ops = draw(keys, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)     # Ops of 4 operations
+"""
 
 import numpy as np
 

@@ -1,7 +1,10 @@
-"""What happens to each image: every random choice of a batch, drawn on the host before anything is decoded.
+"""Draw what happens to each image: every random choice of a batch, on the host, before anything is decoded.
 
 A plan depends on (seed, pass, image id, view) and on nothing else: not on rank, worker, back-end or place in the batch.
-Executors (numba on the CPU, torch on a GPU) only carry it out, so all of them show the same views.
+Executors (pipeline.executors) only carry it out, so all of them show the same views.
+
+    spec = ViewSpec({"weak": (View(), rng.WEAK), "strong": (View(augment="usb"), rng.STRONG)}, size=224)
+    plan = draw(spec, samples, heights, widths, seed=0)     # plan.params.boxes i32 [2, N, 4]
 """
 
 from collections.abc import Mapping
@@ -12,22 +15,16 @@ import numpy as np
 
 from pipeline import rng
 from pipeline.sampling.sampler import SampleIds
-from pipeline.spec import Mask, View
-from pipeline.views import (
-    colour_jitter,
-    crop_flip,
-    erase,
-    masks,
-    rand_augment,
-)
+from pipeline.spec import Data, Mask, View
+from pipeline.views import colour_jitter, crop_flip, erase, masks, rand_augment
 
 
 class ViewParams(NamedTuple):
-    """V views of N images, one array each, as the kernels take them.
+    """What is done to make V views of N images, one array each, as the kernels take them.
 
     boxes, insets i32 [V, N, 4], flips bool [V, N]      where to cut (pipeline.views.crop_flip)
     ops i8 [V, N, L], args f32 [V, N, L]                what to change (pipeline.views.rand_augment)
-    nearest bool [V], fill u8 [V, 3]                    how geometry reads between and beyond pixels
+    nearest bool [V], fill u8 [V, 3]                    how geometry reads between pixels and beyond the border
     erased i32 [V, N, 4], noise u64 [V, N]              what to erase, and its noise (pipeline.views.erase)
     noisy bool [V]                                      erase with noise instead of grey
     """
@@ -49,9 +46,11 @@ class Plan:
     """What happens to N images.
 
     ids      i64 [N]
-    names    of the V views; `size` is their side, `stacked` their choices
-    visible  i64 [N, K] where a mask was asked for; [N, W, K] in windows
-    hidden   i64 [N, W, M], the windows' other patches; None where no windows were asked for: simply the rest
+    names    of the V views
+    size     their side, in pixels
+    params   what is done to make them
+    visible  i64 [N, K], or [N, W, K] in windows: patches that stay visible; None without a mask
+    hidden   i64 [N, W, M], the windows' other patches; None without windows, where the hidden patches are the rest
     """
 
     ids: np.ndarray
@@ -64,7 +63,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """The views of one stream: by name, with the RNG stream that keeps their numbers apart; all of one size."""
+    """The views of one stream of images.
+
+    views  by name, each with the RNG stream (pipeline.rng) that keeps its random numbers apart
+    size   side of each view, in pixels
+    mask   which patches stay visible; None where a method hides none
+    patch  side of a patch, in pixels
+    """
 
     views: Mapping[str, tuple[View, int]]
     size: int
@@ -72,18 +77,31 @@ class ViewSpec:
     patch: int = 16
 
 
-def draw(wanted: ViewSpec, samples: SampleIds, heights: np.ndarray, widths: np.ndarray, seed: int) -> Plan:
-    """Draw everything random about the picked images, whose sizes are heights and widths (i64 [N])."""
-    streams = [stream for _, stream in wanted.views.values()]
+def draw(spec: ViewSpec, samples: SampleIds, heights: np.ndarray, widths: np.ndarray, seed: int) -> Plan:
+    """Draw everything random about N images, whose sizes are heights and widths (i64 [N]).
+
+    Raises InputError where a view cannot be cut, or a mask cannot be drawn.
+    """
+    streams = [stream for _, stream in spec.views.values()]
     *keys, mask_keys = rng.keys(seed, samples.passes, samples.ids, (*streams, rng.MASK))
     views = [
-        _draw_view(view, view_keys, heights, widths, wanted.size)
-        for (view, _), view_keys in zip(wanted.views.values(), keys, strict=True)
+        _draw_view(view, view_keys, heights, widths, spec.size)
+        for (view, _), view_keys in zip(spec.views.values(), keys, strict=True)
     ]
     masked = None, None
-    if wanted.mask:
-        masked = masks.draw(wanted.mask, rng.derive(mask_keys, streams[0]), wanted.size // wanted.patch)
-    return Plan(samples.ids, tuple(wanted.views), wanted.size, _stack(views), *masked)
+    if spec.mask:
+        masked = masks.draw(spec.mask, rng.derive(mask_keys, streams[0]), spec.size // spec.patch)
+    return Plan(samples.ids, tuple(spec.views), spec.size, _stack(views), *masked)
+
+
+def evaluation_spec(data: Data) -> ViewSpec:
+    """Describe the one view that images are evaluated on."""
+    return ViewSpec({"images": (data.evaluate, rng.WEAK)}, data.size)
+
+
+def evaluation_plan(data: Data, ids: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> Plan:
+    """Plan the evaluation view of images `ids`, whose sizes are heights and widths (all i64 [N])."""
+    return draw(evaluation_spec(data), SampleIds(ids, np.zeros_like(ids)), heights, widths, seed=0)
 
 
 def _draw_view(view: View, keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, size: int) -> ViewParams:
@@ -118,8 +136,8 @@ def _stack(views: list[ViewParams]) -> ViewParams:
     layers = max(view.ops.shape[1] for view in views)
 
     def padded(a: np.ndarray) -> np.ndarray:
-        none = np.zeros((len(a), layers - a.shape[1]), a.dtype)  # np.pad takes ten times as long
-        return np.concatenate([a, none], 1)
+        zeros = np.zeros((len(a), layers - a.shape[1]), a.dtype)  # np.pad takes ten times as long
+        return np.concatenate([a, zeros], 1)
 
-    even = [view._replace(ops=padded(view.ops), args=padded(view.args)) for view in views]
-    return ViewParams(*(np.concatenate([a[None] for a in arrays]) for arrays in zip(*even, strict=True)))
+    params = [view._replace(ops=padded(view.ops), args=padded(view.args)) for view in views]
+    return ViewParams(*(np.concatenate([a[None] for a in arrays]) for arrays in zip(*params, strict=True)))

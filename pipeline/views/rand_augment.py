@@ -1,7 +1,9 @@
-"""RandAugment as a plan: which operations, with which arguments, each image gets.
+"""Draw which operations of RandAugment, with which arguments, each image gets.
 
 "RandAugment" names three different things in the codebases that Semi-MAE is compared with; each is a preset here that
 draws (operation, argument) pairs. An argument is in the unit of its operation, so the executors know no preset.
+
+    ops = draw("usb", keys, size=224)     # ops.ops i8 [N, 3], ops.args f32 [N, 3]
 """
 
 from dataclasses import dataclass
@@ -22,12 +24,12 @@ GEOMETRY = (ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y)
 
 PresetName = Literal["usb", "timm", "torchvision"]
 _TAG = 0x52A9D  # derives this view's own numbers from an image's key
-_SLOTS = 8  # counters per layer: op, argument, sign, skip, magnitude (2), spare
+_SLOTS = 8  # counters per layer: op, argument, sign, skip, and four that no preset uses
 
 
 @dataclass(frozen=True)
 class Ops:
-    """What happens to each image, in order.
+    """The L operations of each of N images, in order.
 
     ops   i8  [N, L]   ids as in NAMES; 0 is identity
     args  f32 [N, L]   rotate: degrees counter-clockwise; shear_*: factor; translate_*: fraction of the side (positive:
@@ -42,7 +44,7 @@ class Ops:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a preset reads pixels between pixels and beyond the border (fill is RGB)."""
+    """How geometry reads between pixels (nearest or bilinear) and what it fills in beyond the border (RGB)."""
 
     nearest: bool
     fill: tuple[int, int, int]
@@ -82,7 +84,7 @@ def draw(preset: PresetName, keys: np.ndarray, size: int, layers: int | None = N
                  geometry is always bilinear; timm takes bilinear or bicubic. Magnitude 10 posterizes to 0 bits, that is
                  to black, as in timm before Pillow refused it.
     torchvision  RandAugment(num_ops=2, magnitude=9, num_magnitude_bins=31)
-    layers       number of operations, if not the preset's own
+    layers       number of operations, where it is not to be the preset's own
 
     Raises InputError for an unknown preset.
     """

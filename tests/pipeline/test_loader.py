@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.backends.base import Backend, Views
+from pipeline.backends.base import Backend, PendingViews
 from pipeline.backends.ffcv import FFCV
 from pipeline.backends.in_memory import InMemoryBackend
 from pipeline.batch import Batch, Unlabelled
@@ -184,7 +184,7 @@ class Slow(Backend):
     def __init__(self, beton: Beton, seconds: float):
         self.heights, self.widths, self.seconds, self.closed = beton.heights, beton.widths, seconds, False
 
-    def start(self, plan: Plan) -> Views:
+    def start(self, plan: Plan) -> PendingViews:
         def finish() -> list[torch.Tensor]:
             time.sleep(self.seconds)
             return [torch.zeros(len(plan.ids), 3, 16, 16, dtype=torch.uint8) for _ in plan.names]

@@ -1,6 +1,5 @@
-"""Corrupted images beside the decoder: batch after batch, made by threads while the network looks at earlier ones."""
+"""Corrupt images by threads, batch after batch, while the network computes on earlier batches."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
@@ -9,15 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.concurrency.ahead import ahead
 from pipeline.concurrency.pool import CHUNK, cores
 from pipeline.concurrency.threads import Threads
-from pipeline.concurrency.transfer import send
+from pipeline.concurrency.transfer import to_device
 from pipeline.evaluation.corruptions.corrupt import Table, corrupt
 
 AHEAD = 2  # batches that are being made while one is used
 
 
-class ViewSpec(NamedTuple):
+class CorruptionSpec(NamedTuple):
     """One corruption at one severity, 1 to 5."""
 
     name: str
@@ -25,15 +25,16 @@ class ViewSpec(NamedTuple):
 
 
 class Corrupted(NamedTuple):
-    """Images first..first+n-1 of the sweep under `wanted` (None: as they are): u8 [n, 3, S, S] on the device."""
+    """Images first..first+n-1 of the sweep under `spec` (None: as they are): u8 [n, 3, S, S] on the device."""
 
-    wanted: ViewSpec | None
+    spec: CorruptionSpec | None
     first: int
     images: Tensor
 
 
-class Making(NamedTuple):
-    """How images are corrupted."""
+class CorruptionSettings(NamedTuple):
+    """How images are corrupted: the table of levels, the seed, JPEG as in ImageNet-C's files, threads (None: one for
+    each core)."""
 
     table: Table = "auto"
     seed: int = 0
@@ -41,49 +42,75 @@ class Making(NamedTuple):
     threads: int | None = None
 
 
+class Begun(NamedTuple):
+    """A batch u8 [n, S, S, 3] on the host that threads are writing; complete when their jobs are."""
+
+    spec: CorruptionSpec | None
+    first: int
+    pixels: Tensor
+    jobs: list[Future]
+
+
 def stream(
-    clean: Iterable[Tensor], ids: np.ndarray, wanted: Sequence[ViewSpec], device: torch.device, making: Making
+    clean: Iterable[Tensor],
+    ids: np.ndarray,
+    specs: Sequence[CorruptionSpec],
+    device: torch.device,
+    settings: CorruptionSettings,
 ) -> Iterator[Corrupted]:
-    """Every batch as it is, then under each of `wanted`: an image is decoded once for all of them.
+    """Yield every batch as it is, then under each of `specs`; so an image is decoded once for all of them.
 
     clean  u8 [n, 3, S, S] on the host, channels last in storage
     ids    i64 [N], image ids of all batches, which decide what is drawn
+
+        for corrupted in stream(batches, ids, [CorruptionSpec("fog", 3)], device, CorruptionSettings(seed=0)): ...
     """
-    threads = Threads(making.threads or cores(), "corrupt")
-    begun: deque[tuple[ViewSpec | None, int, Tensor, list[Future]]] = deque()
-    first = 0
+    threads = Threads(settings.threads or cores(), "corrupt")
     try:
-        for batch in clean:
-            source = batch.permute(0, 2, 3, 1).numpy()
-            part = ids[first : first + len(batch)]
-            begun.append((None, first, torch.from_numpy(source), []))
-            for each in wanted:
-                begun.append((each, first, *_begin(threads, source, part, each, device, making)))
-                if len(begun) > AHEAD:
-                    yield _finish(begun.popleft(), device)
-            first += len(batch)
-        while begun:
-            yield _finish(begun.popleft(), device)
+        for begun in ahead(_begin_all(threads, clean, ids, specs, device, settings), AHEAD):
+            yield _finish(begun, device)
     finally:
         threads.close()
 
 
+def _begin_all(
+    threads: Threads,
+    clean: Iterable[Tensor],
+    ids: np.ndarray,
+    specs: Sequence[CorruptionSpec],
+    device: torch.device,
+    settings: CorruptionSettings,
+) -> Iterator[Begun]:
+    first = 0
+    for batch in clean:
+        source = batch.permute(0, 2, 3, 1).numpy()
+        yield Begun(None, first, torch.from_numpy(source), [])
+        for spec in specs:
+            pixels, jobs = _begin(threads, source, ids[first : first + len(batch)], spec, device, settings)
+            yield Begun(spec, first, pixels, jobs)
+        first += len(batch)
+
+
 def _begin(
-    threads: Threads, source: np.ndarray, ids: np.ndarray, wanted: ViewSpec, device: torch.device, making: Making
+    threads: Threads,
+    source: np.ndarray,
+    ids: np.ndarray,
+    spec: CorruptionSpec,
+    device: torch.device,
+    settings: CorruptionSettings,
 ) -> tuple[Tensor, list[Future]]:
     out = torch.empty(source.shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
     made = out.numpy()
 
     def work(first: int, last: int) -> None:
         for i in range(first, last):
-            made[i] = corrupt(source[i], *wanted, int(ids[i]), making.seed, making.table, making.as_file)
+            made[i] = corrupt(source[i], *spec, int(ids[i]), settings.seed, settings.table, settings.as_file)
 
     n = len(source)
     return out, [threads.submit(work, first, min(first + CHUNK, n)) for first in range(0, n, CHUNK)]
 
 
-def _finish(begun: tuple[ViewSpec | None, int, Tensor, list[Future]], device: torch.device) -> Corrupted:
-    wanted, first, out, jobs = begun
-    for job in jobs:
+def _finish(begun: Begun, device: torch.device) -> Corrupted:
+    for job in begun.jobs:
         job.result()
-    return Corrupted(wanted, first, send(out, device).permute(0, 3, 1, 2))
+    return Corrupted(begun.spec, begun.first, to_device(begun.pixels, device).permute(0, 3, 1, 2))

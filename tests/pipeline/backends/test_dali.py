@@ -91,7 +91,7 @@ def test_what_is_only_decoded_is_pillows_picture(dali, nothing_stays, beton):
 
 
 def test_plans_of_any_size_may_be_under_way_and_asked_for_in_any_order(dali, nothing_stays, beton, monkeypatch):
-    monkeypatch.setattr(dali_decoder, "MOST", 8)
+    monkeypatch.setattr(dali_decoder, "MAX_BATCH", 8)
     backend, parts = opened(Dali, beton), [np.arange(n) for n in (5, 8, 33, 3, 1, 60, 7)]
     asked = [backend.decode(ids) for ids in parts]
     order = np.random.default_rng(0).permutation(len(parts))
@@ -207,7 +207,7 @@ def test_a_pipeline_that_cannot_be_built_again_fails_its_batch_and_does_not_hang
         raise InputError("no memory left")
 
     monkeypatch.setattr(dali_decoder, "Pipe", refuse)
-    monkeypatch.setattr(backend._decoder, "_most", 4)
+    monkeypatch.setattr(backend._decoder, "_max_batch", 4)
     with pytest.raises(InputError, match="no memory left"):
         backend.decode(np.arange(8))()
     backend.close()

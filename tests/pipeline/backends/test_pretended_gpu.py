@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.backends.gpu_views import change, check_device
-from pipeline.concurrency.transfer import copies
+from pipeline.concurrency.transfer import copy_stream
 from pipeline.errors import InputError
 from pipeline.evaluation import sweep as sweeping
 from pipeline.evaluation.sweep import sweep, sweep_decodable
+from pipeline.executors.gpu_views import change, check_device
 from pipeline.open import open_backend
 from pipeline.sampling.sampler import SampleIds
 from pipeline.spec import Data, View
@@ -33,7 +33,7 @@ VIEWS = {
 def launched(monkeypatch) -> list[str]:
     """What is launched, by name; every tensor that a kernel is given lies on the device."""
     pytest.importorskip("triton", reason="Triton comes with the CUDA builds of torch")
-    from pipeline.views import erase_triton, rand_augment_triton
+    from pipeline.executors import erase_triton, rand_augment_triton
 
     seen = []
 
@@ -107,9 +107,9 @@ def log(monkeypatch):
     sides, close = np.full(9, 40), lambda: None
     backend = SimpleNamespace(heights=sides, widths=sides, close=close, start=lambda plan: lambda: made(len(plan.ids)))
     monkeypatch.setattr(sweeping, "open_backend", lambda *_: backend)
-    copies.cache_clear()
+    copy_stream.cache_clear()
     yield log
-    copies.cache_clear()
+    copy_stream.cache_clear()
 
 
 @pytest.mark.parametrize("every", [sweep, sweep_decodable])
@@ -122,14 +122,14 @@ def test_a_sweep_is_made_beside_the_network_which_waits_for_it(every, log, monke
         one, log[:4] = log[:4], []
         assert one == [f"{n} made on copies", "network waits for copies", f"{n} kept for network", f"network has {n}"]
     assert not log
-    assert copies(CUDA) is copies(CUDA)
+    assert copy_stream(CUDA) is copy_stream(CUDA)
 
 
 def test_where_triton_does_not_start_a_line_says_so_before_anything_is_opened(monkeypatch):
     def missing():
         raise RuntimeError("Failed to find C compiler.\nPlease specify")
 
-    from tests.pipeline.views import by_triton  # or a skip
+    from tests.pipeline.executors import by_triton  # or a skip
 
     check_device.cache_clear()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

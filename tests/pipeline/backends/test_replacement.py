@@ -1,4 +1,4 @@
-"""Who takes the place of an image that no longer decodes: a function of the step, whoever asks, whenever he does."""
+"""The replacement of an image that no longer decodes is a function of the step, of nothing else."""
 
 import threading
 from dataclasses import replace
@@ -10,7 +10,7 @@ import torch
 from pipeline.backends.base import Undecodable
 from pipeline.backends.ffcv import FFCV
 from pipeline.backends.in_memory import InMemoryBackend
-from pipeline.backends.replacement import Bad
+from pipeline.backends.replacement import Replacements
 from pipeline.errors import InputError
 from pipeline.evaluation.sweep import sweep
 from pipeline.loader import Loader
@@ -26,14 +26,14 @@ def order_of(batch: int = 8, labels_only_steps: int = 0) -> Sampler:
     return Sampler(3, np.arange(POOL), np.arange(POOL), batch, batch, labels_only_steps)
 
 
-def known(beton: Beton, *ids: int) -> Bad:
-    bad = Bad()
-    bad.add(Undecodable(beton, np.array(ids)))
-    return bad
+def known(beton: Beton, *ids: int) -> Replacements:
+    replacements = Replacements()
+    replacements.add(Undecodable(beton, np.array(ids)))
+    return replacements
 
 
-def asked(bad: Bad, order: Sampler, step: int, chunk: int = 0, chunks: int = 1):
-    return bad.replaced(order.at(step, chunk, chunks)[0], lambda k: order.at(step + k, chunk, chunks)[0])
+def asked(bad: Replacements, order: Sampler, step: int, chunk: int = 0, chunks: int = 1):
+    return bad.replace(order.at(step, chunk, chunks)[0], lambda k: order.at(step + k, chunk, chunks)[0])
 
 
 def damaged(beton: Beton, *ids: int, kept: float = 0.05) -> Beton:

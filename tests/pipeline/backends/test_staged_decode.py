@@ -1,4 +1,4 @@
-"""A batch in pieces through few buffers: the same pixels, whoever else is using the ring."""
+"""A batch decoded in parts through few buffers has the same pixels, whatever else uses the buffers."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 
 from pipeline.backends import kernels, libffcv
 from pipeline.backends.base import jpeg_source
-from pipeline.backends.staged_decode import StagedDecode, pieces
+from pipeline.backends.staged_decode import StagedDecode, parts
 from pipeline.backends.staging_buffers import StagingBuffers
 from pipeline.concurrency.pool import Pool
 
@@ -45,8 +45,8 @@ def plain(beton, ids) -> list[np.ndarray]:
 
 
 @given(some.lists(some.integers(1, 9), max_size=20), some.integers(9, 30))
-def test_pieces_are_the_fewest_runs_that_fit(pixels: list[int], room: int) -> None:
-    runs = list(pieces(np.array(pixels, np.int64), room))
+def test_parts_are_the_fewest_runs_that_fit(pixels: list[int], room: int) -> None:
+    runs = list(parts(np.array(pixels, np.int64), room))
     assert [i for run in runs for i in range(run.start, run.stop)] == list(range(len(pixels)))
     assert all(sum(pixels[run]) <= room for run in runs)
     fewest = [0] + [0] * len(pixels)  # by definition: the last run may begin anywhere
@@ -86,7 +86,7 @@ def test_a_batch_left_half_way_gives_its_buffers_back(beton, pool) -> None:
 def test_a_buffer_is_lent_to_one_at_a_time() -> None:
     buffers, lent = StagingBuffers(2, 10, CPU), []
     for _ in range(5):
-        buffers.ask(lent.append)
+        buffers.request(lent.append)
     assert len(lent) == 2
     buffers.give_back(lent[0])
     assert len(lent) == 3

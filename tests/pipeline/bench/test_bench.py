@@ -32,7 +32,7 @@ def test_every_case_has_a_finite_rate_and_ratio(beton):
     before = threading.active_count()
     options = bench.Options(str(beton.path), **TINY)
     turns = bench.measure(options, beton, [])
-    assert {cases.BOUND, cases.CPU, cases.DEVICE, cases.OVERHEAD} <= set(turns)
+    assert {cases.BOUND, cases.CPU_VIEWS, cases.GPU_VIEWS, cases.OVERHEAD} <= set(turns)
     for rate in map(rounds.rate, turns.values()):
         assert 0 < rate.low <= rate.median <= rate.high < math.inf
         assert 0 < rate.wall < math.inf
@@ -102,14 +102,14 @@ HERE = verdict.Machine(cores=16, gpus=2, gpu="H100")
 
 def test_the_verdict_says_who_waits_and_for_how_many_cores():
     need = verdict.need("vit_small_patch16_224", 4000)
-    said = verdict.verdict(need, device=1000, cpu=500, here=verdict.Machine(cores=2))
+    said = verdict.verdict(need, gpu_views=1000, cpu_views=500, here=verdict.Machine(cores=2))
     assert "No GPU is here: one that trains vit_small_patch16_224 at 4,000 images/s (as you say)" in said
     assert "would wait 50 % of its time for its 2 core(s), which feed 2,000;" in said
-    assert "needs 4.0 cores a GPU with the views made on the GPU (T2), 8.0 with" in said
-    said = verdict.verdict(need, device=1000, cpu=500, here=HERE)
+    assert "needs 4.0 cores a GPU with GPU views, 8.0 with CPU views." in said
+    said = verdict.verdict(need, gpu_views=1000, cpu_views=500, here=HERE)
     assert "A H100 that trains" in said
     assert "would not wait for its 8 core(s), which feed 8,000: these wait 50 % of theirs" in said
-    said = verdict.verdict(need, device=1000, cpu=500, here=HERE, end_to_end=3000)
+    said = verdict.verdict(need, gpu_views=1000, cpu_views=500, here=HERE, end_to_end=3000)
     assert "would wait 25 % of its time for its 8 core(s), which feed (measured) 3,000" in said
 
 

@@ -18,7 +18,7 @@ import torch
 from numba import njit
 
 import train
-from pipeline.backends.base import Backend, Views
+from pipeline.backends.base import Backend, PendingViews
 from pipeline.batch import Batch
 from pipeline.concurrency import watchdog
 from pipeline.concurrency.pool import Pool
@@ -41,7 +41,7 @@ class Grey(Backend):
         self.heights, self.widths, self.work = beton.heights, beton.widths, work
         self.pool = Pool(1, lambda: None)
 
-    def start(self, plan: Plan) -> Views:
+    def start(self, plan: Plan) -> PendingViews:
         wait = self.pool.start(lambda first, last, _: self.work(first, last), len(plan.ids))
         return lambda: wait() or [torch.zeros(len(plan.ids), 3, 16, 16, dtype=torch.uint8) for _ in plan.names]
 

@@ -8,9 +8,9 @@ from torchvision.transforms import functional as vision
 
 from pipeline import rng
 from pipeline.errors import InputError
+from pipeline.executors.rand_augment_numba import apply_ops
 from pipeline.views import colour_jitter
 from pipeline.views import rand_augment as ra
-from pipeline.views.rand_augment_cpu import apply_ops
 
 KINDS = (ra.BRIGHTNESS, ra.CONTRAST, ra.COLOUR, ra.HUE)
 

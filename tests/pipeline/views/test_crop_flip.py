@@ -1,4 +1,4 @@
-"""Boxes against torchvision's law and PIL's crops; the torch cut against a slow loop."""
+"""Boxes against torchvision's law, and those of evaluation against resize and crop."""
 
 import numpy as np
 import pytest
@@ -67,45 +67,3 @@ def test_padding_is_reflected_and_offsets_are_uniform():
 def test_views_that_cannot_be_cut_are_refused(view):
     with pytest.raises(InputError, match="short_side"):
         crop_flip.draw(view, keys(2), *sides(32, 32, 2), 16)
-
-
-def on_device(cut: crop_flip.Cut, size: int = 16) -> crop_flip.CutOnDevice:
-    boxes, insets = (torch.from_numpy(array.astype(np.int64)) for array in (cut.boxes, cut.insets))
-    return crop_flip.CutOnDevice(
-        boxes, insets, torch.from_numpy(cut.flips), tuple(crop_flip.taps(cut, size).max(0).tolist())
-    )
-
-
-def test_the_torch_cut_of_whole_pixels_is_a_crop_with_reflection_and_flip():
-    images = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), np.uint8)
-    view = View(crop="resize_then_crop", short_side=1.0, padding=3)
-    cut = crop_flip.draw(view, keys(6), *sides(16, 16, 6), 16)
-    offsets = torch.arange(6) * 16 * 16
-    got = crop_flip.cut(torch.from_numpy(images.reshape(-1, 3)), offsets, torch.full((6,), 16), on_device(cut), 16)
-    for i, image in enumerate(images):
-        padded = np.pad(image, ((3, 3), (3, 3), (0, 0)), mode="reflect")
-        top, left = (cut.boxes[i, axis] - cut.insets[i, axis] + 3 for axis in (0, 1))
-        expected = padded[top : top + 16, left : left + 16]
-        expected = expected[:, ::-1] if cut.flips[i] else expected
-        assert np.array_equal(got[i].permute(1, 2, 0).numpy(), expected)
-
-
-def test_the_torch_cut_of_a_halved_image_is_the_mean_of_four_pixels():
-    image = np.random.default_rng(1).integers(0, 256, (1, 32, 32, 3), np.uint8)
-    cut = crop_flip.Cut(np.array([[0, 0, 32, 32]], np.int32), np.zeros((1, 4), np.int32), np.zeros(1, bool))
-    got = crop_flip.cut(
-        torch.from_numpy(image.reshape(-1, 3)), torch.zeros(1).long(), torch.tensor([32]), on_device(cut), 16
-    )
-    slow = np.floor(image[0].reshape(16, 2, 16, 2, 3).astype(float).mean((1, 3)) + 0.5)
-    assert np.array_equal(got[0].permute(1, 2, 0).numpy(), slow)
-
-
-@pytest.mark.parametrize(("height", "width"), [(37, 51), (16, 16), (9, 11), (150, 333)])
-def test_the_torch_cut_is_opencvs_area_filter(height, width):
-    cv2 = pytest.importorskip("cv2", reason="OpenCV is the oracle")
-    image = np.random.default_rng(2).integers(0, 256, (height, width, 3), np.uint8)
-    cut = crop_flip.Cut(np.array([[0, 0, height, width]], np.int32), np.zeros((1, 4), np.int32), np.zeros(1, bool))
-    pixels, start = torch.from_numpy(image.reshape(-1, 3)), torch.zeros(1).long()
-    got = crop_flip.cut(pixels, start, torch.tensor([width]), on_device(cut), 16)[0].permute(1, 2, 0).numpy()
-    expected = cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA)
-    assert abs(got.astype(int) - expected).max() <= 1

@@ -6,14 +6,15 @@ import torch
 
 from pipeline import rng
 from pipeline.errors import InputError
+from pipeline.executors.erase_torch import erase
+from pipeline.executors.rand_augment_torch import apply_ops
 from pipeline.sampling.sampler import SampleIds
 from pipeline.spec import Data, Mask, View
-from pipeline.train_data import labelled_views, unlabelled_views
+from pipeline.train_data import labelled_spec, unlabelled_spec
 from pipeline.views import masks
 from pipeline.views import rand_augment as ra
-from pipeline.views.erase import CUTOUT_FILL, erase
+from pipeline.views.erase import CUTOUT_FILL
 from pipeline.views.plan import Plan, ViewSpec, draw
-from pipeline.views.rand_augment_torch import apply_ops
 
 SIZE, N = 32, 200
 WEAK = View()
@@ -31,8 +32,8 @@ def test_labelled_and_unlabelled_streams_see_the_same_image_differently():
     samples = SampleIds(np.arange(N), np.zeros(N, np.int64))
     sides = np.full(N, 60)
     known, unknown = (
-        draw(wanted, samples, sides, sides, 3)
-        for wanted in (labelled_views(data, 8, True), unlabelled_views(data, 8, False, True))
+        draw(spec, samples, sides, sides, 3)
+        for spec in (labelled_spec(data, 8, True), unlabelled_spec(data, 8, False, True))
     )
     assert (known.visible != unknown.visible).any(1).mean() > 0.99
     assert (known.params.boxes[0] != unknown.params.boxes[0]).any(1).mean() > 0.9

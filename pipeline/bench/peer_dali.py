@@ -1,4 +1,4 @@
-"""DALI's own operators over the same bytes, for pipeline.bench, one batch begun ahead and none left at the end."""
+"""Define DALI's cases of pipeline.bench: its own operators over the same bytes, one batch ahead and none left over."""
 
 import warnings
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ Kind = Literal["decode", "one crop", "two crops", "two crops, rand_augment on on
 
 @contextmanager
 def dali_cases(work: Work) -> Iterator[dict[str, Case]]:
-    """On the CPU; decoding in "mixed" mode, and everything else on the GPU, too where there is one."""
+    """Yield the cases on the CPU, and where there is a GPU also those that decode in "mixed" mode and run on it."""
     kinds: tuple[Kind, ...] = ("decode", "one crop", "two crops", "two crops, rand_augment on one")
     devices = ["cpu", "mixed"] if torch.cuda.is_available() else ["cpu"]
     yield {
@@ -55,11 +55,11 @@ def _pipeline(work: Work, kind: Kind, device: str):
             strong = rand_augment.rand_augment(strong, n=OPERATIONS, m=MAGNITUDE, shape=sides, fill_value=FILL)
         return weak, strong
 
-    with warnings.catch_warnings(record=True):  # DALI's about its own auto_aug, which a filter does not silence
+    with warnings.catch_warnings(record=True):  # DALI warns about its own auto_aug, and no filter silences it
         device_id = None if device == "cpu" else 0
         pipeline = define(
             batch_size=work.batch, num_threads=work.threads, device_id=device_id, seed=0,
-            prefetch_queue_depth=1,  # or the first call begins more than it was asked for, at the next case's cost
+            prefetch_queue_depth=1,  # else the first call begins more batches, which would be counted in the next case
         )  # fmt: skip
         pipeline.build()
     return pipeline

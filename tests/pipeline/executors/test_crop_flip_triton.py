@@ -1,14 +1,16 @@
 """The CUDA kernel of the cut, without a GPU: interpreted by Triton, and compiled for the GPUs that we name."""
 
+import numpy as np
 import pytest
 import torch
 
-from tests.pipeline.views import by_triton
+from pipeline.executors.gpu_views import GEOMETRY
+from tests.pipeline.executors import by_triton
 
 CUT = """
 import sys
 import numpy as np, torch
-from pipeline.views import crop_flip, crop_flip_triton
+from pipeline.executors import crop_flip_torch, crop_flip_triton
 
 rng = np.random.default_rng(0)
 for size in (16, 21):
@@ -20,13 +22,10 @@ for size in (16, 21):
     top, left = rng.integers(0, heights - tall + 1), rng.integers(0, widths - wide + 1)
     boxes = np.stack([top, left, tall, wide], 1).astype(np.int32)
     insets = (rng.integers(0, 6, (n, 4)) * (rng.random((n, 1)) < 0.5)).astype(np.int32)
-    where = crop_flip.Cut(boxes, insets, rng.random(n) < 0.5)
-    most = crop_flip.taps(where, size).max(0).tolist()
-    tensors = [torch.from_numpy(a) for a in (boxes.astype(np.int64), insets.astype(np.int64), where.flips)]
-    places, widths = torch.from_numpy(places), torch.from_numpy(widths)
-    expected = crop_flip.cut(pixels, places, widths, crop_flip.CutOnDevice(*tensors, tuple(most)), size)
-    geometry = torch.cat([places[:, None], widths[:, None], *tensors[:2], tensors[2][:, None]], 1)
-    came = crop_flip_triton.cut(pixels.to(sys.argv[1]), geometry.to(sys.argv[1]), size).cpu()
+    flips = rng.random(n) < 0.5
+    geometry = np.concatenate([places[:, None], widths[:, None], boxes, insets, flips[:, None]], 1)
+    expected = crop_flip_torch.cut(pixels, geometry, size)
+    came = crop_flip_triton.cut(pixels.to(sys.argv[1]), geometry, size).cpu()
     assert came.shape == expected.shape and came.stride() == expected.stride()
     apart = (came.int() - expected.int()).abs()
     assert apart.max() <= 1 and (apart > 0).float().mean() < 1e-3, apart.max()
@@ -45,7 +44,7 @@ def test_the_gpu_cuts_what_torch_cuts() -> None:
 
 @pytest.mark.parametrize("capability", by_triton.CAPABILITIES)
 def test_the_kernel_compiles_without_spilling(capability: int) -> None:
-    from pipeline.views import crop_flip_triton
+    from pipeline.executors import crop_flip_triton
 
     types = {"pixels": "*u8", "geometry": "*i64", "out": "*u8", "size": "i32"}
     needs = by_triton.compiled(crop_flip_triton._cut, types, {"ROWS": 2, "BLOCK": 256}, capability)
@@ -55,11 +54,11 @@ def test_the_kernel_compiles_without_spilling(capability: int) -> None:
 
 @pytest.mark.parametrize("size", [21, 224, 448])
 def test_a_size_is_compiled_once_whatever_the_batch(size: int) -> None:
-    from pipeline.views import crop_flip_triton
+    from pipeline.executors import crop_flip_triton
 
     with by_triton.launching(crop_flip_triton._cut) as grids:
         for n in (1, 5, 16):
-            geometry = torch.zeros(n, len(crop_flip_triton.COLUMNS), dtype=torch.int64)
+            geometry = np.zeros((n, len(GEOMETRY)), np.int64)
             crop_flip_triton.cut(torch.zeros(8, 3, dtype=torch.uint8), geometry, size)
         (compiled,) = by_triton.variants(crop_flip_triton._cut)
     assert grids == [(n, -(-size // 2), 1) for n in (1, 5, 16)]
@@ -69,17 +68,17 @@ def test_a_size_is_compiled_once_whatever_the_batch(size: int) -> None:
 
 
 def test_another_size_would_be_seen_to_be_compiled() -> None:
-    from pipeline.views import crop_flip_triton
+    from pipeline.executors import crop_flip_triton
 
     with by_triton.launching(crop_flip_triton._cut):
         for size in (21, 32):
-            geometry = torch.zeros(2, len(crop_flip_triton.COLUMNS), dtype=torch.int64)
+            geometry = np.zeros((2, len(GEOMETRY)), np.int64)
             crop_flip_triton.cut(torch.zeros(8, 3, dtype=torch.uint8), geometry, size)
         assert len(by_triton.variants(crop_flip_triton._cut)) == 2
 
 
 def test_spilling_would_be_seen() -> None:
-    from pipeline.views import crop_flip_triton
+    from pipeline.executors import crop_flip_triton
 
     types = {"pixels": "*u8", "geometry": "*i64", "out": "*u8", "size": "i32"}
     assert by_triton.compiled(crop_flip_triton._cut, types, {"ROWS": 2, "BLOCK": 256}, 90, maxnreg=24)["STACK"] > 0

@@ -1,4 +1,4 @@
-"""FFCV's own loader over the same file, for pipeline.bench: stock, and with two decodes as FFCV-SSL does."""
+"""Define FFCV's cases of pipeline.bench: its own loader over the same file, with one decode, or two as in FFCV-SSL."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,14 +17,14 @@ TWO_DECODES = "ffcv.Loader: two crops, two decodes (FFCV-SSL)"
 
 @contextmanager
 def ffcv_cases(work: Work) -> Iterator[dict[str, Case]]:
-    """One crop, u8: FFCV's ImageNet recipe before its normalisation."""
+    """Yield the case of one crop, u8: FFCV's ImageNet recipe before its normalisation."""
     loader = _loader(work, ["image"])
     yield {"ffcv.Loader: one crop": lambda: sum(len(images) for (images,) in loader)}
 
 
 @contextmanager
 def ffcv_ssl_cases(work: Work) -> Iterator[dict[str, Case]]:
-    """Two crops, u8, by two decoders on one field; FFCV-SSL is a fork, and this its way with ffcv itself."""
+    """Yield the case of two crops, u8, by two decoders on one field: what the fork FFCV-SSL does, in ffcv itself."""
     loader = _loader(work, ["image", "strong"])
     yield {TWO_DECODES: lambda: sum(len(weak) for weak, _ in loader)}
 

@@ -1,7 +1,10 @@
-"""RandAugment executed on a batch by torch, on any device, with the integers and floats of the CPU kernels: bit by bit.
+"""Carry out RandAugment and colour jitter on a batch in torch, on any device, with the CPU kernels' integers and
+floats.
 
-The host knows which image gets which operation, so each layer splits the batch into families there, and the device only
-computes: nothing is read back, and no operation runs on an image that does not need it.
+The host knows which image gets which operation, so it splits the batch of each layer into families of operations. The
+device only computes: nothing is read back, and no operation runs on an image that does not need it.
+
+    views = apply_ops(images, plan, nearest=True, fill=(0, 0, 0))     # bit by bit what the numba kernels make
 """
 
 from collections.abc import Iterator
@@ -10,11 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.concurrency.transfer import send
+from pipeline.concurrency.transfer import to_device
+from pipeline.executors.rand_augment_tables import HALF, ONE, WEIGHT_BITS, affines, fixed_tables
 from pipeline.views import rand_augment as ra
-from pipeline.views.rand_augment_hue import divide, shift_hue
-from pipeline.views.rand_augment_tables import ONE, affines, fixed_tables
-from pipeline.views.rand_augment_warp import BITS, HALF
 
 CHUNK = 64  # images of one family at a time: bounds the intermediates to about 1 GB at 224 pixels
 _FIXED = (ra.INVERT, ra.POSTERIZE, ra.SOLARIZE, ra.SOLARIZE_ADD, ra.BRIGHTNESS)
@@ -24,20 +25,21 @@ def apply_ops(images: Tensor, plan: ra.Ops, *, nearest: bool, fill: tuple[int, i
     """Carry out the plan's operations: u8 [N, 3, S, S] -> u8 [N, 3, S, S], new storage, channels-last.
 
     images   u8 [N, 3, S, S]   any storage order
-    nearest  geometry reads the nearest pixel; else bilinear
-    fill     RGB of what geometry brings in from outside
+    nearest  whether geometry reads the nearest pixel instead of interpolating bilinearly
+    fill     RGB of pixels that geometry brings in from outside the image
     """
     out = images.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
-    colour_outside = send(np.array(fill, np.uint8), images.device)
+    colour_outside = to_device(np.array(fill, np.uint8), images.device)
     for ops, args in zip(plan.ops.T, plan.args.T, strict=True):
         for family, rows in _families(ops):
-            where = send(rows, images.device)
-            pixels, factors = out.index_select(0, where), send(args[rows], images.device).view(-1, 1, 1, 1)
+            where = to_device(rows, images.device)
+            pixels = out.index_select(0, where)
+            factors = to_device(args[rows], images.device).view(-1, 1, 1, 1)
             if family == ra.GEOMETRY:
-                maps = send(affines(ops[rows], args[rows], images.shape[-1]).astype(np.int32), images.device)
-                pixels = _warp(pixels, maps, nearest, colour_outside)
+                maps = affines(ops[rows], args[rows], images.shape[-1]).astype(np.int32)
+                pixels = _warp(pixels, to_device(maps, images.device), nearest, colour_outside)
             elif family == _FIXED:
-                tables = send(fixed_tables(ops[rows], args[rows]), images.device)
+                tables = to_device(fixed_tables(ops[rows], args[rows]), images.device)
                 pixels = _look_up(pixels, tables[:, None].expand(-1, 3, -1))
             elif family == (ra.CONTRAST,):
                 pixels = _blend(_mean_luma(pixels), pixels.float(), factors)
@@ -50,7 +52,8 @@ def apply_ops(images: Tensor, plan: ra.Ops, *, nearest: bool, fill: tuple[int, i
             elif family == (ra.SHARPNESS,):
                 pixels = _sharpen(pixels, factors)
             else:
-                pixels = shift_hue(pixels, send((args[rows].astype(np.float64) * 255).astype(np.int32), images.device))
+                shifts = (args[rows].astype(np.float64) * 255).astype(np.int32)
+                pixels = shift_hue(pixels, to_device(shifts, images.device))
             out.index_copy_(0, where, pixels)
     return out.permute(0, 3, 1, 2)
 
@@ -61,7 +64,7 @@ _FAMILIES = (
 
 
 def _families(ops: np.ndarray) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
-    """Each family with the rows i64 [m] of its images, at most CHUNK at a time."""
+    """Yield each family of operations with the rows i64 [m] of its images, at most CHUNK at a time."""
     for family in _FAMILIES:
         rows = np.flatnonzero(np.isin(ops, family))
         for start in range(0, len(rows), CHUNK):
@@ -69,12 +72,12 @@ def _families(ops: np.ndarray) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
 
 
 def _blend(low: Tensor, high: Tensor, factor: Tensor) -> Tensor:
-    """Pillow's Image.blend in f32; three kernels on purpose, as a fused multiply-add would round differently."""
+    """Blend as Pillow's Image.blend does in f32; in three kernels, as a fused multiply-add would round differently."""
     return (low + factor * (high - low)).clamp(0, 255).to(torch.uint8)
 
 
 def _luma(pixels: Tensor) -> Tensor:
-    """i32 [m, S, S, 1]; Pillow's RGB -> L."""
+    """Compute Pillow's RGB -> L: i32 [m, S, S, 1]."""
     red, green, blue = pixels.int().split(1, -1)
     return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
 
@@ -122,7 +125,7 @@ def _sharpen(pixels: Tensor, factors: Tensor) -> Tensor:
 
 
 def _warp(pixels: Tensor, maps: Tensor, nearest: bool, fill: Tensor) -> Tensor:
-    """out(x, y) = pixels(a·x + b·y + c, d·x + e·y + f); maps i32 [m, 6] in 16.16."""
+    """Set out(x, y) = pixels(a·x + b·y + c, d·x + e·y + f); maps i32 [m, 6] in 16.16."""
     m, size = pixels.shape[:2]
     x = torch.arange(size, device=pixels.device, dtype=torch.int32)
     y = x[:, None]
@@ -140,9 +143,63 @@ def _warp(pixels: Tensor, maps: Tensor, nearest: bool, fill: Tensor) -> Tensor:
         moved = read(v >> 16, u >> 16)
     else:
         u, v = u - HALF, v - HALF
-        across, down = (((w & 0xFFFF) >> (16 - BITS))[..., None] for w in (u, v))
+        across, down = (((w & 0xFFFF) >> (16 - WEIGHT_BITS))[..., None] for w in (u, v))
         u, v = u >> 16, v >> 16
-        top = read(v, u) * ((1 << BITS) - across) + read(v, u + 1) * across
-        bottom = read(v + 1, u) * ((1 << BITS) - across) + read(v + 1, u + 1) * across
-        moved = ((top * ((1 << BITS) - down) + bottom * down) >> (2 * BITS)).to(torch.uint8)
+        top = read(v, u) * ((1 << WEIGHT_BITS) - across) + read(v, u + 1) * across
+        bottom = read(v + 1, u) * ((1 << WEIGHT_BITS) - across) + read(v + 1, u + 1) * across
+        moved = ((top * ((1 << WEIGHT_BITS) - down) + bottom * down) >> (2 * WEIGHT_BITS)).to(torch.uint8)
     return torch.where(inside[..., None], moved, fill)
+
+
+def divide(x: Tensor | float, by: Tensor | float) -> Tensor:
+    """Divide with one rounding: where one side is a Python number torch multiplies by a reciprocal, which rounds
+    twice."""
+    like = x if isinstance(x, Tensor) else by
+    x, by = (n if isinstance(n, Tensor) else torch.full((), n, dtype=like.dtype, device=like.device) for n in (x, by))
+    return x / by
+
+
+def shift_hue(pixels: Tensor, shifts: Tensor) -> Tensor:
+    """Turn the hue of u8 [m, S, S, 3] by shifts i32 [m], in 1/255 of a turn, modulo 256; new storage.
+
+    The HSV is Pillow's of 8 bits, with the float widths of the CPU kernel.
+    """
+    high, low = pixels.amax(-1), pixels.amin(-1)
+    angle, saturation = _hue_saturation(pixels, high, low)
+    angle = (angle + shifts.view(-1, 1, 1)) & 255
+    turned = _rgb(angle, saturation, high)
+    return torch.where((high == low)[..., None], pixels, turned)
+
+
+def _hue_saturation(pixels: Tensor, high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute H and S, i32 [m, S, S]; f32 with f64 steps exactly where Pillow has them."""
+    spread = (high - low).clamp(min=1).float()
+    to_red, to_green, to_blue = ((high[..., None] - pixels).float() / spread[..., None]).unbind(-1)
+    red, green = pixels[..., 0] == high, pixels[..., 1] == high
+    from_green = ((2.0 + to_red.double()) - to_blue.double()).float()
+    from_blue = ((4.0 + to_green.double()) - to_red.double()).float()
+    angle = torch.where(red, to_blue - to_green, torch.where(green, from_green, from_blue)).double()
+    angle = divide(angle, 6.0) + 1.0
+    fraction = torch.where(angle >= 1.0, angle - 1.0, angle).float()
+    saturation = spread / high.clamp(min=1).float()
+    return (fraction.double() * 255.0).int(), (saturation.double() * 255.0).int()
+
+
+def _rgb(angle: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+    position = divide(angle.double() * 6.0, 255.0)
+    sector = position.int()
+    part, amount, level = position - sector, divide(saturation.double(), 255.0), value.double()
+    p = level * (1.0 - amount)
+    q = level * (1.0 - amount * part)
+    t = level * (1.0 - amount * (1.0 - part))
+    p, q, t = ((x + 0.5).to(torch.uint8) for x in (p, q, t))
+    sector = torch.where(sector == 6, 0, sector)
+    out = torch.empty((*value.shape, 3), dtype=torch.uint8, device=value.device)
+    for channel, levels in enumerate(
+        ((value, q, p, p, t, value), (t, value, value, q, p, p), (p, p, t, value, value, q))
+    ):
+        chosen = levels[5]
+        for number, candidate in enumerate(levels[:5]):
+            chosen = torch.where(sector == number, candidate, chosen)
+        out[..., channel] = chosen
+    return torch.where((saturation == 0)[..., None], value[..., None], out)

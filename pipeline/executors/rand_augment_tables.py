@@ -1,4 +1,7 @@
-"""What both executors of RandAugment share: look-up tables and affine maps, in Pillow's integers and floats."""
+"""Look-up tables and affine maps that every executor of RandAugment takes, in Pillow's integers and floats.
+
+Bilinear reads keep WEIGHT_BITS of each fraction. Executors compute with the same integers, so they agree bit by bit.
+"""
 
 import math
 
@@ -8,18 +11,20 @@ from numba import njit
 from pipeline.views import rand_augment as ra
 
 ONE = 65536  # 16.16 fixed point, as in Pillow's Geometry.c
+HALF = ONE // 2
+WEIGHT_BITS = 11  # of a bilinear weight: 8 + 2 · 11 fits in an i32
 
 
 @njit(nogil=True, cache=True)
 def blend(low, high, factor):
-    """Pillow's Image.blend of two levels in f32: low + factor · (high - low), clipped, truncated; u8."""
+    """Blend two levels as Pillow's Image.blend does in f32: low + factor · (high - low), clipped, truncated; u8."""
     value = np.float32(low) + factor * (np.float32(high) - np.float32(low))
     return np.uint8(min(max(value, np.float32(0)), np.float32(255)))
 
 
 @njit(nogil=True, cache=True)
 def fixed_tables(ops, args):
-    """Tables u8 [M, 256] of M operations that need no statistics of the image (invert .. brightness)."""
+    """Make the tables u8 [M, 256] of M operations that need no statistics of the image (invert .. brightness)."""
     tables = np.empty((len(ops), 256), np.uint8)
     for i in range(len(ops)):
         op, arg = ops[i], args[i]
@@ -39,7 +44,7 @@ def fixed_tables(ops, args):
 
 @njit(nogil=True, cache=True)
 def affine(op, arg, size):
-    """Destination to source in 16.16: a .. f with source x = a·x + b·y + c and source y = d·x + e·y + f."""
+    """Map destination to source in 16.16: a .. f with source x = a·x + b·y + c and source y = d·x + e·y + f."""
     arg = np.float64(arg)
     a, b, c, d, e, f = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0
     if op == ra.ROTATE:
@@ -68,7 +73,7 @@ def _fixed(value):
 
 @njit(nogil=True, cache=True)
 def affines(ops, args, size):
-    """Affine maps i64 [M, 6] of M operations."""
+    """Make the affine maps i64 [M, 6] of M operations."""
     maps = np.empty((len(ops), 6), np.int64)
     for i in range(len(ops)):
         a, b, c, d, e, f = affine(ops[i], args[i], size)

@@ -7,8 +7,8 @@ from torchvision.transforms import InterpolationMode, RandAugment, autoaugment
 from torchvision.transforms import functional as vision
 
 from pipeline import rng
+from pipeline.executors import rand_augment_numba, rand_augment_torch
 from pipeline.views import rand_augment as ra
-from pipeline.views import rand_augment_cpu, rand_augment_torch
 
 SIZE = 45
 FILL = (10, 20, 30)
@@ -66,7 +66,7 @@ def pillow(image: Image.Image, op: int, arg: float, nearest: bool) -> Image.Imag
 def on_cpu(images: np.ndarray, plan: ra.Ops, nearest: bool, fill: tuple[int, int, int] = FILL) -> np.ndarray:
     images, scratch = images.copy(), np.empty(images.shape[1:], np.uint8)
     for image, ops, args in zip(images, plan.ops, plan.args, strict=True):
-        rand_augment_cpu.apply_ops(image, ops, args, nearest, np.array(fill, np.uint8), scratch)
+        rand_augment_numba.apply_ops(image, ops, args, nearest, np.array(fill, np.uint8), scratch)
     return images
 
 

@@ -1,6 +1,8 @@
-"""The erasing of pipeline.views.erase as one CUDA kernel that writes the boxes and touches nothing else.
+"""Erase one box of each image of a batch by one CUDA kernel, which touches no pixel outside the boxes.
 
-Imported only where there is a GPU.
+The module is imported where there is a GPU, as Triton needs one.
+
+    erase(images, boxes, CUTOUT_FILL)     # one colour; u64 [N] noise keys instead fill with noise
 """
 
 import numpy as np
@@ -9,10 +11,10 @@ import triton.language as tl
 from torch import Tensor
 
 from pipeline import rng
-from pipeline.concurrency.transfer import send
+from pipeline.concurrency.transfer import to_device
 from pipeline.views.erase import BASE, STEP
 
-ROWS = 2  # of a box, done by one program
+ROWS = 2  # rows of a box that one program does
 _GOLDEN = tl.constexpr(rng.GOLDEN)
 _SHIFT_0, _SHIFT_1, _SHIFT_2 = map(tl.constexpr, rng.SHIFTS)
 _MULTIPLIER_0, _MULTIPLIER_1 = map(tl.constexpr, rng.MULTIPLIERS)
@@ -30,18 +32,18 @@ def erase(images: Tensor, boxes: np.ndarray, fill: tuple[int, int, int] | np.nda
     if len(rows):
         noisy = isinstance(fill, np.ndarray)
         keys = fill[rows].view(np.int64) if noisy else np.zeros(len(rows), np.int64)
-        wanted = send(np.concatenate([rows[:, None], boxes[rows], keys[:, None]], 1), images.device)
+        choices = to_device(np.concatenate([rows[:, None], boxes[rows], keys[:, None]], 1), images.device)
         grid = len(rows), triton.cdiv(int(boxes[:, 2].max()), ROWS)
         block, colour = triton.next_power_of_2(size), (0, 0, 0) if noisy else fill
-        _erase[grid](images.permute(0, 2, 3, 1), wanted, size, *colour, NOISY=noisy, ROWS=ROWS, BLOCK=block)
+        _erase[grid](images.permute(0, 2, 3, 1), choices, size, *colour, NOISY=noisy, ROWS=ROWS, BLOCK=block)
     return images
 
 
 @triton.jit
 def _erase(
-    pixels, wanted, size, red, green, blue, NOISY: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
+    pixels, choices, size, red, green, blue, NOISY: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    row = wanted + tl.program_id(0).to(tl.int64) * 6
+    row = choices + tl.program_id(0).to(tl.int64) * 6
     image, top, left = tl.load(row), tl.load(row + 1).to(tl.int32), tl.load(row + 2).to(tl.int32)
     height, width = tl.load(row + 3).to(tl.int32), tl.load(row + 4).to(tl.int32)
     down, x = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)

@@ -1,3 +1,5 @@
+"""Boxes of cutout and random erasing against USB and timm; what numba and torch fill them with."""
+
 import random
 
 import numpy as np
@@ -7,6 +9,8 @@ from PIL import Image, ImageDraw
 from timm.data.random_erasing import RandomErasing
 
 from pipeline import rng
+from pipeline.executors.erase_numba import erase_fill, erase_noise
+from pipeline.executors.erase_torch import erase as erase_by_torch
 from pipeline.views import erase
 
 SIZE = 40
@@ -22,7 +26,7 @@ def grey(n: int) -> np.ndarray:
 
 def by_torch(images: np.ndarray, boxes: np.ndarray, fill: tuple[int, int, int] | np.ndarray) -> np.ndarray:
     batch = torch.from_numpy(images.copy()).permute(0, 3, 1, 2)
-    assert erase.erase(batch, boxes, fill) is batch
+    assert erase_by_torch(batch, boxes, fill) is batch
     return batch.permute(0, 2, 3, 1).numpy()
 
 
@@ -42,7 +46,7 @@ def test_cutout_erases_what_usb_erases_with_both_executors():
     for image, box, (side, y, x) in zip(got, boxes, numbers, strict=True):
         np.testing.assert_array_equal(image, usb_cutout(side * SIZE / 2, 1 + (SIZE - 1) * x, 1 + (SIZE - 1) * y))
         numba = grey(1)[0]
-        erase.erase_fill(numba, box, np.array(erase.CUTOUT_FILL, np.uint8))
+        erase_fill(numba, box, np.array(erase.CUTOUT_FILL, np.uint8))
         np.testing.assert_array_equal(numba, image)
 
 
@@ -69,7 +73,7 @@ def test_noise_is_the_same_in_numba_and_torch_and_depends_on_key_and_pixel_alone
     batch = by_torch(grey(40), boxes, noise)
     one_by_one = grey(40)
     for image, box, key in zip(one_by_one, boxes, noise, strict=True):
-        erase.erase_noise(image, box, key)
+        erase_noise(image, box, key)
     np.testing.assert_array_equal(batch, one_by_one)
     assert (batch[5] == 7).all()
     order = np.arange(40)[::-3]
@@ -87,7 +91,7 @@ def test_noise_is_the_same_in_numba_and_torch_and_depends_on_key_and_pixel_alone
 @pytest.mark.gpu
 def test_a_gpu_draws_the_same_noise():
     boxes, noise = erase.draw_erasing(keys(40), SIZE, probability=1), erase.noise_keys(keys(40))
-    on_gpu = erase.erase(torch.from_numpy(grey(40)).cuda().permute(0, 3, 1, 2), boxes, noise)
+    on_gpu = erase_by_torch(torch.from_numpy(grey(40)).cuda().permute(0, 3, 1, 2), boxes, noise)
     np.testing.assert_array_equal(on_gpu.permute(0, 2, 3, 1).cpu().numpy(), by_torch(grey(40), boxes, noise))
 
 

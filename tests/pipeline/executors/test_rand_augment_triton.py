@@ -5,15 +5,16 @@ import pytest
 import torch
 
 from pipeline.views import rand_augment as ra
-from tests.pipeline.views import by_triton
+from tests.pipeline.executors import by_triton
 
 AUGMENTED = """
 import sys
 import numpy as np, torch
-from pipeline.views import rand_augment as ra, rand_augment_torch, rand_augment_triton
-from tests.pipeline.views.test_rand_augment_cpu import FILL, SIZE, drawn_args, keys, pictures
+from pipeline.executors import rand_augment_torch, rand_augment_triton
+from pipeline.views import rand_augment as ra
+from tests.pipeline.executors.test_rand_augment import FILL, SIZE, drawn_args, keys, pictures
 
-rand_augment_triton.ROWS, rand_augment_triton.AT_ONCE = 16, 512  # fewer programs: the interpreter takes them one by one
+rand_augment_triton.ROWS, rand_augment_triton.COUNTED = 16, 512  # fewer programs: the interpreter takes them one by one
 each = len(ra.NAMES)
 single = ra.Ops(np.repeat(np.arange(each, dtype=np.int8), 4)[:, None],
                 np.concatenate([drawn_args(op, 4) for op in range(each)])[:, None])
@@ -37,15 +38,16 @@ assert len(rand_augment_triton.apply_ops(images[:0], empty, nearest=True, fill=F
 ERASED = """
 import sys
 import numpy as np, torch
-from pipeline.views import erase, erase_triton
-from tests.pipeline.views.test_erase import SIZE, keys
+from pipeline.executors import erase_torch, erase_triton
+from pipeline.views import erase
+from tests.pipeline.executors.test_erase import SIZE, keys
 
 n = 12
 images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8))
 cutout, erasing = erase.draw_cutout(keys(n), SIZE), erase.draw_erasing(keys(n), SIZE, probability=0.7)
 assert 0 < (erasing[:, 2] == 0).sum() < n and (cutout[:, 2] > 0).all()
 for boxes, fill in ((cutout, (125, 1, 0)), (erasing, erase.noise_keys(keys(n))), (0 * cutout, (1, 2, 3))):
-    expected = erase.erase(images.clone().permute(0, 3, 1, 2), boxes, fill)
+    expected = erase_torch.erase(images.clone().permute(0, 3, 1, 2), boxes, fill)
     batch = images.to(sys.argv[1], copy=True).permute(0, 3, 1, 2)
     assert erase_triton.erase(batch, boxes, fill) is batch
     assert torch.equal(batch.cpu(), expected)
@@ -66,16 +68,16 @@ def test_the_gpu_gives_the_bits_of_torch(script: str) -> None:
 
 @pytest.mark.parametrize("capability", by_triton.CAPABILITIES)
 def test_the_kernels_compile_without_spilling(capability: int) -> None:
-    from pipeline.views import erase_triton, rand_augment_triton
+    from pipeline.executors import erase_triton, rand_augment_triton
 
-    image = {"pixels": "*u8", "wanted": "*i32"}
+    image = {"pixels": "*u8", "choices": "*i32"}
     fill = {"fill_red": "i32", "fill_green": "i32", "fill_blue": "i32"}
     tables = image | {"fixed": "*u8", "tables": "*u8", "n": "i32"}
     change = image | {"tables": "*u8", "out": "*u8", "size": "i32"} | fill
-    erase = {"pixels": "*u8", "wanted": "*i64", "size": "i32", "red": "i32", "green": "i32", "blue": "i32"}
+    erase = {"pixels": "*u8", "choices": "*i64", "size": "i32", "red": "i32", "green": "i32", "blue": "i32"}
     rows = {"ROWS": rand_augment_triton.ROWS, "BLOCK": 256}
     for kernel, types, constants in (
-        (rand_augment_triton._tables, tables, {"AT_ONCE": rand_augment_triton.AT_ONCE}),
+        (rand_augment_triton._tables, tables, {"COUNTED": rand_augment_triton.COUNTED}),
         (rand_augment_triton._change, change, {"NEAREST": True, **rows}),
         (rand_augment_triton._change, change, {"NEAREST": False, **rows}),
         (erase_triton._erase, erase, {"NOISY": True, **rows}),
@@ -88,8 +90,8 @@ def test_the_kernels_compile_without_spilling(capability: int) -> None:
 
 @pytest.mark.parametrize(("size", "fill"), [(21, (1, 0, 16)), (224, (124, 116, 104)), (448, (0, 0, 0))])
 def test_a_size_is_compiled_once_whatever_the_batch(size: int, fill: tuple[int, int, int]) -> None:
-    """Triton compiles anew for arguments that are 1 or divisible by 16: no batch may be one that a run waits for."""
-    from pipeline.views import erase_triton, rand_augment_triton
+    """Triton compiles anew for arguments that are 1 or divisible by 16: no batch size may make a run wait for that."""
+    from pipeline.executors import erase_triton, rand_augment_triton
 
     kernels = rand_augment_triton._tables, rand_augment_triton._change, erase_triton._erase
     with by_triton.launching(*kernels) as grids:

@@ -1,22 +1,26 @@
-"""The cut of pipeline.views.crop_flip as one CUDA kernel: each image reads as many pixels as its own crop covers.
+"""Cut views out of packed images by one CUDA kernel: each image reads as many pixels as its own crop covers.
 
 The torch version gathers once for every pixel that the largest crop of its group covers, and holds each group's sums in
-float32; here they stay in registers. Same arithmetic, same order; imported only where there is a GPU.
+float32; here they stay in registers. Arithmetic and its order are the same. The module is imported where there is a
+GPU, as Triton needs one.
+
+    views = cut(pixels, geometry, size=224)     # u8 [N, 3, 224, 224]
 """
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-COLUMNS = ("place", "width", "top", "left", "height", "breadth", "before_y", "before_x", "after_y", "after_x", "flip")
+from pipeline.concurrency.transfer import to_device
 
 
-def cut(pixels: Tensor, geometry: Tensor, size: int) -> Tensor:
+def cut(pixels: Tensor, geometry: np.ndarray, size: int) -> Tensor:
     """Cut one view of each image out of a packed buffer: one launch, no host sync.
 
     pixels    u8 [pixels, 3]   images one after another, each [height, width, 3]
-    geometry  i64 [N, 11]      COLUMNS: the pixel where an image begins, pixels in its rows, box, insets, flip
+    geometry  i64 [N, 11]      the columns that pipeline.executors.gpu_views.GEOMETRY names
     Returns u8 [N, 3, size, size], channels last.
     """
     n = len(geometry)
@@ -24,13 +28,15 @@ def cut(pixels: Tensor, geometry: Tensor, size: int) -> Tensor:
     if n:
         rows, block = 2, triton.next_power_of_2(size)
         warps = max(4, block // 64)  # as many pixels a thread at every size
-        _cut[(n, triton.cdiv(size, rows))](pixels, geometry, out, size, ROWS=rows, BLOCK=block, num_warps=warps)
+        there = to_device(geometry, pixels.device)
+        _cut[(n, triton.cdiv(size, rows))](pixels, there, out, size, ROWS=rows, BLOCK=block, num_warps=warps)
     return out.permute(0, 3, 1, 2)
 
 
 @triton.jit
 def _covered(at, start, extent, before, after, size):
-    """First pixel under each pixel `at` of a view on one axis, and where that one begins, in 1 / inner pixels."""
+    """Find the first pixel under each pixel `at` of a view on one axis, and where that one begins, in 1 / inner
+    pixels."""
     inner = size - before - after
     inside = tl.abs(at - before)  # reflection about the first pixel ...
     inside = (inner - 1) - tl.abs((inner - 1) - inside)  # ... and about the last

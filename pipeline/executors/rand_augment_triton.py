@@ -1,8 +1,11 @@
-"""RandAugment executed on a batch by two CUDA kernels a layer, with the integers and floats of the CPU kernels.
+"""Carry out RandAugment and colour jitter on a batch by two CUDA kernels a layer, with the CPU kernels' integers and
+floats.
 
-The torch version of the same (pipeline.views.rand_augment_torch) launches some hundred kernels a layer and moves every
-intermediate through memory; here a pixel is read once, changed in registers and written once. Imported only where there
-is a GPU. No launch fuses a multiplication with an addition, which would round differently.
+The torch version launches some hundred kernels a layer and moves every intermediate through memory; here a pixel is
+read once, changed in registers and written once. No launch fuses a multiplication with an addition, which would round
+differently. The module is imported where there is a GPU, as Triton needs one.
+
+    views = apply_ops(images, plan, nearest=True, fill=(0, 0, 0))     # bit by bit what the torch version makes
 """
 
 import numpy as np
@@ -11,15 +14,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pipeline.concurrency.transfer import send
+from pipeline.concurrency.transfer import to_device
+from pipeline.executors.rand_augment_tables import HALF, WEIGHT_BITS, affines, fixed_tables
 from pipeline.views import rand_augment as ra
-from pipeline.views.rand_augment_tables import affines, fixed_tables
-from pipeline.views.rand_augment_triton_hue import turned
-from pipeline.views.rand_augment_warp import BITS, HALF
 
-ROWS = 2  # of a view, done by one program
-AT_ONCE = 1024  # pixels that a program counts at once
-_BITS, _ONE, _TWICE = tl.constexpr(BITS), tl.constexpr(1 << BITS), tl.constexpr(2 * BITS)
+ROWS = 2  # rows of a view that one program does
+COUNTED = 1024  # pixels that a program counts in one vector
+_BITS, _ONE, _TWICE = tl.constexpr(WEIGHT_BITS), tl.constexpr(1 << WEIGHT_BITS), tl.constexpr(2 * WEIGHT_BITS)
 _HALF = tl.constexpr(HALF)
 _IDENTITY, _AUTOCONTRAST, _EQUALIZE, _CONTRAST, _COLOUR, _SHARPNESS, _HUE = map(tl.constexpr, (
     ra.IDENTITY, ra.AUTOCONTRAST, ra.EQUALIZE, ra.CONTRAST, ra.COLOUR, ra.SHARPNESS, ra.HUE))  # fmt: skip
@@ -30,8 +31,8 @@ def apply_ops(images: Tensor, plan: ra.Ops, *, nearest: bool, fill: tuple[int, i
     """Carry out the plan's operations: u8 [N, 3, S, S] -> u8 [N, 3, S, S], new storage, channels-last; no host sync.
 
     images   u8 [N, 3, S, S]   any storage order
-    nearest  geometry reads the nearest pixel; else bilinear
-    fill     RGB of what geometry brings in from outside
+    nearest  whether geometry reads the nearest pixel instead of interpolating bilinearly
+    fill     RGB of pixels that geometry brings in from outside the image
     """
     pixels = images.permute(0, 2, 3, 1).contiguous()
     (n, layers), size = plan.ops.shape, images.shape[-1]
@@ -39,17 +40,18 @@ def apply_ops(images: Tensor, plan: ra.Ops, *, nearest: bool, fill: tuple[int, i
         return pixels.clone().permute(0, 3, 1, 2)
     ops, args = plan.ops.T.astype(np.int32), np.ascontiguousarray(plan.args.T, np.float32)
     maps = affines(ops.ravel(), args.ravel(), size).astype(np.int32).reshape(layers, n, 6)
-    wanted = send(np.concatenate([ops[..., None], args.view(np.int32)[..., None], maps], 2), images.device)
-    fixed = send(fixed_tables(ops.ravel(), args.ravel()).reshape(layers, n, 256), images.device)
+    # of each layer and image, i32: the operation, its argument's bits, its affine map
+    choices = to_device(np.concatenate([ops[..., None], args.view(np.int32)[..., None], maps], 2), images.device)
+    fixed = to_device(fixed_tables(ops.ravel(), args.ravel()).reshape(layers, n, 256), images.device)
     tables = torch.empty(n, 3, 256, dtype=torch.uint8, device=images.device)
     spare = [torch.empty_like(pixels) for _ in range(min(layers, 2))]
     block, exact = triton.next_power_of_2(size), {"enable_fp_fusion": False}
     tiles = {"ROWS": ROWS, "BLOCK": block, "num_warps": max(4, block // 64)}  # as many pixels a thread at every size
     for layer in range(layers):
         out = spare[layer % 2]
-        _tables[(n, 3)](pixels, wanted[layer], fixed[layer], tables, size * size, AT_ONCE=AT_ONCE, **exact)
+        _tables[(n, 3)](pixels, choices[layer], fixed[layer], tables, size * size, COUNTED=COUNTED, **exact)
         _change[(n, triton.cdiv(size, ROWS))](
-            pixels, wanted[layer], tables, out, size, *fill, NEAREST=nearest, **tiles, **exact
+            pixels, choices[layer], tables, out, size, *fill, NEAREST=nearest, **tiles, **exact
         )
         pixels = out
     return pixels.permute(0, 3, 1, 2)
@@ -57,28 +59,29 @@ def apply_ops(images: Tensor, plan: ra.Ops, *, nearest: bool, fill: tuple[int, i
 
 @triton.jit
 def _blend(low, high, factor):
-    """Pillow's Image.blend in f32, to u8."""
+    """Blend as Pillow's Image.blend does in f32, to u8."""
     value = low + factor * (high - low)
     return tl.minimum(tl.maximum(value, 0.0), 255.0).to(tl.uint8)
 
 
 @triton.jit
 def _luma(red, green, blue):
-    """Pillow's RGB -> L of three i32."""
+    """Compute Pillow's RGB -> L of three i32."""
     return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
 
 
 @triton.jit
-def _tables(pixels, wanted, fixed, tables, n, AT_ONCE: tl.constexpr):
-    """What an image's operation makes of each level of one channel, where that depends on no other level."""
+def _tables(pixels, choices, fixed, tables, n, COUNTED: tl.constexpr):
+    """Write the table of one channel of an image, level -> level, for operations that mix neither channels nor
+    pixels."""
     image, channel = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    op = tl.load(wanted + image * 8)
-    factor = tl.load(wanted + image * 8 + 1).to(tl.float32, bitcast=True)
-    levels, at = tl.arange(0, 256), tl.arange(0, AT_ONCE)
+    op = tl.load(choices + image * 8)
+    factor = tl.load(choices + image * 8 + 1).to(tl.float32, bitcast=True)
+    levels, at = tl.arange(0, 256), tl.arange(0, COUNTED)
     source, table = pixels + image * n * 3, tables + (image * 3 + channel) * 256 + levels
     if op == _EQUALIZE:
         counts = tl.zeros([256], tl.int32)
-        for first in range(0, n, AT_ONCE):
+        for first in range(0, n, COUNTED):
             inside = first + at < n
             level = tl.load(source + (first + at) * 3 + channel, inside, 0).to(tl.int32)
             counts += tl.histogram(level, 256, inside)
@@ -87,8 +90,8 @@ def _tables(pixels, wanted, fixed, tables, n, AT_ONCE: tl.constexpr):
         spread = (tl.cumsum(counts, 0) - counts + step // 2) // tl.maximum(step, 1)
         tl.store(table, tl.where(step > 0, tl.minimum(spread, 255), levels).to(tl.uint8))
     elif op == _AUTOCONTRAST:
-        low, high = tl.full([AT_ONCE], 255, tl.int32), tl.zeros([AT_ONCE], tl.int32)
-        for first in range(0, n, AT_ONCE):
+        low, high = tl.full([COUNTED], 255, tl.int32), tl.zeros([COUNTED], tl.int32)
+        for first in range(0, n, COUNTED):
             inside = first + at < n
             level = tl.load(source + (first + at) * 3 + channel, inside, 0).to(tl.int32)
             low, high = tl.minimum(low, tl.where(inside, level, 255)), tl.maximum(high, level)
@@ -98,8 +101,8 @@ def _tables(pixels, wanted, fixed, tables, n, AT_ONCE: tl.constexpr):
         stretched = tl.minimum(tl.maximum(stretched, 0.0), 255.0).to(tl.int32)
         tl.store(table, tl.where(most > least, stretched, levels).to(tl.uint8))
     elif op == _CONTRAST:
-        total = tl.zeros([AT_ONCE], tl.int32)
-        for first in range(0, n, AT_ONCE):
+        total = tl.zeros([COUNTED], tl.int32)
+        for first in range(0, n, COUNTED):
             inside = first + at < n
             red, green, blue = _read(source + (first + at) * 3, inside)
             total += _luma(red, green, blue)  # 0 where nothing is
@@ -111,13 +114,13 @@ def _tables(pixels, wanted, fixed, tables, n, AT_ONCE: tl.constexpr):
 
 @triton.jit
 def _change(
-    pixels, wanted, tables, out, size, fill_red, fill_green, fill_blue,
+    pixels, choices, tables, out, size, fill_red, fill_green, fill_blue,
     NEAREST: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Some rows of one image through its operation."""
+    """Carry out an image's operation on some of its rows."""
     image = tl.program_id(0).to(tl.int64)
-    wish = wanted + image * 8
-    op, factor = tl.load(wish), tl.load(wish + 1).to(tl.float32, bitcast=True)
+    row = choices + image * 8
+    op, factor = tl.load(row), tl.load(row + 1).to(tl.float32, bitcast=True)
     y, x = (tl.program_id(1) * ROWS + tl.arange(0, ROWS))[:, None], tl.arange(0, BLOCK)[None, :]
     shown = (y < size) & (x < size)
     source, at = pixels + image * size * size * 3, (y * size + x) * 3
@@ -133,10 +136,10 @@ def _change(
         green = tl.where(inner, _sharper(source + at + 1, size * 3, green, inner, factor), green)
         blue = tl.where(inner, _sharper(source + at + 2, size * 3, blue, inner, factor), blue)
     elif op == _HUE:
-        red, green, blue = turned(red, green, blue, (factor.to(tl.float64) * 255.0).to(tl.int32))
+        red, green, blue = _turned(red, green, blue, (factor.to(tl.float64) * 255.0).to(tl.int32))
     elif (op == _ROTATE) | ((op >= _SHEAR_X) & (op <= _TRANSLATE_Y)):
-        a, b, c = tl.load(wish + 2), tl.load(wish + 3), tl.load(wish + 4)
-        d, e, f = tl.load(wish + 5), tl.load(wish + 6), tl.load(wish + 7)
+        a, b, c = tl.load(row + 2), tl.load(row + 3), tl.load(row + 4)
+        d, e, f = tl.load(row + 5), tl.load(row + 6), tl.load(row + 7)
         u, v = a * x + b * y + c, d * x + e * y + f
         inside = shown & (u >= 0) & (u < (size << 16)) & (v >= 0) & (v < (size << 16))
         if NEAREST:
@@ -163,7 +166,7 @@ def _read(place, inside):
 
 @triton.jit
 def _sharper(place, stride, level, inner, factor):
-    """A level blended with the mean of the nine around it, in which it counts five times."""
+    """Blend a level with the weighted mean of itself (five times) and its eight neighbours."""
     total = 4 * level + 6
     for row in tl.static_range(3):
         for column in tl.static_range(3):
@@ -173,7 +176,7 @@ def _sharper(place, stride, level, inner, factor):
 
 @triton.jit
 def _between(source, u, v, size, inside):
-    """The weighted mean of the four pixels around (u, v) in 16.16, truncated."""
+    """Compute the weighted mean of the four pixels around (u, v) in 16.16, truncated."""
     across, down = (u & 0xFFFF) >> (16 - _BITS), (v & 0xFFFF) >> (16 - _BITS)
     left, right = tl.maximum(u >> 16, 0), tl.minimum((u >> 16) + 1, size - 1)
     upper, lower = tl.maximum(v >> 16, 0) * size, tl.minimum((v >> 16) + 1, size - 1) * size
@@ -186,3 +189,58 @@ def _between(source, u, v, size, inside):
         near_red, near_green, near_blue = _read(source + (row + column) * 3, inside)
         red, green, blue = red + near_red * weight, green + near_green * weight, blue + near_blue * weight
     return red >> _TWICE, green >> _TWICE, blue >> _TWICE
+
+
+@triton.jit
+def _turned(red, green, blue, shift):
+    """Turn the hue of i32 levels by `shift` (i32) 255ths of a turn, modulo 256, in Pillow's 8-bit HSV."""
+    high = tl.maximum(tl.maximum(red, green), blue)
+    low = tl.minimum(tl.minimum(red, green), blue)
+    spread = tl.maximum(high - low, 1).to(tl.float32)
+    angle = (_angle(red, green, blue, high, spread) + shift) & 255
+    saturation = (tl.div_rn(spread, tl.maximum(high, 1).to(tl.float32)).to(tl.float64) * 255.0).to(tl.int32)
+    position = _divided(angle.to(tl.float64) * 6.0, 255.0)
+    sector = position.to(tl.int32)
+    part, amount, level = (
+        position - sector.to(tl.float64),
+        _divided(saturation.to(tl.float64), 255.0),
+        high.to(tl.float64),
+    )
+    p = (level * (1.0 - amount) + 0.5).to(tl.int32)
+    q = (level * (1.0 - amount * part) + 0.5).to(tl.int32)
+    t = (level * (1.0 - amount * (1.0 - part)) + 0.5).to(tl.int32)
+    sector = tl.where(sector == 6, 0, sector)
+    grey = high == low
+    red = tl.where(grey, red, _select(sector, high, q, p, p, t, high))
+    green = tl.where(grey, green, _select(sector, t, high, high, q, p, p))
+    return red, green, tl.where(grey, blue, _select(sector, p, p, t, high, high, q))
+
+
+@triton.jit
+def _angle(red, green, blue, high, spread):
+    """Compute H in 0..255, truncated; f32 with f64 steps exactly where Pillow has them."""
+    to_red = tl.div_rn((high - red).to(tl.float32), spread)
+    to_green = tl.div_rn((high - green).to(tl.float32), spread)
+    to_blue = tl.div_rn((high - blue).to(tl.float32), spread)
+    from_green = ((2.0 + to_red.to(tl.float64)) - to_blue.to(tl.float64)).to(tl.float32)
+    from_blue = ((4.0 + to_green.to(tl.float64)) - to_red.to(tl.float64)).to(tl.float32)
+    angle = tl.where(red == high, to_blue - to_green, tl.where(green == high, from_green, from_blue))
+    whole = _divided(angle.to(tl.float64), 6.0) + 1.0
+    fraction = tl.where(whole >= 1.0, whole - 1.0, whole).to(tl.float32)
+    return (fraction.to(tl.float64) * 255.0).to(tl.int32)
+
+
+@triton.jit
+def _divided(x, by):
+    """Divide f64 by a number with one rounding: as a full tensor the compiler does not turn it into a product."""
+    return x / tl.full(x.shape, by, tl.float64)
+
+
+@triton.jit
+def _select(sector, zero, one, two, three, four, five):
+    """Select a level by the sector 0..5 of the hue."""
+    level = tl.where(sector == 1, one, zero)
+    level = tl.where(sector == 2, two, level)
+    level = tl.where(sector == 3, three, level)
+    level = tl.where(sector == 4, four, level)
+    return tl.where(sector == 5, five, level)

@@ -1,0 +1,96 @@
+"""Make every view on the device from decoded images that lie there one after another in one buffer.
+
+views = make_views(Packed(pixels, places, widths), plan.params, plan.size)     # V of u8 [N, 3, S, S]
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import InputError
+from pipeline.executors import crop_flip_torch, erase_torch, rand_augment_torch
+from pipeline.views.crop_flip import Cut
+from pipeline.views.erase import CUTOUT_FILL
+from pipeline.views.plan import ViewParams
+from pipeline.views.rand_augment import Ops
+
+GEOMETRY = ("place", "width", "top", "left", "height", "breadth", "before_y", "before_x", "after_y", "after_x", "flip")
+"""The columns of what a cut takes, i64 [N, 11]: the pixel at which an image begins, pixels in its rows, the box in it,
+the view's pixels outside of it, and whether the view is mirrored."""
+
+
+class Packed(NamedTuple):
+    """Decoded images in one buffer: pixels u8 [pixels, 3] on the device; places i64 [N], the pixel at which each image
+    begins; widths i64 [N]."""
+
+    pixels: Tensor
+    places: np.ndarray
+    widths: np.ndarray
+
+
+class Executors(NamedTuple):
+    """The three functions that carry out a plan on a device."""
+
+    cut: Callable[[Tensor, np.ndarray, int], Tensor]
+    apply_ops: Callable[..., Tensor]
+    erase: Callable[..., Tensor]
+
+
+@cache
+def executors(device_type: str) -> Executors:
+    """Import the executors of a device: Triton's on a GPU, torch's elsewhere."""
+    if device_type != "cuda":
+        return Executors(crop_flip_torch.cut, rand_augment_torch.apply_ops, erase_torch.erase)
+    from pipeline.executors import crop_flip_triton, erase_triton, rand_augment_triton  # Triton comes with torch's CUDA
+
+    return Executors(crop_flip_triton.cut, rand_augment_triton.apply_ops, erase_triton.erase)
+
+
+@cache
+def check_device(device: torch.device) -> None:
+    """Raise InputError where Triton is to make the views on a GPU and does not start: it builds its driver with a C
+    compiler, and keeps what it compiles in a folder."""
+    if device.type != "cuda" or not torch.cuda.is_available():  # a GPU that is missing is reported elsewhere
+        return
+    try:
+        from triton.runtime import driver
+
+        driver.active.get_current_target()
+    except Exception as error:  # of any kind: else a thread would raise it amid the first batch
+        raise InputError(
+            f"Triton is to make the views on the GPU and does not start: {' '.join(str(error).split())}; it needs "
+            "a C compiler, Python's headers and a TRITON_CACHE_DIR that can be written; or set data.views_on to cpu"
+        ) from error
+
+
+def make_views(packed: Packed, params: ViewParams, size: int) -> list[Tensor]:
+    """Make views u8 [N, 3, S, S], one for each of the plan's V; enqueued on the current stream, without a host sync."""
+    return change([cut(packed, each, size) for each in cuts(params)], params)
+
+
+def cuts(params: ViewParams, images: slice = slice(None)) -> list[Cut]:
+    """List where some of the images are cut, for each of the plan's views."""
+    views = range(len(params.boxes))
+    return [Cut(*(a[v, images] for a in (params.boxes, params.insets, params.flips))) for v in views]
+
+
+def cut(packed: Packed, where: Cut, size: int) -> Tensor:
+    """Cut and mirror one view of each packed image: u8 [N, 3, S, S], channels last."""
+    geometry = np.concatenate([packed.places[:, None], packed.widths[:, None], *where[:2], where.flips[:, None]], 1)
+    return executors(packed.pixels.device.type).cut(packed.pixels, geometry, size)
+
+
+def change(views: list[Tensor], params: ViewParams) -> list[Tensor]:
+    """Carry out the colours, geometry and erasing that the plan has drawn for each view."""
+    return [_change(view, params, v) for v, view in enumerate(views)]
+
+
+def _change(view: Tensor, params: ViewParams, v: int) -> Tensor:
+    _, apply_ops, erase = executors(view.device.type)
+    fill = tuple(int(level) for level in params.fill[v])
+    view = apply_ops(view, Ops(params.ops[v], params.args[v]), nearest=bool(params.nearest[v]), fill=fill)
+    return erase(view, params.erased[v], params.noise[v] if params.noisy[v] else CUTOUT_FILL)
