@@ -1,7 +1,11 @@
-"""Class names and confidences of any images, by a trained run.  python -m models.predict RUN IMAGES... [--out FILE]"""
+"""Name the class of any images, by a trained run.  python -m models.predict RUN IMAGES... [--out FILE]
+
+`pipeline.convert` and this command list folders and read images by the same code, and reject for the same reasons.
+"""
 
 import csv
 import io
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,11 +19,13 @@ from tyro.conf import Positional
 from models.distributed.precision import precision
 from models.load import Loaded, chosen_device, load_run
 from pipeline.errors import InputError, command
-from pipeline.evaluation.files import Shown, find_images, sweep_files
+from pipeline.evaluation.files import Given, Shown, find_files, sweep_files
 from pipeline.flags import parse
+from pipeline.sources.encode import Decoding
+from pipeline.sources.levels import Window, check_window
 from pipeline.store.atomic_write import write_whole
-
-NAMED = 5  # rejected files that are said one by one
+from pipeline.store.image_size import MAX_PIXELS, MAX_SIDE
+from pipeline.store.sample_names import escape, printable
 
 
 @dataclass(frozen=True)
@@ -31,51 +37,64 @@ class Arguments:
     images: Positional[tuple[Path, ...]]
     """Image files, and folders of them; what is no image is named and left out."""
     out: Path = Path("predictions.csv")
+    """The CSV to write; in names of files a backslash is written as two, and a byte that is no UTF-8 as \\xe9."""
     top: int = 1
     """How many classes an image gets, the likeliest first."""
     batch: int = 256
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
     """Decoding threads; as many as this process may use cores when absent."""
+    window: Window | None = None
+    """Values shown as black and white where pixels have more than 8 bits, as in pipeline.convert."""
+    max_pixels: int = MAX_PIXELS
+    """Largest image that is read, as in pipeline.convert."""
 
 
 @torch.inference_mode()
 def predictions(loaded: Loaded, shown: Shown, top: int) -> Iterator[list[str]]:
-    """A row for each image of a batch: path, then class name and confidence of the `top` likeliest classes."""
+    """Give a row for each image of a batch: path, then class name and confidence of the `top` likeliest classes."""
     if not shown.paths:
         return
     with precision(loaded.recipe.run, shown.images.device):
         likely = loaded.method.logits(shown.images).float().softmax(-1).topk(top)
     for path, values, classes in zip(shown.paths, likely.values.tolist(), likely.indices.tolist(), strict=True):
-        named = ((loaded.classes[c], f"{v:.6f}") for v, c in zip(values, classes, strict=True))
-        yield [str(path), *(cell for pair in named for cell in pair)]
+        named = ((printable(loaded.classes[c]), f"{v:.6f}") for v, c in zip(values, classes, strict=True))
+        yield [escape(str(path)), *(cell for pair in named for cell in pair)]
 
 
 def main() -> int:
     """Predict, write, and say how fast and what was left out. Raises InputError if no file was an image."""
     a = parse(Arguments, prog="python -m models.predict")
     device = chosen_device(a.device)
-    paths = find_images(a.images)
+    given = find_files(a.images)
     loaded = load_run(a.run, device)
     check(a, loaded)
-    began, text, rejected, done = time.perf_counter(), io.StringIO(), [], 0
+    began, text, done, rejected = time.perf_counter(), io.StringIO(), 0, list(given.rejected)
     writer = csv.writer(text, lineterminator="\n")
     header = [name for i in range(1, a.top + 1) for name in (f"class_{i}", f"confidence_{i}")]
     writer.writerow(["file", *(header if a.top > 1 else ("class", "confidence"))])
-    for shown in sweep_files(paths, replace(loaded.recipe.data, threads=a.threads), device, a.batch):
+    data, decoding = replace(loaded.recipe.data, threads=a.threads), Decoding(a.window, max_pixels=a.max_pixels)
+    for shown in sweep_files(given.paths, data, device, a.batch, decoding):
         writer.writerows(predictions(loaded, shown, a.top))
         rejected += shown.rejected
         done += len(shown.paths)
     taken = time.perf_counter() - began
-    for path, why in rejected[:NAMED]:
-        print(f"left out: {path}: {why}", file=sys.stderr)
-    if len(rejected) > NAMED:
-        print(f"left out: {len(rejected) - NAMED} more", file=sys.stderr)
+    n = left_out(given, rejected)
     if not done:
-        raise InputError(f"none of {len(paths)} files is an image that can be read; nothing was written")
+        raise InputError(f"none of {len(given.paths)} files is an image that can be read; nothing was written")
     write_whole(a.out, text.getvalue())
-    print(f"{a.out}: {done:,} images in {taken:.1f} s, {done / taken:,.0f} img/s; {len(rejected)} left out")
+    print(f"{escape(str(a.out))}: {done:,} images in {taken:.1f} s, {done / taken:,.0f} img/s; {n:,} left out")
     return 0
+
+
+def left_out(given: Given, rejected: list[tuple[Path, str]]) -> int:
+    """Name each file that was rejected and count the others that are no images, on stderr; -> how many in all."""
+    for path, why in rejected:
+        print(f"left out: {escape(str(path))}: {why}", file=sys.stderr)
+    if given.ignored:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(given.ignored.items()))
+        print(f"left out, since they are no images: {kinds}", file=sys.stderr)
+    return len(rejected) + given.ignored.total()
 
 
 def check(a: Arguments, loaded: Loaded) -> None:
@@ -89,8 +108,15 @@ def check(a: Arguments, loaded: Loaded) -> None:
         raise InputError(
             f"expected --batch of 1 or more and --top from 1 to {len(loaded.classes)}, got {a.batch} and {a.top}"
         )
+    check_window(a.window)
+    if not 1 <= a.max_pixels <= MAX_SIDE**2:
+        raise InputError(f"--max-pixels: expected 1 to {MAX_SIDE**2}, got {a.max_pixels}")
     if not a.out.parent.is_dir():
         raise InputError(f"--out {a.out}: expected an existing folder, {a.out.parent} is none")
+    if a.out.is_dir():
+        raise InputError(f"--out {a.out} is a folder, expected a file to write")
+    if not os.access(a.out.parent, os.W_OK):
+        raise InputError(f"--out {a.out}: nothing can be written in {a.out.parent}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Image files of any kind, read ahead and shown as images are evaluated: what `predict` looks at."""
 
 import os
-from collections import deque
+import stat
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -13,18 +14,20 @@ from torch import Tensor
 
 from pipeline import rng
 from pipeline.backends import cpu_views, kernels, libffcv, staged_decode
-from pipeline.backends.gpu_views import check_device
 from pipeline.backends.select import views_on
 from pipeline.backends.staging_buffers import SLOT_PIXELS, staging_buffers_for
 from pipeline.concurrency.pool import CHUNK, Pool, cores
 from pipeline.concurrency.threads import Threads
 from pipeline.errors import InputError
+from pipeline.executors.gpu_views import check_device
 from pipeline.sampling.sampler import SampleIds
-from pipeline.sources.encode import prepare
-from pipeline.sources.listing import listing
+from pipeline.sources.encode import Decoding, prepare
+from pipeline.sources.listing import Listing, listing, unreadable
+from pipeline.sources.regular import open_regular
 from pipeline.spec import Data
-from pipeline.store.image_size import MAX_PIXELS
 from pipeline.store.jpeg_header import plain_size
+from pipeline.store.sample_names import escape
+from pipeline.text import some
 from pipeline.views.plan import ViewParams, ViewSpec, draw
 
 ROOM = SLOT_PIXELS  # pixels of each thread's scratch too; memory that no image touches costs nothing
@@ -54,27 +57,53 @@ class Chunk(NamedTuple):
     files: list[Read | str]
 
 
-def find_images(given: Sequence[Path]) -> list[Path]:
-    """The files among `given`, and the images below its folders, in alphabetical order, hidden ones left out.
+class Given(NamedTuple):
+    """Files that may be images, (path, reason) of those that are none by their kind, and how many other files."""
 
+    paths: list[Path]
+    rejected: list[tuple[Path, str]]
+    ignored: Counter[str]
+
+
+def find_images(given: Sequence[Path]) -> list[Path]:
+    """List the files among `given`, and the images below its folders, as `find_files` does; only the images."""
+    return find_files(given).paths
+
+
+def find_files(given: Sequence[Path]) -> Given:
+    """List the files among `given`, and what is below its folders, in alphabetical order.
+
+    A file that is named itself may be an image, whatever its name; below folders `pipeline.sources.listing` decides.
     Raises InputError for a path that is not there, and if there is no image at all.
     """
-    found: list[Path] = []
+    found = Given([], [], Counter())
     for path in given:
-        if not path.exists():
-            raise InputError(f"{path}: expected an image or a folder of images, found nothing")
-        found += [path / name for name in listing(path).images] if path.is_dir() else [path]
-    if not found:
-        raise InputError(f"{', '.join(map(str, given))}: expected images, found none")
+        try:
+            is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+        except (OSError, ValueError) as error:
+            came = "nothing" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", None) or str(error)
+            raise InputError(f"{escape(str(path))}: expected an image or a folder of images, found {came}") from None
+        below = listing(path) if is_folder else Listing([""])
+        found.paths.extend(path / name for name in below.images)
+        found.rejected.extend((path / name, reason) for name, reason in (*below.rejected, *below.skipped))
+        found.ignored.update(below.ignored)
+    if not found.paths:
+        others = [f"{count} {kind}" for kind, count in sorted(found.ignored.items())]
+        others += [f"{escape(str(path))} ({reason})" for path, reason in found.rejected]
+        came = "none" + (f", but {some(others, 10)}" if others else "")
+        raise InputError(f"{', '.join(escape(str(path)) for path in given)}: expected images, found {came}")
     return found
 
 
-def sweep_files(paths: Sequence[Path], data: Data, device: torch.device, batch: int) -> Iterator[Shown]:
-    """Every file once, in order, through the evaluation view of `data`.
+def sweep_files(
+    paths: Sequence[Path], data: Data, device: torch.device, batch: int, decoding: Decoding | None = None
+) -> Iterator[Shown]:
+    """Every file once, in order, through the evaluation view of `data`; `decoding` is how a conversion reads pixels.
 
     While a batch is used the next one is decoded, and the one after it read.
     """
     libffcv.load()
+    decoding = decoding or Decoding()
     threads, views, memory = Threads(data.threads or cores(), "read"), _Views(data, device), _ReadBuffers()
     read: deque[tuple[list[Path], list[Future[Chunk]]]] = deque()
     begun: deque[Callable[[], Shown]] = deque()
@@ -82,10 +111,10 @@ def sweep_files(paths: Sequence[Path], data: Data, device: torch.device, batch: 
         for first in range(0, len(paths) + 2 * batch, batch):
             if part := list(paths[first : first + batch]):
                 chunks = [part[at : at + CHUNK] for at in range(0, len(part), CHUNK)]
-                jobs = [threads.submit(_read_all, chunk, memory) for chunk in chunks]
+                jobs = [threads.submit(_read_all, chunk, memory, decoding) for chunk in chunks]
                 read.append((part, jobs))
             if len(read) > 1 or (read and not part):
-                begun.append(_begin(*read.popleft(), data, device, views, memory))
+                begun.append(_begin(*read.popleft(), data, device, views, memory, decoding))
             if len(begun) > 1 or (begun and not part and not read):
                 yield begun.popleft()()
         while begun:
@@ -95,11 +124,12 @@ def sweep_files(paths: Sequence[Path], data: Data, device: torch.device, batch: 
         views.close()
 
 
-def _read_all(paths: list[Path], memory: "_ReadBuffers") -> Chunk:
+def _read_all(paths: list[Path], memory: "_ReadBuffers", decoding: Decoding) -> Chunk:
     sizes = [_size(path) for path in paths]
     ends = np.cumsum(sizes)
     taken = memory.take(int(ends[-1]))
-    return Chunk(taken, [_read(path, taken[end - n : end]) for path, n, end in zip(paths, sizes, ends, strict=True)])
+    places = zip(paths, sizes, ends, strict=True)
+    return Chunk(taken, [_read(path, taken[end - n : end], decoding) for path, n, end in places])
 
 
 def _size(path: Path) -> int:
@@ -109,16 +139,26 @@ def _size(path: Path) -> int:
         return 0  # reading it will say why
 
 
-def _read(path: Path, target: np.ndarray) -> Read | str:
+def _read(path: Path, target: np.ndarray, decoding: Decoding) -> Read | str:
     """A file, read into `target` u8 [its size], as a JPEG that libffcv takes; or why it is none."""
+    if reason := unreadable(path.name):
+        return reason
     try:
         jpeg = _content(path, target)
-        size = plain_size(jpeg)
-        if size is not None and size[0] * size[1] <= MAX_PIXELS:
-            return Read(jpeg, *size)
-        made = prepare(jpeg.tobytes(), None, QUALITY, reencode=False)
     except OSError as error:
         return error.strerror or type(error).__name__
+    except InputError as error:
+        return str(error)
+    size = plain_size(jpeg)
+    if size is not None and size[0] * size[1] <= decoding.max_pixels:
+        return Read(jpeg, *size)
+    return _prepared(jpeg, decoding)
+
+
+def _prepared(content: np.ndarray, decoding: Decoding) -> Read | str:
+    """A file's contents u8 [bytes] as a conversion would store them, at their full size; or why it would not."""
+    try:
+        made = prepare(content.tobytes(), None, QUALITY, False, decoding)
     except InputError as error:
         return str(error)
     return Read(np.frombuffer(made.jpeg, np.uint8), made.height, made.width)
@@ -126,7 +166,7 @@ def _read(path: Path, target: np.ndarray) -> Read | str:
 
 def _content(path: Path, target: np.ndarray) -> np.ndarray:
     done = 0
-    with open(path, "rb", buffering=0) as file:
+    with open_regular(path) as file:
         while done < len(target) and (n := file.readinto(target[done:])):
             done += n
     return target[:done]
@@ -139,31 +179,51 @@ def _begin(
     device: torch.device,
     views: "_Views",
     memory: "_ReadBuffers",
+    decoding: Decoding,
 ) -> Callable[[], Shown]:
     chunks = [job.result() for job in jobs]
     results = [each for chunk in chunks for each in chunk.files]
-    rejected = [(path, why) for path, why in zip(paths, results, strict=True) if isinstance(why, str)]
-    good = [(path, each) for path, each in zip(paths, results, strict=True) if isinstance(each, Read)]
-    if not good:
+    good = [i for i, each in enumerate(results) if isinstance(each, Read)]
+    wait = _start([results[i] for i in good], data, device, views)
+
+    def finish() -> Shown:
+        images, errors = wait()
+        again = [place for place, error in enumerate(errors) if error]
+        for place in again:  # whole to the converter, maybe, which encodes it again: libjpeg may have merely warned
+            results[good[place]] = _prepared(results[good[place]].jpeg, decoding)
         memory.give_back(chunks)
+        mended = [place for place in again if isinstance(results[good[place]], Read)]
+        others, errors = _start([results[good[place]] for place in mended], data, device, views)()
+        for place, image, error in zip(mended, others, errors, strict=True):
+            images[place] = image
+            results[good[place]] = "corrupt or truncated JPEG" if error else results[good[place]]
+        kept = [place for place, i in enumerate(good) if isinstance(results[i], Read)]
+        if len(kept) < len(good):
+            images = images[torch.tensor(kept, dtype=torch.int64).to(device)]
+        rejected = [(path, why) for path, why in zip(paths, results, strict=True) if isinstance(why, str)]
+        return Shown([paths[good[place]] for place in kept], images, rejected)
+
+    return finish
+
+
+def _start(
+    files: list[Read], data: Data, device: torch.device, views: "_Views"
+) -> Callable[[], tuple[Tensor, np.ndarray]]:
+    """Begin to decode files; the result waits: images u8 [n, 3, S, S], and errors i32 [n], 0 where all is well."""
+    if not files:
         nothing = torch.empty(0, 3, data.size, data.size, dtype=torch.uint8, device=device)
-        return lambda: Shown([], nothing, rejected)
-    jpegs, heights, widths = zip(*(each for _, each in good), strict=True)
+        return lambda: (nothing, np.zeros(0, np.int32))
+    jpegs, heights, widths = zip(*files, strict=True)
     heights, widths, sizes = (np.array(column, np.int64) for column in (heights, widths, list(map(len, jpegs))))
     places = np.array([jpeg.ctypes.data for jpeg in jpegs], np.int64)  # each where it was read to: nothing is copied
     source = kernels.Source(0, places, sizes, heights, widths, False)
-    samples = SampleIds(np.zeros(len(good), np.int64), np.zeros(len(good), np.int64))
+    samples = SampleIds(np.zeros(len(files), np.int64), np.zeros(len(files), np.int64))
     plan = draw(ViewSpec({"images": (data.evaluate, rng.WEAK)}, data.size), samples, heights, widths, 0)
     wait = views.start(source, plan.params)
 
-    def finish(_keep: Sequence[np.ndarray] = jpegs) -> Shown:  # the decoder holds their addresses only
+    def finish(_keep: Sequence[np.ndarray] = jpegs) -> tuple[Tensor, np.ndarray]:  # the decoder holds addresses only
         (images,), errors = wait()
-        memory.give_back(chunks)
-        broken = [(path, "corrupt or truncated JPEG") for (path, _), e in zip(good, errors, strict=True) if e]
-        if broken:
-            images = images[torch.from_numpy(np.flatnonzero(errors == 0)).to(device)]
-        whole = [path for (path, _), e in zip(good, errors, strict=True) if not e]
-        return Shown(whole, images, rejected + broken)
+        return images, errors
 
     return finish
 

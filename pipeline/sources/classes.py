@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.sources.delimited import decode
+from pipeline.sources.cells.delimited import decode
 from pipeline.sources.regular import read_regular
 from pipeline.store.manifest import read_manifest
 from pipeline.store.sample_names import escape, printable

@@ -2,7 +2,7 @@
 
     source = from_csv(Path("photos.csv"), reading=Reading(label_column="species"))
 
-Encoding, delimiter, header and columns are found out (`delimited`, `columns`); `Source.notes` says what was found.
+Encoding, delimiter, header and columns are found out (`pipeline.sources.cells`); `Source.notes` says what was found.
 """
 
 import os
@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.errors import InputError
+from pipeline.sources.cells.columns import Columns, choose, found_files, is_one, share_found
+from pipeline.sources.cells.delimited import DELIMITERS, Table, consistent, decode, parsed
+from pipeline.sources.cells.label_cells import Labels, labels_of
+from pipeline.sources.cells.named_files import NamedFiles
 from pipeline.sources.classes import class_names
-from pipeline.sources.columns import Columns, choose, found_files, is_one, share_found
-from pipeline.sources.delimited import DELIMITERS, Table, consistent, decode, parsed
-from pipeline.sources.label_cells import Labels, labels_of
-from pipeline.sources.listing import Listing, begins_like_an_image, is_folder
-from pipeline.sources.named_files import NamedFiles
+from pipeline.sources.listing import SUFFIXES, Listing, begins_like_an_image, is_folder
 from pipeline.sources.reading import FOUND_OUT, Reading
 from pipeline.sources.regular import read_regular
 from pipeline.sources.source import Files
@@ -53,8 +53,15 @@ def from_csv(path: Path, more: Files | None = None, reading: Reading = FOUND_OUT
     body, lines = (rows[1:], table.lines[1:]) if columns.header else (rows, table.lines)
     if not body:
         raise InputError(f"{where}: expected rows with images, found none below the header")
+    _check_short(table, columns, files, where)
     found = _named(body, lines, columns.path, files, where)
     labels = _labels(body, lines, columns, reading, where)
+    if not found.names:
+        name, reason = found.others.rejected[0]
+        raise InputError(
+            f"{where}: expected files in {escape(str(root))}, found none of the {len(body):,} of "
+            f"{columns.named(columns.path)}: {escape(name)} ({reason}), ...; see --image-folder and --suffix"
+        )
     notes = (_note(len(body), encoding, delimiter, columns, found, files), *labels.notes)
     return Files(root, found.names, labels.numbers[found.kept], labels.classes, found.others, more, notes)
 
@@ -116,6 +123,17 @@ def _squared(table: Table, where: str) -> list[list[str]]:
     return [row + [""] * (width - len(row)) for row in rows]
 
 
+def _check_short(table: Table, columns: Columns, files: NamedFiles, where: str) -> None:
+    """Raise InputError for a row of fewer cells that names no file: it may be a comment or a title, and no row."""
+    width = max(map(len, table.rows))
+    for row, line in zip(table.rows, table.lines, strict=True):
+        named = len(row) > columns.path and (
+            os.path.splitext(row[columns.path])[1].lower() in SUFFIXES or files.find(row[columns.path]).name is not None
+        )
+        if len(row) < width == 2 and not named:
+            raise InputError(f"{where}: line {line} has 1 cell, others have 2, and it names no file: {row[0][:60]!r}")
+
+
 def _beside(rows: Sequence[list[str]], files: NamedFiles, reading: Reading, where: str) -> NamedFiles:
     """The files beside the table, or, where most are not there, those in the folders beside it that have some."""
     if share_found(rows, files, reading, where) >= 0.5:
@@ -143,19 +161,21 @@ class _Named(NamedTuple):
 def _named(body: Sequence[list[str]], lines: Sequence[int], path: int, files: NamedFiles, where: str) -> _Named:
     """The file of each row. Raises InputError if two rows name the same one."""
     first: dict[str, int] = {}
-    kept, others, suffixes, respelled = [], Listing(), Counter(), 0
+    names, kept, others, suffixes, respelled = [], [], Listing(), Counter(), 0
     twice: list[str] = []
     for i, (row, line) in enumerate(zip(body, lines, strict=True)):
         name, reason = files.find(row[path])
         if name is None:
             others.rejected.append((row[path] or "a row without a file", f"line {line}: {reason}"))
-            continue
-        if name in first:
-            as_written = body[first[name]][path]
+        key = os.path.normpath(row[path].replace("\\", "/")) if name is None else name
+        if key in first and row[path]:
+            as_written = body[first[key]][path]
             spelled = f", once as {printable(as_written)}" if as_written != row[path] else ""
-            twice.append(f"{printable(row[path])} (lines {lines[first[name]]} and {line}{spelled})")
+            twice.append(f"{printable(row[path])} (lines {lines[first[key]]} and {line}{spelled})")
+        first.setdefault(key, i)
+        if name is None:
             continue
-        first[name] = i
+        names.append(name)
         kept.append(i)
         suffix = os.path.splitext(name)[1]
         if suffix.lower() != os.path.splitext(row[path])[1].lower():
@@ -164,7 +184,7 @@ def _named(body: Sequence[list[str]], lines: Sequence[int], path: int, files: Na
             respelled += os.path.basename(name) != row[path].replace("\\", "/").rpartition("/")[2]
     if twice:
         raise InputError(f"{where}: files that are listed twice ({len(twice)}): {some(twice)}; leave a row for each")
-    return _Named(list(first), np.array(kept, np.int64), others, suffixes, respelled)
+    return _Named(names, np.array(kept, np.int64), others, suffixes, respelled)
 
 
 def _labels(body: Sequence[list[str]], lines: Sequence[int], columns: Columns, reading: Reading, where: str) -> Labels:

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import NamedTuple, final
 
 from pipeline.errors import InputError
+from pipeline.sources.cells.named_files import NamedFiles
 from pipeline.sources.listing import SUFFIXES
-from pipeline.sources.named_files import NamedFiles
 from pipeline.sources.reading import Reading
-from pipeline.store.sample_names import printable
+from pipeline.store.sample_names import escape, printable
 from pipeline.text import some
 
 PATH_WORDS = {
@@ -36,6 +36,7 @@ NO_CLASSES = re.compile(
 )
 """Names, small and without signs between words, of columns that hold no classes unless --label-column says so."""
 EVIDENCE_ROWS = 200  # rows, evenly spread over the table, on which the column of the files is found
+FEW_ROWS = 10  # from here on a column that is different in each row is taken for no classes, unless it is called so
 SHOWN = 40
 
 
@@ -78,17 +79,22 @@ def share_found(rows: Sequence[list[str]], files: NamedFiles, reading: Reading, 
     """The share of some rows whose file is found, by the column that was asked for, else by the one that finds most."""
     evidence = found_files(rows, files)
     if reading.path_column is not None:
-        evidence = [evidence[_asked(reading.path_column, rows[0], rows, "--path-column", where)]]
+        column = _asked(reading.path_column, rows[0], rows, "--path-column", where)
+        evidence = [_evidence([row[column] for row in spread(rows)], files)]
     return max(hits for _, hits, *_ in evidence) / len(spread(rows))
 
 
 def found_files(rows: Sequence[list[str]], files: NamedFiles) -> list[tuple[int, int, int, int]]:
     """How well each column names files, on some rows: (files, cells that are files, as they are written, images).
 
-    `files` counts different ones: a column of classes may by chance name a few files often.
+    `files` counts different ones: a column of classes may by chance name a few files often. A column that cannot be
+    meant has zeros.
     """
-    some_rows = spread(rows)
-    return [_evidence([row[column] for row in some_rows], files) for column in range(len(rows[0]))]
+    some_rows, able = spread(rows), _able(rows)
+    return [
+        _evidence([row[column] for row in some_rows], files) if able[column] else (0, 0, 0, 0)
+        for column in range(len(rows[0]))
+    ]
 
 
 def spread(rows: Sequence[list[str]]) -> Sequence[list[str]]:
@@ -108,10 +114,13 @@ def _path(rows: Sequence[list[str]], files: NamedFiles, reading: Reading, where:
     """The number of the column that names the files."""
     if reading.path_column is not None:
         return _asked(reading.path_column, rows[0], rows, "--path-column", where)
-    n, able = len(spread(rows)), _able(rows)
-    evidence = [each if able[column] else (0, 0, 0, 0) for column, each in enumerate(found_files(rows, files))]
+    if len(rows) == 1 and {word(cell) for cell in rows[0]} & (PATH_WORDS | LABEL_WORDS):
+        raise InputError(f"{where}: expected rows with images below the header, found none")
+    n, named, evidence = len(spread(rows)), _named_as_images(rows), found_files(rows, files)
     best = max(evidence)
     if 2 * best[1] < n:
+        if sum(named) == 1:  # then it is known what is meant, and each file that is not there is named
+            return named.index(True)
         raise InputError(f"{where}: {_nowhere(rows, evidence, files)}")
     several = [column for column, each in enumerate(evidence) if each == best]
     if len(several) > 1:
@@ -125,28 +134,30 @@ def _able(rows: Sequence[list[str]]) -> list[bool]:
 
     Classes called 1 and 2 would else be taken for files 1.jpg and 2.jpg where those that are meant are not there.
     """
+    named = _named_as_images(rows)
+    return named if any(named) else [word(name) not in LABEL_WORDS for name in rows[0]]
+
+
+def _named_as_images(rows: Sequence[list[str]]) -> list[bool]:
+    """Of which columns most cells end as the names of images do."""
     some_rows = spread(rows)
-    image_like = [
+    return [
         2 * sum(os.path.splitext(row[column])[1].lower() in SUFFIXES for row in some_rows) >= len(some_rows)
         for column in range(len(rows[0]))
     ]
-    return image_like if any(image_like) else [word(name) not in LABEL_WORDS for name in rows[0]]
 
 
 def _nowhere(rows: Sequence[list[str]], evidence: Sequence[tuple[int, ...]], files: NamedFiles) -> str:
     """What to say of a table whose cells are no files."""
     hits, n = [each[1] for each in evidence], len(spread(rows))
-    if len(rows) == 1 and {word(cell) for cell in rows[0]} & (PATH_WORDS | LABEL_WORDS):
-        return "expected rows with images below the header, found none"
     words = [column for column, name in enumerate(rows[0]) if word(name) in PATH_WORDS]
     column = hits.index(max(hits)) if max(hits) else (words or [0])[0]
     lost = next(cell for row in spread(rows) if files.find(cell := row[column]).name is None)
     reason = files.find(lost).reason
-    beside = f"{files.root / 'x'}"[:-1]
     return (
-        f"expected a column that names files in {beside}, found none: of column {rows[0][column] or column + 1} "
-        f"{hits[column]} of {n} cells are files, {lost[:60]!r} is not ({reason}); columns: {_listed(rows)}; "
-        "see --image-folder, --suffix and --path-column"
+        f"expected a column that names files in {escape(str(files.root))}, found none: of column "
+        f"{printable(rows[0][column]) or column + 1} {hits[column]} of {n} cells are files, {lost[:60]!r} is not "
+        f"({reason}); columns: {_listed(rows)}; see --image-folder, --suffix and --path-column"
     )
 
 
@@ -157,7 +168,9 @@ def _is_header(rows: Sequence[list[str]], path: int, files: NamedFiles) -> bool:
     it is one of the usual names.
     """
     first, body = rows[0], rows[1:]
-    if files.find(first[path]).name is not None or os.path.splitext(first[path])[1].lower() in SUFFIXES:
+    name = files.find(first[path]).name
+    is_file = name == first[path] if _named_as_images(rows)[path] else name is not None
+    if is_file or os.path.splitext(first[path])[1].lower() in SUFFIXES:
         return False
     if {word(cell) for cell in first} & (PATH_WORDS | LABEL_WORDS):
         return True
@@ -177,13 +190,19 @@ def _labelled(rows: Sequence[list[str]], path: int, header: list[str] | None, wh
         return Columns(path, named[0], (), header)
     hint = f"columns: {_listed(rows, header)}; choose with --label-column, or --one-hot for one column a class"
     if named:
-        raise InputError(f"{where}: several columns could hold the classes; {hint}")
+        several = some([printable((header or [])[column]) for column in named], SHOWN)
+        raise InputError(f"{where}: several columns could hold the classes: {several}; {hint}")
     if not others:
         return Columns(path, None, (), header)
     if len(others) == 1:
+        found = Columns(path, others[0], (), header)
         if header and NO_CLASSES.fullmatch(word(header[others[0]])):
-            raise InputError(f"{where}: column {header[others[0]]} does not look like classes; {hint}")
-        return Columns(path, others[0], (), header)
+            raise InputError(f"{where}: {found.named(others[0])} does not look like classes; {hint}")
+        if len(body) >= FEW_ROWS and len({row[others[0]] for row in body}) == len(body):
+            raise InputError(
+                f"{where}: {found.named(others[0])} is different in each row, which classes are not; {hint}"
+            )
+        return found
     if header and _is_one_hot(header, body, others):
         return Columns(path, None, tuple(others), header)
     raise InputError(f"{where}: it is not clear which column holds the classes; {hint}")
