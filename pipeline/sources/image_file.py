@@ -65,7 +65,7 @@ def open_image(blob: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             raise InputError(_unknown(blob)) from None
         finally:
             Image.MAX_IMAGE_PIXELS = limit
-    checked_size(*image.size, max_pixels)
+    checked_size(image.width, image.height, max_pixels)
     return image
 
 
@@ -79,7 +79,7 @@ def upright_rgb(
     with _rejecting(image.format or "image"):
         coarse = any(";16" in str(tile) for tile in image.tile) if hasattr(image, "tile") else False
         image.load()
-        checked_size(*image.size, max_pixels)  # an icon's is not what its table of contents says
+        checked_size(image.width, image.height, max_pixels)  # an icon's is not what its table of contents says
         pixels, span = _rgb(image, window)
         if coarse and span is None:
             span = _coarse_span(pixels, window)
