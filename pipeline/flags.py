@@ -30,10 +30,12 @@ class Bound:
 
 
 AT_LEAST_1 = Bound("at least 1", lambda value: value >= 1)
+AT_LEAST_2 = Bound("at least 2", lambda value: value >= 2)
 POSITIVE = Bound("above 0", lambda value: value > 0)
 NOT_NEGATIVE = Bound("0 or above", lambda value: value >= 0)
 BELOW_1 = Bound("from 0 to below 1", lambda value: 0 <= value < 1)
 SHARE = Bound("from 0 to 1", lambda value: 0 <= value <= 1)
+BETWEEN_0_AND_1 = Bound("between 0 and 1", lambda value: 0 < value < 1)
 
 
 class Number(NamedTuple):

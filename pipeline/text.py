@@ -33,10 +33,18 @@ def some(names: Sequence[str], most: int = 3) -> str:
     return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Markdown, each line ended; the first row is the head, the first column the rows' names."""
-    head, *others = rows
-    return "".join(f"{line(cells)}\n" for cells in (head, ["---", *["---:"] * (len(head) - 1)], *others))
+def table(rows: Sequence[Sequence[str]], *, aligned: bool = False) -> str:
+    """Make a table in Markdown, each line ended; the first row is the head, the first column the rows' names.
+
+    aligned  pad the cells, so that columns line up in a terminal: names to the left, numbers to the right
+    """
+    least = [3, *[4] * (len(rows[0]) - 1)]
+    widths = [max(width, *map(len, cells)) for width, cells in zip(least, zip(*rows, strict=True), strict=True)]
+    first, *numbers = widths if aligned else least
+    rule = ["-" * first, *(f"{'-' * (width - 1)}:" for width in numbers)]
+    if aligned:
+        rows = [[row[0].ljust(first), *(c.rjust(w) for c, w in zip(row[1:], numbers, strict=True))] for row in rows]
+    return "".join(f"{line(cells)}\n" for cells in (rows[0], rule, *rows[1:]))
 
 
 def line(cells: Sequence[str]) -> str:

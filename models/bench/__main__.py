@@ -1,4 +1,4 @@
-"""Time the packed Semi-MAE step against the peers':  python -m models.bench --help"""
+"""Time the packed Semi-MAE step against the same step in separate forward passes:  python -m models.bench --help"""
 
 from models.bench.packed_step import main
 from pipeline.errors import command

@@ -1,9 +1,11 @@
-"""One Semi-MAE step, packed and as the peers write it: same networks, same decoder, same loss, plain timm forwards.
+"""Compute one Semi-MAE step packed and as other libraries write it: same networks, decoder and loss, timm's forwards.
 
-The oracle of our tests and the opponent in `models.bench.packed_step`. Facts, not code: USB runs labelled, weak and strong images
-as one batch with gradient and detaches the pseudo-labels; Semi-ViT and Semiformer look at the weak images under
-no_grad, then run the labelled and every strong image; MAE projects all patches, gathers the visible, and restores the
-order.
+    loss = separate(vit, decoder, Step(labelled, labels, weak, strong, visible, passed))
+
+Tests compare the packed step with these, and `models.bench.packed_step` times them. What is known of the libraries: USB
+runs labelled, weak and strong images as one batch with gradient and detaches the pseudo-labels; Semi-ViT and Semiformer
+run the weak images under no_grad, then the labelled and every strong image; MAE projects all patches, gathers the
+visible ones, and restores the order.
 """
 
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ class Step:
     """Inputs of one step. Images are float [N, 3, H, W], normalised.
 
     visible  i64 [N_u, K]   patches of the weak image that the encoder sees
-    passed   bool [N_u]     set by hand here, so that every way of writing the step does the same work
+    passed   bool [N_u]     which pseudo-labels pass: fixed, so that every variant does the same work
     """
 
     labelled: Tensor
@@ -38,8 +40,8 @@ class Step:
 
 
 def packed(vit: VisionTransformer, decoder: Decoder, step: Step) -> Tensor:
-    """Ours: one look at the weak images, then one pass over what learns."""
-    guess = eval_logits(vit, step.weak).argmax(-1)
+    """Compute the loss as SemiMAE does: a forward pass of the weak images, then one packed pass of all that learns."""
+    classes = eval_logits(vit, step.weak).argmax(-1)
     rows = step.passed.nonzero().squeeze(1).to(step.weak.device)
     groups = [FullImages(step.labelled), SelectedImages(step.strong, rows), VisiblePatches(step.weak, step.visible)]
     known, strong, partly = encode(vit, groups)
@@ -47,23 +49,23 @@ def packed(vit: VisionTransformer, decoder: Decoder, step: Step) -> Tensor:
     hidden = hidden_from_visible(step.visible, decoder.positions.shape[0])
     predicted = decoder(partly, step.visible, hidden)
     pixels = pixel_loss(predicted, step.weak, hidden, vit.patch_embed.patch_size[0], normalise=False)
-    pseudo = pseudo_label_loss(strong, guess[rows], len(guess))
+    pseudo = pseudo_label_loss(strong, classes[rows], len(classes))
     return F.cross_entropy(known, step.labels) + LAMBDA_U * pseudo + MU * pixels
 
 
 def separate(vit: VisionTransformer, decoder: Decoder, step: Step) -> Tensor:
-    """Semi-ViT's and Semiformer's way: separate forwards, weak under no_grad, every strong image."""
+    """Compute it as Semi-ViT and Semiformer do: separate forward passes, weak under no_grad, every strong image."""
     training = vit.training
     vit.eval()
     with torch.no_grad():
-        guess = vit(step.weak).argmax(-1)
+        classes = vit(step.weak).argmax(-1)
     vit.train(training)
-    loss = F.cross_entropy(vit(step.labelled), step.labels) + LAMBDA_U * _masked(vit(step.strong), guess, step.passed)
+    loss = F.cross_entropy(vit(step.labelled), step.labels) + LAMBDA_U * _masked(vit(step.strong), classes, step.passed)
     return loss + MU * plain_mae(vit, decoder, step.weak, step.visible)
 
 
 def usb(vit: VisionTransformer, decoder: Decoder, step: Step) -> Tensor:
-    """USB's way (`use_cat`): labelled, weak and strong in one batch, all with gradient; MAE apart."""
+    """Compute it as USB does (`use_cat`): labelled, weak and strong in one batch, all with gradient; MAE apart."""
     unlabelled = len(step.weak)
     logits = vit(torch.cat([step.labelled, step.weak, step.strong]))
     known, weak, strong = logits.split([len(step.labelled), unlabelled, unlabelled])
@@ -74,7 +76,7 @@ def usb(vit: VisionTransformer, decoder: Decoder, step: Step) -> Tensor:
 def plain_mae(
     vit: VisionTransformer, decoder: Decoder, images: Tensor, visible: Tensor, *, normalise: bool = False
 ) -> Tensor:
-    """MAE's branch in its own order: project all, gather, encode, decode in raster order, mean over the hidden."""
+    """Compute MAE's loss in its own order: project all, gather, encode, decode in raster order, mean over hidden."""
     tokens = plain_visible_tokens(vit, images, visible)
     predicted = plain_decode(decoder, tokens, visible)
     target = patchify(images, vit.patch_embed.patch_size[0])
@@ -85,7 +87,7 @@ def plain_mae(
 
 
 def plain_visible_tokens(vit: VisionTransformer, images: Tensor, visible: Tensor) -> Tensor:
-    """[N, prefix + K, C], final-normed, from timm's own modules."""
+    """Encode the visible patches by timm's own modules: [N, prefix + K, C], after the final norm."""
     before = 0 if vit.no_embed_class else vit.num_prefix_tokens
     x = vit.patch_embed(images) + vit.pos_embed[:, before:]
     x = x.gather(1, visible[..., None].expand(-1, -1, x.shape[-1]))
@@ -97,7 +99,8 @@ def plain_visible_tokens(vit: VisionTransformer, images: Tensor, visible: Tensor
 
 
 def plain_decode(decoder: Decoder, tokens: Tensor, visible: Tensor) -> Tensor:
-    """[N, L, patch² · 3] in raster order: mask tokens appended, un-shuffled, every row through every block."""
+    """Decode every patch: [N, L, patch² · 3] in raster order; mask tokens are appended and sorted in, and every block
+    computes every row."""
     patches, prefix = decoder.positions.shape[0], decoder.prefix
     shuffled = torch.cat([visible, hidden_from_visible(visible, patches)], 1)
     x = decoder.embed(tokens)

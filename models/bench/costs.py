@@ -1,6 +1,6 @@
-"""What a pre-training step costs: MAE with mask tokens in the encoder, without, with a 1-block decoder; SupMAE.
+"""Compare the cost of pre-training steps: MAE with mask tokens in the encoder, without, with a 1-block decoder; SupMAE.
 
-    python -m models.bench.costs                          FLOPs of ViT-L and H, seconds of what this device has the time for
+    python -m models.bench.costs                          FLOPs of ViT-L and H; seconds of ViT-S, on CUDA of L and H
     python -m models.bench.costs --timed vit_base_patch16_224 --images 16 --rounds 9 --json
 
 FLOPs are counted on meta tensors. Seconds are those of forward and backward of one method on u8 images, all methods
@@ -11,30 +11,31 @@ where MAE's 1,600 take 364.
 
 import json
 import statistics
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
 from models.bench.flops import count
-from models.bench.packed_step import CLASSES, timed, where
+from models.bench.packed_step import CLASSES
+from models.bench.synthetic import synthetic_batch
+from models.bench.timing import StepFunction, check_device, interleaved, machine, spread, times_faster, work_s
 from models.config.recipe import Recipe
 from models.config.sweep import changed
 from models.distributed.compile import compile_blocks
-from models.method import Method, StepInfo, method_class
+from models.distributed.precision import precision
+from models.factory import method_class
+from models.method import Method, StepInfo
 from models.methods import mae, supmae
-from pipeline.batch import Batch, Labelled, Unlabelled
+from pipeline.batch import Batch
 from pipeline.errors import InputError, command
-from pipeline.flags import parse
+from pipeline.flags import AT_LEAST_1, AT_LEAST_2, check_bounds, parse
 from pipeline.text import percent
-from pipeline.views import masks
 
 CUDA = torch.cuda.is_available()
 MODELS = {"vit_large_patch16_224": 16, "vit_huge_patch14_224": 14}
-NOW = StepInfo(step=0, labels_only=False)
+INFO = StepInfo(step=0, labels_only=False)
 MASK_TOKENS, DEEP, SHALLOW, SUPMAE = "mae, mask tokens, 8 blocks", "mae, 8 blocks", "mae, 1 block", "supmae, 1 block"
 EPOCHS = {DEEP: 1600, SUPMAE: 400}
 """How long each is pre-trained for its 83.6 % with ViT-B."""
@@ -48,9 +49,9 @@ class Options:
     """Encoders whose FLOPs are counted, by timm's name."""
     timed: tuple[str, ...] = tuple(MODELS) if CUDA else ("vit_small_patch16_224",)
     """Encoders whose steps are timed, too."""
-    images: int = 64 if CUDA else 8
-    """Images of a timed step."""
-    rounds: int = 9 if CUDA else 5
+    images: Annotated[int, AT_LEAST_2] = 64 if CUDA else 8
+    """Images of a timed step; batch norm needs 2."""
+    rounds: Annotated[int, AT_LEAST_1] = 9 if CUDA else 5
     device: str = "cuda" if CUDA else "cpu"
     precision: Literal["f32", "bf16"] = "bf16" if CUDA else "f32"
     compile: bool = False
@@ -59,9 +60,9 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """One encoder, by the names of the methods: GFLOPs an image; seconds a step and their spread, (largest - smallest)
-    / median, where it was timed; and how many times the first method's each of them is less."""
+class Comparison:
+    """Costs of one encoder by the names of the methods: GFLOPs an image; seconds a step and their spread, (largest -
+    smallest) / median, where it was timed; and how many times less than the first method's each of them is."""
 
     model: str
     gflops: dict[str, float]
@@ -72,7 +73,7 @@ class Cost:
 
 
 def recipes(model: str) -> dict[str, Recipe]:
-    """The methods that are compared, on one encoder."""
+    """Return the recipe of each method that is compared, on one encoder."""
     encoder = {"encoder.name": model, "encoder.patch": patch_of(model)}
     deep, depth = changed(mae.in1k_b16(), encoder), "method.reconstruct.depth"
     return {
@@ -84,7 +85,7 @@ def recipes(model: str) -> dict[str, Recipe]:
 
 
 def patch_of(model: str) -> int:
-    """Side of the patch in an encoder's name."""
+    """Read the side of the patch from an encoder's name. Raises InputError for a name without one."""
     found = [part.removeprefix("patch") for part in model.split("_") if part.startswith("patch")]
     if not found or not found[0].isdigit():
         raise InputError(f"expected a name such as vit_base_patch16_224, got {model!r}")
@@ -92,108 +93,95 @@ def patch_of(model: str) -> int:
 
 
 def prepare(recipe: Recipe, images: int, device: str) -> tuple[Method, Batch]:
-    """A method and random images for it: u8, as many patches visible as the recipe says."""
+    """Make the recipe's method in training mode and a random batch of `images` images for it."""
     with torch.device(device):
         method = method_class(recipe)(recipe, CLASSES).train()
-    size, grid = recipe.data.size, method.encoder.patch_embed.grid_size[0]
-    seen = masks.visible_count(recipe.data.mask, grid)
-    visible = torch.rand(images, grid * grid).argsort(1)[:, :seen].sort(1).values
-    shown = torch.randint(256, (images, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)  # as the loader's lie
-    ids, labels, shown, visible = (
-        each.to(device) for each in (torch.arange(images), torch.randint(CLASSES, (images,)), shown, visible)
-    )
-    return method, Batch(0, Labelled(ids, shown, labels, visible), Unlabelled(ids, shown, None, visible)).check()
+    return method, synthetic_batch(recipe, images, CLASSES, torch.device(device))
 
 
 def gflops(recipe: Recipe, images: int = 2) -> float:
-    """Of one image's forward and backward pass; batch norm wants two images."""
+    """Count the GFLOPs of one image's forward and backward pass, in a batch of 2, as batch norm needs two images."""
     method, batch = prepare(recipe, images, "meta")
-    return count(lambda: method(batch, NOW).total.backward()) / images / 1e9
+    return count(lambda: method(batch, INFO).total.backward()) / images / 1e9
 
 
-def stepper(recipe: Recipe, options: Options) -> Callable[[], None]:
-    """One step, forward and backward, as a function."""
+def step_of(recipe: Recipe, options: Options) -> StepFunction:
+    """Return one step, forward and backward, as a function."""
     torch.manual_seed(0)
+    recipe = changed(recipe, {"run.precision": "bfloat16" if options.precision == "bf16" else "float32"})
     method, batch = prepare(recipe, options.images, options.device)
     if options.compile:
         compile_blocks(method)
 
     def run() -> None:
-        half = torch.autocast(batch.labelled.images.device.type, torch.bfloat16)
-        with half if options.precision == "bf16" else nullcontext():
-            total = method(batch, NOW).total
+        with precision(recipe.run, torch.device(options.device)):
+            total = method(batch, INFO).total
         total.backward()
         for parameter in method.parameters():
-            parameter.grad = None  # now: the others' turns come before the next
+            parameter.grad = None  # here, so that other methods' turns do not find this one's gradients in memory
 
     return run
 
 
 def seconds(model: str, options: Options) -> dict[str, list[float]]:
-    """Of each round of each method; they take turns."""
-    runs = {name: stepper(recipe, options) for name, recipe in recipes(model).items()}
-    for run in runs.values():
-        run()  # allocations, kernel choices and graphs belong to nobody
-    rounds = [{name: timed(run, options.device) for name, run in runs.items()} for _ in range(options.rounds)]
-    return {name: [each[name] for each in rounds] for name in runs}
+    """Time every method in turns and return the seconds of each round."""
+    runs = {name: step_of(recipe, options) for name, recipe in recipes(model).items()}
+    times = interleaved(runs, options.rounds, 1, torch.device(options.device))
+    return {name: work_s(each) for name, each in times.items()}
 
 
-def measure(model: str, options: Options) -> Cost:
+def measure(model: str, options: Options) -> Comparison:
     """Count one encoder's methods, and time them where asked."""
     counted = {name: gflops(recipe) for name, recipe in recipes(model).items()}
     fewer = {name: counted[MASK_TOKENS] / each for name, each in counted.items()}
     if model not in options.timed:
-        return Cost(model, counted, fewer, None, None, None)
-    took = seconds(model, options)
-    middle = {name: statistics.median(each) for name, each in took.items()}
-    spread = {name: (max(each) - min(each)) / middle[name] for name, each in took.items()}
-    faster = {
-        name: statistics.median(a / b for a, b in zip(took[MASK_TOKENS], each, strict=True))
-        for name, each in took.items()
-    }
-    return Cost(model, counted, fewer, middle, spread, faster)
+        return Comparison(model, counted, fewer, None, None, None)
+    taken = seconds(model, options)
+    middle = {name: statistics.median(each) for name, each in taken.items()}
+    varies = {name: spread(each) for name, each in taken.items()}
+    faster = {name: times_faster(each, taken[MASK_TOKENS]) for name, each in taken.items()}
+    return Comparison(model, counted, fewer, middle, varies, faster)
 
 
-def report(cost: Cost) -> str:
-    """One encoder as a few lines of text."""
-    lines = [cost.model]
-    for name, each in cost.gflops.items():
-        line = f"  {name:28s}{each:9.1f} GFLOP an image, {cost.fewer_flops[name]:5.2f}x fewer"
-        if cost.seconds is not None:
-            line += f"   {cost.seconds[name]:8.4f} s a step, {cost.faster[name]:5.2f}x faster, "
-            line += f"spread {percent(cost.spread[name])}"
+def report(found: Comparison) -> str:
+    """Format one encoder as a few lines of text."""
+    lines = [found.model]
+    for name, each in found.gflops.items():
+        line = f"  {name:28s}{each:9.1f} GFLOP an image, {found.fewer_flops[name]:5.2f}x fewer"
+        if found.seconds is not None:
+            line += f"   {found.seconds[name]:8.4f} s a step, {found.faster[name]:5.2f}x faster, "
+            line += f"spread {percent(found.spread[name])}"
         lines.append(line)
-    return "\n".join([*lines, f"  {whole_runs(cost)}"])
+    return "\n".join([*lines, f"  {whole_runs(found)}"])
 
 
-def whole_runs(cost: Cost) -> str:
-    """MAE's and SupMAE's whole pre-trainings against each other."""
+def whole_runs(found: Comparison) -> str:
+    """Compare MAE's whole pre-training with SupMAE's, in a sentence."""
 
     def times(of: dict[str, float]) -> float:
         return EPOCHS[DEEP] * of[DEEP] / (EPOCHS[SUPMAE] * of[SUPMAE])
 
-    text = f"{EPOCHS[DEEP]} epochs of {DEEP} are {times(cost.gflops):.1f}x the FLOPs of {EPOCHS[SUPMAE]} of {SUPMAE}"
-    return text if cost.seconds is None else f"{text}, {times(cost.seconds):.1f}x the time"
+    text = f"{EPOCHS[DEEP]} epochs of {DEEP} are {times(found.gflops):.1f}x the FLOPs of {EPOCHS[SUPMAE]} of {SUPMAE}"
+    return text if found.seconds is None else f"{text}, {times(found.seconds):.1f}x the time"
 
 
 def check(options: Options) -> None:
-    """Raises InputError for fewer than one round, one image (batch norm wants two), or a device that is not there."""
-    if options.rounds < 1 or options.images < 2:
-        raise InputError(f"a round or more of 2 images or more are expected, got {options.rounds} of {options.images}")
-    if options.device.startswith("cuda") and not CUDA:
-        raise InputError("no CUDA device was found; use --device cpu")
+    """Raise InputError for flags outside their bounds, or a device that is not there."""
+    check_bounds(options, "--")
+    check_device(options.device)
 
 
 def main() -> None:
+    """Measure every encoder and print the figures, or JSON."""
     options = parse(Options, description=__doc__, prog="python -m models.bench.costs")
     check(options)
     found = partial(measure, options=options)
     models = dict.fromkeys([*options.counted, *options.timed])
     if options.json:
         costs = [asdict(found(model)) for model in models]
-        print(json.dumps({"options": asdict(options), "where": where(options.device), "costs": costs}))
+        print(json.dumps({"options": asdict(options), "where": machine(options.device), "costs": costs}))
         return
-    print(", ".join(f"{key} {value}" for key, value in where(options.device).items()))
+    print(", ".join(f"{key} {value}" for key, value in machine(options.device).items()))
     print(f"steps of {options.images} images, {options.precision}, n = {options.rounds}")
     for model in models:
         print(report(found(model)), flush=True)

@@ -1,4 +1,10 @@
-"""What a step costs: closed form and counted. A multiply-add is 2 FLOPs. A Semiformer's: models.bench.semiformer_flops."""
+"""Count the FLOPs of a step, in closed form and as torch executes it. A multiply-add is 2 FLOPs.
+
+    flops = encoder_flops(vit, [GroupCost(samples=64, patches=49)])
+    flops += decoder_flops(decoder, samples=64, visible=49, predicted=147)
+
+`models.bench.semiformer_flops` has the closed form of a Semiformer.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +24,7 @@ class GroupCost:
     """One group of images: `samples` of them, `patches` patches each.
 
     keep    the tokens that the last block keeps, the first of each sample; None: all
-    learns  a backward pass follows; False for what a teacher only looks at
+    learns  whether a backward pass follows; False for a teacher's forward pass
     """
 
     samples: int
@@ -28,9 +34,9 @@ class GroupCost:
 
 
 def encoder_flops(vit: VisionTransformer, groups: Sequence[GroupCost]) -> int:
-    """2·P·D·n + L(24nD² + 4n²D) an image, less what the trim of the last block saves; thrice that where it learns.
+    """Count 2·P·D·n + L(24nD² + 4n²D) an image, less what the trimmed last block saves; thrice that where it learns.
 
-    The projection of pixels costs twice, not thrice: nobody asks for the gradient of an image. iRPE adds 2·50·D·n a
+    The projection of pixels costs twice, not thrice: the gradient of an image is not computed. iRPE adds 2·50·D·n a
     block, its queries times its table; a bias is looked up, which is no FLOP.
     """
     width, depth, mlp = vit.embed_dim, len(vit.blocks), vit.blocks[0].mlp.fc1.out_features
@@ -47,7 +53,7 @@ def encoder_flops(vit: VisionTransformer, groups: Sequence[GroupCost]) -> int:
 
 
 def classifier_flops(vit: VisionTransformer, samples: int, *, learns: bool = True) -> int:
-    """The classifier's linear layers on `samples` pooled tokens; norms cost none, as in the rest of the count.
+    """Count the classifier's linear layers on `samples` pooled tokens; norms cost none, as in the rest of the count.
 
     Where nothing below the classifier learns (a probe), the first layer's input needs no gradient: twice, not thrice.
     """
@@ -60,10 +66,10 @@ def classifier_flops(vit: VisionTransformer, samples: int, *, learns: bool = Tru
 
 
 def decoder_flops(decoder: Decoder, samples: int, visible: int, predicted: int, patches: int | None = None) -> int:
-    """Forward and backward of the decoder; the last block and the prediction run on the predicted rows only.
+    """Count forward and backward of MAE's decoder; the last block and the prediction run on the predicted rows alone.
 
-    `patches` of an image, where they are not those of the decoder's own grid. Behind an encoder with mask tokens all
-    of them are `visible`.
+    visible  the tokens of an image that the encoder gives; all patches, behind an encoder with mask tokens
+    patches  of an image, where they are not those of the decoder's own grid
     """
     width, mlp = decoder.embed.out_features, decoder.blocks[0].mlp.fc1.out_features
     tokens = decoder.prefix + (patches or decoder.positions.shape[0])
@@ -74,8 +80,8 @@ def decoder_flops(decoder: Decoder, samples: int, visible: int, predicted: int, 
 
 
 def cross_decoder_flops(decoder: CrossDecoder, samples: int, tokens: int, predicted: int) -> int:
-    """Forward and backward of CrossMAE's decoder, which asks `tokens` of the encoder about `predicted` patches; nothing
-    runs on the others."""
+    """Count forward and backward of CrossMAE's decoder, whose `predicted` patches attend to the encoder's `tokens`;
+    other patches are not computed."""
     (block, *_), depth = decoder.blocks, len(decoder.blocks)
     width, memory, mlp = block.queries.in_features, block.keys_values.in_features, block.mlp.fc1.out_features
     asking = predicted * (4 * width * width + 4 * tokens * width + 4 * width * mlp)
@@ -85,7 +91,7 @@ def cross_decoder_flops(decoder: CrossDecoder, samples: int, tokens: int, predic
 
 
 def block_flops(tokens: int, keep: int, width: int, mlp: int) -> int:
-    """One block forward: keys and values of all tokens; queries, projection and MLP of the first `keep`."""
+    """Count a block's forward pass: keys and values of all tokens; queries, projection and MLP of the first `keep`."""
     keys_values = 4 * tokens * width * width
     queries_projection = 4 * keep * width * width
     attention = 4 * keep * tokens * width
@@ -93,7 +99,7 @@ def block_flops(tokens: int, keep: int, width: int, mlp: int) -> int:
 
 
 def count(step: Callable[[], object]) -> int:
-    """FLOPs that `step` really executes. Use meta tensors: nothing is computed, and no memory is needed."""
+    """Count the FLOPs that `step` really executes. With meta tensors nothing is computed, and no memory is needed."""
     # the fused CPU attention has no entry in torch's table and would count as free; the plain one is matmuls
     with sdpa_kernel([SDPBackend.MATH]), FlopCounterMode(display=False) as counter:
         step()

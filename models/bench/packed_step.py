@@ -1,36 +1,35 @@
-"""The Semi-MAE step that trains against the way the peers write it.  python -m models.bench --help
+"""Time the Semi-MAE step that trains against the same step written as other libraries do.  python -m models.bench
 
-"semi_mae" is models.methods.semi_mae itself, on u8 images as the loader hands them out; "packed" its core alone, on
-images that are normalised already, as the peers' are. Same ViT, same decoder, as many images that pass, forward and
-backward, variants taking turns in one process; the figure is the median of the ratios of neighbouring runs. On a CPU
-the clock is process time, which other programs do not move.
+"semi_mae" is models.methods.semi_mae itself, on u8 images as the loader hands them out; "packed" is its core alone, on
+normalised images as the baselines take them. All variants share one ViT and one decoder, let as many images pass, run
+forward and backward, and take turns in one process; the figure is the median of the ratios of neighbouring runs. On a
+CPU the clock is process time, which other programs hardly change.
 """
 
 import json
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
-import timm
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.bench.baselines import LAMBDA_U, MU, Step, packed, separate, usb
 from models.bench.flops import count
-from models.config.recipe import Encoder, Recipe
+from models.bench.synthetic import random_batch
+from models.bench.timing import StepFunction, check_device, interleaved, machine, spread, times_faster, work_s
+from models.config.recipe import Encoder, Recipe, Run
+from models.distributed.precision import precision
 from models.encoder.vit import eval_logits
-from models.masked.base import Reconstruct
+from models.masked.settings import Reconstruct
 from models.method import StepInfo
 from models.methods.semi_mae import SemiMAE, Settings
-from pipeline.batch import Batch, Labelled, Unlabelled
-from pipeline.errors import InputError
-from pipeline.flags import parse
-from pipeline.spec import Data
+from pipeline.batch import Batch
+from pipeline.flags import AT_LEAST_1, BETWEEN_0_AND_1, SHARE, check_bounds, parse
+from pipeline.spec import Data, Mask
 from pipeline.text import percent
 
 OURS = "semi_mae"
@@ -49,14 +48,14 @@ class Options:
     model: str = "vit_small_patch16_224"
     image_size: int = 224
     patch: int = 16
-    pass_rate: float = 0.5
+    pass_rate: Annotated[float, SHARE] = 0.5
     decoder_depth: tuple[int, ...] = (8, 1)
     decoder_width: int = 512
     decoder_heads: int = 16
-    mask_ratio: float = 0.75
-    labelled: int = 2
-    unlabelled: int = 14
-    rounds: int = 5
+    mask_ratio: Annotated[float, BETWEEN_0_AND_1] = 0.75
+    labelled: Annotated[int, AT_LEAST_1] = 2
+    unlabelled: Annotated[int, AT_LEAST_1] = 14
+    rounds: Annotated[int, AT_LEAST_1] = 5
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     precision: Literal["f32", "bf16"] = "f32"
     json: bool = False
@@ -77,70 +76,68 @@ class Measurement:
 def measure(options: Options, depth: int) -> Measurement:
     """Time and count every variant at one decoder depth."""
     runs = prepare(options, depth, options.device)
-    for run in runs.values():
-        run()  # allocations, kernel choices and caches belong to nobody
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(options.rounds):
-        for name, run in runs.items():
-            seconds[name].append(timed(run, options.device))
+    times = interleaved(runs, options.rounds, 1, torch.device(options.device))
+    seconds = {name: work_s(each) for name, each in times.items()}
     on_meta = prepare(options, depth, "meta")
     counted = {name: count(on_meta.get(name, run)) / 1e9 for name, run in runs.items()}
     return Measurement(
         decoder_depth=depth,
         seconds={name: statistics.median(values) for name, values in seconds.items()},
-        spread={name: (max(values) - min(values)) / statistics.median(values) for name, values in seconds.items()},
+        spread={name: spread(values) for name, values in seconds.items()},
         gflops=counted,
-        times_faster_than={name: _median_ratio(seconds[name], seconds[OURS]) for name in runs if name != OURS},
+        times_faster_than={name: times_faster(seconds[OURS], seconds[name]) for name in runs if name != OURS},
         fewer_flops_than={name: counted[name] / counted[OURS] for name in runs if name != OURS},
     )
 
 
-def prepare(options: Options, depth: int, device: str) -> dict[str, Callable[[], None]]:
-    """Each variant as a function that runs one step, forward and backward, on the same networks and inputs.
+def prepare(options: Options, depth: int, device: str) -> dict[str, StepFunction]:
+    """Return each variant as a function that runs one step, forward and backward, on the same networks and inputs.
 
-    Without the method itself on meta tensors: how many images pass is a number that it reads from them.
+    On meta tensors the method itself is left out: it reads from them how many images pass, which meta tensors lack.
     """
     torch.manual_seed(0)
+    own, meta = recipe(options, depth), device == "meta"
     with torch.device(device):
-        method = SemiMAE(recipe(options, depth), CLASSES)
-    batch = draw_batch(options, method.encoder.patch_embed.num_patches, device)
-    half = options.precision == "bf16" and device != "meta"
+        method = SemiMAE(own, CLASSES)
+    batch = draw_batch(options, own, device)
 
-    def precision() -> AbstractContextManager:
-        return torch.autocast(torch.device(device).type, torch.bfloat16) if half else nullcontext()
+    def autocast() -> AbstractContextManager:
+        return nullcontext() if meta else precision(own.run, torch.device(device))
 
     def run(loss: Callable[[], Tensor]) -> None:
         for parameter in method.parameters():
             parameter.grad = None
-        with precision():
+        with autocast():
             total = loss()
         total.backward()
 
     losses = {}
-    if device != "meta":
-        with precision():
+    if not meta:
+        with autocast():
             method.pseudo.threshold.threshold = threshold(method, batch, passing(options))
         losses[OURS] = lambda: method(batch, StepInfo(step=0, labels_only=False)).total
     step = as_step(batch, passing(options))
     for name, variant in VARIANTS.items():
-        losses[name] = partial(variant, method.encoder, method.reconstruction.decoder, step)
+        losses[name] = partial(variant, method.encoder, method.branch.decoder, step)
     return {name: partial(run, loss) for name, loss in losses.items()}
 
 
 def recipe(options: Options, depth: int) -> Recipe[Settings]:
-    """Semi-MAE with the peers' weights and the decoder asked for."""
+    """Describe Semi-MAE with the baselines' loss weights and a decoder of so many blocks."""
     decoder = Reconstruct(depth=depth, width=options.decoder_width, heads=options.decoder_heads)
     settings = Settings(lambda_u=LAMBDA_U, mu=MU, smoothing=0.0, reconstruct=decoder)
-    return Recipe(settings, Data(size=options.image_size), Encoder(options.model, patch=options.patch))
+    data = Data(size=options.image_size, mask=Mask(ratio=options.mask_ratio))
+    run = Run(precision="bfloat16" if options.precision == "bf16" else "float32")
+    return Recipe(settings, data, Encoder(options.model, patch=options.patch), run=run)
 
 
 def passing(options: Options) -> int:
-    """Unlabelled images that pass: a count, not a draw, or the ratio of two runs would depend on luck."""
+    """Count the unlabelled images that pass: fixed, not drawn, so that the ratio of two runs does not depend on it."""
     return round(options.pass_rate * options.unlabelled)
 
 
 def threshold(method: SemiMAE, batch: Batch, count: int) -> float:
-    """The confidence that so many weak images of the batch reach, as the method itself sees them."""
+    """Return the confidence that exactly `count` weak images of the batch reach, computed as the method computes it."""
     confidence = (
         eval_logits(method.encoder, batch.unlabelled.weak).float().softmax(-1).amax(-1).sort(descending=True).values
     )
@@ -149,19 +146,13 @@ def threshold(method: SemiMAE, batch: Batch, count: int) -> float:
     return chosen
 
 
-def draw_batch(options: Options, patches: int, device: str) -> Batch:
-    """Random u8 images; their coarse structure differs, so that a new network is not equally sure of all."""
-    size, unlabelled = options.image_size, options.unlabelled
-    visible = torch.rand(unlabelled, patches).argsort(1)[:, : int(patches * (1 - options.mask_ratio))].sort(1).values
-    coarse = [torch.randint(256, (n, 3, 4, 4)).float() for n in (options.labelled, unlabelled, unlabelled)]
-    known, weak, strong = (F.interpolate(each, (size, size)).to(torch.uint8).to(device) for each in coarse)
-    labels, ids = torch.randint(CLASSES, (options.labelled,)), [torch.arange(len(each)) for each in (known, weak)]
-    labelled = Labelled(ids[0].to(device), known, labels.to(device))
-    return Batch(0, labelled, Unlabelled(ids[1].to(device), weak, strong, visible.to(device))).check()
+def draw_batch(options: Options, own: Recipe[Settings], device: str) -> Batch:
+    """Make the random batch that the method reads."""
+    return random_batch(own, options.labelled, options.unlabelled, CLASSES, torch.device(device))
 
 
 def as_step(batch: Batch, count: int) -> Step:
-    """The same images for the peers, who take floats; the first `count` pass, whichever they are."""
+    """Convert a batch to the baselines' inputs: float images, of which the first `count` pass."""
     known, unknown = batch.labelled, batch.unlabelled
     images = [images / 255 - 0.5 for images in (known.images, unknown.weak, unknown.strong)]
     passed = torch.arange(len(unknown.weak)) < count  # on the host, then moved: meta tensors cannot be counted
@@ -169,49 +160,18 @@ def as_step(batch: Batch, count: int) -> Step:
     return Step(images[0], known.labels, *images[1:], unknown.visible, passed)
 
 
-def timed(run: Callable[[], None], device: str) -> float:
-    """Seconds of one run: CUDA events on a GPU, process time elsewhere."""
-    if not device.startswith("cuda"):
-        start = time.process_time()
-        run()
-        return time.process_time() - start
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    run()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1000
-
-
-def _median_ratio(slow: list[float], fast: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
-
-
 def check(options: Options) -> None:
-    """Raises InputError for rates outside 0..1, fewer than one round, or a device that is not there."""
-    if not (0 <= options.pass_rate <= 1 and 0 < options.mask_ratio < 1 and options.rounds >= 1):
-        raise InputError(
-            "pass rate in 0..1, mask ratio between 0 and 1 and a round or more are expected, "
-            f"got {options.pass_rate}, {options.mask_ratio}, {options.rounds}"
-        )
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError("no CUDA device was found; use --device cpu")
-
-
-def where(device: str) -> dict[str, str]:
-    """What the figures hold for: versions, device, threads."""
-    cuda = device.startswith("cuda")
-    name = torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} thread(s)"
-    return {"device": name, "torch": torch.__version__, "timm": timm.__version__,
-            "clock": "CUDA events" if cuda else "process time"}  # fmt: skip
+    """Raise InputError for flags outside their bounds, or a device that is not there."""
+    check_bounds(options, "--")
+    check_device(options.device)
 
 
 def report(options: Options, measurement: Measurement) -> str:
-    """One decoder depth as a few lines of text."""
+    """Format one decoder depth as a few lines of text."""
     lines = [f"decoder {measurement.decoder_depth} x {options.decoder_width}:"]
     for name, seconds in measurement.seconds.items():
-        spread, gflops = measurement.spread[name], measurement.gflops[name]
-        line = f"  {name:9s}{seconds:9.4f} s  spread {percent(spread):>6s}  {gflops:9.1f} GFLOP"
+        varies, gflops = percent(measurement.spread[name]), measurement.gflops[name]
+        line = f"  {name:9s}{seconds:9.4f} s  spread {varies:>6s}  {gflops:9.1f} GFLOP"
         if name in measurement.times_faster_than:
             ours = measurement.times_faster_than[name], measurement.fewer_flops_than[name]
             line += f"   {OURS} is {ours[0]:.2f}x faster, {ours[1]:.2f}x fewer FLOPs"
@@ -220,13 +180,14 @@ def report(options: Options, measurement: Measurement) -> str:
 
 
 def main() -> None:
+    """Measure every decoder depth and print the figures, or JSON."""
     options = parse(Options, description=__doc__, prog="python -m models.bench")
     check(options)
     if options.json:
         found = [asdict(measure(options, depth)) for depth in options.decoder_depth]
-        print(json.dumps({"options": asdict(options), "where": where(options.device), "measurements": found}))
+        print(json.dumps({"options": asdict(options), "where": machine(options.device), "measurements": found}))
         return
-    print(", ".join(f"{key} {value}" for key, value in where(options.device).items()))
+    print(", ".join(f"{key} {value}" for key, value in machine(options.device).items()))
     passed = passing(options)
     print(f"{options.model}, {options.labelled} labelled + {options.unlabelled} unlabelled, {passed} pass, "
           f"{options.precision}, n = {options.rounds}")  # fmt: skip

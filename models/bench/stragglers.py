@@ -1,4 +1,4 @@
-"""What waiting for the slowest rank costs, where each encodes the strong views that pass on it.
+"""Estimate what waiting for the slowest rank costs, where each rank encodes the strong views that pass on it.
 
     python -m models.bench.stragglers
 
@@ -8,6 +8,7 @@ distribution function of one rank's number. Cost is FLOPs of the slowest rank ov
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -15,11 +16,12 @@ import torch
 from models.bench import communication
 from pipeline import text
 from pipeline.errors import InputError, command
-from pipeline.flags import parse
+from pipeline.flags import AT_LEAST_1, BELOW_1, BETWEEN_0_AND_1, Bound, check_bounds, parse
 
 PER_NODE = communication.PER_NODE
+AT_LEAST_7 = Bound("at least 7, so that one image is labelled", lambda value: value >= 7)
 HEAD = (
-    "images a GPU, GPUs", "rate", "corr.", "mean", "most", "simulated", "cost, %", "node shares", "quota", "left out"
+    "images a GPU, GPUs", "rate", "corr.", "mean", "most", "simulated", "cost", "node shares", "quota", "left out"
 )  # fmt: skip
 
 
@@ -31,20 +33,20 @@ class Options:
     """Encoder, by timm's name; with MAE's decoder."""
     ranks: tuple[int, ...] = (8, 64, 512)
     """GPUs, in nodes of 8."""
-    unlabelled: tuple[int, ...] = (91, 364)
+    unlabelled: Annotated[tuple[int, ...], AT_LEAST_7] = (91, 364)
     """Unlabelled images on each GPU in each step."""
-    pass_rates: tuple[float, ...] = (0.2, 0.5, 0.9)
+    pass_rates: Annotated[tuple[float, ...], BETWEEN_0_AND_1] = (0.2, 0.5, 0.9)
     """Share of the pseudo-labels that pass."""
-    correlations: tuple[float, ...] = (0.0, 0.05)
-    """Of two images of a rank, in passing: 0 where images are dealt at random, as here; more in shards by class."""
+    correlations: Annotated[tuple[float, ...], BELOW_1] = (0.0, 0.05)
+    """Of passing, for two images of a rank: 0 where images are spread at random, as here; more in shards by class."""
     quota: float = 1.0
-    """Strong views that a rank may encode, in standard deviations above the mean; what is over is left out."""
-    steps: int = 500
+    """Strong views that a rank may encode, in standard deviations above the mean; further ones are left out."""
+    steps: Annotated[int, AT_LEAST_1] = 500
     """Simulated steps."""
 
 
 def expected_most(images: int, rate: float, ranks: int, correlation: float = 0.0, sharing: int = 1) -> float:
-    """E of the most strong views on any of `ranks` ranks with `images` each: exact.
+    """Compute exactly the expected largest number of strong views on any of `ranks` ranks with `images` images each.
 
     sharing  ranks that spread what passed on them evenly over each other, in whole images; without correlation
     """
@@ -53,7 +55,8 @@ def expected_most(images: int, rate: float, ranks: int, correlation: float = 0.0
 
 
 def probabilities(images: int, rate: float, correlation: float = 0.0) -> np.ndarray:
-    """Of 0 .. images passing on a rank: f64 [images + 1], binomial; beta-binomial where its images are correlated."""
+    """Compute the probabilities that 0 .. images images pass on a rank: f64 [images + 1], binomial; beta-binomial where
+    its images are correlated."""
     k = torch.arange(images + 1, dtype=torch.float64)
     whole, passing, failing = (torch.tensor(each, dtype=torch.float64) for each in (images, rate, 1 - rate))
     logs = torch.lgamma(whole + 1) - torch.lgamma(k + 1) - torch.lgamma(whole - k + 1)
@@ -68,7 +71,7 @@ def probabilities(images: int, rate: float, correlation: float = 0.0) -> np.ndar
 def simulated_most(
     images: int, rate: float, ranks: int, steps: int, correlation: float = 0.0, seed: int = 0
 ) -> tuple[float, float]:
-    """The same by drawing every image of every rank's step: mean and its standard error."""
+    """Estimate `expected_most` by drawing every image of every rank's step: mean and its standard error."""
     draws = np.random.default_rng(seed)
     most = []
     for _ in range(steps):
@@ -78,7 +81,7 @@ def simulated_most(
 
 
 def cut(images: int, rate: float, deviations: float, correlation: float = 0.0) -> tuple[int, float]:
-    """The most views that a quota lets a rank encode, and the share of passed images that it leaves out."""
+    """Return the largest number of views that a quota lets a rank encode, and the share of passed images left out."""
     spread = (images * rate * (1 - rate) * (1 + (images - 1) * correlation)) ** 0.5
     views = min(images, round(images * rate + deviations * spread))
     chances = probabilities(images, rate, correlation)
@@ -86,7 +89,7 @@ def cut(images: int, rate: float, deviations: float, correlation: float = 0.0) -
 
 
 def cost(views: float, images: int, rate: float, flops: tuple[float, float]) -> float:
-    """Of a step that takes as long as `views` strong views a rank, over one that takes images * rate.
+    """Return the extra cost, as a share, of a step that takes as long as `views` strong views over images * rate views.
 
     flops  of all else in a rank's step, and of one view
     """
@@ -95,32 +98,32 @@ def cost(views: float, images: int, rate: float, flops: tuple[float, float]) -> 
 
 
 def step_and_view(model: str, unlabelled: int) -> tuple[float, float]:
-    """FLOPs of Semi-MAE's step on one rank if nothing passes, and of each view that does."""
+    """Count the FLOPs of Semi-MAE's step on one rank if nothing passes, and of each view that does."""
     method = communication.networks(model)["Semi-MAE"]
     options = communication.Options(labelled=unlabelled // 7, unlabelled=unlabelled, pass_rate=0.0)
     return sum(communication.step_flops(method, options)), communication.view_flops(method)
 
 
 def line(options: Options, images: int, rate: float, correlation: float, ranks: int, flops: tuple[float, float]) -> str:
-    """A row: the most that pass, in closed form and simulated, what it costs, and what a remedy leaves of that."""
+    """Format a row: the largest number that passes, in closed form and simulated, what it costs, and what that cost is
+    where a node's ranks share their views or a quota limits them."""
     most = expected_most(images, rate, ranks, correlation)
     mean, error = simulated_most(images, rate, ranks, options.steps, correlation)
     views, lost = cut(images, rate, options.quota, correlation)
-    percent = [f"{100 * cost(each, images, rate, flops):.1f}" for each in (most, min(most, views))]
+    costs = [text.percent(cost(each, images, rate, flops)) for each in (most, min(most, views))]
     sharing = min(PER_NODE, ranks)
     shared = expected_most(images, rate, ranks, sharing=sharing) if correlation == 0.0 else None
-    percent.insert(1, "" if shared is None else f"{100 * cost(shared, images, rate, flops):.1f}")
+    costs.insert(1, "" if shared is None else text.percent(cost(shared, images, rate, flops)))
     cells = [f"{images}, {ranks}", f"{rate:g}", f"{correlation:g}", f"{images * rate:.1f}", f"{most:.1f}"]
-    return text.line([*cells, f"{mean:.1f} ± {error:.1f}", *percent, f"{100 * lost:.1f}"])
+    return text.line([*cells, f"{mean:.1f} ± {error:.1f}", *costs, text.percent(lost)])
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table, a row for each case as soon as it is known."""
     options = parse(Options, description=__doc__, prog="python -m models.bench.stragglers")
-    if min(options.unlabelled, default=0) < 7 or not all(0 < rate < 1 for rate in options.pass_rates):
-        raise InputError("7 unlabelled images or more and pass rates between 0 and 1 are expected; see --help")
-    if any(n < 1 or n % min(n, PER_NODE) for n in options.ranks) or options.steps < 1:
-        raise InputError(f"ranks up to {PER_NODE} or whole nodes of {PER_NODE}, and a step or more, are expected")
+    check_bounds(options, "--")
+    if any(n < 1 or n % min(n, PER_NODE) for n in options.ranks):
+        raise InputError(f"--ranks: expected up to {PER_NODE} or whole nodes of {PER_NODE}, got {options.ranks}")
     print(text.table([HEAD]), end="")
     for images in options.unlabelled:
         flops = step_and_view(options.model, images)
@@ -131,7 +134,7 @@ def main() -> None:
 
 
 def _beta(rate: float, correlation: float) -> tuple[float, float]:
-    """Parameters of a rank's own rate: its mean, and the correlation of two images that share it."""
+    """Return the parameters of a rank's own pass rate: it has this mean, and two of its images this correlation."""
     scale = 1 / correlation - 1
     return rate * scale, (1 - rate) * scale
 

@@ -1,4 +1,4 @@
-"""Bytes over the wire: of the collectives that real steps make, and of the sockets that carry them."""
+"""Bytes that a step sends: counted in the collectives of real steps, and in the sockets that carry them."""
 
 import json
 import os
@@ -20,25 +20,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.bench import communication
 from models.bench.flops import count
-from models.bench.packed_step import Options, draw_batch
+from models.bench.packed_step import Options, recipe
+from models.bench.synthetic import random_batch
 from models.config.recipe import Encoder, Recipe
 from models.distributed.fsdp import shard
 from models.distributed.process_group import World, settle
 from models.encoder.vit import VisiblePatches, encode
-from models.masked.base import Reconstruct
+from models.masked.settings import Reconstruct
 from models.method import StepInfo
 from pipeline.errors import InputError
 from pipeline.spec import Data
 from tests.processes import PRELOAD
 
-NOW = StepInfo(step=0, labels_only=False)
+INFO = StepInfo(step=0, labels_only=False)
 RANKS = 3  # divides no width here: every tensor is padded
 
 
 class Collectives(TorchDispatchMode):
     """Bytes of the whole tensors of all collectives below it, by kind. At its end all of them are over.
 
-    FSDP2 prefetches a block after the backward pass that nobody waits for: its bytes would be the next step's.
+    After the backward pass FSDP2 prefetches a block that is not used: without a wait its bytes would be the next
+    step's.
     """
 
     def __init__(self):
@@ -77,7 +79,8 @@ def spread(name, way, world):
 
 
 def step(model):
-    model(draw_batch(Options(image_size=32, labelled=1, unlabelled=3), 16, "cpu"), NOW).total.backward()
+    batch = random_batch(recipe(Options(image_size=32, patch=8), 1), 1, 3, communication.CLASSES, torch.device("cpu"))
+    model(batch, INFO).total.backward()
 
 
 def sent():
@@ -125,23 +128,23 @@ def measured(tmp_path_factory):
 
 @pytest.mark.parametrize("name", communication.METHODS)
 def test_ddp_sends_what_goes_through_the_sockets(measured, name):
-    told = communication.ddp(small(name))
+    counted = communication.ddp(small(name))
     for rank in measured:
         found = rank[f"{name} ddp"]
-        assert told.forward + told.backward == 2 * found["allreduce_"]
-        assert told.sent(RANKS) == pytest.approx(found["sent"], rel=0.02)
+        assert counted.forward + counted.backward == 2 * found["allreduce_"]
+        assert counted.sent(RANKS) == pytest.approx(found["sent"], rel=0.02)
 
 
 @pytest.mark.parametrize("name", communication.METHODS)
 def test_fsdp_gathers_and_scatters_what_its_collectives_are_given(measured, name):
-    told = communication.fsdp(small(name), RANKS)
+    counted = communication.fsdp(small(name), RANKS)
     for rank in measured:
         found = rank[f"{name} fsdp"]
         assert set(found) == {"_allgather_base_", "_reduce_scatter_base_", "calls", "sent"}
-        assert told.forward + told.backward == found["_allgather_base_"] + found["_reduce_scatter_base_"]
-        assert told.gathers == found["calls"]
+        assert counted.forward + counted.backward == found["_allgather_base_"] + found["_reduce_scatter_base_"]
+        assert counted.gathers == found["calls"]
         extra = found["_reduce_scatter_base_"] * (RANKS - 1) / RANKS  # gloo scatters by an all-reduce: twice the bytes
-        assert told.sent(RANKS) + extra == pytest.approx(found["sent"], rel=0.02)
+        assert counted.sent(RANKS) + extra == pytest.approx(found["sent"], rel=0.02)
 
 
 @pytest.mark.parametrize("ranks", [8, 64])
@@ -178,7 +181,7 @@ def test_a_step_computes_what_torch_counts():
         hidden = torch.empty(2, 147, dtype=torch.int64)
 
     def forward():
-        return method.reconstruction.decoder(
+        return method.branch.decoder(
             encode(method.encoder, [VisiblePatches(images, visible)])[0], visible, hidden
         ).sum()
 
@@ -186,7 +189,7 @@ def test_a_step_computes_what_torch_counts():
     assert communication.step_flops(method, options) == (alone, both - alone)
 
 
-def test_the_page_and_the_command_say_the_same_of_the_recipe():
+def test_the_page_and_the_command_agree_about_the_recipe():
     """docs/scale.md: 54.9 GFLOP an image, for ViT-S with 8 blocks; at 1 : 7."""
     flops = sum(
         communication.step_flops(communication.networks("vit_small_patch16_224")["Semi-MAE"], communication.Options())
@@ -204,17 +207,17 @@ def test_milliseconds_are_bytes_over_the_slowest_link_and_a_way_through_all_rank
 
 
 def test_the_page_has_what_the_command_prints(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["wire"])
+    monkeypatch.setattr("sys.argv", ["communication"])
     communication.main()
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     page = (Path(communication.__file__).parents[2] / "docs" / "scale.md").read_text()
-    printed, kept = ({line for line in text.splitlines() if line.startswith("| vit")} for text in (said, page))
+    printed, kept = ({line for line in text.splitlines() if line.startswith("| vit")} for text in (output, page))
     assert len(printed) == 20
     assert len(kept) == 12  # of one GPU, the page has Semi-MAE alone
     assert kept <= printed
 
 
 def test_one_gpu_sends_nothing_and_is_refused(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["wire", "--ranks", "1", "1"])
+    monkeypatch.setattr("sys.argv", ["communication", "--ranks", "1", "1"])
     with pytest.raises(InputError, match="2 GPUs or more"):
         communication.main()

@@ -12,7 +12,7 @@ from models.bench.costs import (
     MASK_TOKENS,
     SHALLOW,
     SUPMAE,
-    Cost,
+    Comparison,
     Options,
     check,
     gflops,
@@ -47,7 +47,7 @@ def closed_form(model: str, name: str) -> float:
     method, _ = costs.prepare(recipes(model)[name], 2, "meta")
     seen = 196 if name == MASK_TOKENS else 49
     flops = encoder_flops(method.encoder, [GroupCost(1, seen)])
-    return flops + decoder_flops(method.reconstruction.decoder, 1, visible=seen, predicted=147)
+    return flops + decoder_flops(method.branch.decoder, 1, visible=seen, predicted=147)
 
 
 @pytest.mark.parametrize("name", [MASK_TOKENS, DEEP, SHALLOW])
@@ -81,19 +81,19 @@ def test_what_is_not_timed_is_counted_alone_also_as_json(on_small_ones, monkeypa
     assert found["where"]["torch"] == torch.__version__
     assert found["costs"][0]["fewer_flops"][MASK_TOKENS] == 1
     assert found["costs"][0]["seconds"] is None
-    assert "faster" not in report(Cost(**found["costs"][0]))
+    assert "faster" not in report(Comparison(**found["costs"][0]))
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (replace(TINY, rounds=0), "got 0 of 2"),
-        (replace(TINY, images=1), "got 1 of 1"),
+        (replace(TINY, rounds=0), "--rounds is 0, expected at least 1"),
+        (replace(TINY, images=1), "--images is 1, expected at least 2"),
         (replace(TINY, device="cuda"), "use --device cpu"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(options, said, monkeypatch):
-    monkeypatch.setattr(costs, "CUDA", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     check(TINY)
     with pytest.raises(InputError, match=said):
         check(options)

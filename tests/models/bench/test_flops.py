@@ -103,7 +103,7 @@ def test_the_whole_step_costs_the_sum_of_its_parts(depth):
     assert count(lambda: usb(vit, decoder, step).backward()) / counted > (1.5 if depth == 8 else 1.9)
 
 
-def test_a_look_costs_a_trimmed_forward_and_no_backward():
+def test_evaluation_costs_a_trimmed_forward_and_no_backward():
     vit = build()
     expected = encoder_flops(vit, [GroupCost(5, 196, keep=1, learns=False)]) + classifier_flops(vit, 5, learns=False)
     assert count(lambda: eval_logits(vit, images(5))) == expected
@@ -126,7 +126,7 @@ def test_classifier_costs_its_matrix():
     (lambda: mlp_head(384, 1000, layers=3, hidden=64), 384 * 64, 64 * 64 + 64 * 1000),
 ])  # fmt: skip
 def test_a_classifier_of_several_layers_costs_its_matrices(head, first, rest, frozen):
-    """Forward, the weights' gradient, and the input's: which the first layer of a frozen encoder's is not asked for."""
+    """Forward, the weights' gradient, and the input's, which the first layer behind a frozen encoder leaves out."""
     vit = build()
     with torch.device("meta"):
         vit.head = head()

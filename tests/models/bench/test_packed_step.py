@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.bench.packed_step import Options, as_step, check, draw_batch, main, measure, passing, prepare, report, where
+from models.bench.packed_step import (
+    Options,
+    as_step,
+    check,
+    draw_batch,
+    main,
+    measure,
+    passing,
+    prepare,
+    recipe,
+    report,
+)
+from models.bench.timing import machine
 from models.encoder.vit import encode
 from models.methods import semi_mae
 from pipeline.errors import InputError
@@ -37,24 +49,24 @@ def test_a_measurement_holds_every_variant_and_its_ratios():
     text = report(TINY, found)
     assert "decoder 1 x 32" in text
     assert text.count("semi_mae is") == 3
-    assert where("cpu")["torch"] == torch.__version__
+    assert machine("cpu")["torch"] == torch.__version__
 
 
 @pytest.mark.parametrize(("rate", "count"), [(0.0, 0), (0.5, 2), (1.0, 4)])
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 def test_as_many_images_pass_as_the_rate_says(rate, count, precision, monkeypatch):
-    """As the method itself and as its core see it: what each encodes of the strong views."""
+    """In the method itself and in its core: the strong views that each encodes."""
     seen = []
     monkeypatch.setattr(semi_mae, "encode", lambda vit, groups: seen.append(groups[1].rows) or encode(vit, groups))
     options = replace(TINY, pass_rate=rate, precision=precision)
     prepare(options, 1, "cpu")["semi_mae"]()
     assert len(seen[0]) == count
-    assert as_step(draw_batch(options, 16, "cpu"), passing(options)).passed.sum() == count
+    assert as_step(draw_batch(options, recipe(options, 1), "cpu"), passing(options)).passed.sum() == count
 
 
 def test_rates_outside_their_range_and_absent_devices_are_refused():
     check(TINY)
-    with pytest.raises(InputError, match=r"got 1\.5, 0\.75, 5"):
+    with pytest.raises(InputError, match=r"--pass_rate is 1\.5, expected from 0 to 1"):
         check(Options(pass_rate=1.5))
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="use --device cpu"):

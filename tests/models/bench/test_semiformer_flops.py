@@ -1,7 +1,5 @@
 """A Semiformer's cost in closed form: torch's own count on meta tensors, and what is published of its ancestor."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -39,15 +37,14 @@ def test_the_masked_stream_costs_its_visible_tokens_and_the_whole_stem(shape, pa
     assert counted == stream_flops(model, 2, 5)
 
 
-def test_a_whole_step_is_a_look_both_streams_on_labelled_and_strong_images_and_the_decoder():
-    recipe = resolve("semiformer:in1k_10pct_mae", ["--encoder.drop-path=0"])
-    method, batch = prepare(recipe, 2, "meta")
-    batch = replace(batch, unlabelled=replace(batch.unlabelled, strong=batch.unlabelled.weak))
+def test_a_whole_step_is_the_teachers_pass_both_streams_on_labelled_and_strong_images_and_the_decoder():
+    recipe = resolve("semiformer:in1k_10pct_mae", ["--encoder.drop-path=0", "--data.ratio=1"])
+    method, batch = prepare(recipe, 4, "meta")  # 2 labelled images, 2 unlabelled ones
     expected = (
         semiformer_flops(method.encoder, 2, learns=False)
         + semiformer_flops(method.encoder, 2 + 2)
         + stream_flops(method.encoder, 2, visible=49)
-        + decoder_flops(method.reconstruction.mae.decoder, 2, visible=49, predicted=147)
+        + decoder_flops(method.branch.mae.decoder, 2, visible=49, predicted=147)
     )
     assert count(lambda: method(batch, StepInfo(0, labels_only=False)).total.backward()) == expected
 

@@ -85,7 +85,7 @@ def test_ranks_under_ddp_wait_for_the_one_with_the_most():
     arrived, went_on = np.moveaxis(on_ranks(waiting, 3, 12), 2, 0)
     assert (went_on >= arrived.max(0)).all()
     ahead = arrived.max(0) - arrived.min(0)
-    assert np.median(ahead) > VIEW_S  # there was somebody to wait for
+    assert np.median(ahead) > VIEW_S  # ranks did arrive at different times
 
 
 @pytest.mark.parametrize(("images", "rate", "ranks", "sharing"), [(3, 0.2, 3, 1), (4, 0.9, 2, 1), (2, 0.4, 6, 3)])
@@ -137,8 +137,8 @@ def test_twice_the_views_cost_their_share_of_the_step():
     assert stragglers.cost(views=14, images=14, rate=0.5, flops=(30.0, 10.0)) == pytest.approx(70 / 100)
 
 
-def test_a_view_costs_the_step_what_it_is_said_to():
-    """Of the whole step's count (which tests hold to torch's), at two pass rates."""
+def test_a_view_costs_the_step_what_its_closed_form_counts():
+    """By the whole step's count (which tests hold to torch's), at two pass rates."""
     method, options = (
         communication.networks("vit_small_patch16_224")["Semi-MAE"],
         communication.Options(labelled=2, unlabelled=14),
@@ -159,10 +159,15 @@ def test_the_command_prints_a_line_for_each_case(monkeypatch, capsys):
     ]
 
 
-@pytest.mark.parametrize("flags", [["--ranks", "12"], ["--steps", "0"], ["--pass-rates", "1"], ["--unlabelled", "6"]])
-def test_what_cannot_be_is_refused(monkeypatch, flags):
+@pytest.mark.parametrize(("flags", "said"), [
+    (["--ranks", "12"], "expected up to 8 or whole nodes of 8"),
+    (["--steps", "0"], "--steps is 0, expected at least 1"),
+    (["--pass-rates", "1"], "--pass_rates is 1, expected between 0 and 1"),
+    (["--unlabelled", "6"], "--unlabelled is 6, expected at least 7"),
+])  # fmt: skip
+def test_flags_out_of_their_bounds_are_refused(monkeypatch, flags, said):
     monkeypatch.setattr("sys.argv", ["stragglers", *flags])
-    with pytest.raises(InputError, match="are expected"):
+    with pytest.raises(InputError, match=said):
         stragglers.main()
 
 

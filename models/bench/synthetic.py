@@ -1,0 +1,64 @@
+"""Random batches in the shapes of a recipe's batches, so that a benchmark of a step waits for no data.
+
+batch = synthetic_batch(recipe, images=64, classes=1000, device=torch.device("cuda"))
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.config.recipe import Recipe
+from models.factory import method_class
+from pipeline import rng
+from pipeline.batch import Batch, Labelled, Unlabelled
+from pipeline.sampling.sampler import shares
+from pipeline.views import masks
+
+COLOURS = 4
+"""Side of the random image that is enlarged: images differ as a whole, or a new network is equally sure of all."""
+
+
+def synthetic_batch(
+    recipe: Recipe, images: int, classes: int, device: torch.device, *, labels_only: bool = False
+) -> Batch:
+    """Make a (micro-)batch of `images` images, labelled and unlabelled in the recipe's ratio, or all of them labelled.
+
+    Raises InputError where one of the parts would be empty.
+    """
+    needs = method_class(recipe).needs(recipe)
+    counts = (images, 0) if labels_only else shares(images, recipe.data.ratio, needs.labelled, needs.unlabelled)
+    return random_batch(recipe, *counts, classes, device)
+
+
+def random_batch(recipe: Recipe, labelled: int, unlabelled: int, classes: int, device: torch.device) -> Batch:
+    """Make a batch of so many images, with the views and masks that the recipe's method reads, from seed 0.
+
+    Images are u8 [N, 3, S, S], channels last in memory as the loader's are. `device` may be meta. Raises InputError for
+    a mask that would leave nothing visible or nothing hidden.
+    """
+    data, needs = recipe.data, method_class(recipe).needs(recipe)
+    generator = torch.Generator().manual_seed(0)
+
+    def view(n: int) -> Tensor:
+        colours = torch.randint(256, (n, 3, COLOURS, COLOURS), dtype=torch.uint8, generator=generator)
+        enlarged = F.interpolate(colours, (data.size, data.size))
+        return enlarged.contiguous(memory_format=torch.channels_last).to(device)
+
+    def mask(n: int, needed: bool) -> list[Tensor | None]:
+        if not needed:
+            return [None, None]
+        keys = rng.keys(0, 0, np.arange(n), rng.MASK)
+        drawn = masks.draw(data.mask, keys, data.size // recipe.encoder.patch)
+        return [None if ids is None else torch.from_numpy(ids).to(device) for ids in drawn]
+
+    known = unknown = None
+    if labelled:
+        labels = torch.randint(classes, (labelled,), generator=generator).to(device)
+        ids = torch.arange(labelled, device=device)
+        known = Labelled(ids, view(labelled), labels, *mask(labelled, needs.labelled_visible))
+    if unlabelled:
+        ids, weak = torch.arange(unlabelled, device=device), view(unlabelled)
+        strong = view(unlabelled) if needs.strong else None
+        unknown = Unlabelled(ids, weak, strong, *mask(unlabelled, needs.unlabelled_visible))
+    return Batch(0, known, unknown).check()
