@@ -1,5 +1,5 @@
-"""How do threads end, and waits end? Threads that a process can leave behind, a pool that runs compiled kernels over
-slices of a batch, copies to the device that nobody waits for, and the watchdog of a wait.
+"""How do threads and waits end? Threads that a process can leave behind, a pool of them that runs compiled kernels over
+slices of a batch, work that is begun ahead, copies to the device that nothing waits for, and the watchdog of a wait.
 
-Imports only `errors`. Read `threads.py` first.
+May import `errors`. Read `threads.py` first.
 """

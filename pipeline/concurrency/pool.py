@@ -1,4 +1,8 @@
-"""Threads that run compiled kernels over slices of a batch, each with scratch memory of its own."""
+"""Run compiled kernels over slices of a batch, by threads that have scratch memory of their own.
+
+wait = Pool(threads=8, scratch=lambda: np.empty(1000)).start(lambda first, last, own: ..., n=256)
+wait()
+"""
 
 import os
 import threading
@@ -14,12 +18,13 @@ Work = Callable[[int, int, Any], None]
 
 
 def cores() -> int:
-    """Cores this process may use: the affinity that Slurm or taskset gave it, not what the machine has."""
+    """Count the cores that this process may use: the affinity that Slurm or taskset gave it, not those of the
+    machine."""
     return len(os.sched_getaffinity(0))
 
 
 class Pool:
-    """A thread pool for nogil kernels; an exception in any thread reaches whoever waits for the batch."""
+    """Thread pool for kernels that release the GIL; waiting for a batch raises an exception of any of its threads."""
 
     def __init__(self, threads: int | None, scratch: Callable[[], Any]):
         self._scratch, self._local = scratch, threading.local()
@@ -41,6 +46,6 @@ class Pool:
 
 
 def _wait(jobs: list[Future[None]]) -> None:
-    wait(jobs)  # all, before the first error is raised: none may still write into what the caller then lets go
+    wait(jobs)  # all of them, before an error is raised: the caller then frees the memory that they write into
     for job in jobs:
         job.result()

@@ -1,4 +1,8 @@
-"""Threads that cannot keep a process from ending, whatever becomes of them."""
+"""Run calls in threads that cannot keep a process from ending, even if one of them is stuck.
+
+future = Threads(2, "plan").submit(pow, 2, 10)
+future.result()     # 1024
+"""
 
 import os
 import sys
@@ -12,11 +16,11 @@ from typing import Any, NamedTuple, final
 
 from pipeline.errors import InputError, left_behind
 
-END_S = 30  # a thread that has not ended by then stands in a dead mount or a hung driver: nothing here can free it
+END_S = 30  # seconds; a thread that runs longer waits for a dead mount or a hung driver, and nothing can free it
 
 
 class Job(NamedTuple):
-    """A call that is to be made, and who waits for it."""
+    """A call to make, and the future of its result."""
 
     future: Future
     call: Callable[..., Any]
@@ -30,8 +34,8 @@ Jobs = SimpleQueue[Job | None]
 class Threads:
     """`count` threads called name-0, name-1, ... that make calls in the order in which they were submitted.
 
-    concurrent.futures joins its threads when Python ends, without a limit: one that is stuck for good would make an
-    error hang. These are joined for END_S seconds at most: by close(), when nobody holds them any more, or at exit.
+    concurrent.futures joins its threads without a limit when Python ends, so that one that is stuck would turn an error
+    into a hang. These are joined for END_S seconds at most: by close(), when the object is collected, or at exit.
     """
 
     def __init__(self, count: int, name: str) -> None:
@@ -44,9 +48,10 @@ class Threads:
         self._end = weakref.finalize(self, _end, self._jobs, threads, self._process)
 
     def submit(self, call: Callable[..., Any], *arguments: Any) -> Future:
-        """Have a thread make a call; what it returns or raises reaches whoever asks for the future's result.
+        """Have a thread make a call; the future returns or raises what the call does.
 
-        Raises InputError in a process forked since: threads do not cross a fork, and nobody would ever answer.
+        Raises InputError in a process that was forked since: threads do not cross a fork, so the future would wait
+        for ever.
         """
         if os.getpid() != self._process:
             raise InputError(
@@ -60,7 +65,7 @@ class Threads:
         return job.future
 
     def close(self) -> None:
-        """Cancel what has not begun and join the threads; of one that does not end a line on stderr says so."""
+        """Cancel calls that have not begun and join the threads; a line on stderr names those that do not end."""
         self._end()
 
 
@@ -69,13 +74,13 @@ def _serve(jobs: Jobs) -> None:
         if job.future.set_running_or_notify_cancel():
             try:
                 job.future.set_result(job.call(*job.arguments))
-            except BaseException as error:  # whatever it is, somebody waits for it
+            except BaseException as error:  # of any kind: the future's caller waits for it
                 job.future.set_exception(error)
         del job  # an idle thread must not keep a batch, or the loader itself
 
 
 def _end(jobs: Jobs, threads: list[threading.Thread], process: int) -> None:
-    if os.getpid() != process:  # in a forked child they never ran
+    if os.getpid() != process:  # they do not run in a forked child
         return
     try:
         while True:
@@ -86,9 +91,8 @@ def _end(jobs: Jobs, threads: list[threading.Thread], process: int) -> None:
     for _ in threads:
         jobs.put(None)
     until = time.monotonic() + END_S
-    others = [
-        thread for thread in threads if thread is not threading.current_thread()
-    ]  # it may drop the last reference
+    # this thread may be one of them, where it drops the last reference
+    others = [thread for thread in threads if thread is not threading.current_thread()]
     for thread in others:
         thread.join(max(0, until - time.monotonic()))
     stuck = [thread.name for thread in others if thread.is_alive()]

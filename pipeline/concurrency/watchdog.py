@@ -1,4 +1,7 @@
-"""A wait that ends: nothing for too long says where every thread stands and raises, where it would have hung."""
+"""Wait for a result with a limit: after it, print where every thread stands and raise, instead of hanging.
+
+batch = result(future, hang_timeout_s=300, doing=lambda: "waiting for batch 7")
+"""
 
 import sys
 import threading
@@ -11,16 +14,17 @@ from typing import Any
 from pipeline.errors import Unavailable
 
 TICK_S = 1.0
-COMPILE_S = 1800  # compiling for half an hour is being stuck, too
+COMPILE_S = 1800  # compiling for longer counts as hanging
 COMPILERS = ("/numba/core/", "/torch/_dynamo/", "/torch/_inductor/", "/triton/")
 STATES = {"R": "runs", "S": "sleeps", "D": "waits for a disk or a driver", "T": "is stopped", "Z": "has ended"}
 
 
 def result(future: Future, hang_timeout_s: float | None, doing: Callable[[], str]) -> Any:
-    """A future's result; after `hang_timeout_s` seconds without it, Unavailable (never, where that is None).
+    """Return a future's result. Raises Unavailable after `hang_timeout_s` seconds without it; None waits for ever.
 
-    `doing` says what is waited for; it and where every thread stands go to stderr first. Seconds in which a thread
-    compiles do not count, and seconds are counted in ticks: a process that Slurm suspends and wakes is not stuck.
+    Before it raises, what `doing` returns (what is waited for) and where every thread stands are printed on stderr.
+    Seconds in which a thread compiles do not count. Time is counted in ticks of this process, so that it is not taken
+    for stuck after Slurm has suspended and resumed it.
     """
     waited, compiled = 0.0, 0.0
     while not wait([future], TICK_S).done:
@@ -38,9 +42,9 @@ def result(future: Future, hang_timeout_s: float | None, doing: Callable[[], str
 
 
 def standing() -> str:
-    """Where each thread of this process stands, innermost call first, with what the kernel says it does.
+    """Describe where each thread of this process stands, innermost call first, and its state in the kernel.
 
-    No source lines: they would be read from files, which may lie on the very storage that hangs.
+    There are no source lines: they would be read from files, which may lie on the storage that hangs.
     """
     frames, known = sys._current_frames(), {thread.native_id: thread for thread in threading.enumerate()}
     lines = []

@@ -1,4 +1,5 @@
-"""How are images judged? Once each, in order, without chance: images of a .beton, of files, of arrays, or corrupted.
+"""How are images shown to a model that is evaluated? Once each, in order, in a view without random choices: images of a
+.beton, of files, of arrays, or corrupted (`corruptions/`).
 
-May import every room but `convert`'s and `bench`'s. Read `sweep.py` first.
+May import every room but `convert` and `bench`. Read `sweep.py` first.
 """

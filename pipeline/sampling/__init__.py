@@ -1,5 +1,5 @@
 """Which image when? The images of every step are a pure function of seed and step, at any number of ranks, and so is
-their size.
+their size in pixels.
 
-Imports `rng`, `spec` and `errors` of the root. Read `sampler.py` first.
+May import `rng`, `spec` and `errors`. Read `sampler.py` first.
 """

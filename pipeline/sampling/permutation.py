@@ -1,8 +1,10 @@
-"""The order of a pass as a keyed bijection, evaluated only where it is asked: nothing is stored, whatever the pool.
+"""Compute the random order of a pass place by place, as a keyed bijection, so that no order is stored for any pool.
 
-A generalised Feistel network (Black and Rogaway 2002, section 4): a place below a · b >= n is a pair of digits, and
-rounds in turn add to one digit, modulo its base, a hash of the other. Results at or beyond n are sent through again
-until they fall below it; with a and b near the root of n these are about one in the root of n.
+The bijection is a generalised Feistel network (Black and Rogaway 2002, section 4): a place below a · b >= n is a pair
+of digits, and rounds in turn add a hash of one digit to the other, modulo its base. Results of n or more go through the
+network again until they are below n; with a and b near the root of n these are about one in the root of n.
+
+    shuffled(np.arange(5), 5, keys)     # a permutation of 0..4, where all keys are equal
 """
 
 from math import isqrt
@@ -11,16 +13,16 @@ import numpy as np
 
 from pipeline import rng
 
-ROUNDS = 16  # of 5 images' 120 orders, 8 rounds make some visibly too often, 12 barely; large pools need fewer
+ROUNDS = 16  # with 8 rounds some of the 120 orders of 5 images come too often, with 12 barely; large pools need fewer
 
 _HALF = np.array([1], np.uint64)
 _ROUND = [np.array([number << 56], np.uint64) for number in range(ROUNDS)]
 
 
 def shuffled(places: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
-    """Where each place lies in the order that its key means: i64 [N] in 0..n-1 -> i64 [N] in 0..n-1.
+    """Permute places of a pool of n: i64 [N] in 0..n-1 -> i64 [N] in 0..n-1.
 
-    keys  u64 [N]; places under one key go to different results
+    keys  u64 [N], which permutation of each place; different places have different results under one key
     """
     columns = isqrt(n - 1) + 1
     rows = -(-n // columns)

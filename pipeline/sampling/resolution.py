@@ -1,6 +1,8 @@
 """Progressive resolution: the side of a run's images as a pure function of the step.
 
 DailyMAE (Wu et al. 2024) trains MAE this way; its code (FastSSL, util/dres.py) goes 160, 192, 224 pixels.
+
+    size_at(step=0, total_steps=300, data=Data(sizes=(160, 192, 224)))     # 160
 """
 
 from pipeline.errors import InputError
@@ -8,12 +10,12 @@ from pipeline.spec import Data
 
 
 def size_at(step: int, total_steps: int, data: Data) -> int:
-    """The side of the images in the step with this number, counted from 0: equal shares of the steps, one a size."""
+    """Return the side of the images in a step, counted from 0: each of `data.sizes` has an equal share of the steps."""
     return data.sizes[step * len(data.sizes) // total_steps] if data.sizes else data.size
 
 
 def distinct_sizes(data: Data) -> list[int]:
-    """Every side that a run's images have, the largest first."""
+    """List every side that a run's images have, the largest first."""
     return sorted({data.size, *(data.sizes or ())}, reverse=True)
 
 
@@ -25,12 +27,12 @@ def check_sizes(data: Data, patch: int) -> None:
             near = max(patch, round(size / patch) * patch)
             raise InputError(f"data.sizes holds {size}, which patches of {patch} pixels do not divide; use {near}")
     if sizes and (list(sizes) != sorted(sizes) or sizes[-1] != data.size):
-        said = " ".join(map(str, sizes))
-        raise InputError(f"data.sizes may not fall and must end at data.size {data.size}, got {said}")
+        came = " ".join(map(str, sizes))
+        raise InputError(f"data.sizes may not fall and must end at data.size {data.size}, got {came}")
 
 
 def growth(total_steps: int, data: Data) -> str | None:
-    """How the images grow, in a line; None where they do not."""
+    """Describe in a line how the images grow; None where they do not."""
     firsts: dict[int, int] = {}
     for i, size in enumerate(data.sizes or ()):
         firsts.setdefault(size, -(-i * total_steps // len(data.sizes)))

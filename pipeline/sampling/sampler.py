@@ -1,7 +1,10 @@
-"""Which image when: labelled and unlabelled streams as pure functions of the step.
+"""Sample the images of every step: a labelled and an unlabelled stream, as pure functions of the step.
 
 There is no sampler state to save: the position of a run is its step. Rank and micro-batch only choose a slice of the
 step's global batch, so the images of a step are the same at any world size.
+
+    sampler = Sampler(0, labelled=np.array([3, 8]), unlabelled=range(100), labelled_batch=2, unlabelled_batch=14)
+    labelled, unlabelled = sampler.at(step=5)     # labelled.ids i64 [2], unlabelled.ids i64 [14]
 """
 
 from dataclasses import dataclass, field
@@ -17,7 +20,7 @@ LABELLED, UNLABELLED = 1, 2
 
 
 class SampleIds(NamedTuple):
-    """Images of one stream: ids i64 [N], and passes i64 [N], how often the stream has gone through its pool."""
+    """Images of one stream: ids i64 [N], and passes i64 [N], how often the stream has gone through its pool before."""
 
     ids: np.ndarray
     passes: np.ndarray
@@ -26,8 +29,8 @@ class SampleIds(NamedTuple):
 @final
 @dataclass(frozen=True, eq=False)
 class Rest:
-    """The pool of all of n images but a few: `before` (i64, ascending) says for each of these how many of the pool
-    come before it, and is all that is held."""
+    """Pool of all of n images but a few. `before` (i64, ascending) counts, for each image that is left out, the images
+    of the pool before it; nothing else is kept."""
 
     n: int
     before: np.ndarray = field(repr=False)
@@ -36,7 +39,7 @@ class Rest:
         return self.n - len(self.before)
 
     def __getitem__(self, places: np.ndarray | int) -> np.ndarray:
-        """The pool's ids are ascending; those at `places`: i64 [N] -> i64 [N]. Raises IndexError beyond 0..len-1."""
+        """Return the ids at `places` of the ascending pool: i64 [N] -> i64 [N]. Raises IndexError beyond 0..len-1."""
         if np.any((places < 0) | (places >= len(self))):
             raise IndexError(f"expected places from 0 to {len(self) - 1}")
         return places + np.searchsorted(self.before, places, side="right")
@@ -47,7 +50,7 @@ Pool = np.ndarray | Rest | range
 
 
 def rest(n: int, left_out: np.ndarray | range) -> Pool:
-    """The pool of 0..n-1 without `left_out` (different ids, ascending)."""
+    """Make the pool of 0..n-1 without `left_out` (different ids, ascending)."""
     if len(left_out) in (0, n):
         return range(n - len(left_out))
     return Rest(n, np.asarray(left_out) - np.arange(len(left_out)))
@@ -55,14 +58,14 @@ def rest(n: int, left_out: np.ndarray | range) -> Pool:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """An endless sequence of passes over a pool, each pass in its own random order (pipeline.sampling.permutation)."""
+    """Endless sequence of passes over a pool, each in a random order of its own (pipeline.sampling.permutation)."""
 
     pool: Pool
     seed: int
     tag: int
 
     def take(self, first: int, n: int) -> SampleIds:
-        """The images at positions first .. first + n - 1."""
+        """Return the images at positions first .. first + n - 1."""
         passes, within = np.divmod(np.arange(first, first + n), len(self.pool))
         places = shuffled(within, len(self.pool), rng.keys(self.seed, passes, self.tag, rng.ORDER))
         return SampleIds(places if isinstance(self.pool, range) else self.pool[places], passes)
@@ -70,10 +73,10 @@ class Stream:
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
-    """The images of every step; `labels_only_steps` full batches of labelled images come first.
+    """Sampler of the images of every step; `labels_only_steps` full batches of labelled images come first.
 
     labelled, unlabelled             pools, or None where a method does not use them
-    labelled_batch, unlabelled_batch images of a step from each, over all ranks
+    labelled_batch, unlabelled_batch images of a step from each pool, over all ranks
     """
 
     seed: int
@@ -84,7 +87,8 @@ class Sampler:
     labels_only_steps: int = 0
 
     def at(self, step: int, chunk: int = 0, chunks: int = 1) -> tuple[SampleIds | None, SampleIds | None]:
-        """Labelled and unlabelled images of one of `chunks` equal slices (ranks times micro-batches) of a step."""
+        """Return the labelled and unlabelled images of one of `chunks` equal slices (ranks times micro-batches) of a
+        step."""
         early = min(step, self.labels_only_steps)
         late = step - early
         whole = self.labelled_batch + self.unlabelled_batch
@@ -109,7 +113,7 @@ def _slice(stream: Stream | None, first: int, batch: int, chunk: int, chunks: in
 
 
 def shares(batch: int, ratio: float, labelled: bool, unlabelled: bool) -> tuple[int, int]:
-    """How many of a step's images are labelled and unlabelled: 1 : ratio where a method uses both.
+    """Split a step's images into labelled and unlabelled ones, 1 : ratio where a method uses both.
 
     Raises InputError if either part would be empty.
     """

@@ -1,5 +1,7 @@
-"""What happens to each image? A plan draws every random number of a batch on the host; the files beside it say what can
-be drawn (crops, RandAugment, jitter, erasing, masks) and carry it out on a CPU (numba) or a GPU (Triton, torch).
+"""What happens to each image? A plan draws every random number of a batch on the host: where each view is cut, which
+operations of RandAugment and colour jitter it gets, what is erased, and which patches stay visible (`masks/`).
 
-May import `sampling` and `concurrency`. Read `plan.py` first.
+Nothing here touches a pixel; `pipeline.executors` carries the plan out.
+
+May import `sampling`, `spec`, `rng`, `text` and `errors`. Read `plan.py` first.
 """

@@ -93,7 +93,7 @@ def ended_by_an_exception(batches: Loader) -> None:
 def failed_in_a_planner(batches: Loader) -> None:
     with contextlib.suppress(AttributeError), batches:
         next(batches)
-        batches._feed = replace(batches._feed, sampler=None)
+        batches._spec = replace(batches._spec, sampler=None)
         for _ in range(5):
             next(batches)
         raise AssertionError("no error")

@@ -32,7 +32,7 @@ def data_of(beton: Beton, **changes) -> Data:
     return replace(usual, **changes)
 
 
-def feed_of(data: Data, needs: Needs = ALL, **more: int) -> LoaderSpec:
+def spec_of(data: Data, needs: Needs = ALL, **more: int) -> LoaderSpec:
     return loader_spec(open_train_data(data, needs), data, needs, patch=8, seed=11, total_steps=9, **more)
 
 
@@ -73,7 +73,7 @@ def threads_end():
 
 @pytest.mark.parametrize(("ahead", "threads"), [(1, 1), (1, 3), (5, 1), (5, 3)])
 def test_neither_ahead_nor_threads_change_a_batch(beton, threads_end, ahead, threads):
-    whole = feed_of(data_of(beton))
+    whole = spec_of(data_of(beton))
     usual = batches(beton, whole, 4)
     assert [batch.step for batch in usual] == [0, 1, 2, 3]
     for a, b in zip(usual, batches(beton, whole, 4, ahead=ahead, threads=threads), strict=True):
@@ -84,8 +84,8 @@ def test_neither_ahead_nor_threads_change_a_batch(beton, threads_end, ahead, thr
 @pytest.mark.parametrize(("ranks", "micro"), [(1, 2), (2, 1), (2, 2)])
 def test_chunks_of_a_step_joined_are_the_step_at_any_world_size_and_micro_batch(beton, ranks, micro):
     data, steps = data_of(beton), 3
-    whole = batches(beton, feed_of(data), steps)
-    ours = [batches(beton, feed_of(data, rank=rank, ranks=ranks, micro=micro), steps * micro) for rank in range(ranks)]
+    whole = batches(beton, spec_of(data), steps)
+    ours = [batches(beton, spec_of(data, rank=rank, ranks=ranks, micro=micro), steps * micro) for rank in range(ranks)]
     for step in range(steps):
         parts = [part for rank in ours for part in rank[step * micro : (step + 1) * micro]]
         assert {part.step for part in parts} == {step}
@@ -94,7 +94,7 @@ def test_chunks_of_a_step_joined_are_the_step_at_any_world_size_and_micro_batch(
 
 @pytest.mark.parametrize("micro", [1, 2])
 def test_starting_at_a_step_is_skipping_those_before(beton, micro):
-    whole = feed_of(data_of(beton), labels_only_steps=2, micro=micro)
+    whole = spec_of(data_of(beton), labels_only_steps=2, micro=micro)
     from_zero = batches(beton, whole, 6 * micro)
     for start in (1, 2, 4):
         later = batches(beton, whole, micro, step=start)
@@ -104,12 +104,12 @@ def test_starting_at_a_step_is_skipping_those_before(beton, micro):
 
 
 def test_steps_differ(beton):
-    first, second = batches(beton, feed_of(data_of(beton)), 2)
+    first, second = batches(beton, spec_of(data_of(beton)), 2)
     assert not torch.equal(first.unlabelled.ids, second.unlabelled.ids)
 
 
 def test_labels_only_steps_have_no_unlabelled_part(beton):
-    found = batches(beton, feed_of(data_of(beton), labels_only_steps=2), 3)
+    found = batches(beton, spec_of(data_of(beton), labels_only_steps=2), 3)
     assert [batch.unlabelled is None for batch in found] == [True, True, False]
     assert [len(batch.labelled.ids) for batch in found] == [16, 16, 4]
 
@@ -123,7 +123,7 @@ def test_a_label_that_the_split_hides_is_nowhere(beton):
     outside = np.setdiff1d(np.arange(beton.n), train_data.labelled)
     assert (train_data.labels[outside] == -1).all()
     assert "label" not in " ".join(field.name for field in fields(Unlabelled))
-    for batch in batches(beton, feed_of(data_of(beton)), 5):
+    for batch in batches(beton, spec_of(data_of(beton)), 5):
         assert set(batch.labelled.ids.tolist()) <= set(train_data.labelled.tolist())
         assert batch.labelled.labels.tolist() == [int(names[i][:3]) % 3 for i in batch.labelled.ids]
         assert not hasattr(batch.unlabelled, "labels")
@@ -138,7 +138,7 @@ def test_a_method_without_labels_holds_none(beton):
 
 
 def test_an_image_without_a_known_label_in_the_labelled_pool_is_refused(beton, threads_end):
-    whole = feed_of(data_of(beton))
+    whole = spec_of(data_of(beton))
     hidden = np.full(beton.n, -1)
     leaky = LoaderSpec(whole.sampler, hidden, whole.labelled, whole.unlabelled)
     with pytest.raises(AssertionError, match="without a known label"):
@@ -150,13 +150,13 @@ def test_rest_leaves_out_the_labelled_images_and_all_does_not(beton):
     assert not set(rest.unlabelled) & set(rest.labelled)
     assert sorted([*rest.unlabelled, *rest.labelled]) == list(everything.unlabelled) == list(range(beton.n))
     seen = {
-        int(i) for batch in batches(beton, feed_of(data_of(beton, unlabelled="rest")), 6) for i in batch.unlabelled.ids
+        int(i) for batch in batches(beton, spec_of(data_of(beton, unlabelled="rest")), 6) for i in batch.unlabelled.ids
     }
     assert seen == set(rest.unlabelled)  # 6 steps of 12 are more than a pass over 54
 
 
 def test_closing_early_and_a_second_loader_leave_no_thread(beton, threads_end):
-    whole = feed_of(data_of(beton))
+    whole = spec_of(data_of(beton))
     for _ in range(2):
         batches(beton, whole, 1, ahead=6, threads=2)
     unused = Loader(whole, FFCV(beton, 16, CPU, "cpu", 2), CPU)
@@ -169,13 +169,13 @@ def test_a_damaged_sample_reaches_the_caller_from_the_decoder_thread(beton, thre
         broken[offset + 20 : offset + size] = 0
     damaged = replace(beton, data=broken)
     with pytest.raises(InputError, match="no longer decodes"):
-        batches(damaged, feed_of(data_of(beton)), 1)
+        batches(damaged, spec_of(data_of(beton)), 1)
 
 
 def test_an_error_while_planning_reaches_the_caller(beton, threads_end):
     data = data_of(beton, weak=View(crop="resize_then_crop", padding=16))
     with pytest.raises(InputError, match="padding below half of it"):
-        batches(beton, feed_of(data), 1)
+        batches(beton, spec_of(data), 1)
 
 
 class Slow(Backend):
@@ -200,7 +200,7 @@ def test_a_loader_says_how_long_its_caller_waited(beton, threads_end):
     for seconds in (0.0, 0.1):
         backend = Slow(beton, seconds)
         needs = Needs(unlabelled=True)
-        with Loader(feed_of(data_of(beton), needs), backend, CPU, ahead=1) as loader:
+        with Loader(spec_of(data_of(beton), needs), backend, CPU, ahead=1) as loader:
             assert loader.wait_s == 0
             for _ in range(3):
                 next(loader)
@@ -211,7 +211,7 @@ def test_a_loader_says_how_long_its_caller_waited(beton, threads_end):
 
 
 def test_what_is_ready_is_not_waited_for(beton, threads_end):
-    with Loader(feed_of(data_of(beton), Needs(unlabelled=True)), Slow(beton, 0.1), CPU, ahead=3) as loader:
+    with Loader(spec_of(data_of(beton), Needs(unlabelled=True)), Slow(beton, 0.1), CPU, ahead=3) as loader:
         next(loader)
         before = loader.wait_s
         time.sleep(0.4)
@@ -224,7 +224,7 @@ def test_views_made_on_the_device_show_what_the_cpu_shows(beton, threads_end, ba
     here, there = (data_of(beton, views_on=on, backend=backend, strong=View()) for on in ("cpu", "device"))
     opened = [open_backend(data, beton, CPU) for data in (here, there)]
     assert {type(each) for each in opened} == {FFCV if backend == "ffcv" else InMemoryBackend}
-    whole = feed_of(here)
+    whole = spec_of(here)
     found = []
     for each in opened:
         with Loader(whole, each, CPU) as loader:
@@ -239,9 +239,9 @@ def test_views_made_on_the_device_show_what_the_cpu_shows(beton, threads_end, ba
 
 
 def test_only_what_is_needed_is_in_a_batch(beton):
-    (weak,) = batches(beton, feed_of(data_of(beton), Needs(unlabelled=True)), 1)
+    (weak,) = batches(beton, spec_of(data_of(beton), Needs(unlabelled=True)), 1)
     assert weak.labelled is None
     assert set(tensors(weak)) == {"unlabelled.ids", "unlabelled.weak"}
-    (known,) = batches(beton, feed_of(data_of(beton), Needs(labelled=True)), 1)
+    (known,) = batches(beton, spec_of(data_of(beton), Needs(labelled=True)), 1)
     assert set(tensors(known)) == {"labelled.ids", "labelled.images", "labelled.labels"}
     assert len(known.labelled.ids) == 16

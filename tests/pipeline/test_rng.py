@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from pipeline import rng
 
@@ -46,6 +47,14 @@ def test_keys_follow_the_written_definition_in_big_integers():
     got = rng.keys(-7, passes, ids, rng.STRONG)
     assert got.dtype == np.uint64
     assert [int(k) for k in got] == [key_of(-7, int(p), int(i), rng.STRONG) for p, i in zip(passes, ids, strict=True)]
+
+
+def test_torchs_words_are_those_of_the_written_definition():
+    words = [0, 1, 1234567, 2**63 - 1, 2**63, 2**63 + 5, WORD - 1]
+    signed = torch.tensor([word - WORD if word >= 2**63 else word for word in words])
+    assert [word % WORD for word in rng.mix_i64(signed).tolist()] == [splitmix(word, 1)[0] for word in words]
+    for bits in (1, 11, 31):
+        assert [word % WORD for word in rng.shifted_i64(signed, bits).tolist()] == [word >> bits for word in words]
 
 
 def test_uniforms_continue_where_the_counter_says():

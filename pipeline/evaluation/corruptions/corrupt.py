@@ -1,8 +1,7 @@
-"""One corruption of one image, by name and severity: the same on every machine, thread and batch."""
+"""Corrupt an image by a corruption's name and severity, in the same way on every machine, thread and batch."""
 
-from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -12,7 +11,6 @@ from pipeline.evaluation.corruptions import blur, digital, noise, weather
 from pipeline.evaluation.corruptions.levels import CIFAR, IMAGENET, SMALL, Levels
 
 Table = Literal["auto", "imagenet", "cifar"]
-Corruption = Callable[[np.ndarray, Any, np.ndarray], np.ndarray]
 
 NAMES = (
     "gaussian_noise", "shot_noise", "impulse_noise",
@@ -22,7 +20,7 @@ NAMES = (
 )  # fmt: skip
 EXTRA = ("speckle_noise", "gaussian_blur", "saturate")  # validation corruptions; spatter, the fourth, is left out
 SEVERITIES = (1, 2, 3, 4, 5)
-FILE_QUALITY = 85  # of the data set's own files
+FILE_QUALITY = 85  # of the data set's JPEG files
 
 _OF = MappingProxyType({name: getattr(family, name) for family, names in (
     (noise, (*NAMES[:3], "speckle_noise")), (blur, (*NAMES[3:7], "gaussian_blur")), (weather, NAMES[7:11]),
@@ -33,27 +31,27 @@ _TAG = {name: tag for tag, name in enumerate((*NAMES, *EXTRA))}  # once given, a
 
 def corrupt(image: np.ndarray, name: str, severity: int, image_id: int, seed: int = 0, table: Table = "auto",
             as_file: bool = False) -> np.ndarray:  # fmt: skip
-    """The corrupted image u8 [H, W, 3], of the same size; `image` (u8 [H, W, 3]) stays as it is.
+    """Return a corrupted copy of an image u8 [H, W, 3].
 
-    Every random choice is a function of (seed, image_id, name, severity). `as_file` adds the JPEG of quality 85 that
-    ImageNet-C's files went through, which makes errors under noise a little smaller.
-    Raises InputError for an unknown name or severity, and for what is no such image.
+    Every random choice is a function of (seed, image_id, name, severity). `as_file` compresses by JPEG of quality 85,
+    as ImageNet-C's files are, which makes errors under noise a little smaller.
+    Raises InputError for an unknown name or severity, and for another kind of array.
     """
     check(image, name, severity)
     key = rng.derive(rng.keys(seed, 0, np.array([image_id]), rng.CORRUPT), 8 * _TAG[name] + severity)
     made = _OF[name](image, levels(image.shape, table)[name][severity - 1], key)
-    made = made if made.dtype == np.uint8 else blur.as_levels(made)
+    made = made if made.dtype == np.uint8 else blur.to_u8(made)
     return digital.jpeg_compression(made, FILE_QUALITY, None) if as_file else made
 
 
 def levels(shape: tuple[int, ...], table: Table) -> Levels:
-    """The numbers of `table`; auto: CIFAR-10-C's for images of up to 64 pixels a side."""
+    """Return the numbers of `table`; auto takes CIFAR-10-C's for images of up to 64 pixels a side."""
     small = max(shape[:2]) <= SMALL
     return {"auto": CIFAR if small else IMAGENET, "imagenet": IMAGENET, "cifar": CIFAR}[table]
 
 
 def check(image: np.ndarray, name: str, severity: int) -> None:
-    """Raise InputError where `corrupt` would not know what to do."""
+    """Raise InputError for a name, severity or image that `corrupt` does not take."""
     if name not in _OF:
         raise InputError(f"no corruption is called {name!r}; there are {', '.join(_OF)}")
     if severity not in SEVERITIES:

@@ -1,4 +1,4 @@
-"""Blurs, zooms and warps that the corruptions share, on f32 images [H, W, C]; compiled, and without the GIL."""
+"""Blur, zoom and warp f32 images [H, W, C] for the corruptions, in compiled code that releases the GIL."""
 
 from functools import lru_cache
 from math import ceil
@@ -11,7 +11,7 @@ Border = Literal["edge", "symmetric", "reflect"]  # aaa|abc, cba|abc and cb|abc,
 
 
 class Band(NamedTuple):
-    """A line of n pixels made of another: matrix f32 [n, n], whose row i is zero outside first[i]..last[i]-1."""
+    """Linear map of a line of n pixels: matrix f32 [n, n], whose row i is zero outside first[i]..last[i]-1."""
 
     matrix: np.ndarray
     first: np.ndarray
@@ -19,7 +19,7 @@ class Band(NamedTuple):
 
 
 class Taps(NamedTuple):
-    """A kernel as its non-zero weights (f32 [K], their sum 1) and where they read: rows, columns i64 [K]."""
+    """Kernel as its non-zero weights (f32 [K], their sum 1) and the offsets that they read: rows, columns i64 [K]."""
 
     rows: np.ndarray
     columns: np.ndarray
@@ -27,7 +27,7 @@ class Taps(NamedTuple):
 
 
 def fold(places: np.ndarray, n: int, border: Border) -> np.ndarray:
-    """Places beyond a line of n pixels, taken back into it."""
+    """Map places beyond a line of n pixels back into it, as the border says."""
     if border == "edge" or n == 1:
         return np.clip(places, 0, n - 1)
     if border == "symmetric":
@@ -39,7 +39,7 @@ def fold(places: np.ndarray, n: int, border: Border) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def gaussian_band(n: int, sigma: float, truncate: float, border: Border) -> Band:
-    """Gaussian of `sigma` pixels, cut off at `truncate` of them, the border folded in."""
+    """Make the band of a Gaussian of `sigma` pixels, cut off at `truncate` sigmas, with the border folded in."""
     radius = int(truncate * sigma + 0.5)
     steps = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (steps / max(sigma, 1e-9)) ** 2)
@@ -51,7 +51,8 @@ def gaussian_band(n: int, sigma: float, truncate: float, border: Border) -> Band
 
 @lru_cache(maxsize=256)
 def zoom_band(n: int, factor: float) -> Band:
-    """The middle 1/factor of a line, drawn to full length: linear, its end pixels kept in place, then cut to n."""
+    """Make the band that enlarges the middle 1/factor of a line to its full length: linear, with the end pixels kept in
+    place, then cut to n."""
     inside = ceil(n / factor)
     drawn = round(inside * factor)
     places = (np.arange(n) + (drawn - n) // 2) * ((inside - 1) / max(1, drawn - 1))
@@ -68,18 +69,18 @@ def _band(matrix: np.ndarray) -> Band:
 
 
 def gaussian(image: np.ndarray, sigma: float, truncate: float = 4, border: Border = "edge") -> np.ndarray:
-    """Gaussian blur; sigma 0 changes nothing."""
+    """Blur by a Gaussian; sigma 0 changes nothing."""
     height, width = image.shape[:2]
     return separable(image, *(gaussian_band(n, float(sigma), truncate, border) for n in (height, width)))
 
 
 def zoom(image: np.ndarray, factor: float) -> np.ndarray:
-    """The middle of the image at `factor` (1 or more) of its size, cut to the size it had."""
+    """Enlarge the middle of the image by `factor` (1 or more), cut to the size that it had."""
     return separable(image, *(zoom_band(n, float(factor)) for n in image.shape[:2]))
 
 
 def separable(image: np.ndarray, down: Band, across: Band) -> np.ndarray:
-    """f32 [H, W, C]: down · image · acrossᵀ."""
+    """Compute down · image · acrossᵀ: f32 [H, W, C]."""
     first = _lines(image, down)
     return _lines(first.transpose(1, 0, 2), across).transpose(1, 0, 2)
 
@@ -101,7 +102,7 @@ def _weigh(lines, matrix, first, last, out):
 
 
 def disk(radius: float, spread: float) -> Taps:
-    """A disk's pixels, its rim softened by a Gaussian of `spread` pixels (3 taps; 5 where the radius is above 8)."""
+    """Make a disk whose rim is softened by a Gaussian of `spread` pixels (3 taps; 5 where the radius is above 8)."""
     soft = 1 if radius <= 8 else 2
     side = int(radius) + soft
     grid = np.arange(-side, side + 1)
@@ -117,7 +118,8 @@ def disk(radius: float, spread: float) -> Taps:
 
 
 def line(radius: int, sigma: float, degrees: float) -> Taps:
-    """Half a Gaussian of `sigma` pixels, drawn over 2 · radius + 1 pixels in one direction: ImageMagick's motion."""
+    """Make half a Gaussian of `sigma` pixels over 2 · radius + 1 pixels in one direction, as ImageMagick's motion
+    blur."""
     steps = np.arange(2 * radius + 1)
     weights = np.exp(-(steps**2) / (2 * sigma**2))
     rows, columns = (np.ceil(steps * turn(np.deg2rad(degrees)) - 0.5).astype(np.int64) for turn in (np.sin, np.cos))
@@ -125,7 +127,7 @@ def line(radius: int, sigma: float, degrees: float) -> Taps:
 
 
 def correlate(image: np.ndarray, taps: Taps, border: Border) -> np.ndarray:
-    """f32 [H, W, C]: each pixel the weighted sum of those that the taps read."""
+    """Set each pixel to the weighted sum of those that the taps read: f32 [H, W, C]."""
     reach = int(max(abs(taps.rows).max(), abs(taps.columns).max()))
     how = {"edge": "edge", "symmetric": "symmetric", "reflect": "reflect"}[border]
     padded = np.pad(image.astype(np.float32), ((reach, reach), (reach, reach), (0, 0)), mode=how)
@@ -138,7 +140,7 @@ def correlate(image: np.ndarray, taps: Taps, border: Border) -> np.ndarray:
 
 @njit(nogil=True, cache=True)
 def _add(padded, rows, columns, weights, out):
-    for y in range(out.shape[0]):  # a line stays in the nearest cache while all taps are added to it
+    for y in range(out.shape[0]):  # a line stays in the L1 cache while all taps are added to it
         for k in range(len(weights)):
             weight, row, column = weights[k], rows[k] + y, columns[k]
             for x in range(out.shape[1]):
@@ -146,7 +148,8 @@ def _add(padded, rows, columns, weights, out):
 
 
 def sample(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, border: Border) -> np.ndarray:
-    """f32 [H, W, C]: the image (f32) at the places rows, columns (f32 [H, W]), bilinear, folded at the border."""
+    """Read the image (f32) at the places rows, columns (f32 [H, W]), bilinearly, folded at the border: f32 [H, W,
+    C]."""
     below = [np.floor(each).astype(np.int64) for each in (rows, columns)]
     shares = [(each - floor).astype(np.float32) for each, floor in zip((rows, columns), below, strict=True)]
     (top, bottom), (left, right) = (

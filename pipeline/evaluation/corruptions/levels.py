@@ -1,7 +1,8 @@
-"""How strong each corruption is at severities 1 to 5: the numbers that ImageNet-C and CIFAR-10-C were made with.
+"""Levels of each corruption at severities 1 to 5: the numbers that ImageNet-C and CIFAR-10-C were made with, as
+published.
 
-Lengths are in pixels of a 224 (ImageNet-C) or 32 (CIFAR-10-C) image, intensities in shares of white; what the numbers
-of a row mean is said by the function of that name. Published with the data sets.
+Lengths are in pixels of a 224 (ImageNet-C) or 32 (CIFAR-10-C) image, intensities in shares of white; the docstring of
+the function of a row's name says what its numbers mean.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,9 @@
-"""Noise: Gaussian, shot, impulse, speckle. The laws are ImageNet-C's; the draws are ours (pipeline.rng).
+"""Corrupt by noise: Gaussian, shot, impulse, speckle. Distributions are ImageNet-C's, random numbers are
+pipeline.rng's.
 
-Everywhere in this folder: image u8 [H, W, 3]; level is a row's entry in `levels`; key u64 [1]; the result f32
-[H, W, 3], 1 is white, still to be clipped, or u8.
+Every corruption is a function (image, level, key): image u8 [H, W, 3]; level, what `levels` has for one severity; key
+u64 [1]. It returns f32 [H, W, 3], where 1 is white and values may lie outside 0..1, or u8. "Faithful" says that it does
+what the data set's published code does, but for the random numbers.
 """
 
 from functools import lru_cache
@@ -13,41 +15,42 @@ from pipeline import rng
 _HIT, _SALT = 1, 2  # tags
 
 
-def unit(image: np.ndarray) -> np.ndarray:
-    """u8 -> f32, 1 is white."""
+def to_float(image: np.ndarray) -> np.ndarray:
+    """Convert u8 -> f32, where 1 is white."""
     return image * np.float32(1 / 255)
 
 
-def bells(key: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normals f32."""
+def normals(key: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Draw standard normals f32."""
     return rng.normals(key, int(np.prod(shape)))[0].reshape(shape).astype(np.float32)
 
 
-def evens(key: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Uniform numbers in [0, 1): f64."""
+def uniforms(key: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Draw uniform numbers in [0, 1): f64."""
     return rng.uniforms(key, int(np.prod(shape)))[0].reshape(shape)
 
 
 def gaussian_noise(image: np.ndarray, level: float, key: np.ndarray) -> np.ndarray:
-    """Every value moved by N(0, level²). Faithful."""
-    return unit(image) + np.float32(level) * bells(key, image.shape)
+    """Add N(0, level²) to every value. Faithful."""
+    return to_float(image) + np.float32(level) * normals(key, image.shape)
 
 
 def speckle_noise(image: np.ndarray, level: float, key: np.ndarray) -> np.ndarray:
-    """Noise in proportion to the value, N(0, level²) of it. Faithful."""
-    return unit(image) * (1 + np.float32(level) * bells(key, image.shape))
+    """Add noise in proportion to the value, N(0, level²) of it. Faithful."""
+    return to_float(image) * (1 + np.float32(level) * normals(key, image.shape))
 
 
 def shot_noise(image: np.ndarray, level: int, key: np.ndarray) -> np.ndarray:
-    """Photons: white is `level` of them on average, and each value a Poisson count. Faithful."""
+    """Count photons: white is `level` of them on average, and each value a Poisson count. Faithful."""
     table, most = _counts(level)
-    places = np.searchsorted(table, image + evens(key, image.shape), side="right")
+    places = np.searchsorted(table, image + uniforms(key, image.shape), side="right")
     return ((places - image.astype(np.int64) * most) / np.float32(level)).astype(np.float32)
 
 
 @lru_cache(maxsize=16)
 def _counts(level: int) -> tuple[np.ndarray, int]:
-    """Of each of the 256 values, one after the other: value + P(count <= k), k = 0..most-1; so one search is all."""
+    """Tabulate for each of the 256 values in turn value + P(count <= k), k = 0..most-1, so that one search finds the
+    count of every pixel; and return `most`."""
     most = int(level + 10 * level**0.5 + 20)
     rates = np.arange(256)[:, None] * (level / 255)
     with np.errstate(divide="ignore"):
@@ -59,7 +62,7 @@ def _counts(level: int) -> tuple[np.ndarray, int]:
 
 
 def impulse_noise(image: np.ndarray, level: float, key: np.ndarray) -> np.ndarray:
-    """Salt and pepper: a share `level` of all values, each channel for itself, becomes 0 or 1. Faithful."""
-    hit = evens(rng.derive(key, _HIT), image.shape) < level
-    salt = evens(rng.derive(key, _SALT), image.shape) < 0.5
+    """Set a share `level` of all values, each channel by itself, to black or white (salt and pepper). Faithful."""
+    hit = uniforms(rng.derive(key, _HIT), image.shape) < level
+    salt = uniforms(rng.derive(key, _SALT), image.shape) < 0.5
     return np.where(hit, np.where(salt, np.uint8(255), np.uint8(0)), image)

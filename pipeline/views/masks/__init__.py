@@ -42,7 +42,10 @@ def draw(mask: Mask, keys: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarra
 
 
 def share_visible(mask: Mask, grid: int) -> int:
-    """Count what MAE leaves visible: floor(L (1 - ratio)) of the L = grid² patches. InputError unless in 1..L-1."""
+    """Count the patches that MAE leaves visible: floor(L (1 - ratio)) of the L = grid² patches.
+
+    Raises InputError unless 1 to L - 1 are left.
+    """
     total = grid * grid
     return checked(mask, int(total * (1 - mask.ratio) + 1e-9), total)  # 0.8 of 10 is 8, not 7.999...
 

@@ -1,7 +1,7 @@
 """Block-wise masking (MAE section 4.1 after BEiT): rectangles are hidden until enough patches are.
 
-BEiT's generator may stop short of its target. An encoder that sees only visible patches needs the same number in each
-image, so what is missing is topped up with random patches, exactly.
+BEiT's generator may hide fewer patches than its target. An encoder that takes only visible patches needs the same
+number in each image, so random patches are hidden until the number is exact.
 """
 
 import numpy as np
@@ -27,13 +27,13 @@ def draw(mask: Mask, keys: np.ndarray, grid: int) -> tuple[np.ndarray, None]:
 
 
 def block_mask(keys: np.ndarray, grid: int, visible: int) -> np.ndarray:
-    """Ids of the visible patches, i64 [N, visible], ascending."""
+    """Draw the ids of the visible patches, i64 [N, visible], ascending."""
     rectangles = rng.uniforms(rng.derive(keys, 1), 4 * TRIES).reshape(-1, TRIES, 4)
     noise = rng.uniforms(rng.derive(keys, 2), grid * grid)
     hidden = np.zeros((len(keys), grid, grid), np.bool_)
     for image, draws in zip(hidden, rectangles, strict=True):
         _hide(image, draws, grid * grid - visible)
-    noise[hidden.reshape(len(keys), -1)] += 1.0  # hidden patches come last; the top-up hides the last visible ones
+    noise[hidden.reshape(len(keys), -1)] += 1.0  # so hidden patches come last, and random ones before them
     return np.sort(np.argpartition(noise, visible - 1, axis=1)[:, :visible], axis=1)
 
 

@@ -18,7 +18,7 @@ def draw(mask: Mask, keys: np.ndarray, grid: int) -> tuple[np.ndarray, None]:
 
 
 def grid_mask(keys: np.ndarray, grid: int, visible: int) -> np.ndarray:
-    """Ids of the visible patches, i64 [N, visible]: the upper left one of each 2 x 2 cell.
+    """List the ids of the visible patches, i64 [N, visible]: the upper left one of each 2 x 2 cell.
 
     Raises InputError unless the grid is even and a quarter of it is to stay.
     """

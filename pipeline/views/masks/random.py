@@ -18,6 +18,6 @@ def draw(mask: Mask, keys: np.ndarray, grid: int) -> tuple[np.ndarray, None]:
 
 
 def random_mask(keys: np.ndarray, grid: int, visible: int) -> np.ndarray:
-    """Ids of the visible patches, i64 [N, visible], ascending: those with the lowest random numbers."""
+    """Draw the ids of the visible patches, i64 [N, visible], ascending: those with the lowest random numbers."""
     noise = rng.uniforms(keys, grid * grid)
     return np.sort(np.argpartition(noise, visible - 1, axis=1)[:, :visible], axis=1)

@@ -9,7 +9,10 @@ from pipeline.views.masks import checked
 
 
 def hidden_units(ratio: float, unit: int, grid: int) -> int:
-    """SimMIM's count, ceil(ratio · U) of the U = (grid / unit)² units; InputError where units do not fill the grid."""
+    """Count the hidden units as SimMIM does, ceil(ratio · U) of the U = (grid / unit)² units.
+
+    Raises InputError where units do not fill the grid.
+    """
     if unit < 1 or grid % unit:
         raise InputError(
             f"units of {unit} x {unit} patches do not fill a grid of {grid} x {grid}; choose another data.mask.unit"
@@ -30,7 +33,8 @@ def draw(mask: Mask, keys: np.ndarray, grid: int) -> tuple[np.ndarray, None]:
 
 
 def unit_mask(keys: np.ndarray, grid: int, unit: int, hidden: int) -> np.ndarray:
-    """Ids of the visible patches, i64 [N, K], ascending: all but those of `hidden` random units of each image."""
+    """Draw the ids of the visible patches, i64 [N, K], ascending: all but those of `hidden` random units of an
+    image."""
     across = grid // unit
     visible = across * across - hidden
     noise = rng.uniforms(keys, across * across)

@@ -1,7 +1,7 @@
-"""Windows with a random mask in each (LoMaR): each is encoded by itself, the rest of the image is not.
+"""Windows with a random mask in each (LoMaR): each window is encoded by itself, and the rest of the image is not.
 
 Places and masks are drawn for each image. The authors' code draws the places once a batch, and pairs images and places
-in two different orders: at its own batch sizes (multiples of `windows`) an image gets one place, several times over.
+in two different orders: at its own batch sizes (multiples of `windows`) an image gets one place several times.
 """
 
 import numpy as np
@@ -12,7 +12,10 @@ from pipeline.spec import Mask
 
 
 def hidden_of_window(mask: Mask, grid: int) -> int:
-    """LoMaR's count, int(ratio · window²). Raises InputError where the windows do not fit, or a mask is all or none."""
+    """Count the hidden patches of a window as LoMaR does, int(ratio · window²).
+
+    Raises InputError where the windows do not fit, or where nothing would be hidden or visible.
+    """
     if not 1 <= mask.window <= grid:
         raise InputError(
             f"a window of {mask.window} x {mask.window} patches does not fit a grid of {grid} x {grid}; "
@@ -34,12 +37,13 @@ def hidden_of_window(mask: Mask, grid: int) -> int:
 
 
 def visible_count(mask: Mask, grid: int) -> int:
-    """Count the visible patches of a window: all but LoMaR's hidden ones."""
+    """Count the visible patches of a window: all but the hidden ones."""
     return mask.window**2 - hidden_of_window(mask, grid)
 
 
 def draw(mask: Mask, keys: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of each window's visible and hidden patches in the whole grid, i64 [N, W, K] and [N, W, M], ascending.
+    """Draw the ids of each window's visible and hidden patches in the whole grid, i64 [N, W, K] and [N, W, M],
+    ascending.
 
     An image's windows lie at different places, each equally likely, in raster order; their masks are independent.
     """
@@ -52,7 +56,7 @@ def draw(mask: Mask, keys: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarra
     first = places // across * grid + places % across  # upper left patch
     inside = (np.arange(side)[:, None] * grid + np.arange(side)).ravel()
     noise = rng.uniforms(mask_keys, windows * side * side).reshape(n, windows, side * side)
-    order = np.argpartition(noise, hidden, axis=2)
-    parts = (np.sort(part, axis=2) for part in (order[:, :, hidden:], order[:, :, :hidden]))
-    visible, covered = (first[:, :, None] + inside[part] for part in parts)
-    return visible, covered
+    by_noise = np.argpartition(noise, hidden, axis=2)
+    parts = (np.sort(part, axis=2) for part in (by_noise[:, :, hidden:], by_noise[:, :, :hidden]))
+    visible_ids, hidden_ids = (first[:, :, None] + inside[part] for part in parts)
+    return visible_ids, hidden_ids

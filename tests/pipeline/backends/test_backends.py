@@ -26,12 +26,12 @@ SIZE = 32
 CPU = torch.device("cpu")
 PLAIN = View(flip=True)
 BUSY = View(crop="resize_then_crop", padding=3, augment="timm", erase="random", jitter=(0.4, 0.4, 0.4, 0.1))
-WANTED = ViewSpec({"weak": (PLAIN, rng.WEAK), "strong": (BUSY, rng.STRONG)}, SIZE, Mask(ratio=0.75), 8)
+SPEC = ViewSpec({"weak": (PLAIN, rng.WEAK), "strong": (BUSY, rng.STRONG)}, SIZE, Mask(ratio=0.75), 8)
 
 
-def plan_of(beton: Beton, ids: np.ndarray, wanted: ViewSpec = WANTED) -> Plan:
+def plan_of(beton: Beton, ids: np.ndarray, spec: ViewSpec = SPEC) -> Plan:
     samples = SampleIds(ids, np.zeros_like(ids))
-    return draw(wanted, samples, beton.heights[ids], beton.widths[ids], seed=5)
+    return draw(spec, samples, beton.heights[ids], beton.widths[ids], seed=5)
 
 
 def views_of(backend: Backend, plan: Plan) -> list[np.ndarray]:
@@ -114,15 +114,15 @@ def test_a_view_depends_on_its_image_alone(beton, on):
 
 def test_weak_and_strong_views_are_cut_independently(beton):
     view = View()
-    wanted = ViewSpec({"weak": (view, rng.WEAK), "strong": (view, rng.STRONG)}, SIZE)
-    boxes = plan_of(beton, np.arange(beton.n), wanted).params.boxes
+    spec = ViewSpec({"weak": (view, rng.WEAK), "strong": (view, rng.STRONG)}, SIZE)
+    boxes = plan_of(beton, np.arange(beton.n), spec).params.boxes
     assert (boxes[0] != boxes[1]).any(1).mean() > 0.9
 
 
 def test_a_new_pass_gives_new_views_and_masks(beton):
     ids = np.arange(10)
     first = plan_of(beton, ids)
-    later = draw(WANTED, SampleIds(ids, np.ones_like(ids)), beton.heights[ids], beton.widths[ids], seed=5)
+    later = draw(SPEC, SampleIds(ids, np.ones_like(ids)), beton.heights[ids], beton.widths[ids], seed=5)
     assert (first.visible != later.visible).any(1).all()
     assert (first.params.boxes[0] != later.params.boxes[0]).any()
 
@@ -150,7 +150,7 @@ def test_a_view_is_of_its_plans_size_whatever_the_back_end_was_opened_for(beton,
     opened, ids = kind(beton, SIZE, CPU, on, 2), np.arange(20)
     try:
         for size in (16, SIZE, 24):
-            plan = plan_of(beton, ids, replace(WANTED, size=size))
+            plan = plan_of(beton, ids, replace(SPEC, size=size))
             exact = views_of(kind(beton, size, CPU, on, 2), plan)
             for here, there in zip(opened.start(plan)(), exact, strict=True):
                 assert there.shape == (20, size, size, 3)
@@ -160,7 +160,7 @@ def test_a_view_is_of_its_plans_size_whatever_the_back_end_was_opened_for(beton,
 
 
 def test_a_view_larger_than_the_scratch_is_refused_before_it_is_written(beton):
-    plan = plan_of(beton, np.arange(9), replace(WANTED, size=SIZE + 8))
+    plan = plan_of(beton, np.arange(9), replace(SPEC, size=SIZE + 8))
     with pytest.raises(ValueError, match="total size of new array"):
         views_of(FFCV(beton, SIZE, CPU, "cpu", 2), plan)
 

@@ -22,7 +22,7 @@ from pipeline.store.beton import Beton, open_beton
 from tests.pipeline.backends.test_backends import BUSY, CPU, PLAIN, SIZE, plan_of
 from tests.pipeline.backends.test_replacement import damaged
 from tests.pipeline.conftest import as_pillow
-from tests.pipeline.test_loader import data_of, equal, feed_of, tensors
+from tests.pipeline.test_loader import data_of, equal, spec_of, tensors
 
 
 class Kinds(Source):
@@ -122,7 +122,7 @@ def test_two_threads_ask_at_once_and_each_gets_its_own(dali, nothing_stays, beto
 
 def batches(beton: Beton, backend: str, n: int = 4, step: int = 0, **changes):
     data = data_of(beton, backend=backend, threads=2, **changes)
-    with Loader(feed_of(data), open_backend(data, beton, CPU), CPU, step) as loader:
+    with Loader(spec_of(data), open_backend(data, beton, CPU), CPU, step) as loader:
         return [next(loader) for _ in range(n)], loader.replaced
 
 

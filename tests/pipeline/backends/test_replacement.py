@@ -17,12 +17,12 @@ from pipeline.loader import Loader
 from pipeline.sampling.sampler import Sampler
 from pipeline.store.beton import Beton
 from pipeline.store.sample_names import read_names
-from tests.pipeline.test_loader import CPU, data_of, equal, feed_of, tensors
+from tests.pipeline.test_loader import CPU, data_of, equal, spec_of, tensors
 
 POOL = 40
 
 
-def order_of(batch: int = 8, labels_only_steps: int = 0) -> Sampler:
+def sampler_of(batch: int = 8, labels_only_steps: int = 0) -> Sampler:
     return Sampler(3, np.arange(POOL), np.arange(POOL), batch, batch, labels_only_steps)
 
 
@@ -32,8 +32,8 @@ def known(beton: Beton, *ids: int) -> Replacements:
     return replacements
 
 
-def asked(bad: Replacements, order: Sampler, step: int, chunk: int = 0, chunks: int = 1):
-    return bad.replace(order.at(step, chunk, chunks)[0], lambda k: order.at(step + k, chunk, chunks)[0])
+def replaced_at(replacements: Replacements, sampler: Sampler, step: int, chunk: int = 0, chunks: int = 1):
+    return replacements.replace(sampler.at(step, chunk, chunks)[0], lambda k: sampler.at(step + k, chunk, chunks)[0])
 
 
 def damaged(beton: Beton, *ids: int, kept: float = 0.05) -> Beton:
@@ -45,10 +45,10 @@ def damaged(beton: Beton, *ids: int, kept: float = 0.05) -> Beton:
 
 
 def test_the_image_at_the_same_place_of_the_next_step_steps_in_or_the_one_after(beton):
-    order = order_of()
-    first, second, third = (order.at(step)[0] for step in (5, 6, 7))
-    bad = known(beton, first.ids[2], second.ids[2])
-    found, n = asked(bad, order, 5)
+    sampler = sampler_of()
+    first, second, third = (sampler.at(step)[0] for step in (5, 6, 7))
+    replacements = known(beton, first.ids[2], second.ids[2])
+    found, n = replaced_at(replacements, sampler, 5)
     assert n == 1
     assert (found.ids[2], found.passes[2]) == (third.ids[2], third.passes[2])
     others = np.arange(8) != 2
@@ -56,52 +56,52 @@ def test_the_image_at_the_same_place_of_the_next_step_steps_in_or_the_one_after(
     assert np.array_equal(found.passes[others], first.passes[others])
 
 
-def test_a_batch_without_bad_images_is_left_alone(beton):
-    order = order_of()
-    samples = order.at(0)[0]
-    found, n = asked(known(beton, POOL + 1), order, 0)
+def test_a_batch_of_decodable_images_is_left_alone(beton):
+    sampler = sampler_of()
+    samples = sampler.at(0)[0]
+    found, n = replaced_at(known(beton, POOL + 1), sampler, 0)
     assert n == 0
     assert np.array_equal(found.ids, samples.ids)
 
 
 @pytest.mark.parametrize("chunks", [2, 4, 8])
 def test_every_world_size_replaces_by_the_same_images(beton, chunks):
-    order = order_of()
-    bad = known(beton, order.at(5)[0].ids[1])
-    whole, _ = asked(bad, order, 5)
-    parts = [asked(bad, order, 5, chunk, chunks)[0] for chunk in range(chunks)]
+    sampler = sampler_of()
+    replacements = known(beton, sampler.at(5)[0].ids[1])
+    whole, _ = replaced_at(replacements, sampler, 5)
+    parts = [replaced_at(replacements, sampler, 5, chunk, chunks)[0] for chunk in range(chunks)]
     assert np.array_equal(np.concatenate([part.ids for part in parts]), whole.ids)
     assert np.array_equal(np.concatenate([part.passes for part in parts]), whole.passes)
 
 
 def test_a_slice_of_one_image_goes_on_and_so_does_one_before_a_shorter_step(beton):
-    order = order_of(labels_only_steps=2)
-    alone, n = asked(known(beton, *order.at(5, 3, 8)[0].ids), order, 5, 3, 8)
+    sampler = sampler_of(labels_only_steps=2)
+    alone, n = replaced_at(known(beton, *sampler.at(5, 3, 8)[0].ids), sampler, 5, 3, 8)
     assert n == len(alone.ids) == 1
-    before = order.at(1)[0]  # 16 labelled images, the last step of labels only; then 8
-    found, n = asked(known(beton, before.ids[12]), order, 1)
+    before = sampler.at(1)[0]  # 16 labelled images, the last step of labels only; then 8
+    found, n = replaced_at(known(beton, before.ids[12]), sampler, 1)
     assert n == 1
-    assert found.ids[12] == order.at(2)[0].ids[4]
+    assert found.ids[12] == sampler.at(2)[0].ids[4]
 
 
 def test_more_than_a_tenth_is_refused_in_one_line_and_a_tenth_is_not(beton):
-    order = order_of(batch=20)
-    ids = order.at(0)[0].ids
-    assert asked(known(beton, *ids[:2]), order, 0)[1] == 2
+    sampler = sampler_of(batch=20)
+    ids = sampler.at(0)[0].ids
+    assert replaced_at(known(beton, *ids[:2]), sampler, 0)[1] == 2
     with pytest.raises(InputError, match="3 of 20 images of a batch do not decode") as refused:
-        asked(known(beton, *ids[:3]), order, 0)
+        replaced_at(known(beton, *ids[:3]), sampler, 0)
     assert "\n" not in str(refused.value)
 
 
 def test_nothing_to_put_in_its_place_is_refused(beton):
-    order = Sampler(3, np.array([7]), None, 2, 0)
+    sampler = Sampler(3, np.array([7]), None, 2, 0)
     with pytest.raises(InputError, match="next 100 steps"):
-        asked(known(beton, 7), order, 0)
+        replaced_at(known(beton, 7), sampler, 0)
 
 
 def run(beton: Beton, kind: type, n: int = 6, step: int = 0, **data):
     """Batches of a back-end, and how many images were replaced in them."""
-    with Loader(feed_of(data_of(beton, **data)), kind(beton, 16, CPU, "cpu", 2), CPU, step) as loader:
+    with Loader(spec_of(data_of(beton, **data)), kind(beton, 16, CPU, "cpu", 2), CPU, step) as loader:
         return [next(loader) for _ in range(n)], loader.replaced
 
 
@@ -114,21 +114,21 @@ def test_training_goes_on_without_the_image_which_is_named_once(beton, capsys):
     before = set(threading.enumerate())
     whole, none = run(beton, FFCV)
     labelled = int(whole[0].labelled.ids[0])
-    bad = {labelled, 31}
-    batches, replaced = run(damaged(beton, *bad), FFCV)
+    gone = {labelled, 31}
+    batches, replaced = run(damaged(beton, *gone), FFCV)
     assert set(threading.enumerate()) <= before
     usual, found = shown(whole), shown(batches)
-    kept = {name: ~np.isin(usual[f"{name}.ids"], list(bad)) for name in ("labelled", "unlabelled")}
+    kept = {name: ~np.isin(usual[f"{name}.ids"], list(gone)) for name in ("labelled", "unlabelled")}
     assert none == 0
     assert replaced == sum((~mask).sum() for mask in kept.values()) > 0
     for name, mask in kept.items():
-        assert not bad & set(found[f"{name}.ids"].tolist())
+        assert not gone & set(found[f"{name}.ids"].tolist())
         assert torch.equal(found[f"{name}.ids"][mask], usual[f"{name}.ids"][mask])
     assert torch.equal(found["unlabelled.weak"][kept["unlabelled"]], usual["unlabelled.weak"][kept["unlabelled"]])
     names = read_names(beton)
     said = capsys.readouterr().err.splitlines()
     assert sorted(line for line in said if "takes its place" in line) == sorted(
-        f"warning: {beton.path}: image {i} ({names[i]}) no longer decodes; another image takes its place" for i in bad
+        f"warning: {beton.path}: image {i} ({names[i]}) no longer decodes; another image takes its place" for i in gone
     )
 
 

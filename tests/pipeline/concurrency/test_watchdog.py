@@ -183,7 +183,7 @@ def test_an_error_in_the_decoder_itself_reaches_the_caller_and_holds_up_no_other
     monkeypatch.setattr("pipeline.concurrency.threads.END_S", 2)
     monkeypatch.setattr("pipeline.backends.kernels.make_views", broken)
     monkeypatch.setattr("pipeline.backends.kernels.decode_packed", broken)
-    monkeypatch.setattr("pipeline.backends.staging_buffers.SLOT_PIXELS", 1)  # many pieces, few buffers
+    monkeypatch.setattr("pipeline.backends.staging_buffers.SLOT_PIXELS", 1)  # many parts, few buffers
     data = Data(str(beton.path.parent), batch=32, size=16, backend="ffcv", views_on=views_on, threads=2)
     fed = loader_spec(open_train_data(data, WEAK), data, WEAK, patch=8, total_steps=10)
     with Loader(fed, open_backend(data, beton, CPU), CPU, hang_timeout_s=5.0) as batches:
@@ -198,7 +198,7 @@ def test_an_error_while_planning_reaches_the_caller(beton) -> None:
     with batches:
         assert isinstance(next(batches), Batch)
     broken = loader(beton, lambda first, last: None, 5.0)
-    broken._feed = replace(broken._feed, sampler=None)
+    broken._spec = replace(broken._spec, sampler=None)
     with broken, pytest.raises(AttributeError):
         next(broken)
 

@@ -93,10 +93,10 @@ def test_a_crop_is_the_same_part_of_the_image_at_every_size(beton):
     from pipeline.views.plan import ViewSpec, draw
 
     ids = np.arange(beton.n)
-    wanted = ViewSpec({"weak": (View(), rng.WEAK)}, 32, Mask(), 8)
+    spec = ViewSpec({"weak": (View(), rng.WEAK)}, 32, Mask(), 8)
     large, small = (
         draw(each, SampleIds(ids, np.zeros_like(ids)), beton.heights, beton.widths, 7)
-        for each in (wanted, replace(wanted, size=16))
+        for each in (spec, replace(spec, size=16))
     )
     assert (large.size, small.size) == (32, 16)
     assert np.array_equal(large.params.boxes, small.params.boxes)

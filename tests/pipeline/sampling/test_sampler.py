@@ -9,7 +9,7 @@ from pipeline.errors import InputError
 from pipeline.sampling.sampler import LABELLED, UNLABELLED, Sampler, Stream, rest, shares
 
 
-def order(labels_only_steps: int = 0) -> Sampler:
+def sampler(labels_only_steps: int = 0) -> Sampler:
     return Sampler(3, np.arange(0, 40, 4), np.arange(40), 4, 12, labels_only_steps)
 
 
@@ -69,21 +69,21 @@ def test_a_stream_is_a_function_of_the_position(first, n):
 @pytest.mark.parametrize("chunks", [2, 4])
 def test_chunks_of_a_step_are_the_whole_step_at_any_world_size(chunks):
     for step in (0, 3, 11):
-        whole = order().at(step)
-        parts = [order().at(step, chunk, chunks) for chunk in range(chunks)]
+        whole = sampler().at(step)
+        parts = [sampler().at(step, chunk, chunks) for chunk in range(chunks)]
         for stream in (0, 1):
             joined = np.concatenate([part[stream].ids for part in parts])
             assert joined.tolist() == whole[stream].ids.tolist()
 
 
 def test_labels_only_steps_are_full_batches_and_the_labelled_stream_runs_on_without_a_gap():
-    o = order(labels_only_steps=3)
+    o = sampler(labels_only_steps=3)
     seen = [o.at(step) for step in range(8)]
     assert [len(labelled.ids) for labelled, _ in seen] == [16, 16, 16, 4, 4, 4, 4, 4]
     assert all(unlabelled is None for _, unlabelled in seen[:3])
     joined = np.concatenate([labelled.ids for labelled, _ in seen])
     assert joined.tolist() == o._stream(LABELLED).take(0, len(joined)).ids.tolist()
-    assert seen[3][1].ids.tolist() == order().at(0)[1].ids.tolist()
+    assert seen[3][1].ids.tolist() == sampler().at(0)[1].ids.tolist()
 
 
 def test_ratio_splits_a_batch_and_an_empty_part_is_refused():

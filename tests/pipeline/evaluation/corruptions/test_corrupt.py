@@ -185,7 +185,7 @@ def test_glass_takes_pixels_from_no_further_than_its_reach():
 def test_an_affine_map_takes_its_three_points_along():
     cv2 = pytest.importorskip("cv2")
     draws = 2 * rng.uniforms(KEY, 6)[0].reshape(3, 2) - 1
-    pixels = noise.unit(PHOTOGRAPH)
+    pixels = noise.to_float(PHOTOGRAPH)
     before = np.float32([[40 + 24, 36 + 24], [40 + 24, 36 - 24], [40 - 24, 36 - 24]])
     matrix = cv2.getAffineTransform(before, (before + 4 * draws).astype(np.float32))
     expected = cv2.warpAffine(pixels, matrix, (80, 72), borderMode=cv2.BORDER_REFLECT_101)

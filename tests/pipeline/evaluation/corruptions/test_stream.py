@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.evaluation.corruptions.corrupt import corrupt
-from pipeline.evaluation.corruptions.stream import Begun, CorruptionSettings, CorruptionSpec, _finish, stream
+from pipeline.evaluation.corruptions.stream import AHEAD, Begun, CorruptionSettings, CorruptionSpec, _finish, stream
 from tests.pretended import Watch, pretended_gpu
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (21, 16, 16, 3), np.uint8)).permute(0, 3, 1, 2)
@@ -25,6 +25,14 @@ def test_images_do_not_depend_on_batches_and_threads(batch, threads):
         plain = IMAGES[i].permute(1, 2, 0).numpy()
         expected = plain if spec is None else corrupt(plain, *spec, int(IDS[i]), 3)
         assert np.array_equal(image, expected), (spec, i)
+
+
+@pytest.mark.parametrize("specs", [SPECS, []])
+def test_batches_are_read_no_further_ahead_the_longer_it_runs(specs):
+    read = []
+    clean = (read.append(i) or IMAGES[:1] for i in range(12))
+    for used, _ in enumerate(stream(clean, IDS, specs, CPU, CorruptionSettings(threads=1))):
+        assert len(read) <= (used + AHEAD) // (1 + len(specs)) + 1
 
 
 def test_an_error_in_a_thread_arrives():
