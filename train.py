@@ -8,7 +8,7 @@ Exit codes: 0 trained to the end, 2 bad input, 75 stopped early on request (save
 
 import os
 import sys
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 
 import models  # noqa: F401 -- first: it sets how OpenMP threads wait, which torch reads when it is imported
 from models.config.recipe import Recipe
@@ -24,8 +24,8 @@ from models.distributed import process_group
 from models.distributed.precision import precision
 from models.distributed.process_group import World
 from models.method import Loss, StepInfo
-from models.optim.optimiser import clip, set_rate
-from models.optim.schedule import rate
+from models.optim.schedule import learning_rate
+from models.optim.update import clip_grad_norm, set_lr
 from models.records.exit_codes import DONE, STOPPED
 from models.records.failures import FailureLog, run_rank
 from models.records.run_folder import finished_line, folder_of
@@ -89,7 +89,7 @@ def to_the_end(run: Training, stop: Stop) -> int:
 def stopped(run: Training, why: str) -> int:
     """Leave together, once all is on disk; -> exit code."""
     run.saver.wait()
-    process_group.agree(True, run.world)  # no rank leaves while another saves: torchrun would end that one
+    process_group.any_rank(True, run.world)  # no rank leaves while another saves: torchrun would end that one
     run.note("stopped", step=run.step, why=why)
     run.say(f"stopped after step {run.step} and saved ({why}); the same command carries on")
     return STOPPED
@@ -98,15 +98,15 @@ def stopped(run: Training, why: str) -> int:
 def one_step(run: Training, batches: Loader) -> None:
     """One optimiser update: forward and backward of every micro-batch, clip, step, average, note."""
     recipe, step, micro = run.recipe, run.step, run.micro
-    lr = rate(step, run.length, recipe.optim, recipe.data.batch)
-    set_rate(run.optimiser, lr)
+    lr = learning_rate(step, run.length, recipe.optim, recipe.data.batch)
+    set_lr(run.optimiser, lr)
     info = StepInfo(step, run.length.labels_only(step))
     waited_s, replaced = batches.wait_s, batches.replaced
     losses, ids = [], []
     for number in range(micro):
         batch = next(batches)
         seed_step(recipe.run.seed, step, run.world.rank * micro + number)
-        with process_group.gathering(run.model, number == micro - 1):
+        with run.no_sync() if number < micro - 1 else nullcontext():
             with run.journal.clock.forward(), precision(recipe.run, run.world.device):
                 loss: Loss = run.model(batch, info)
             (loss.total / micro).backward()
@@ -116,7 +116,7 @@ def one_step(run: Training, batches: Loader) -> None:
             run.journal.tally.add(loss.pseudo_stats)
     for parameter in run.method.inactive_params(info):
         parameter.grad = None
-    norm = clip(run.method.parameters(), recipe.optim.clip)
+    norm = clip_grad_norm(run.method.parameters(), recipe.optim.clip)
     total = torch.stack([loss.total.detach() for loss in losses]).mean()
     run.guard.step(run.optimiser, total, norm, torch.cat(ids), step)
     run.optimiser.zero_grad(set_to_none=True)

@@ -98,12 +98,12 @@ def _run(argv: list[str], log: Path, file_bytes: int | None, environment: dict[s
     import torch
 
     import train
-    from models.optim.guard import Guard
+    from models.optim.update import FiniteGuard
     from models.records.failures import run_rank
     from models.training import finish
 
     torch.set_num_threads(1)
-    batches, stepped = os.open(log / "batches", os.O_WRONLY | os.O_CREAT | os.O_APPEND), Guard.step
+    batches, stepped = os.open(log / "batches", os.O_WRONLY | os.O_CREAT | os.O_APPEND), FiniteGuard.step
 
     broken, slow = os.environ.get("FAULT", "").split(), float(os.environ.get("SLOW", "inf"))
 
@@ -117,7 +117,7 @@ def _run(argv: list[str], log: Path, file_bytes: int | None, environment: dict[s
         stepped(self, optimiser, loss, norm, ids, step)
         os.write(batches, f"{step} {' '.join(str(int(i)) for i in ids)}\n".encode())
 
-    Guard.step = noted
+    FiniteGuard.step = noted
     finish.write_report = lambda folder, **_: folder / "left out"  # seconds of plotting that test_train.py spends once
     if file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))

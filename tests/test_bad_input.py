@@ -221,7 +221,7 @@ def test_a_start_that_is_no_whole_checkpoint(refused, tmp_path, monkeypatch):
     start.write_bytes(pickle.dumps(Malicious(trap)))
     assert "does not end in a checksum" in refused(SEMI, flags)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "check_types", lambda *_: None)
+        patch.setattr(save_load, "check_types", lambda *_: None)
         save_load.save(start.parent, {"method": Malicious(trap)})  # with a checksum that fits
     assert "holds more than tensors" in refused(SEMI, flags)
     assert not trap.exists()

@@ -10,7 +10,7 @@ import torch
 
 from models.checkpoint import save_load
 from models.config.recipe import Optim
-from models.optim.optimiser import optimiser
+from models.optim.build import build_optimiser
 from pipeline.errors import InputError
 from pipeline.store.beton import open_beton
 from pipeline.store.manifest import manifest_path
@@ -42,7 +42,7 @@ def noticed(path: Path, use) -> int:
 def test_every_flipped_bit_in_a_checkpoint_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     method = torch.nn.Linear(64, 64)
     method(torch.ones(2, 64)).sum().backward()
-    made = optimiser(method, Optim())
+    made = build_optimiser(method, Optim())
     made.step()
     path = save_load.save(tmp_path, {"method": method.state_dict(), "optimiser": made.state_dict()})
     found = noticed(path, lambda: save_load.load(path))

@@ -1,4 +1,4 @@
-"""Blocks that are compiled, and spread over ranks, one at a time: the encoder's, MAE's and CrossMAE's decoders'."""
+"""Find and compile the blocks of a method: the encoder's, and those of MAE's and CrossMAE's decoders."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,18 +10,21 @@ from models.masked.cross_decoder import CrossBlock
 
 
 def blocks(module: nn.Module) -> Iterator[PackedBlock | CrossBlock]:
-    """Every such block in `module`."""
+    """Every block in `module`; torch.compile and FSDP2 are applied to each of them."""
     return (block for block in module.modules() if isinstance(block, PackedBlock | CrossBlock))
 
 
 def compile_blocks(module: nn.Module, compiler: str | Callable = "inductor", sizes: int = 1) -> None:
-    """Compile the packed path of every block in `module`. All blocks share the graphs, whatever their number and rates.
+    """Compile the packed path of every block in `module`; all blocks share the graphs.
 
-    A graph is made for each situation: a backward follows or not, all rows or the first, with drop-path or without, and
-    for a group 0 samples, 1, or any other number. The first steps are slow; give them the situations of the run.
-    Lengths are constants of a graph: images of another of the run's `sizes` make all of them once more.
+    compile_blocks(method, sizes=len(distinct_sizes(recipe.data)))
+
+    sizes  number of image sizes in the run; sequence lengths are constants of a graph, so each size has its own graphs
+
+    There is a graph for each combination of: a backward follows or not; all rows or the first; with drop-path or
+    without; 0 samples in a group, 1, or more. Each is compiled when it first occurs, which makes the first steps slow.
     """
-    # every block counts against one limit, and the situations of a real run are more than torch's default of 8
+    # all blocks count against one limit, and a real run has more combinations than torch's default of 8
     limits = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, 64 * sizes)
     limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 64 * sizes)

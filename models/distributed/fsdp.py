@@ -1,15 +1,17 @@
-"""FSDP2: weights, gradients and moments of a run spread over its ranks; whole only a block at a time, while it runs.
+"""FSDP2: shard the weights, gradients and moments of a run over its ranks; a block's weights are whole while it runs.
 
-Each rank keeps 1/n of every tensor (its share of dimension 0). A block's weights are gathered before it runs, forward
-and backward, and its gradients are averaged and scattered after; what is no block's (embeddings, norms, heads) is
-gathered for the whole of the method's forward, because `models.encoder.vit.encode` reads it outside of any submodule's.
+Each rank keeps 1/n of every tensor (its share of dimension 0). The weights of a block are gathered before it runs,
+forward and backward, and its gradients are averaged and scattered after; parameters outside of blocks (embeddings,
+norms, heads) are gathered for the whole of the method's forward, because `models.encoder.vit.encode` reads them outside
+of any submodule's forward.
 
-Ranks must run the same blocks the same number of times in a step: they do, whatever number of strong views passed, as
-one packed matrix goes through all. A parameter without gradient on all ranks is no trouble, unlike under DDP. Every
-micro-batch scatters its gradients: none is ever whole. Weights are gathered as they are kept, in float32, so that the
-numbers are DDP's; under autocast their bfloat16 copies live until the backward pass, unless blocks are checkpointed.
+Ranks must run the same blocks the same number of times in a step. They do, whatever number of strong views passed the
+threshold, as one packed matrix goes through all blocks. A parameter without a gradient on all ranks is allowed, unlike
+under DDP. Every micro-batch scatters its gradients, so that no rank holds whole ones. Weights are gathered in float32,
+in which they are kept, so that the numbers are DDP's; under autocast their bfloat16 copies live until the backward
+pass, unless blocks are checkpointed.
 
-Seen on CPU with gloo; CUDA with NCCL takes the same path and was not yet run.
+Tested on CPUs with gloo; CUDA with NCCL takes the same path and was not yet run.
 """
 
 import copy
@@ -26,9 +28,9 @@ from models.method import Method
 
 
 def shard(method: Method, world: World) -> Method:
-    """Spread a method, the same on all ranks, over them and their devices, in place; before its optimiser is made.
+    """Shard a method, equal on all ranks, over the ranks' devices, in place; -> the method. Then build its optimiser.
 
-    The teacher's blocks are spread, too.
+    The blocks of an EMA teacher are sharded, too.
     """
     mesh = init_device_mesh(world.device.type, (world.size,))
     for block in list(blocks(method)):
@@ -37,17 +39,19 @@ def shard(method: Method, world: World) -> Method:
     return method.to(world.device)
 
 
-def outline(method: Method) -> Method:
-    """A copy of a method with no weights, to be filled by `whole`; before it is spread."""
+def without_weights(method: Method) -> Method:
+    """A copy of a method whose parameters are on the meta device, for `full_method` to fill; call it before `shard`."""
     empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in method.parameters()}
     return copy.deepcopy(method, empty)
 
 
 @torch.no_grad()
-def whole(method: Method, empty: Method, world: World) -> Method:
-    """A plain method with all weights of a spread one, for evaluation: every rank may use it alone. A collective call.
+def full_method(method: Method, empty: Method, world: World) -> Method:
+    """A plain method with the whole weights of a sharded one, which each rank may evaluate alone. A collective call.
 
-    Takes the memory of all weights on each device for as long as it is kept.
+    empty  the method as `without_weights` returned it; it is copied
+
+    The copy takes the memory of all weights on each device.
     """
     full = {name: _gathered(tensor) for name, tensor in method.state_dict().items()}
     filled = copy.deepcopy(empty)
@@ -55,8 +59,8 @@ def whole(method: Method, empty: Method, world: World) -> Method:
     return filled.to(world.device)
 
 
-def spread(state: dict, optimiser: torch.optim.Optimizer) -> dict:
-    """An optimiser's state of whole tensors as the optimiser of a spread (or of a plain) method loads it."""
+def shard_state(state: dict, optimiser: torch.optim.Optimizer) -> dict:
+    """An optimiser's state of whole tensors as that of a sharded method loads it; a plain method's is unchanged."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     moments = {
         number: {name: _scattered(value, parameters[number]) for name, value in held.items()}
@@ -72,5 +76,5 @@ def _gathered(tensor: Tensor) -> Tensor:
 def _scattered(value: object, parameter: nn.Parameter) -> object:
     if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
         return value
-    # src_data_rank None: every rank has read the same checkpoint, and takes its part of it
+    # src_data_rank None: every rank has read the same checkpoint and takes its part of it
     return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)

@@ -1,10 +1,8 @@
-"""One process or many: who am I, on which device, and what do all of us agree on."""
+"""Start and end the processes of a run, bind each to its device, and exchange small values between them."""
 
 import os
 import time
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -19,16 +17,19 @@ from models.records.events import NODE
 from pipeline.errors import InputError
 
 LEAST_TIMEOUT_S, TIMEOUT = 300, 2
-"""Collectives give up after twice run.hang_timeout_s, when models.training.hang_timeout should have ended the process."""
+"""Collectives give up after TIMEOUT times run.hang_timeout_s, when models.training.liveness has ended the process."""
 SETTLE_S = 0.1
-"""A thousand times what a group's threads need to let go of their last work."""
+"""About a thousand times what a group's threads need to drop the tensors of their last collective."""
 _ENVIRONMENT = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 
 
 @dataclass
 class World:
-    """This process among all: `control` is a gloo group for tensors on the host, absent in a single process; `saving`
-    another, for the thread that writes a sharded run's checkpoints.
+    """This process among those of the run.
+
+    control  gloo group for tensors on the host; None in a single process
+    saving   gloo group of the thread that saves a sharded run's checkpoints; None in other runs
+    nodes    the node of each rank; empty in a single process
     """
 
     rank: int
@@ -38,7 +39,6 @@ class World:
     control: dist.ProcessGroup | None = None
     saving: dist.ProcessGroup | None = None
     nodes: tuple[str, ...] = ()
-    """The node of each rank; empty in a single process."""
 
     @property
     def main(self) -> bool:
@@ -47,13 +47,17 @@ class World:
 
 
 def start(run: Run) -> World:
-    """Join the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), or be alone; bind the device.
+    """Join the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), if it did, and bind the device.
 
-    NCCL between GPUs, gloo between CPUs. Raises InputError if `run.devices` is not what was started or is more than
-    is visible, if a single process would leave visible GPUs idle unasked or be sharded, if two processes share a GPU,
-    or if srun started several that do not know of each other.
+    world = start(Run(device="cpu"))
+    ...
+    finish(world)
+
+    GPUs exchange by NCCL, CPUs by gloo. Raises InputError if `run.devices` differs from the number of processes or
+    exceeds that of visible GPUs, if a single process would be sharded or use one of several visible GPUs without
+    `run.devices`, if two processes share a GPU, or if srun started several processes without RANK.
     """
-    _check_step()
+    _check_srun()
     rank, size, local = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
     cuda = torch.cuda.is_available() if run.device == "auto" else run.device == "cuda"
     visible = torch.cuda.device_count() if cuda else 0
@@ -82,8 +86,9 @@ def start(run: Run) -> World:
 
 
 def finish(world: World) -> None:
-    """Leave the groups. No thread of theirs is left: one that let go of its last tensor while Python shuts down
-    would abort the process, after all its work.
+    """Leave the process groups and end their threads.
+
+    A thread that is left and drops its last tensor while Python shuts down would abort the process.
     """
     if world.size > 1:
         settle()
@@ -92,19 +97,20 @@ def finish(world: World) -> None:
 
 
 def settle() -> None:
-    """Before a group goes: let its threads finish with their last work.
+    """Wait until a group's threads have dropped the tensors of their last collective; call it before a group is freed.
 
-    Gloo's forget a collective once it is over, and may need Python's lock for that; a group that goes meanwhile joins
-    them with the lock in its hands, and both wait for ever (torch 2.13; seen once in a test, right after a backward).
+    To drop a tensor gloo's thread may need Python's lock. A group that is freed meanwhile joins the thread while it
+    holds that lock, and both wait for ever (torch 2.13; seen once in a test, right after a backward pass).
     """
     time.sleep(SETTLE_S)
 
 
-def wrap(method: nn.Module, world: World) -> nn.Module:
-    """The method under DDP, which averages gradients over ranks as backward goes; itself in a single process.
+def wrap_ddp(method: nn.Module, world: World) -> nn.Module:
+    """The method under DDP, which averages gradients over ranks during the backward pass; itself in a single process.
 
-    Not static_graph: the labels-only phase runs another graph than the steps after it. Every parameter must get a
-    gradient on every rank in every step (models.method.touch_for_ddp). models.distributed.fsdp is the other way.
+    static_graph stays off, as the labels-only phase runs another graph than the steps after it. Every parameter must
+    get a gradient on every rank in every step (models.method.touch_for_ddp). models.distributed.fsdp is the
+    alternative.
     """
     if world.size == 1:
         return method
@@ -119,13 +125,10 @@ def wrap(method: nn.Module, world: World) -> nn.Module:
         )
 
 
-def gathering(model: nn.Module, last: bool) -> AbstractContextManager:
-    """For the backward pass of a micro-batch: under DDP ranks exchange gradients once, in the last one."""
-    return nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
-
-
-def agree(flag: bool, world: World) -> bool:
-    """Whether any rank says yes; collective, waits for all (models.training.stop.Vote does not)."""
+def any_rank(flag: bool, world: World) -> bool:
+    """Whether `flag` is True on any rank. A collective call that waits for all ranks; models.training.stop.Vote does
+    not.
+    """
     if world.size == 1:
         return flag
     votes = torch.tensor(int(flag))
@@ -133,8 +136,8 @@ def agree(flag: bool, world: World) -> bool:
     return bool(votes)
 
 
-def same(value: int | str, world: World, what: str) -> None:
-    """Raise InputError, on every rank, unless all ranks hold the same value; collective."""
+def check_same(value: int | str, world: World, what: str) -> None:
+    """Raise InputError on every rank, naming `what`, unless all ranks hold the same value. A collective call."""
     held = [value] * world.size
     if world.size > 1:
         dist.all_gather_object(held, value, group=world.control)
@@ -143,55 +146,28 @@ def same(value: int | str, world: World, what: str) -> None:
 
 
 def from_main(value: Any, world: World) -> Any:
-    """The main rank's value, on every rank; collective."""
+    """The main rank's value, on every rank. A collective call."""
     held = [value]
     if world.size > 1:
         dist.broadcast_object_list(held, 0, group=world.control)
     return held[0]
 
 
-def add(tensor: Tensor, world: World) -> Tensor:
-    """The sum of a host tensor over the ranks; collective, in place."""
+def sum_over_ranks(tensor: Tensor, world: World) -> Tensor:
+    """Add up a host tensor over the ranks, in place; -> the tensor. A collective call."""
     if world.size > 1:
         dist.all_reduce(tensor, group=world.control)
     return tensor
 
 
-def group(tensor: Tensor, world: World) -> dist.ProcessGroup | None:
-    """The group that carries such a tensor: `control` on the host, NCCL (the default group) on a GPU."""
+def group_for(tensor: Tensor, world: World) -> dist.ProcessGroup | None:
+    """The group that exchanges a tensor: `control` for one on the host, NCCL (None, the default group) on a GPU."""
     return world.control if tensor.device.type == "cpu" else None
 
 
-def accumulation(batches: Sequence[int], world_size: int, device_images: int | None) -> int:
-    """The fewest micro-batches per step that fit: each of `batches` (images per step and kind) divides evenly.
-
-    batches        global sizes of the parts of a step, such as labelled and unlabelled; zeros are left out
-    device_images  most images on a device at once; no limit when absent
-
-    Even parts keep the mean over ranks and micro-batches the mean over the step. Raises InputError if none fits.
-    """
-    parts = [images for images in batches if images]
-    names = " + ".join(str(images) for images in parts)
-    if any(images % world_size for images in parts):
-        raise InputError(
-            f"a step of {names} images does not divide over {world_size} devices; choose data.batch and data.ratio so "
-            "that each part does"
-        )
-    shares = [images // world_size for images in parts]
-    for count in range(1, min(shares) + 1):
-        fits = device_images is None or sum(shares) // count <= device_images
-        if fits and all(share % count == 0 for share in shares):
-            return count
-    least = sum(shares) // max(n for n in range(1, min(shares) + 1) if all(share % n == 0 for share in shares))
-    raise InputError(
-        f"a step of {names} images over {world_size} device(s) divides evenly only down to {least} images at once, "
-        f"run.device_images is {device_images}; raise it, or choose data.batch and data.ratio with more divisors"
-    )
-
-
-def _check_step() -> None:
-    """srun says to each task how many there are in its step; a batch script and an interactive shell are one each,
-    whatever SLURM_NTASKS says of their job.
+def _check_srun() -> None:
+    """Refuse several tasks of one srun without RANK. SLURM_STEP_NUM_TASKS counts the tasks of an srun; SLURM_NTASKS
+    counts those of the job, and is set in a batch script and an interactive shell, too, which are one process.
     """
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
     if tasks > 1 and "RANK" not in os.environ:
@@ -224,7 +200,7 @@ def _check_devices(run: Run, size: int, visible: int, cuda: bool) -> None:
 
 
 def _gpu(local_rank: int, visible: int) -> int:
-    return local_rank if visible > 1 else 0  # Slurm may show each task its own GPU only, under the number 0
+    return local_rank if visible > 1 else 0  # Slurm may make one GPU visible to each task, as number 0
 
 
 def _check_shared(world: World) -> None:

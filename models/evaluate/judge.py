@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.config.recipe import Recipe
 from models.distributed.precision import precision
-from models.distributed.process_group import World, add, group
+from models.distributed.process_group import World, group_for, sum_over_ranks
 from models.evaluate.accuracy import hits
 from models.evaluate.knn import bank, features, knn
 from models.method import Method, method_class
@@ -56,14 +56,14 @@ class Judge:
         """
         if self.world.size > 1:
             for buffer in method.buffers():
-                dist.broadcast(buffer, 0, group(buffer, self.world))
+                dist.broadcast(buffer, 0, group_for(buffer, self.world))
         ids = np.asarray(self.labels.ids[self.world.rank :: self.world.size])
         values = self._classified(method, ids) if method.has_classifier else {}
         return values | (self._neighbours(method, ids) if self.recipe.run.knn or not method.has_classifier else {})
 
     def _classified(self, method: Method, ids: np.ndarray) -> dict[str, float]:
         counts = hits(method, self._images(ids), self._on_device(self.labels[ids]))
-        top1, top5, n = add(counts.cpu(), self.world).tolist()
+        top1, top5, n = sum_over_ranks(counts.cpu(), self.world).tolist()
         return {"top1": top1 / n} | ({"top5": top5 / n} if len(self.train.manifest.classes) > 5 else {})
 
     def _neighbours(self, method: Method, ids: np.ndarray) -> dict[str, float]:
@@ -79,7 +79,7 @@ class Judge:
             found = features(method.eval_encoder, self._images(ids))
             labels = self._on_device(known[found_ids]), self._on_device(self.labels[ids])
             right += knn(near, labels[0], found, labels[1]) * len(ids)
-        return {"knn": float(add(right, self.world)) / asked}
+        return {"knn": float(sum_over_ranks(right, self.world)) / asked}
 
     def _images(self, ids: np.ndarray) -> Iterator[Tensor]:
         return sweep(self.recipe.data, self.beton, self.world.device, ids, self.batch)

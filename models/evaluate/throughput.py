@@ -19,7 +19,7 @@ from models.evaluate.base import Evaluator, Result
 from models.evaluate.stages import Stage, figures, page, pass_rates
 from models.load import Loaded, load_run
 from models.method import method_class
-from models.optim.schedule import Length, Pools, length
+from models.optim.schedule import Pools, RunLength, run_length
 from models.records.metrics import read
 from models.reporting.report import speed
 from pipeline.errors import InputError
@@ -116,7 +116,7 @@ class Throughput(Evaluator):
         first = Stage(name, stage.recipe, method, labels_only, labels_only=True)
         return [replace(stage, steps=stage.steps - labels_only), first]
 
-    def length(self, recipe: Recipe) -> Length:
+    def length(self, recipe: Recipe) -> RunLength:
         """Of a recipe. Raises InputError if that depends on data that is not here."""
         needs = method_class(recipe).needs(recipe)
         batches = shares(recipe.data.batch, recipe.data.ratio, needs.labelled, needs.unlabelled)
@@ -132,7 +132,7 @@ class Throughput(Evaluator):
                 f"{recipe.name} is as long as its data, and {Path(recipe.data.root) / recipe.data.train} is not here; "
                 "say --train-images N (and --train-labelled N)"
             )
-        return length(recipe.optim, Pools(*pools, *batches))
+        return run_length(recipe.optim, Pools(*pools, *batches))
 
     def here(self, recipe: Recipe) -> bool:
         """Whether a recipe's training file is on this machine, and is not overruled."""

@@ -1,5 +1,5 @@
-"""How do the weights move? Optimisers, the learning rate as a function of the step, and updates that are skipped where
-they are not finite.
+"""How do the weights move? The optimiser and its parameter groups, the learning rate as a function of the step, and one
+update: clipping, and no change where loss or gradient is not finite.
 
-May import `config` and `distributed`. Read `schedule.py` first.
+May import `pipeline`, `config`, `records` and `distributed`. Read `schedule.py` first.
 """

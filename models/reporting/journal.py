@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from models.distributed.process_group import World, add
-from models.optim.schedule import Length
+from models.distributed.process_group import World, sum_over_ranks
+from models.optim.schedule import RunLength
 from models.records import metrics
 from models.reporting.progress import Clock, Stragglers, line
 from models.reporting.pseudo_label_stats import Tally
@@ -37,7 +37,7 @@ class Journal:
     def __init__(
         self,
         folder: Path,
-        length: Length,
+        length: RunLength,
         world: World,
         *,
         log_steps: int,
@@ -148,7 +148,7 @@ class Journal:
         own_s = torch.zeros(size, dtype=torch.float64)
         own_s[self.world.rank] = timing.pop("own_s") * size
         wait = torch.tensor([timing.pop("wait_share")], dtype=torch.float64)
-        numbers = (add(torch.cat([means, wait, own_s]), self.world) / size).tolist()
+        numbers = (sum_over_ranks(torch.cat([means, wait, own_s]), self.world) / size).tolist()
         of, wait_share, own_s = dict(zip(names, numbers, strict=False)), numbers[len(names)], numbers[-size:]
         replaced = round(of.pop("replaced") * self.counts["replaced"] * size)
         self.sums, self.counts = {}, {}

@@ -9,7 +9,7 @@ from typing import final
 import torch
 
 from models.distributed.process_group import World
-from models.optim.schedule import Length
+from models.optim.schedule import RunLength
 from pipeline.text import percent
 
 SLOW, MATTERS, INTERVALS = 1.2, 0.05, 3
@@ -118,7 +118,7 @@ def duration(seconds: float) -> str:
 
 
 def headline(
-    name: str, files: str, batches: tuple[int, int], length: Length, world: World, micro: int, start: int
+    name: str, files: str, batches: tuple[int, int], length: RunLength, world: World, micro: int, start: int
 ) -> str:
     """What is about to happen, in a line."""
     parts = [f"{n} {kind}" for n, kind in zip(batches, ("labelled", "unlabelled"), strict=True) if n]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
-from models.distributed.process_group import World, add
+from models.distributed.process_group import World, sum_over_ranks
 from pipeline.text import percent
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Tally:
         guessed = torch.bincount(classes, minlength=self.classes)
         kept = torch.bincount(classes[passed], minlength=self.classes)
         pairs = self._judge(ids[passed], classes[passed])
-        counts = add(torch.cat([guessed, kept, pairs.flatten()]), world)
+        counts = sum_over_ranks(torch.cat([guessed, kept, pairs.flatten()]), world)
         guessed, kept, pairs = counts.split([self.classes, self.classes, pairs.numel()])
         self.guessed += guessed
         self.passed += kept

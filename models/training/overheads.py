@@ -24,8 +24,8 @@ from models.config.recipe import Optim
 from models.distributed import process_group
 from models.distributed.process_group import World
 from models.encoder.vit import build_encoder
-from models.optim.guard import Guard
-from models.optim.optimiser import clip, optimiser
+from models.optim.build import build_optimiser
+from models.optim.update import FiniteGuard, clip_grad_norm
 from models.training.liveness import HangTimeout, Heartbeat
 from models.training.stop import NO, Vote
 from pipeline.text import line, table
@@ -80,7 +80,7 @@ def stepped(method: nn.Module) -> torch.optim.AdamW:
     """An optimiser with moments."""
     for parameter in method.parameters():
         parameter.grad = torch.full_like(parameter, 1e-3)
-    made = optimiser(method, Optim())
+    made = build_optimiser(method, Optim())
     made.step()
     return made
 
@@ -88,7 +88,7 @@ def stepped(method: nn.Module) -> torch.optim.AdamW:
 def updates(device: torch.device, rounds: int) -> float:
     """Rows for one rank: AdamW with the check and without, in turn, for ViT-S; -> seconds of a whole step."""
     method = build_encoder(ENCODERS[0], image_size=224, patch=16, classes=1000).to(device)
-    made, guard = stepped(method), Guard(World(0, 1, 0, device))
+    made, guard = stepped(method), FiniteGuard(World(0, 1, 0, device))
     images, ids = torch.zeros(IMAGES, 3, 224, 224, device=device), torch.arange(IMAGES)
     loss, norm = torch.ones((), device=device), torch.ones((), device=device)
 
@@ -100,7 +100,7 @@ def updates(device: torch.device, rounds: int) -> float:
         guard.step(made, loss, norm, ids, 0)
 
     passes = [timed(lambda: method(images).sum().backward(), device) for _ in range(4)][1:]
-    ways = in_turn((plain, checked, lambda: clip(method.parameters(), None)), rounds, device)
+    ways = in_turn((plain, checked, lambda: clip_grad_norm(method.parameters(), None)), rounds, device)
     step_s = statistics.median(passes) + sum(statistics.median(spent) for spent in (ways[1], ways[2]))
     extra = [b - a for a, b in zip(*ways[:2], strict=True)]
     print(line([f"a step of {IMAGES} images, {1000 * step_s:.0f} ms, in which AdamW takes", ms(ways[0], 1), ""]))
@@ -121,7 +121,7 @@ def after_steps(rank: int, folder: Path, step_s: float, rounds: int) -> None:
     work, bad = torch.ones(512, 512), torch.zeros(())
     calls = {
         "the vote on a stop, read a step later": lambda: vote(NO),
-        "a vote that is waited for": lambda: process_group.agree(False, world),
+        "a vote that is waited for": lambda: process_group.any_rank(False, world),
         "the finite check's all-reduce": lambda: dist.all_reduce(bad, dist.ReduceOp.MAX, world.control),
         "heartbeat and hang timeout": lambda: (heartbeat(1), hang_timeout(1)),
     }

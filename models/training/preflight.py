@@ -10,6 +10,7 @@ from models.checkpoint import save_load
 from models.config.recipe import Recipe
 from models.config.resolve import named
 from models.distributed import process_group
+from models.distributed.micro_batches import micro_batches
 from models.distributed.precision import half
 from models.distributed.process_group import World
 from models.evaluate.knn import check_tokens
@@ -17,7 +18,7 @@ from models.evaluate.judge import Judge
 from models.method import method_class
 from models.masked.targets.file import NoTarget
 from models.method import Method
-from models.optim.schedule import Length, Pools, length
+from models.optim.schedule import Pools, RunLength, run_length
 from models.pretrained import load_encoder
 from models.records.run_folder import check_same_recipe, folder_of
 from pipeline.errors import InputError
@@ -41,7 +42,7 @@ class Opened:
     folder: Path
     train_data: TrainData
     judges: dict[str, Judge]
-    length: Length
+    length: RunLength
     micro: int
     method: Method
     found: dict | None
@@ -58,7 +59,7 @@ def open_run(recipe: Recipe, world: World) -> Opened:
     method, origin = build_method(recipe, len(train_data.classes)), None
     method.set_dataset_size(train_data.beton.n, train_data.pools[1])
     found = None if recipe.run.fresh else save_load.latest(where)
-    process_group.same(found[0]["step"] if found else 0, world, f"the step to carry on from in {where}")
+    process_group.check_same(found[0]["step"] if found else 0, world, f"the step to carry on from in {where}")
     if found:
         state, path = found
         if state["data"] != train_data.fingerprint:
@@ -85,19 +86,19 @@ def check(recipe: Recipe, ranks: int) -> None:
         build_method(recipe, classes)
 
 
-def open_inputs(recipe: Recipe, world: World) -> tuple[TrainData, dict[str, Judge], Length, int]:
+def open_inputs(recipe: Recipe, world: World) -> tuple[TrainData, dict[str, Judge], RunLength, int]:
     """The data of a run, who judges it, its length, and the micro-batches of a step on each of the ranks."""
     needs = method_class(recipe).needs(recipe)
     train_data = open_train_data(recipe.data, needs)
     check_views(train_data, recipe.data, needs, recipe.encoder.patch)
     files = {"val": recipe.data.val, "test": recipe.data.test}
     judges = {name: Judge(recipe, file, train_data.beton, world) for name, file in files.items() if file}
-    steps = length(recipe.optim, Pools(*train_data.pools, *train_data.batches))
+    steps = run_length(recipe.optim, Pools(*train_data.pools, *train_data.batches))
     return (
         train_data,
         judges,
         steps,
-        process_group.accumulation(train_data.batches, world.size, recipe.run.device_images),
+        micro_batches(train_data.batches, world.size, recipe.run.device_images),
     )
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,9 @@ from models.distributed.compile import compile_blocks
 from models.distributed.process_group import World
 from models.evaluate.judge import Judge
 from models.method import Method
-from models.optim.guard import Guard
-from models.optim.optimiser import optimiser
-from models.optim.schedule import Length
+from models.optim.build import build_optimiser
+from models.optim.schedule import RunLength
+from models.optim.update import FiniteGuard
 from models.records import events, metrics, run_folder
 from models.records.failures import FailureLog
 from models.reporting.environment import write_environment
@@ -48,14 +48,15 @@ class Training:
     folder: Path
     train_data: TrainData
     judges: dict[str, Judge]
-    length: Length
+    length: RunLength
     micro: int
     method: Method
     outline: Method | None
     model: nn.Module
+    no_sync: Callable[[], AbstractContextManager]
     optimiser: torch.optim.Optimizer
     journal: Journal
-    guard: Guard
+    guard: FiniteGuard
     saver: AsyncSaver
     hang_timeout: HangTimeout
     heartbeat: Heartbeat
@@ -85,7 +86,7 @@ class Training:
 
     def whole(self) -> Method:
         """The method with all its weights, to be evaluated. A collective call."""
-        return self.method if self.outline is None else fsdp.whole(self.method, self.outline, self.world)
+        return self.method if self.outline is None else fsdp.full_method(self.method, self.outline, self.world)
 
     def done(self, steps: int) -> None:
         """This many steps are done: show it, and hear what became of the save under way."""
@@ -121,16 +122,16 @@ def prepare(
     if world.main:
         ending.callback(os.close, run_folder.claim(opened.folder, recipe))
         write_environment(opened.folder, world)
-    process_group.agree(True, world)  # the others write into the folder, too, which now is there, and ours
+    process_group.any_rank(True, world)  # the others write into the folder, too, which now is there, and ours
     failures.run_began()
     method, outline, model = laid_out(recipe, opened.method.train(), world)
-    stepper = optimiser(method, recipe.optim)
+    stepper = build_optimiser(method, recipe.optim)
     tally = Tally(len(opened.train_data.classes), known) if method.needs(recipe).strong else None
     start = opened.found["step"] if opened.found else 0
     journal = Journal(opened.folder, opened.length, world, log_steps=recipe.run.log_steps, tally=tally, resumed=start)
     ending.enter_context(closing(journal))
     if opened.found:
-        stepper.load_state_dict(fsdp.spread(opened.found["optimiser"], stepper))
+        stepper.load_state_dict(fsdp.shard_state(opened.found["optimiser"], stepper))
         journal.load_state_dict(opened.found["journal"])
     files = f"{opened.train_data.beton.n:,} images of {opened.train_data.beton.path}"
     files += f", {opened.train_data.pools[0]:,} with a known label" if opened.train_data.pools[0] else ""
@@ -147,9 +148,10 @@ def prepare(
         method=method,
         outline=outline,
         model=model,
+        no_sync=getattr(model, "no_sync", nullcontext),  # under DDP: micro-batches but the last exchange no gradients
         optimiser=stepper,
         journal=journal,
-        guard=Guard(world),
+        guard=FiniteGuard(world),
         saver=saver,
         hang_timeout=hang_timeout,
         heartbeat=Heartbeat(opened.folder, world.rank),
@@ -166,9 +168,9 @@ def laid_out(recipe: Recipe, method: Method, world: World) -> tuple[Method, Meth
     if recipe.run.compile == "on" or (recipe.run.compile == "auto" and world.device.type == "cuda"):
         compile_blocks(method, sizes=len(distinct_sizes(recipe.data)))
     if recipe.run.shard:
-        outline = fsdp.outline(method)
+        outline = fsdp.without_weights(method)
         return method, outline, fsdp.shard(method, world)
-    return method, None, process_group.wrap(method.to(world.device), world)
+    return method, None, process_group.wrap_ddp(method.to(world.device), world)
 
 
 def loader(run: Training) -> Loader:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from models.evaluate.shifts import share_wrong
 from torch import nn
 
 from models.config.recipe import Run
@@ -15,18 +16,17 @@ from models.distributed.process_group import World
 from models.encoder.patches import _scale_and_shift
 from models.evaluate.accuracy import hits
 from models.evaluate.knn import features
-from models.evaluate.shifts import share_wrong
 from models.method import StepInfo, method_class
-from models.optim.guard import Guard
-from models.optim.optimiser import clip, optimiser, set_rate
-from models.optim.schedule import Length
+from models.optim.build import build_optimiser
+from models.optim.schedule import RunLength
+from models.optim.update import FiniteGuard, clip_grad_norm, set_lr
 from models.reporting.journal import Journal
 from models.reporting.pseudo_label_stats import Tally
 from tests.models.config.test_catalogue import CLASSES, TOYS, changed, has, toy, two_batches, with_files
 from tests.pretended import NONZERO, Watch, move, pretended_gpu
 
 ONE = World(0, 1, 0, torch.device("cuda"))
-LENGTH = Length(1000, 0, 0, 1.0, 1.0)
+LENGTH = RunLength(1000, 0, 0, 1.0, 1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +57,8 @@ def test_the_host_asks_at_most_how_many_passed(recipe, digits, target_files, tmp
     with pretended_gpu(monkeypatch) as mode:
         move(method, mode)
         batch, now = there(batch, mode), StepInfo(10**6, labels_only=False)
-        stepper = optimiser(method, recipe.optim)
-        set_rate(stepper, 1e-3)
+        stepper = build_optimiser(method, recipe.optim)
+        set_lr(stepper, 1e-3)
         with Watch(), precision(Run(), ONE.device):
             method(batch, now)  # tables that are made once
         with Watch() as watch:
@@ -66,8 +66,8 @@ def test_the_host_asks_at_most_how_many_passed(recipe, digits, target_files, tmp
                 loss = method(batch, now)
             for parameter in method.parameters():  # no backward: torch's engine wants a driver
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-            norm = clip(method.parameters(), 1.0)
-            Guard(ONE).step(stepper, loss.total, norm, torch.zeros(4, dtype=torch.int64, device="cuda"), 0)
+            norm = clip_grad_norm(method.parameters(), 1.0)
+            FiniteGuard(ONE).step(stepper, loss.total, norm, torch.zeros(4, dtype=torch.int64, device="cuda"), 0)
             method.after_step(0)
             journal.record(1, loss.total.detach(), loss.parts, norm, lr=1e-3, images=32, wait_s=0.0)
             if loss.pseudo_stats is not None:

@@ -9,15 +9,15 @@ STEP = 92
 
 def main() -> int:
     import train
-    from models.optim.guard import Guard
+    from models.optim.update import FiniteGuard
 
-    stepped, hangs = Guard.step, (os.environ["RANK"], os.environ["ATTEMPT"]) == ("1", "0")
+    stepped, hangs = FiniteGuard.step, (os.environ["RANK"], os.environ["ATTEMPT"]) == ("1", "0")
 
-    def step(self: Guard, optimiser: object, loss: object, norm: object, ids: object, number: int) -> None:
+    def step(self: FiniteGuard, optimiser: object, loss: object, norm: object, ids: object, number: int) -> None:
         if hangs and number == STEP:
             time.sleep(1e6)
         stepped(self, optimiser, loss, norm, ids, number)
 
-    Guard.step = step
+    FiniteGuard.step = step
     sys.argv[1:1] = ["semi_mae:digits"]
     return train.main()

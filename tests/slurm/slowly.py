@@ -13,15 +13,15 @@ STEP, PAUSE_S = 92, 0.1
 
 def main() -> int:
     import train
-    from models.optim.guard import Guard
+    from models.optim.update import FiniteGuard
 
-    stepped, first = Guard.step, os.environ["ATTEMPT"] == "0" and os.environ.get("SLURM_RESTART_COUNT", "0") == "0"
+    stepped, first = FiniteGuard.step, os.environ["ATTEMPT"] == "0" and os.environ.get("SLURM_RESTART_COUNT", "0") == "0"
 
-    def step(self: Guard, optimiser: object, loss: object, norm: object, ids: object, number: int) -> None:
+    def step(self: FiniteGuard, optimiser: object, loss: object, norm: object, ids: object, number: int) -> None:
         if first and number >= STEP:
             time.sleep(PAUSE_S)
         stepped(self, optimiser, loss, norm, ids, number)
 
-    Guard.step = step
+    FiniteGuard.step = step
     sys.argv[1:1] = ["semi_mae:digits"]
     return train.main()

@@ -5,13 +5,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-
-from models.config.recipe import Optim
 from models.evaluate.few.represent import Tuned
 from models.evaluate.few.shots import Shots
+
+from models.config.recipe import Optim
 from models.losses import label_loss
-from models.optim.optimiser import clip, optimiser, set_rate
-from models.optim.schedule import Pools, length, rate
+from models.optim.build import build_optimiser
+from models.optim.schedule import Pools, learning_rate, run_length
+from models.optim.update import clip_grad_norm, set_lr
 from pipeline import rng
 from pipeline.backends.select import streamed
 from pipeline.labels.known import Labels
@@ -57,16 +58,16 @@ def tune(model: Tuned, data: Data, beton: Beton, shots: Shots, tuning: Tuning, l
     feed = LoaderSpec(Sampler(seed, labels.ids, None, batch, 0), labels, wanted, None, seed)
     optim = Optim(lr=lr, epochs=tuning.epochs, warmup_epochs=tuning.warmup_epochs, epoch_unit="labelled",
                   weight_decay=tuning.weight_decay, layer_decay=tuning.layer_decay)  # fmt: skip
-    steps = length(optim, Pools(len(shots), 0, batch, 0))
-    descent = optimiser(model, optim)
+    steps = run_length(optim, Pools(len(shots), 0, batch, 0))
+    descent = build_optimiser(model, optim)
     torch.manual_seed(int(rng.keys(seed, 0, np.zeros(1, np.int64), rng.TORCH)[0] >> np.uint64(1)))
     model.train()
     backend = open_backend(streamed(data), beton, device)  # a few images of a large file: nothing else of it is decoded
     with Loader(feed, backend, device, hang_timeout_s=data.hang_timeout_s) as batches:
         for step in range(steps.total_steps):
             known = next(batches).labelled
-            set_rate(descent, rate(step, steps, optim, batch))
+            set_lr(descent, learning_rate(step, steps, optim, batch))
             label_loss(model(known.images), known.labels).backward()
-            clip(model.parameters(), tuning.clip)
+            clip_grad_norm(model.parameters(), tuning.clip)
             descent.step()
             descent.zero_grad(set_to_none=True)

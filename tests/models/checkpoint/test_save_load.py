@@ -9,7 +9,8 @@ import torch
 
 from models.checkpoint import save_load
 from models.config.recipe import Optim
-from models.optim.optimiser import optimiser, set_rate
+from models.optim.build import build_optimiser
+from models.optim.update import set_lr
 from pipeline.errors import InputError
 
 STATE = {
@@ -77,8 +78,8 @@ def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(tmp_path: Path) -> None:
     def begin() -> tuple[torch.nn.Module, torch.optim.AdamW]:
         torch.manual_seed(0)
         method = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1))
-        made = optimiser(method, Optim())
-        set_rate(made, 1e-2)
+        made = build_optimiser(method, Optim())
+        set_lr(made, 1e-2)
         return method, made
 
     def step(method: torch.nn.Module, made: torch.optim.AdamW, number: int) -> None:

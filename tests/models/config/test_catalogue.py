@@ -13,7 +13,8 @@ from models.config.resolve import named
 from models.config.sweep import members
 from models.method import method_class
 from models.method import Method, StepInfo
-from models.optim.optimiser import optimiser, set_rate
+from models.optim.build import build_optimiser
+from models.optim.update import set_lr
 from pipeline.batch import Batch
 from pipeline.loader import Loader
 from pipeline.open import open_backend
@@ -88,8 +89,8 @@ def two_batches(recipe: Recipe, method: Method) -> list[Batch]:
 
 def learn(method: Method, recipe: Recipe, batch: Batch, info: StepInfo) -> tuple[list[float], set[str]]:
     """Losses of STEPS steps on one batch, and the names of the parameters that had a gradient other than zero."""
-    stepper, losses, moved = optimiser(method, recipe.optim), [], set()
-    set_rate(stepper, LR)
+    stepper, losses, moved = build_optimiser(method, recipe.optim), [], set()
+    set_lr(stepper, LR)
     for step in range(STEPS):
         torch.manual_seed(0)
         loss = method(batch, info)

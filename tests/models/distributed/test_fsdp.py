@@ -12,11 +12,12 @@ from torch.distributed.tensor import DTensor
 from models.methods import semi_mae
 from models.config.recipe import Run
 from models.masked.settings import Reconstruct
-from models.distributed import process_group as distributed, fsdp as shard
-from models.optim.optimiser import clip, optimiser, set_rate
+from models.distributed import fsdp, process_group
+from models.optim.build import build_optimiser
+from models.optim.update import clip_grad_norm, set_lr
 
 torch.set_num_threads(1)
-world = distributed.start(Run(device="cpu", shard=True))
+world = process_group.start(Run(device="cpu", shard=True))
 recipe = semi_mae.digits()
 recipe = replace(
     recipe,
@@ -35,7 +36,7 @@ HALVES = (
     RANK
     + """
 whole_bytes = bytes_of(plain.parameters())
-made = optimiser(shard.shard(spread, world), recipe.optim)
+made = build_optimiser(fsdp.shard(spread, world), recipe.optim)
 assert all(isinstance(p, DTensor) for p in spread.parameters())
 assert bytes_of(spread.parameters()) < 0.55 * whole_bytes
 for p in spread.parameters():
@@ -50,23 +51,23 @@ assert bytes_of(moments()) < 0.55 * 2 * trained, "made"
 saved = made.state_dict()
 full = {n: {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in held.items()}
         for n, held in saved["state"].items()}
-made.load_state_dict(shard.spread(saved | {"state": full}, made))
+made.load_state_dict(fsdp.shard_state(saved | {"state": full}, made))
 assert bytes_of(moments()) < 0.55 * 2 * trained, "loaded"
-norm = clip(spread.parameters(), 0.5)
+norm = clip_grad_norm(spread.parameters(), 0.5)
 assert type(norm) is torch.Tensor
 torch.testing.assert_close(norm, torch.tensor(float(trained / 4)).sqrt())
-torch.testing.assert_close(clip(spread.parameters(), None), torch.tensor(0.5))
-distributed.finish(world)
+torch.testing.assert_close(clip_grad_norm(spread.parameters(), None), torch.tensor(0.5))
+process_group.finish(world)
 """
 )
 
 GUARDED = (
     RANK
     + """
-from models.optim.guard import Guard
-made = optimiser(shard.shard(spread, world), recipe.optim)
-set_rate(made, 1e-2)
-guard = Guard(world)
+from models.optim.update import FiniteGuard
+made = build_optimiser(fsdp.shard(spread, world), recipe.optim)
+set_lr(made, 1e-2)
+guard = FiniteGuard(world)
 def held():
     moments = [t for held in made.state.values() for t in held.values()]
     return [(t.to_local() if isinstance(t, DTensor) else t).clone() for t in [*spread.parameters(), *moments]]
@@ -74,7 +75,7 @@ def step(number, loss):
     for p in spread.parameters():
         if p.requires_grad:
             p.grad = torch.ones_like(p)
-    guard.step(made, loss, clip(spread.parameters(), None), torch.arange(2), number)
+    guard.step(made, loss, clip_grad_norm(spread.parameters(), None), torch.arange(2), number)
 step(0, torch.tensor(1.0))
 before = held()
 step(1, torch.tensor(float("nan") if world.rank == 1 else 1.0))
@@ -82,17 +83,17 @@ assert all(torch.equal(a, b) for a, b in zip(before, held(), strict=True))
 step(2, torch.tensor(1.0))
 assert not all(torch.equal(a, b) for a, b in zip(before, held(), strict=True))
 assert {float(held["step"]) for held in made.state.values()} == {2.0}
-distributed.finish(world)
+process_group.finish(world)
 """
 )
 
 ALONE = (
     RANK
     + """
-empty = shard.outline(spread)
+empty = fsdp.without_weights(spread)
 assert all(p.is_meta for p in empty.parameters()) and not any(b.is_meta for b in empty.buffers())
-shard.shard(spread, world)
-copied = shard.whole(spread, empty, world)
+fsdp.shard(spread, world)
+copied = fsdp.full_method(spread, empty, world)
 assert not any(isinstance(p, DTensor) for p in copied.parameters())
 found, expected = copied.state_dict(), plain.state_dict()
 assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
@@ -104,7 +105,7 @@ if world.main:  # while the other does nothing
     visible = torch.arange(4).expand(3, -1)
     predicted = [m.branch.predict(m.encoder, images, visible) for m in (copied, plain)]
     assert torch.equal(*predicted)
-distributed.finish(world)
+process_group.finish(world)
 """
 )
 
@@ -117,12 +118,13 @@ from models.distributed.compile import blocks, compile_blocks
 from models.method import StepInfo
 from models.methods import crossmae
 from models.config.recipe import Run
-from models.distributed import process_group as distributed, fsdp as shard
-from models.optim.optimiser import optimiser, set_rate
+from models.distributed import fsdp, process_group
+from models.optim.build import build_optimiser
+from models.optim.update import set_lr
 from pipeline.batch import Batch, Unlabelled
 
 torch.set_num_threads(1)
-world = distributed.start(Run(device="cpu", shard=True))
+world = process_group.start(Run(device="cpu", shard=True))
 recipe = crossmae.digits()
 recipe = replace(recipe, encoder=replace(recipe.encoder, width=32, depth=2, heads=2))
 torch.manual_seed(0)
@@ -130,13 +132,13 @@ plain, spread = (crossmae.CrossMAE(recipe, 10).double() for _ in range(2))
 spread.load_state_dict(plain.state_dict())
 if sys.argv[1] == "compiled":
     compile_blocks(spread, "eager")
-shard.shard(spread, world)
+fsdp.shard(spread, world)
 assert len(list(blocks(spread))) == 2 + recipe.method.reconstruct.depth
 assert all(isinstance(block, FSDPModule) for block in blocks(spread))
 
 def step(method, mine):
-    made = optimiser(method, recipe.optim)
-    set_rate(made, 1e-3)
+    made = build_optimiser(method, recipe.optim)
+    set_lr(made, 1e-3)
     for number in range(2):
         g = torch.Generator().manual_seed(number)
         images = torch.randn(8, 3, 16, 16, generator=g, dtype=torch.float64)[mine]
@@ -153,7 +155,7 @@ for name, p in plain.named_parameters():
     whole = dict(spread.named_parameters())[name].full_tensor()
     torch.testing.assert_close(whole, p, rtol=1e-9, atol=1e-12, msg=name)
     assert name not in before or not torch.equal(p, before[name]), name
-distributed.finish(world)
+process_group.finish(world)
 """
 
 

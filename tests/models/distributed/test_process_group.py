@@ -1,14 +1,11 @@
 import json
-import math
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as some
 
 from models.config.recipe import Run
-from models.distributed.process_group import World, accumulation, add, agree, from_main, start, wrap
+from models.distributed.process_group import World, any_rank, from_main, start, sum_over_ranks, wrap_ddp
 from pipeline.errors import InputError
 from tests.models.ranks import run_ranks
 
@@ -18,15 +15,15 @@ from pathlib import Path
 import torch
 from torch import nn
 from models.config.recipe import Optim, Run
-from models.distributed.process_group import add, agree, finish, from_main, start, wrap
-from models.optim.guard import Guard
-from models.optim.optimiser import clip, optimiser, set_rate
+from models.distributed.process_group import any_rank, finish, from_main, start, sum_over_ranks, wrap_ddp
+from models.optim.build import build_optimiser
+from models.optim.update import FiniteGuard, clip_grad_norm, set_lr
 from pipeline.errors import InputError
 
 world = start(Run(device="cpu", devices=2))
 torch.manual_seed(world.rank)
-votes = [agree(False, world), agree(world.rank == 1, world), agree(True, world)]
-total = add(torch.tensor([1.0 + world.rank, 10.0]), world).tolist()
+votes = [any_rank(False, world), any_rank(world.rank == 1, world), any_rank(True, world)]
+total = sum_over_ranks(torch.tensor([1.0 + world.rank, 10.0]), world).tolist()
 word = from_main({"backend": f"rank {world.rank}"}, world)
 
 torch.manual_seed(3)
@@ -35,15 +32,15 @@ images = torch.randn(8, 4)
 method(images).square().mean().backward()
 expected = method.weight.grad.clone()
 method.zero_grad()
-ours = wrap(method, world)
+ours = wrap_ddp(method, world)
 ours(images[world.rank::2]).square().mean().backward()
 error = float((method.weight.grad - expected).abs().max())
 
-made, guard = optimiser(method, Optim()), Guard(world)
-set_rate(made, 1e-2)
+made, guard = build_optimiser(method, Optim()), FiniteGuard(world)
+set_lr(made, 1e-2)
 before = method.weight.detach().clone()
 loss = torch.tensor(float("inf") if world.rank == 1 else 1.0)
-guard.step(made, loss, clip(method.parameters(), None), torch.tensor([10 + world.rank]), 0)
+guard.step(made, loss, clip_grad_norm(method.parameters(), None), torch.tensor([10 + world.rank]), 0)
 unchanged = torch.equal(before, method.weight)
 message = ""
 try:
@@ -77,13 +74,13 @@ import json, os
 from pathlib import Path
 import torch
 from models.config.recipe import Run
-from models.distributed.process_group import add, finish, start
+from models.distributed.process_group import finish, start, sum_over_ranks
 
 def threads():
     return [Path(f"/proc/self/task/{thread}/comm").read_text().strip() for thread in os.listdir("/proc/self/task")]
 
 world = start(Run(device="cpu", devices=2))
-add(torch.ones(1), world)
+sum_over_ranks(torch.ones(1), world)
 before = threads()
 finish(world)
 print(json.dumps([before, threads()]))
@@ -104,10 +101,10 @@ def test_a_single_process_is_its_own_world(monkeypatch: pytest.MonkeyPatch) -> N
     assert world == ALONE
     assert world.main
     method = torch.nn.Linear(1, 1)
-    assert wrap(method, world) is method
-    assert agree(True, world)
-    assert not agree(False, world)
-    assert add(torch.tensor([2.0]), world).tolist() == [2.0]
+    assert wrap_ddp(method, world) is method
+    assert any_rank(True, world)
+    assert not any_rank(False, world)
+    assert sum_over_ranks(torch.tensor([2.0]), world).tolist() == [2.0]
     assert from_main("mine", world) == "mine"
 
 
@@ -159,26 +156,3 @@ def test_one_gpu_of_many_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     assert start(Run()).device == torch.device("cuda", 0)
     gpus(monkeypatch, 0)
     assert start(Run()).device == torch.device("cpu")
-
-
-@given(some.integers(1, 6), some.integers(1, 12), some.integers(0, 12), some.integers(1, 40))
-def test_accumulation_is_the_fewest_even_micro_batches(world: int, first: int, second: int, room: int) -> None:
-    parts = [first * world, second * world]
-    counts = [
-        n for n in range(1, 41) if first % n == 0 and second % n == 0 and first // n + second // n <= room
-    ]  # by definition; 0 % n == 0
-    if counts:
-        assert accumulation(parts, world, room) == min(counts)
-    else:
-        with pytest.raises(InputError, match=r"run\.device_images"):
-            accumulation(parts, world, room)
-
-
-def test_without_a_limit_nothing_is_accumulated() -> None:
-    assert accumulation([104, 728], 8, None) == 1
-    assert accumulation([104, 728], 8, 8) == math.gcd(13, 91)
-
-
-def test_a_step_that_does_not_divide_over_the_devices_is_refused() -> None:
-    with pytest.raises(InputError, match=r"104 \+ 760 images does not divide over 16"):
-        accumulation([104, 760], 16, None)

@@ -3,15 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from models.masked.target_subset import drawn
 
 from models.bench.baselines import plain_decode, plain_visible_tokens
 from models.config.resolve import named, resolve
 from models.encoder.patches import hidden_from_visible, patchify
 from models.masked.decoder import predicted_ids
-from models.masked.target_subset import drawn
 from models.method import StepInfo, method_class
-from models.optim.optimiser import optimiser
-from models.optim.schedule import Pools, length, rate
+from models.optim.build import build_optimiser
+from models.optim.schedule import Pools, learning_rate, run_length
 from pipeline.batch import Batch, Unlabelled
 from pipeline.errors import InputError
 
@@ -74,7 +74,7 @@ def test_other_targets_train_hold_their_state_and_give_pictures(name, kind, targ
     held = {key for key in method.state_dict() if ".target." in key}
     assert held == {f"reconstruction.target.{key}" for key in
                     (("mean", "basis", "scale") if kind == "pca" else ("tokenizer.codebook",))}  # fmt: skip
-    stepped = {id(p) for group in optimiser(method, recipe.optim).param_groups for p in group["params"]}
+    stepped = {id(p) for group in build_optimiser(method, recipe.optim).param_groups for p in group["params"]}
     assert stepped == {id(p) for p in method.parameters() if p.requires_grad}
     assert all(p.requires_grad for p in method.reconstruction.parameters())  # all that is known are buffers
     loss = method(batch_of(), LATER)
@@ -112,8 +112,8 @@ def test_maes_loss_on_other_targets_is_its_equation_over_plain_forwards(kind, ta
 def test_the_rate_on_imagenet_is_that_of_the_readmes_command(name):
     """--blr 1.5e-4 at 4 x 1,024 images, times --kept_mask_ratio over --mask_ratio."""
     recipe = named(name)
-    run = length(recipe.optim, Pools(0, 1_280_000, 0, recipe.data.batch))
-    found = rate(run.rise_steps, run, recipe.optim, recipe.data.batch)
+    run = run_length(recipe.optim, Pools(0, 1_280_000, 0, recipe.data.batch))
+    found = learning_rate(run.warmup_steps, run, recipe.optim, recipe.data.batch)
     assert found == pytest.approx(1.5e-4 * 4 * 1024 / 256 * 0.25 / 0.75)
 
 

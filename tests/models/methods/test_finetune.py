@@ -12,8 +12,9 @@ from models.config.sweep import members
 from models.export import __main__ as export
 from models.method import Method, StepInfo, method_class
 from models.methods import finetune
-from models.optim.optimiser import layer_scale, optimiser, set_rate
-from models.optim.schedule import Pools, length, rate
+from models.optim.build import build_optimiser, lr_scale
+from models.optim.schedule import Pools, learning_rate, run_length
+from models.optim.update import set_lr
 from models.pseudo_labels.mixup import batch_pairs
 from pipeline.batch import Batch, Labelled
 from pipeline.errors import InputError
@@ -129,9 +130,9 @@ def test_the_classifier_starts_small_where_it_is_told_to():
 def test_layer_decay_of_a_fine_tuned_encoder_is_the_table_worked_out_by_hand(name, power):
     method = method_of("--optim.layer-decay=0.65")
     by_hand = {4: 0.17850625, 3: 0.274625, 2: 0.4225, 1: 0.65, 0: 1.0}  # d^(depth + 1 - i), depth 3
-    assert layer_scale(f"encoder.{name}", method, 0.65) == pytest.approx(by_hand[power])
-    made = optimiser(method, named("finetune:in1k_b16").optim)
-    set_rate(made, 2.0)
+    assert lr_scale(f"encoder.{name}", method, 0.65) == pytest.approx(by_hand[power])
+    made = build_optimiser(method, named("finetune:in1k_b16").optim)
+    set_lr(made, 2.0)
     found = dict(method.encoder.named_parameters())[name]
     (group,) = [group for group in made.param_groups if any(found is each for each in group["params"])]
     assert group["lr"] == pytest.approx(2 * by_hand[power])
@@ -153,10 +154,10 @@ def test_layer_decay_of_a_fine_tuned_encoder_is_the_table_worked_out_by_hand(nam
 )
 def test_rates_of_imagenet_recipes_are_those_of_their_sources(name, peak, last, steps):
     recipe = named(name)
-    run = length(recipe.optim, Pools(1_280_000, 0, recipe.data.batch, 0))
+    run = run_length(recipe.optim, Pools(1_280_000, 0, recipe.data.batch, 0))
     assert run.total_steps == steps
-    assert rate(run.rise_steps, run, recipe.optim, recipe.data.batch) == pytest.approx(peak)
-    assert rate(run.total_steps, run, recipe.optim, recipe.data.batch) == pytest.approx(last)
+    assert learning_rate(run.warmup_steps, run, recipe.optim, recipe.data.batch) == pytest.approx(peak)
+    assert learning_rate(run.total_steps, run, recipe.optim, recipe.data.batch) == pytest.approx(last)
 
 
 def test_semi_vits_last_stage_takes_the_encoder_that_its_fine_tuning_leaves():

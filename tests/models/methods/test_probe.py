@@ -17,7 +17,8 @@ from models.export.to_timm import ToTimm
 from models.load import Loaded, load_run
 from models.method import Method, StepInfo
 from models.methods.probe import Probe, Settings, digits
-from models.optim.optimiser import optimiser, set_rate
+from models.optim.build import build_optimiser
+from models.optim.update import set_lr
 from models.pretrained import load_encoder
 from pipeline.batch import Batch, Labelled
 from pipeline.errors import InputError
@@ -54,9 +55,9 @@ def blobs(classes: int = 4, each: int = 15) -> tuple[torch.Tensor, torch.Tensor]
 def learned(points: torch.Tensor, labels: torch.Tensor, kind: str) -> nn.Sequential:
     torch.manual_seed(0)
     head = probe_head(points.shape[1], 4).double()
-    made = optimiser(head, Optim(kind=kind, weight_decay=0.0))
+    made = build_optimiser(head, Optim(kind=kind, weight_decay=0.0))
     for step in range(40):
-        set_rate(made, {"lars": 20.0, "sgd": 0.3, "adamw": 0.1}[kind] * (1 - step / 40))
+        set_lr(made, {"lars": 20.0, "sgd": 0.3, "adamw": 0.1}[kind] * (1 - step / 40))
         made.zero_grad()
         nn.functional.cross_entropy(head(points), labels).backward()
         made.step()

@@ -7,40 +7,40 @@ from hypothesis import strategies as some
 from timm.scheduler import CosineLRScheduler
 
 from models.config.recipe import Optim
-from models.optim.schedule import Length, Pools, length, rate
+from models.optim.schedule import Pools, RunLength, learning_rate, run_length
 from pipeline.errors import InputError
 
 SEMIFORMER = Pools(labelled=128_116, unlabelled=1_281_167, labelled_batch=104, unlabelled_batch=760)
 
 
 def test_a_labelled_epoch_has_semiformers_1231_steps() -> None:
-    assert length(Optim(epochs=1, warmup_epochs=0, epoch_unit="labelled"), SEMIFORMER).total_steps == 1231
+    assert run_length(Optim(epochs=1, warmup_epochs=0, epoch_unit="labelled"), SEMIFORMER).total_steps == 1231
 
 
 def test_a_labels_only_epoch_takes_full_batches_of_labelled_images() -> None:
     optim = Optim(epochs=2, warmup_epochs=0, labels_only_epochs=1, epoch_unit="labelled")
-    run = length(optim, SEMIFORMER)
+    run = run_length(optim, SEMIFORMER)
     assert (run.labels_only_steps, run.total_steps) == (148, 148 + 1231)
     assert [run.labels_only(step) for step in (0, 147, 148)] == [True, True, False]
 
 
 def test_an_unlabelled_epoch_is_a_pass_over_the_unlabelled_pool() -> None:
     pools = Pools(labelled=0, unlabelled=1_281_167, labelled_batch=0, unlabelled_batch=4096)
-    run = length(Optim(epochs=800, warmup_epochs=40), pools)
-    assert (run.total_steps, run.rise_steps) == (800 * 1_281_167 // 4096, 40 * 1_281_167 // 4096)
+    run = run_length(Optim(epochs=800, warmup_epochs=40), pools)
+    assert (run.total_steps, run.warmup_steps) == (800 * 1_281_167 // 4096, 40 * 1_281_167 // 4096)
 
 
 def test_small_recipes_count_in_steps() -> None:
     optim = Optim(epochs=300, warmup_epochs=20, labels_only_epochs=50, epoch_unit="step")
-    assert length(optim, SEMIFORMER) == Length(300, 20, 50, 1.0, 1.0)
+    assert run_length(optim, SEMIFORMER) == RunLength(300, 20, 50, 1.0, 1.0)
 
 
-def test_the_rise_may_end_in_either_phase() -> None:
+def test_the_warmup_may_end_in_either_phase() -> None:
     pools = Pools(labelled=100, unlabelled=700, labelled_batch=5, unlabelled_batch=35)
     optim = Optim(epochs=10, warmup_epochs=2, labels_only_epochs=4, epoch_unit="labelled")
-    assert length(optim, pools).rise_steps == 2 * 100 / 40
+    assert run_length(optim, pools).warmup_steps == 2 * 100 / 40
     optim = Optim(epochs=10, warmup_epochs=6, labels_only_epochs=4, epoch_unit="labelled")
-    assert length(optim, pools).rise_steps == 4 * 100 / 40 + 2 * 100 / 5
+    assert run_length(optim, pools).warmup_steps == 4 * 100 / 40 + 2 * 100 / 5
 
 
 @given(some.integers(1, 500), some.integers(1, 40), some.integers(1, 20), some.integers(0, 20))
@@ -49,19 +49,19 @@ def test_epochs_done_reach_the_recipes_epochs(images: int, share: int, epochs: i
     pools = Pools(images, 10, share, 7 * share)
     if labels_only * images // (8 * share) + epochs * images // share == 0:
         return
-    run = length(optim, pools)
+    run = run_length(optim, pools)
     slack = 8 * share / images + share / images  # a step of each phase may have been dropped
     assert optim.epochs - slack <= run.epoch(run.total_steps) <= optim.epochs + 1e-6
     assert run.epoch(0) == 0
 
 
-def timms_rates(optim: Optim, run: Length, peak: float, final: float) -> list[float]:
+def timms_rates(optim: Optim, run: RunLength, peak: float, final: float) -> list[float]:
     dummy = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
     scheduler = CosineLRScheduler(
         dummy,
-        t_initial=run.total_steps - run.rise_steps,
+        t_initial=run.total_steps - run.warmup_steps,
         lr_min=final,
-        warmup_t=run.rise_steps,
+        warmup_t=run.warmup_steps,
         warmup_lr_init=0,
         warmup_prefix=True,
         t_in_epochs=False,
@@ -73,45 +73,45 @@ def timms_rates(optim: Optim, run: Length, peak: float, final: float) -> list[fl
     return rates
 
 
-@pytest.mark.parametrize(("rise", "labels_only"), [(0, 0), (5, 0), (5, 20), (30, 20)])
-def test_the_rate_is_timms_cosine_after_a_linear_rise(rise: int, labels_only: int) -> None:
+@pytest.mark.parametrize(("warmup", "labels_only"), [(0, 0), (5, 0), (5, 20), (30, 20)])
+def test_the_rate_is_timms_cosine_after_a_linear_warmup(warmup: int, labels_only: int) -> None:
     optim = Optim(
-        lr=1e-3, final_lr=1e-5, epochs=100, warmup_epochs=rise, labels_only_epochs=labels_only, epoch_unit="step"
+        lr=1e-3, final_lr=1e-5, epochs=100, warmup_epochs=warmup, labels_only_epochs=labels_only, epoch_unit="step"
     )
-    run = length(optim, SEMIFORMER)
-    ours = [rate(step, run, optim, SEMIFORMER.batch) for step in range(run.total_steps)]
+    run = run_length(optim, SEMIFORMER)
+    ours = [learning_rate(step, run, optim, SEMIFORMER.batch) for step in range(run.total_steps)]
     assert ours == pytest.approx(timms_rates(optim, run, 1e-3, 1e-5), rel=1e-9, abs=1e-15)
-    assert max(ours) == ours[rise] == 1e-3
+    assert max(ours) == ours[warmup] == 1e-3
 
 
 def test_the_rate_scales_with_the_batch_only_where_asked() -> None:
     scaled = Optim(lr=1.5e-4, lr_batch=256, final_lr=1e-6, epochs=10, warmup_epochs=0, epoch_unit="step")
-    run = length(scaled, SEMIFORMER)
-    assert rate(0, run, scaled, 4096) == pytest.approx(2.4e-3)
-    assert rate(10, run, scaled, 4096) == pytest.approx(1.6e-5)
+    run = run_length(scaled, SEMIFORMER)
+    assert learning_rate(0, run, scaled, 4096) == pytest.approx(2.4e-3)
+    assert learning_rate(10, run, scaled, 4096) == pytest.approx(1.6e-5)
     absolute = Optim(lr=1.5e-4, epochs=10, warmup_epochs=0, epoch_unit="step")
-    assert rate(0, run, absolute, 4096) == 1.5e-4
+    assert learning_rate(0, run, absolute, 4096) == 1.5e-4
 
 
-BY_HAND = {  # 8 images, 2 a step: 4 steps an epoch; rise over 1 epoch, tenths from epochs 3 and 4.5 of 6
+BY_HAND = {  # 8 images, 2 a step: 4 steps an epoch; warm-up over 1 epoch, tenths from epochs 3 and 4.5 of 6
     0: 0.0, 1: 0.25, 2: 0.5, 3: 0.75, 4: 1.0, 11: 1.0, 12: 0.1, 17: 0.1, 18: 0.01, 23: 0.01,
 }  # fmt: skip
 
 
 def test_a_rate_in_steps_is_the_table_worked_out_by_hand() -> None:
     optim = Optim(lr=1.0, schedule="steps", drop_epochs=(3, 4.5), epochs=6, warmup_epochs=1)
-    run = length(optim, Pools(0, 8, 0, 2))
+    run = run_length(optim, Pools(0, 8, 0, 2))
     assert (run.total_steps, run.drop_steps) == (24, (12, 18))
-    assert {step: rate(step, run, optim, 2) for step in BY_HAND} == pytest.approx(BY_HAND)
+    assert {step: learning_rate(step, run, optim, 2) for step in BY_HAND} == pytest.approx(BY_HAND)
     floored = replace(optim, final_lr=0.05)
-    assert [rate(step, run, floored, 2) for step in (4, 12, 18)] == pytest.approx([1.0, 0.1, 0.05])
+    assert [learning_rate(step, run, floored, 2) for step in (4, 12, 18)] == pytest.approx([1.0, 0.1, 0.05])
 
 
 def test_simmims_rate_falls_to_a_tenth_at_epoch_700_of_800_and_is_torchs_multi_step() -> None:
     optim = Optim(lr=1e-4, lr_batch=512, schedule="steps", drop_epochs=(700,), epochs=800, warmup_epochs=10)
-    run = length(optim, Pools(0, 1_281_167, 0, 2048))  # 625.57 steps an epoch
-    assert (run.rise_steps, run.drop_steps, run.total_steps) == (6255, (437_898,), 500_455)
-    assert [rate(s, run, optim, 2048) for s in (6255, 437_897, 437_898)] == pytest.approx([4e-4, 4e-4, 4e-5])
+    run = run_length(optim, Pools(0, 1_281_167, 0, 2048))  # 625.57 steps an epoch
+    assert (run.warmup_steps, run.drop_steps, run.total_steps) == (6255, (437_898,), 500_455)
+    assert [learning_rate(s, run, optim, 2048) for s in (6255, 437_897, 437_898)] == pytest.approx([4e-4, 4e-4, 4e-5])
     short = Optim(lr=1e-2, schedule="steps", drop_epochs=(5, 9), drop_factor=0.5, epochs=12, warmup_epochs=0)
     dummy = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-2)
     theirs, rates = torch.optim.lr_scheduler.MultiStepLR(dummy, [5, 9], 0.5), []
@@ -119,14 +119,14 @@ def test_simmims_rate_falls_to_a_tenth_at_epoch_700_of_800_and_is_torchs_multi_s
         rates.append(dummy.param_groups[0]["lr"])
         dummy.step()
         theirs.step()
-    run = length(replace(short, epoch_unit="step"), SEMIFORMER)
-    assert [rate(step, run, short, 1) for step in range(12)] == pytest.approx(rates)
+    run = run_length(replace(short, epoch_unit="step"), SEMIFORMER)
+    assert [learning_rate(step, run, short, 1) for step in range(12)] == pytest.approx(rates)
 
 
 def test_a_fall_counts_its_epochs_through_both_phases() -> None:
     pools = Pools(labelled=100, unlabelled=700, labelled_batch=5, unlabelled_batch=35)
     optim = Optim(epochs=10, warmup_epochs=0, labels_only_epochs=4, epoch_unit="labelled", drop_epochs=(2, 6))
-    assert length(optim, pools).drop_steps == (2 * 100 // 40, 4 * 100 // 40 + 2 * 100 // 5)
+    assert run_length(optim, pools).drop_steps == (2 * 100 // 40, 4 * 100 // 40 + 2 * 100 // 5)
 
 
 @pytest.mark.parametrize(
@@ -140,5 +140,5 @@ def test_a_fall_counts_its_epochs_through_both_phases() -> None:
 )
 def test_what_cannot_be_a_run_is_refused_in_one_line(optim: Optim, pools: Pools, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        length(optim, pools)
+        run_length(optim, pools)
     assert "\n" not in str(caught.value)

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from models.checkpoint import save_load
 from models.distributed.process_group import World
 from models.method import PseudoLabelStats
-from models.optim.schedule import Length
+from models.optim.schedule import RunLength
 from models.records.metrics import read
 from models.reporting.journal import Journal
 from models.reporting.progress import Stragglers, duration
@@ -17,7 +17,7 @@ from models.reporting.pseudo_label_stats import Tally
 from tests.models.ranks import run_ranks
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
-LENGTH = Length(total_steps=10, rise_steps=0, labels_only_steps=0, labels_only_epoch_steps=1.0, epoch_steps=5.0)
+LENGTH = RunLength(total_steps=10, warmup_steps=0, labels_only_steps=0, labels_only_epoch_steps=1.0, epoch_steps=5.0)
 
 
 def journal(folder: Path, resumed: int = 0) -> Journal:
@@ -157,11 +157,11 @@ from models.checkpoint import save_load
 from models.distributed.process_group import finish, start
 from models.reporting.journal import Journal
 from models.reporting.pseudo_label_stats import Tally
-from models.optim.schedule import Length
+from models.optim.schedule import RunLength
 
 world = start(Run(device="cpu"))
 folder = Path(sys.argv[1])
-made = Journal(folder, Length(4, 0, 0, 1.0, 1.0), world, log_steps=2, tally=Tally(3))
+made = Journal(folder, RunLength(4, 0, 0, 1.0, 1.0), world, log_steps=2, tally=Tally(3))
 for step in range(1, 4):
     loss = torch.tensor(float(step + 10 * world.rank))
     made.tally.add((torch.tensor([0]), torch.tensor([world.rank]), torch.tensor([world.rank == 1])))
@@ -184,7 +184,7 @@ def test_two_ranks_write_one_row_of_means_and_resume_on_one(tmp_path: Path) -> N
     state = save_load.load(tmp_path / "last.pt")
     assert state["tally"]["guessed"].tolist() == [3, 3, 0]
     assert state["tally"]["passed"].tolist() == [0, 3, 0]
-    made = Journal(tmp_path, Length(4, 0, 0, 1.0, 1.0), ALONE, log_steps=2, tally=Tally(3), resumed=3)
+    made = Journal(tmp_path, RunLength(4, 0, 0, 1.0, 1.0), ALONE, log_steps=2, tally=Tally(3), resumed=3)
     made.load_state_dict(state)
     loss = torch.tensor(9.0)
     made.record(4, loss, {"label": loss}, loss, lr=0.1, images=8, wait_s=0.0)
@@ -199,10 +199,10 @@ import torch
 from models.config.recipe import Run
 from models.distributed.process_group import finish, start
 from models.reporting.journal import Journal
-from models.optim.schedule import Length
+from models.optim.schedule import RunLength
 
 world = start(Run(device="cpu"))
-made = Journal(Path(sys.argv[1]), Length(99, 0, 0, 1.0, 1.0), world, log_steps=2)
+made = Journal(Path(sys.argv[1]), RunLength(99, 0, 0, 1.0, 1.0), world, log_steps=2)
 loss = torch.tensor(1.0)
 for step in range(1, 13):
     with made.clock.forward():

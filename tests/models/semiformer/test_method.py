@@ -12,7 +12,7 @@ from models.config.resolve import resolve
 from models.encoder.patches import hidden_from_visible, patchify
 from models.encoder.vit import evaluating
 from models.method import StepInfo, method_class
-from models.optim.optimiser import optimiser
+from models.optim.build import build_optimiser
 from models.pretrained import load_encoder
 from models.semiformer import statistics
 from models.semiformer.statistics import share_statistics
@@ -203,7 +203,7 @@ def test_what_it_can_do_is_not(flags):
 
 def test_tokens_and_vectors_do_not_decay_and_everything_else_does():
     method = method_of("digits", "--encoder.position=learned", "--optim.ema-decay=None", "--method.pseudo.teacher=self")
-    groups = optimiser(method, resolve("semiformer:digits", []).optim).param_groups
+    groups = build_optimiser(method, resolve("semiformer:digits", []).optim).param_groups
     still = {id(p) for group in groups if group["weight_decay"] == 0 for p in group["params"]}
     for key, p in method.named_parameters():
         assert (id(p) in still) == (p.ndim < 2 or key.endswith(("cls_token", "pos_embed"))), key

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.optim.guard import Guard
+from models.optim.update import FiniteGuard
 from models.training import overheads
 
 CPU = torch.device("cpu")
@@ -22,13 +22,13 @@ def test_the_rows_of_saves_are_numbers(tmp_path: Path) -> None:
 def test_a_check_that_takes_longer_is_seen_and_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    plain = Guard.step
+    plain = FiniteGuard.step
 
-    def slow(self: Guard, *given: object) -> None:
+    def slow(self: FiniteGuard, *given: object) -> None:
         time.sleep(0.03)
         plain(self, *given)
 
-    monkeypatch.setattr(Guard, "step", slow)
+    monkeypatch.setattr(FiniteGuard, "step", slow)
     small = nn.Sequential(nn.Flatten(), nn.Linear(3 * 224 * 224, 2))
     monkeypatch.setattr(overheads, "build_encoder", lambda name, **_: small)
     step_s = overheads.updates(CPU, rounds=5)

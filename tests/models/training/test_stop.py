@@ -97,7 +97,7 @@ import json, time
 import torch
 import torch.distributed as dist
 from models.config.recipe import Run
-from models.distributed.process_group import add, finish, start
+from models.distributed.process_group import finish, start, sum_over_ranks
 from models.training.stop import Vote
 
 world = start(Run(device="cpu"))
@@ -107,7 +107,7 @@ for step in range(6):
         time.sleep(0.02)  # a slow rank
     said = {(1, 3): 2, (0, 3): 1, (0, 5): 1}.get((world.rank, step), 0)
     heard.append(vote(said))
-    add(torch.ones(1), world)  # other collectives of the same group come between
+    sum_over_ranks(torch.ones(1), world)  # other collectives of the same group come between
 heard.append(vote.close())
 print(json.dumps([*heard, vote.close()]))
 finish(world)

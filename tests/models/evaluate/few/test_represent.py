@@ -5,17 +5,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from models.evaluate.few.represent import Represent, Tuned
+from models.evaluate.few.shots import draw_shots
+from models.evaluate.few.suite import labels_of
+from models.evaluate.few.tune import Tuning, tune
 
 from models.config.recipe import Encoder, Optim, Recipe
 from models.ema import EMA
 from models.encoder.patches import IMAGENET
 from models.encoder.vit import Size, build_encoder
-from models.evaluate.few.represent import Represent, Tuned
-from models.evaluate.few.shots import draw_shots
-from models.evaluate.few.suite import labels_of
-from models.evaluate.few.tune import Tuning, tune
 from models.methods.presets.shared import digits_data
-from models.optim.optimiser import optimiser
+from models.optim.build import build_optimiser
 from models.semiformer.model import Semiformer, Shape
 from pipeline.errors import InputError
 from pipeline.store.beton import open_beton
@@ -102,7 +102,7 @@ def test_of_a_semiformer_both_streams_are_read():
 
 def test_layers_decay_as_in_a_method_and_the_new_classifier_learns_at_the_whole_rate():
     tuned = Tuned(Represent(method(), RECIPE), 3, 0)
-    groups = optimiser(tuned, Optim(layer_decay=0.5)).param_groups
+    groups = build_optimiser(tuned, Optim(layer_decay=0.5)).param_groups
     scale = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
     named = dict(tuned.named_parameters())
     assert scale[id(named["encoder.patch_embed.proj.weight"])] == 0.125

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from models.distributed.process_group import settle
-from models.optim.momentum import Momentum, trust_ratio
+from models.optim.lars import LARS, trust_ratio
 from tests.models.ranks import run_ranks
 
-RANK = "import sys; from tests.models.optim.test_momentum import one_rank; one_rank(sys.argv[1])"
+RANK = "import sys; from tests.models.optim.test_lars import one_rank; one_rank(sys.argv[1])"
 
 
 def parameters(*shapes: tuple[int, ...], dtype=torch.float64) -> list[nn.Parameter]:
@@ -26,7 +26,7 @@ def gradients(held: list[nn.Parameter], seed: int) -> None:
 
 
 def grouped(held: list[nn.Parameter], decay: float, lr: float) -> list[dict]:
-    """Matrices decay, vectors do not, as models.optim.optimiser groups them."""
+    """Matrices decay, vectors do not, as models.optim.build groups them."""
     parts = [[p for p in held if (p.ndim > 1) == matrix] for matrix in (True, False)]
     return [{"params": part, "weight_decay": decay if i == 0 else 0.0, "lr": lr} for i, part in enumerate(parts)]
 
@@ -34,7 +34,7 @@ def grouped(held: list[nn.Parameter], decay: float, lr: float) -> list[dict]:
 def test_two_steps_of_lars_are_those_worked_out_by_hand():
     """|w| = 5, |g| = 2: the step is scaled by 0.001 * 5 / 2."""
     w = nn.Parameter(torch.tensor([[3.0, 4.0]], dtype=torch.float64))
-    made = Momentum([{"params": [w], "lr": 2.0}], momentum=0.9, trust=0.001)
+    made = LARS([{"params": [w], "lr": 2.0}], momentum=0.9, trust=0.001)
     w.grad = torch.tensor([[0.0, 2.0]], dtype=torch.float64)
     made.step()
     assert w.tolist() == [[3.0, pytest.approx(4 - 2 * 0.005)]]
@@ -60,7 +60,7 @@ def slow(start, held_gradients, lr, momentum, trust, decay):
 def test_lars_is_the_slow_loop(decay):
     held = parameters((3, 4), (5,), (2, 1, 3))
     starts, seen = [(p.ndim > 1, p.flatten().tolist()) for p in held], [[] for _ in held]
-    made = Momentum(grouped(held, decay, lr=3.0), momentum=0.9, trust=0.01)
+    made = LARS(grouped(held, decay, lr=3.0), momentum=0.9, trust=0.01)
     for step in range(3):
         gradients(held, step)
         for kept, parameter in zip(seen, held, strict=True):
@@ -79,7 +79,7 @@ def test_where_a_norm_is_zero_nothing_is_scaled(weights, change):
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 def test_without_trust_it_is_torchs_sgd_to_the_bit(decay):
     ours, theirs = (parameters((3, 4), (5,), dtype=torch.float32) for _ in range(2))
-    made = Momentum(grouped(ours, decay, lr=0.1), momentum=0.9)
+    made = LARS(grouped(ours, decay, lr=0.1), momentum=0.9)
     reference = torch.optim.SGD(grouped(theirs, decay, lr=0.1), lr=0.1, momentum=0.9, foreach=False)
     for step in range(3):
         for held, stepper in ((ours, made), (theirs, reference)):
@@ -91,7 +91,7 @@ def test_without_trust_it_is_torchs_sgd_to_the_bit(decay):
 @pytest.mark.parametrize("trust", [None, 0.001])
 def test_a_step_that_is_not_finite_changes_nothing_even_if_it_is_the_first(trust):
     ours, theirs = (parameters((3, 4), (5,)) for _ in range(2))
-    made, reference = (Momentum(grouped(held, 0.1, lr=0.1), 0.9, trust) for held in (ours, theirs))
+    made, reference = (LARS(grouped(held, 0.1, lr=0.1), 0.9, trust) for held in (ours, theirs))
     for step, bad in enumerate((True, False, True, False)):
         gradients(ours, step)
         ours[0].grad[0, 0] = float("nan") if bad else ours[0].grad[0, 0]
@@ -105,11 +105,11 @@ def test_a_step_that_is_not_finite_changes_nothing_even_if_it_is_the_first(trust
     assert all(torch.equal(held[i]["momentum_buffer"], expected[i]["momentum_buffer"]) for i in expected)
 
 
-def test_parameters_without_a_gradient_rest():
+def test_parameters_without_a_gradient_do_not_change():
     held = parameters((2, 2), (2, 2))
     gradients(held[:1], 0)
     before = held[1].detach().clone()
-    made = Momentum([{"params": held, "lr": 1.0}], momentum=0.9, trust=0.1)
+    made = LARS([{"params": held, "lr": 1.0}], momentum=0.9, trust=0.1)
     made.step()
     assert torch.equal(held[1], before)
     assert list(made.state) == [held[0]]
@@ -121,7 +121,7 @@ def network() -> nn.Module:
 
 
 def three_steps(model: nn.Module, images: torch.Tensor) -> None:
-    made = Momentum(grouped(list(model.parameters()), 0.1, lr=5.0), momentum=0.9, trust=0.01)
+    made = LARS(grouped(list(model.parameters()), 0.1, lr=5.0), momentum=0.9, trust=0.01)
     for step in range(3):
         made.zero_grad()
         model(images).square().mean().backward()

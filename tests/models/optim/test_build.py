@@ -2,11 +2,12 @@ import pytest
 import timm
 import torch
 from timm.optim import param_groups_layer_decay
-from torch import Tensor, nn
+from torch import nn
 
 from models.config.recipe import Optim
 from models.encoder.vit import Size, build_encoder
-from models.optim.optimiser import clip, layer_scale, optimiser, set_rate
+from models.optim.build import build_optimiser, lr_scale
+from models.optim.update import set_lr
 from pipeline.errors import InputError
 
 
@@ -25,7 +26,7 @@ def decay_of(method: nn.Module, made: torch.optim.Optimizer) -> dict[str, float]
 
 def test_vectors_biases_and_tokens_do_not_decay() -> None:
     method = Toy()
-    decays = decay_of(method, optimiser(method, Optim(weight_decay=0.3)))
+    decays = decay_of(method, build_optimiser(method, Optim(weight_decay=0.3)))
     assert decays.keys() == dict(method.named_parameters()).keys()
     free = {name for name, decay in decays.items() if decay == 0}
     by_hand = {"encoder.cls_token", "encoder.pos_embed", "mask_token"}
@@ -36,7 +37,7 @@ def test_vectors_biases_and_tokens_do_not_decay() -> None:
 
 def test_tokens_decay_in_mae_pre_training() -> None:
     method = Toy()
-    decays = decay_of(method, optimiser(method, Optim(weight_decay=0.3, decay_tokens=True)))
+    decays = decay_of(method, build_optimiser(method, Optim(weight_decay=0.3, decay_tokens=True)))
     assert decays["encoder.cls_token"] == decays["mask_token"] == 0.3
     assert decays["encoder.blocks.0.norm1.weight"] == decays["encoder.patch_embed.proj.bias"] == 0
 
@@ -44,9 +45,9 @@ def test_tokens_decay_in_mae_pre_training() -> None:
 def test_frozen_parameters_are_left_out() -> None:
     method = Toy()
     method.encoder.pos_embed.requires_grad_(False)
-    assert "encoder.pos_embed" not in decay_of(method, optimiser(method, Optim()))
+    assert "encoder.pos_embed" not in decay_of(method, build_optimiser(method, Optim()))
     with pytest.raises(InputError, match="nothing to train"):
-        optimiser(method.requires_grad_(False), Optim())
+        build_optimiser(method.requires_grad_(False), Optim())
 
 
 @pytest.mark.parametrize(
@@ -63,8 +64,8 @@ def test_frozen_parameters_are_left_out() -> None:
     ],
 )
 def test_layer_decay_follows_the_hand_worked_powers(name: str, power: int) -> None:
-    assert layer_scale(name, Toy(), 0.65) == pytest.approx(0.65**power)  # d^(depth + 1 - i), depth 3
-    assert layer_scale(name, Toy(), None) == 1
+    assert lr_scale(name, Toy(), 0.65) == pytest.approx(0.65**power)  # d^(depth + 1 - i), depth 3
+    assert lr_scale(name, Toy(), None) == 1
 
 
 def test_layer_decay_of_the_encoder_is_timms_but_for_the_last_norm() -> None:
@@ -74,7 +75,7 @@ def test_layer_decay_of_the_encoder_is_timms_but_for_the_last_norm() -> None:
     groups = param_groups_layer_decay(theirs, 0.05, theirs.no_weight_decay(), layer_decay=0.75)
     expected = {names[held]: (group["lr_scale"], group["weight_decay"]) for group in groups for held in group["params"]}
     names = {parameter: name.removeprefix("encoder.") for name, parameter in method.named_parameters()}
-    made = optimiser(method, Optim(layer_decay=0.75, weight_decay=0.05))
+    made = build_optimiser(method, Optim(layer_decay=0.75, weight_decay=0.05))
     ours = {
         names[held]: (group["lr_scale"], group["weight_decay"])
         for group in made.param_groups
@@ -100,15 +101,15 @@ def test_tables_of_relative_positions_decay_and_learn_at_the_rate_of_their_block
     method.encoder = build_encoder(
         Size(32, 3, 4), image_size=32, patch=8, classes=0, position=position, layer_scale=0.1
     )
-    made = optimiser(method, Optim(layer_decay=0.5, weight_decay=0.3))
+    made = build_optimiser(method, Optim(layer_decay=0.5, weight_decay=0.3))
     assert decay_of(method, made)[name] == 0.3
     assert decay_of(method, made)["encoder.blocks.0.ls1.gamma"] == 0
-    assert layer_scale(name, method, 0.5) == 0.5**power
+    assert lr_scale(name, method, 0.5) == 0.5**power
 
 
 def test_setting_the_rate_gives_each_group_its_share_as_a_number() -> None:
-    made = optimiser(Toy(), Optim(layer_decay=0.5))
-    set_rate(made, 0.2)
+    made = build_optimiser(Toy(), Optim(layer_decay=0.5))
+    set_lr(made, 0.2)
     assert {group["lr"] for group in made.param_groups} == {0.2 * 0.5**power for power in range(5)}
     assert all(type(group["lr"]) is float for group in made.param_groups)
     assert made.defaults["fused"]
@@ -117,32 +118,9 @@ def test_setting_the_rate_gives_each_group_its_share_as_a_number() -> None:
 @pytest.mark.parametrize(("kind", "trust"), [("lars", 0.002), ("sgd", None)])
 def test_every_kind_has_the_same_groups_and_rates(kind: str, trust: float | None) -> None:
     method, optim = Toy(), Optim(kind=kind, momentum=0.8, trust=0.002, layer_decay=0.5, weight_decay=0.3)
-    made, usual = optimiser(method, optim), optimiser(method, Optim(layer_decay=0.5, weight_decay=0.3))
+    made, usual = build_optimiser(method, optim), build_optimiser(method, Optim(layer_decay=0.5, weight_decay=0.3))
     assert decay_of(method, made) == decay_of(method, usual)
-    set_rate(made, 0.2)
-    set_rate(usual, 0.2)
+    set_lr(made, 0.2)
+    set_lr(usual, 0.2)
     assert [group["lr"] for group in made.param_groups] == [group["lr"] for group in usual.param_groups]
     assert {(group["momentum"], group["trust"]) for group in made.param_groups} == {(0.8, trust)}
-
-
-def gradients(scale: float) -> list[nn.Parameter]:
-    held = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(5))]
-    torch.manual_seed(0)
-    for parameter in held[:2]:  # the third never got one
-        parameter.grad = scale * torch.randn(parameter.shape)
-    return held
-
-
-def flat(held: list[nn.Parameter]) -> Tensor:
-    return torch.cat([parameter.grad.flatten() for parameter in held if parameter.grad is not None])
-
-
-@pytest.mark.parametrize("norm", [None, 0.5, 1e3])
-def test_clipping_scales_to_the_norm_and_reports_the_one_before(norm: float | None) -> None:
-    held = gradients(2.0)
-    before = flat(held)
-    total = clip(held, norm)
-    assert total.shape == ()
-    assert float(total) == pytest.approx(float(before.norm()), rel=1e-6)
-    scale = 1 if norm is None else min(1, norm / float(before.norm()))
-    torch.testing.assert_close(flat(held), before * scale, rtol=1e-5, atol=0)

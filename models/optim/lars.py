@@ -1,4 +1,4 @@
-"""SGD with momentum, and LARS, which scales each layer's step by the norm of its weights (You et al. 2017)."""
+"""LARS, which scales the step of each layer by the norm of its weights (You et al. 2017), and SGD with momentum."""
 
 from collections.abc import Callable
 from typing import final
@@ -9,18 +9,20 @@ from torch.distributed.tensor import DTensor
 
 
 @final
-class Momentum(torch.optim.Optimizer):
-    """v <- momentum v + d,  w <- w - lr v;  d is the gradient and `weight_decay` w.
+class LARS(torch.optim.Optimizer):
+    """v <- momentum v + d,  w <- w - lr v;  d is the gradient plus `weight_decay` w.
 
-    trust  LARS: the d of a parameter of more than one dimension is scaled by trust |w| / |d|, by 1 where either norm
-           is 0; vectors and biases are not scaled. None: SGD, in torch.optim.SGD's own order of operations
+    optimiser = LARS([{"params": parameters, "lr": 0.1}], momentum=0.9, trust=0.001)
 
-    What MAE's linear probe steps with (lars.py): the rate stays outside of the momentum, and |d| counts the decay.
-    timm.optim.Lars divides by |gradient| + weight_decay |w| instead, and scales vectors that decay.
+    trust  the d of a parameter of more than one dimension is scaled by trust |w| / |d|, or by 1 where either norm is
+           0; vectors and biases are not scaled. None: plain SGD, in torch.optim.SGD's own order of operations
 
-    Honours GradScaler's door, as torch's fused optimisers do: where `found_inf` (f32 [], on the device) is above 0,
-    weights and momentum stay bit for bit, and nothing waits for the device. Norms of sharded parameters are those of
-    all ranks' shards; that makes `step` a collective call there.
+    This is the rule of MAE's linear probe (lars.py): the rate is applied after the momentum, and |d| includes the
+    decay. timm.optim.Lars divides by |gradient| + weight_decay |w| instead, and scales vectors that decay.
+
+    As torch's fused optimisers do, `step` obeys `found_inf` (f32 [], on the device), which torch's GradScaler sets:
+    where it is above 0 weights and momentum keep their bits, and nothing waits for the device. The norms of sharded
+    parameters include the shards of all ranks, which makes `step` a collective call there.
     """
 
     grad_scale: Tensor | None = None
@@ -38,7 +40,7 @@ class Momentum(torch.optim.Optimizer):
 
     def _update(self, weights: nn.Parameter, group: dict) -> None:
         held = self.state[weights]
-        if not held:  # zeros, so that a first step that is not finite leaves something to go on from
+        if not held:  # made before `found_inf` is read, so that a first step that is skipped leaves a state, too
             held["momentum_buffer"] = torch.zeros_like(weights)
         change = weights.grad
         if group["weight_decay"]:
@@ -55,12 +57,12 @@ class Momentum(torch.optim.Optimizer):
 
 
 def trust_ratio(weights: Tensor, change: Tensor, trust: float) -> Tensor:
-    """What LARS scales a layer's step by, [] on the device: trust |weights| / |change|, 1 where either norm is 0."""
-    size, length = (_whole_norm(tensor) for tensor in (weights, change))
+    """LARS's factor of a layer's step: trust |weights| / |change|, or 1 where either norm is 0; [] on the device."""
+    size, length = (_full_norm(tensor) for tensor in (weights, change))
     return torch.where((size > 0) & (length > 0), trust * size / length, 1.0)
 
 
-def _whole_norm(tensor: Tensor) -> Tensor:
+def _full_norm(tensor: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(tensor)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
