@@ -23,7 +23,7 @@ from pipeline.executors.gpu_views import check_device
 from pipeline.sampling.sampler import SampleIds
 from pipeline.sources.encode import Decoding, prepare
 from pipeline.sources.listing import Listing, listing, unreadable
-from pipeline.sources.regular import open_regular
+from pipeline.sources.regular import MOST_BYTES, open_regular
 from pipeline.spec import Data
 from pipeline.store.jpeg_header import plain_size
 from pipeline.store.sample_names import escape
@@ -134,9 +134,10 @@ def _read_all(paths: list[Path], memory: "_ReadBuffers", decoding: Decoding) -> 
 
 def _size(path: Path) -> int:
     try:
-        return os.stat(path).st_size
+        size = os.stat(path).st_size
     except OSError:
         return 0  # reading it will say why
+    return size if size <= MOST_BYTES else 0
 
 
 def _read(path: Path, target: np.ndarray, decoding: Decoding) -> Read | str:

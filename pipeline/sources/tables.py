@@ -28,7 +28,6 @@ from pipeline.text import some
 
 SAMPLE_ROWS = 200  # rows by which the delimiter is found
 MOST_FOLDERS = 100  # beside a table, in which its files are looked for where they are not beside it
-MOST_BYTES = 4 << 30
 
 
 def from_csv(path: Path, more: Files | None = None, reading: Reading = FOUND_OUT) -> Files:
@@ -71,8 +70,6 @@ def _text(path: Path, where: str) -> tuple[str, str]:
     if begins_like_an_image(path):
         raise InputError(f"{where} is an image; expected a folder of images or a table of them (text in UTF-8)")
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise InputError(f"expected a table, got {path.stat().st_size / 1e9:.0f} GB")
         text, encoding = decode(read_regular(path))
     except OSError as error:
         raise InputError(f"{where}: {error.strerror}") from None
@@ -92,7 +89,10 @@ def _delimited(text: str, files: NamedFiles, where: str) -> tuple[Table, str]:
         except InputError as error:
             refused = refused or error
             continue
-        width = max(map(len, sample.rows))
+        width = max(map(len, sample.rows), default=0)
+        if not width:
+            refused = refused or InputError("expected a table with a row for each image, found none: it is empty")
+            continue
         rows = [row + [""] * (width - len(row)) for row in sample.rows]
         table_like = consistent(sample) if delimiter != " " else 0
         score = max(found_files(rows, files))[0], table_like

@@ -199,9 +199,7 @@ def _labelled(rows: Sequence[list[str]], path: int, header: list[str] | None, wh
         if header and NO_CLASSES.fullmatch(word(header[others[0]])):
             raise InputError(f"{where}: {found.named(others[0])} does not look like classes; {hint}")
         if len(body) >= FEW_ROWS and len({row[others[0]] for row in body}) == len(body):
-            raise InputError(
-                f"{where}: {found.named(others[0])} is different in each row, which classes are not; {hint}"
-            )
+            raise InputError(f"{where}: {found.named(others[0])} is different in each row, as no classes are; {hint}")
         return found
     if header and _is_one_hot(header, body, others):
         return Columns(path, None, tuple(others), header)

@@ -9,7 +9,6 @@ from PIL import Image
 from pipeline.errors import InputError
 from pipeline.sources.find import find
 from pipeline.sources.objects import from_dataset
-from pipeline.sources.tables import from_csv
 
 
 def jpeg(shade: int = 0) -> bytes:
@@ -27,73 +26,6 @@ def lay(root, *names: str) -> None:
 
 def content(source) -> dict[str, int]:
     return {source.name(i): source.read(i)[1] for i in range(len(source))}
-
-
-def test_class_folders_agree_with_torchvision(tmp_path):
-    lay(tmp_path, "dog/2.jpg", "dog/deep/1.JPEG", "Cat/a.png", "ant/x.jpg")
-    oracle, source = torchvision.datasets.ImageFolder(tmp_path), find(tmp_path)
-    assert source.classes == tuple(oracle.classes)
-    assert sorted((str(source.root / name), label) for name, label in content(source).items()) == sorted(oracle.samples)
-    assert source.read(0)[0] == (tmp_path / source.name(0)).read_bytes()
-
-
-def test_a_flat_folder_has_no_labels(tmp_path):
-    lay(tmp_path, "b.jpg", "a.png")
-    assert find(tmp_path).classes is None
-    assert content(find(tmp_path)) == {"a.png": -1, "b.jpg": -1}
-
-
-def test_unlabelled_images_follow_the_labelled(tmp_path):
-    lay(tmp_path, "l/dog/1.jpg", "l/cat/1.jpg", "u/1.jpg", "u/deep/2.jpg", "u/x.txt")
-    source = find(tmp_path / "l", tmp_path / "u")
-    assert content(source) == {"cat/1.jpg": 0, "dog/1.jpg": 1, "unlabelled/1.jpg": -1, "unlabelled/deep/2.jpg": -1}
-    assert [name for name, _ in source.rejected] == ["x.txt"]
-
-
-@pytest.mark.parametrize(("names", "message"), [
-    (["1.jpg", "dog/1.jpg"], "beside class folders"), (["train/dog/1.jpg", "val/dog/1.jpg"], "not classes"),
-    (["dog/1.jpg", "cat/1.txt"], "found none"), (["x.txt"], "found none"),
-])  # fmt: skip
-def test_a_folder_that_means_nothing_or_two_things_is_refused(tmp_path, names, message):
-    lay(tmp_path, *names)
-    with pytest.raises(InputError, match=message):
-        find(tmp_path)
-
-
-def test_missing_and_empty_folders_are_refused(tmp_path):
-    for path in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(InputError, match="found no"):
-            find(path)
-    lay(tmp_path, "l/a/1.jpg")
-    with pytest.raises(InputError, match="found none"):
-        find(tmp_path / "l", tmp_path / "absent")
-    with pytest.raises(InputError, match="together with a folder"):
-        find([], tmp_path / "l")
-
-
-@pytest.mark.parametrize(("text", "classes", "labels"), [
-    ("path,label\na.jpg,dog\nb.jpg,cat\nc.jpg,\n", ("cat", "dog"), [1, 0, -1]),
-    ("a.jpg,2\nb.jpg,0,more\nc.jpg,-1", ("0", "1", "2"), [2, 0, -1]),
-    ("a.jpg\nb.jpg\n\nc.jpg\n", None, [-1, -1, -1]),
-    ("\ufeffFilename , label\n a.jpg , dog \nb.jpg,7\nc.jpg", ("7", "dog"), [1, 0, -1]),
-])  # fmt: skip
-def test_csv_rows_become_labels(tmp_path, text, classes, labels):
-    lay(tmp_path, "a.jpg", "b.jpg", "c.jpg")
-    (tmp_path / "list.csv").write_text(text, encoding="utf-8")
-    source = find(tmp_path / "list.csv")
-    assert source.classes == classes
-    assert content(source) == dict(zip(["a.jpg", "b.jpg", "c.jpg"], labels, strict=True))
-
-
-@pytest.mark.parametrize(("text", "message"), [
-    (b"a.jpg,1\na.jpg,2", "twice"), (b"a.jpg,99999999", "class numbers"), (b"path,label\n", "found none"),
-    (b"a.jpg,-5\nb.jpg,2", "class numbers from 0, got -5"),
-    (b"\xff\xd8\xff\xe0", "UTF-8"),
-])  # fmt: skip
-def test_wrong_csvs_are_refused(tmp_path, text, message):
-    (tmp_path / "list.csv").write_bytes(text)
-    with pytest.raises(InputError, match=message):
-        from_csv(tmp_path / "list.csv")
 
 
 def test_torchvision_data_sets_give_images_and_files_give_bytes(tmp_path):
