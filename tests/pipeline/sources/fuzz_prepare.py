@@ -25,7 +25,7 @@ from pipeline.sources.image_file import heic_can_be_read
 from pipeline.store.jpeg_header import is_sound
 
 KEPT = (1_002_132,)
-"""Seeds that once ended in something else than a refusal or a stored image."""
+"""Seeds that once ended in something else than a refusal or a stored image; HEIF, an extra, is last in `images`."""
 EXTREMES = bytes([0, 1, 0x7F, 0x80, 0xFE, 0xFF])
 MAX_PIXELS = 1_000_000  # a damaged header may claim more, and each would take a second
 
@@ -126,11 +126,12 @@ def images() -> tuple[bytes, ...]:
         (photo, "TGA", {}), (photo, "PCX", {}), (photo, "SGI", {}), (photo, "DDS", {}), (photo, "QOI", {}),
         (photo, "IM", {}), (grey.convert("1"), "XBM", {}),
     ]  # fmt: skip
+    found = [*map(_saved, made), _tiled(np.asarray(grey))]
     if features.check("avif"):
-        made += [(photo, "AVIF", {"exif": exif}), (clear, "AVIF", {})]
+        found += map(_saved, [(photo, "AVIF", {"exif": exif}), (clear, "AVIF", {})])
     if heic_can_be_read():
-        made += [(photo, "HEIF", {"exif": exif.tobytes()}), (clear, "HEIF", {})]
-    return *map(_saved, made), _tiled(np.asarray(grey))
+        found += map(_saved, [(photo, "HEIF", {"exif": exif.tobytes()}), (clear, "HEIF", {})])
+    return tuple(found)
 
 
 def _saved(made: tuple[Image.Image, str, dict]) -> bytes:
