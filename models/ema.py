@@ -1,4 +1,4 @@
-"""The moving average of a module's weights: evaluated in their place, and teaching where a method asks for it."""
+"""EMA: the moving average of a module's weights, evaluated in their place and used as a teacher."""
 
 import copy
 from typing import Self, final
@@ -11,8 +11,12 @@ from torch import nn
 class EMA(nn.Module):
     """A frozen copy of `module` that follows it:  average <- decay · average + (1 - decay) · weights.
 
-    With `warm_up` the decay of step t is min(decay, (1 + t) / (10 + t)), TensorFlow's ExponentialMovingAverage: young
-    averages forget their random start. Buffers are copied. The copy is always in evaluation mode.
+    ema = EMA(encoder, decay=0.999)
+    ema.update(encoder, step)      # after each update of the encoder
+    logits = ema.module(images)
+
+    With `warmup` the decay of step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's ExponentialMovingAverage, so
+    that a young average forgets its random start. Buffers are copied. The copy is always in eval mode.
     """
 
     def __init__(self, module: nn.Module, decay: float, *, warmup: bool = False) -> None:
@@ -25,9 +29,9 @@ class EMA(nn.Module):
         """Move towards `module` after the update of `step`, counted from 0; one kernel, no host sync."""
         decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
         torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), 1 - decay)
-        for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
-            mine.copy_(theirs)
+        for average, current in zip(self.module.buffers(), module.buffers(), strict=True):
+            average.copy_(current)
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever the method around it does: no dropped paths in a teacher."""
+        """Stay in eval mode when the method around it trains, so that a teacher drops no paths."""
         return super().train(False)

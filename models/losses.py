@@ -1,4 +1,4 @@
-"""The losses that more than one method shares, in f32 whatever the network ran in."""
+"""Losses that several methods share, computed in f32 where the network ran in half precision."""
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +18,15 @@ def pixel_loss(
     absolute: bool = False,
     normalisation: Normalisation = IMAGENET,
 ) -> Tensor:
-    """Mean squared error over the predicted patches (MAE section 3, "Reconstruction target"), or absolute (SimMIM).
+    """Compute the mean squared error of predicted patches (MAE section 3, "Reconstruction target"), or the absolute one
+    (SimMIM).
 
     predicted  float [N, M, P]      decoder output; P = patch² · 3 in (y, x, channel) order
-    images     u8    [N, 3, H, W]   0..255; or float, normalised as the encoder saw it
+    images     u8    [N, 3, H, W]   0..255; or float, normalised as the encoder's input
     ids        i64   [N, M]         the patches that were predicted; MAE predicts the hidden ones (section 3)
     normalise  compare with each patch's own mean and spread, unbiased variance + 1e-6 (MAE Tab. 1d)
 
-    Raises InputError if M = 0: nothing is hidden and the mean would be 0/0.
+    Raises InputError if M = 0, where nothing is hidden and the mean would be 0/0.
     """
     if ids.shape[1] == 0:
         raise InputError("no patch is hidden, so there is nothing to predict; choose a mask ratio above 0")
@@ -38,8 +39,8 @@ def pixel_loss(
 
 
 def label_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy of logits float [N, classes] and labels i64 [N] (Semi-MAE eq. 1), or distributions float
-    [N, classes].
+    """Compute the mean cross-entropy of logits float [N, classes] and labels i64 [N] (Semi-MAE eq. 1), or distributions
+    float [N, classes].
     """
     logits = at_least_f32(logits)
     if labels.is_floating_point():
@@ -50,11 +51,12 @@ def label_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor
 def pseudo_label_loss(
     logits: Tensor, targets: Tensor, n_all: int, weights: Tensor | None = None, smoothing: float = 0.0
 ) -> Tensor:
-    """Cross-entropy of the samples that passed, over all N_u that might have (Semi-MAE eq. 2, indicator in the mean).
+    """Compute the cross-entropy of the samples that passed, summed and divided by all N_u unlabelled ones (Semi-MAE
+    eq. 2, where the indicator is inside the mean).
 
-    logits   float [n, classes]   only the samples whose confidence reached the threshold; n may be 0
+    logits   float [n, classes]   of the samples whose confidence reached the threshold; n may be 0
     targets  i64 [n]              their pseudo-labels; or float [n, classes], distributions
-    n_all    N_u of this rank. Not n: a mean over n would weigh samples more, the fewer pass
+    n_all    N_u of this rank; with n in its place samples would count more, the fewer pass
     weights  float [n]            of the samples; all 1 when absent
 
     Raises InputError if n_all < 1.
@@ -69,5 +71,5 @@ def pseudo_label_loss(
 
 
 def at_least_f32(x: Tensor) -> Tensor:
-    """bfloat16 and half become f32, f64 stays: what a softmax or a mean is taken in."""
+    """Convert bfloat16 and half to f32 for a softmax or a mean; f32 and f64 stay."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -10,7 +10,7 @@ import numpy as np
 
 from models.config.recipe import Recipe
 from models.config.resolve import resolve
-from models.method import method_class
+from models.factory import method_class
 from pipeline.errors import InputError, command
 from pipeline.flags import parse
 from pipeline.open import open_data

@@ -1,4 +1,4 @@
-"""What steps leave behind beside weights: running statistics, the same at any number of ranks and micro-batches."""
+"""RunningStats: statistics that steps leave behind beside weights, equal for any number of ranks and micro-batches."""
 
 from abc import ABC
 
@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 
 class RunningStats(nn.Module, ABC):
-    """State in buffers that steps change.
+    """State in buffers that changes once a step.
 
-    A forward pass reads it as the step before left it, and puts what it saw into `pending`, one tensor a micro-batch;
-    after the step these are combined over micro-batches and ranks and applied once. So neither the cutting of a step
-    nor a resumed run changes what is remembered. By default nothing is.
+    stats.pending.append(sums)   # in each micro-batch, while the buffers stay as the step before left them
+    stats.after_step()           # combines `pending` over micro-batches and ranks, and updates the buffers once
+
+    So neither the number of micro-batches nor a resumed run changes the statistics. A subclass overrides `update`, and
+    `combine` where sums do not fit.
     """
 
     def __init__(self) -> None:
@@ -20,25 +22,25 @@ class RunningStats(nn.Module, ABC):
         self.pending: list[Tensor] = []
 
     def set_dataset_size(self, images: int, unlabelled: int) -> None:
-        """Told once, before weights are loaded: images in the training file, and those of them that are unlabelled."""
+        """Set how many images the training file has, and how many without a label; once, before weights are loaded."""
 
     def combine(self, pending: list[Tensor]) -> Tensor:
-        """What all micro-batches of all ranks saw: by default sums, added up."""
+        """Combine the tensors of all micro-batches and ranks; by default they are added up, in f64."""
         return summed(pending)
 
-    def update(self, seen: Tensor) -> None:
-        """Apply what `combine` made; not called for steps that saw nothing."""
+    def update(self, combined: Tensor) -> None:
+        """Change the buffers by what `combine` returned; not called after a step without pending tensors."""
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Remember the step. A collective call: where one rank saw something, all did."""
+        """Update the statistics. A collective call: all ranks have pending tensors, or none has."""
         pending, self.pending = self.pending, []
         if pending:
             self.update(self.combine(pending))
 
 
 def summed(pending: list[Tensor]) -> Tensor:
-    """The sum over micro-batches and ranks, in f64: rounded to f32 afterwards, the order of adding is forgotten."""
+    """Sum over micro-batches and ranks, in f64: rounding to f32 afterwards hides in which order they were added."""
     total = torch.stack(pending).double().sum(0)
     if ranks() > 1:
         dist.all_reduce(total)  # the default group: NCCL for a GPU's tensors, gloo for a CPU's
@@ -46,7 +48,7 @@ def summed(pending: list[Tensor]) -> Tensor:
 
 
 def gathered(pending: list[Tensor]) -> Tensor:
-    """The rows of all micro-batches and ranks; each rank brings equally many."""
+    """Gather the rows of all micro-batches and ranks; each rank has equally many."""
     mine = torch.cat(pending)
     if ranks() == 1:
         return mine
@@ -56,10 +58,10 @@ def gathered(pending: list[Tensor]) -> Tensor:
 
 
 def ranks() -> int:
-    """Processes of this run."""
+    """Count the processes of this run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def move(mean: Tensor, now: Tensor, momentum: float | Tensor) -> None:
-    """mean <- momentum · mean + (1 - momentum) · now, in place."""
-    mean.copy_(momentum * mean.double() + (1 - momentum) * now)
+def move(mean: Tensor, current: Tensor, momentum: float | Tensor) -> None:
+    """Update a running mean in place:  mean <- momentum · mean + (1 - momentum) · current."""
+    mean.copy_(momentum * mean.double() + (1 - momentum) * current)

@@ -1,4 +1,4 @@
-"""How do images become tokens? A plain timm VisionTransformer whose blocks take groups of images packed into one matrix.
+"""How do images become tokens? A plain timm VisionTransformer whose blocks take groups of images as one packed matrix.
 
-Imports `pipeline` only. Read `vit.py` first.
+May import `config`. Read `vit.py` first.
 """

@@ -1,4 +1,4 @@
-"""Encoders by name or by size; always a plain timm VisionTransformer, so its checkpoints are timm's."""
+"""Build encoders by name, by size or from a recipe: plain timm VisionTransformers, whose checkpoints are timm's."""
 
 import difflib
 from dataclasses import dataclass
@@ -9,16 +9,42 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from models.config.recipe import Recipe
 from models.encoder.packed import as_packed
 from models.encoder.patches import IMAGENET, Normalisation, nearest_sizes
 from models.encoder.positions import beit_init, mae_init, prefix_positions, sincos_2d
 from models.encoder.relative import KINDS, add_relative
 from pipeline.errors import InputError
 
+WEIGHTS = {"sincos": "mae", "irpe": "mae", "bias": "beit", "block_bias": "beit"}
+"""Initial weights by encoder.position: those of the paper that has such positions (LoMaR, with irpe, starts as MAE)."""
+
+
+def encoder_of(recipe: Recipe, classes: int) -> VisionTransformer:
+    """Build the encoder that a recipe describes, with the initial weights of the paper whose positions it has.
+
+    vit = encoder_of(resolve("semi_mae:digits", []), classes=10)
+    """
+    e = recipe.encoder
+    return build_encoder(
+        Size(e.width, e.depth, e.heads) if e.width else e.name,
+        image_size=recipe.data.size,
+        patch=e.patch,
+        classes=classes,
+        pool=e.pool,
+        fc_norm=e.fc_norm,
+        position=e.position,
+        weights=WEIGHTS.get(e.position, "timm"),
+        drop_path=e.drop_path,
+        layer_scale=e.layer_scale,
+        attention=e.attention,
+        checkpointing=e.checkpointing,
+    )
+
 
 @dataclass(frozen=True)
 class Size:
-    """A ViT that has no name in timm."""
+    """Width, depth and heads of a ViT that has no name in timm."""
 
     width: int
     depth: int
@@ -41,18 +67,23 @@ def build_encoder(
     normalisation: Normalisation = IMAGENET,
     checkpointing: bool = False,
 ) -> VisionTransformer:
-    """A packed encoder with a linear classifier.
+    """Build a packed encoder with a linear classifier.
+
+    vit = build_encoder(Size(width=64, depth=4, heads=4), image_size=16, patch=4, classes=10)
 
     model       any plain ViT that timm knows by name, such as "vit_small_patch16_224", or a Size
     patch       patch side in pixels; overrides the name's
     pool        what the classifier reads: the class token, or the mean of the patch tokens after the final norm
     fc_norm     the final norm comes after the pooling, and tokens are left as they are (MAE's fine-tuning)
     position    "sincos" is MAE's fixed table, zero for class token and registers, never trained; "irpe", "bias" and
-                "block_bias" are relative (models.encoder.relative), without absolute ones; "none" knows no positions
+                "block_bias" are relative (models.encoder.relative), without absolute ones; "none": no positions at all
     weights     initial ones: timm's truncated normal, MAE's Xavier-uniform, or BEiT's (and SimMIM's) depth-rescaled
     drop_path   stochastic depth of the last block; rises linearly from 0
-    layer_scale initial factor of each branch (LayerScale), trained; None has no such factors, or the named model's own
-    attention   see PackedBlock
+    layer_scale initial factor of each residual branch (LayerScale), trained; None: no such factors, or those that the
+                named model has
+    attention   "sdpa": one call for each run of samples of equal length; "varlen": one call in all, CUDA in half
+                precision
+    normalisation, checkpointing  what u8 images are normalised by; recompute activations in the backward pass
 
     Raises InputError for models that are not plain ViTs and patches that do not divide the image.
     """
@@ -61,7 +92,7 @@ def build_encoder(
             f"patches of {patch} pixels do not divide images of {image_size}; "
             f"set the image size to {nearest_sizes(image_size, patch)}"
         )
-    # fc_norm is always given: else timm moves the norm behind average pooling, and a decoder gets un-normed tokens
+    # fc_norm is always given: without it timm moves the norm behind average pooling, and tokens would not be normed
     options = {"img_size": image_size, "patch_size": patch, "num_classes": classes, "global_pool": pool,
                "fc_norm": fc_norm, "drop_path_rate": drop_path}  # fmt: skip
     if layer_scale is not None:
@@ -95,10 +126,10 @@ def _create(model: str | Size, options: dict) -> nn.Module:
         name = model
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models("*vit*"), 3)) or "vit_small_patch16_224"
-        raise InputError(f"timm {timm.__version__} knows no model {name!r}; choose another, such as {near}")
+        raise InputError(f"timm {timm.__version__} has no model {name!r}; choose another, such as {near}")
     try:
         return timm.create_model(name, **options)
-    except (TypeError, AssertionError) as error:  # timm's ways to say that the model takes no such option
+    except (TypeError, AssertionError) as error:  # what timm raises where a model does not take an option
         why = str(error) or "it is built otherwise"
         raise InputError(
             f"a plain ViT with {options['global_pool']} pooling is expected, {name} is none: {why}"

@@ -1,4 +1,4 @@
-"""Which part of an encoder is trained: all of it, its last blocks, half of one, or its classifier alone."""
+"""Freeze a part of an encoder, so that all of it, its last blocks, half of one, or its classifier alone is trained."""
 
 from typing import Literal
 
@@ -11,13 +11,15 @@ Trained = int | Literal["all", "half", "head"]
 
 
 def freeze(vit: VisionTransformer, trained: Trained) -> list[nn.Module]:
-    """Stop a ViT's gradients below what is trained, in place; -> the modules that are frozen, to be kept in eval mode.
+    """Freeze in place what a ViT does not train; -> the frozen modules, which the caller keeps in eval mode.
 
-    "head"  the classifier and the final norm, wherever it is
-    "half"  and the MLP sub-block of the last block: its norm, its MLP (MAE section 4.3, "half" a block)
-    k       and the last k blocks; embedding, class token and positions stay frozen even if all blocks are trained
+    frozen = freeze(vit, 2)   # trains the last two blocks, the final norm and the classifier
 
-    Autograd then records nothing below the first part that is trained: there the step costs a forward pass only.
+    "head"  trains the classifier and the final norm, before or after pooling
+    "half"  these, and the MLP sub-block of the last block: its norm, its MLP (MAE section 4.3, "half" a block)
+    k       these, and the last k blocks; embedding, class token and positions are frozen even if all blocks are trained
+
+    Autograd records nothing below the first trained part, so the step costs a forward pass there.
     Raises InputError for more blocks than there are.
     """
     if trained == "all":
@@ -25,22 +27,22 @@ def freeze(vit: VisionTransformer, trained: Trained) -> list[nn.Module]:
     depth = len(vit.blocks)
     if not isinstance(trained, str) and trained > depth:
         raise InputError(f'method.trained is {trained} blocks, the encoder has {depth}; set {depth} or fewer, or "all"')
-    own = [vit.norm, vit.fc_norm, vit.head_drop, vit.head]
+    learning = [vit.norm, vit.fc_norm, vit.head_drop, vit.head]
     if trained == "half":
         last = vit.blocks[-1]
-        own += [last.norm2, last.mlp, last.ls2, last.drop_path2]
+        learning += [last.norm2, last.mlp, last.ls2, last.drop_path2]
     elif trained != "head":
-        own += vit.blocks[depth - trained :]
+        learning += vit.blocks[depth - trained :]
     vit.requires_grad_(False)
-    for part in own:
+    for part in learning:
         part.requires_grad_(True)
-    spared = {id(module) for part in own for module in part.modules()}
-    spared |= {id(module) for module in (vit, vit.blocks, *vit.blocks)}  # hold both kinds: their children say
-    return [module for module in vit.modules() if id(module) not in spared]
+    kept = {id(module) for part in learning for module in part.modules()}
+    kept |= {id(module) for module in (vit, vit.blocks, *vit.blocks)}  # containers, which may hold parts of both kinds
+    return [module for module in vit.modules() if id(module) not in kept]
 
 
-def said(trained: Trained, vit: VisionTransformer) -> str:
-    """What is trained, in words, with how much of the encoder that is."""
+def describe(trained: Trained, vit: VisionTransformer) -> str:
+    """Name the trained part, and its share of the encoder's parameters, in one line."""
     whole = sum(p.numel() for p in vit.parameters())
     part = sum(p.numel() for p in vit.parameters() if p.requires_grad)
     names = {"head": "the classifier alone", "half": "the MLP of the last block and the classifier"}

@@ -1,4 +1,4 @@
-"""Classifiers on pooled tokens."""
+"""Classifiers on pooled tokens: SupMAE's MLP, and MAE's linear probe."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ from pipeline.errors import InputError
 
 
 def mlp_head(width: int, classes: int, *, layers: int = 2, hidden: int | None = None) -> nn.Sequential:
-    """SupMAE's head: [N, width] -> [N, classes]; Linear -> BatchNorm -> ReLU between layers (SupMAE Table 2f).
+    """Build SupMAE's head: [N, width] -> [N, classes]; Linear -> BatchNorm -> ReLU between layers (SupMAE Table 2f).
 
     layers  1, 2 or 3
     hidden  width between layers; None means 4 · width, the 3072 of ViT-B
@@ -27,7 +27,7 @@ def mlp_head(width: int, classes: int, *, layers: int = 2, hidden: int | None = 
 
 
 def probe_head(width: int, classes: int) -> nn.Sequential:
-    """MAE's linear probe: [N, width] -> [N, classes]; batch norm without weights, then a linear layer (section A.1).
+    """Build MAE's linear probe: [N, width] -> [N, classes]; batch norm without weights, then linear (section A.1).
 
     The linear layer starts at a truncated normal of 0.01, the norm has an eps of 1e-6 (MAE code).
     """
@@ -39,10 +39,10 @@ def probe_head(width: int, classes: int) -> nn.Sequential:
 
 @torch.no_grad()
 def folded(head: nn.Sequential) -> nn.Linear:
-    """A probe's head as it evaluates, in one linear layer: W / s and b - W mean / s, where s^2 = variance + eps."""
+    """Fold a probe's batch norm, in eval mode, into its linear layer: W / s, b - W mean / s, s² = variance + eps."""
     norm, linear = head
     weight = linear.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    made = nn.Linear(linear.in_features, linear.out_features, device=linear.weight.device)
-    made.weight.copy_(weight)
-    made.bias.copy_(linear.bias.double() - weight @ norm.running_mean.double())
-    return made
+    plain = nn.Linear(linear.in_features, linear.out_features, device=linear.weight.device)
+    plain.weight.copy_(weight)
+    plain.bias.copy_(linear.bias.double() - weight @ norm.running_mean.double())
+    return plain

@@ -1,8 +1,9 @@
-"""timm's ViT block on a packed token matrix; the only file that knows timm's insides.
+"""PackedBlock: timm's ViT block on a packed token matrix.
 
 One matrix (rows, C) holds the tokens of every image group. LayerNorm, qkv, projection and MLP run once over all of it;
-only attention and drop-path look at the `Layout`. No parameter is renamed or reshaped, and none is added but what
-`models.encoder.relative` names: checkpoints stay timm's.
+attention and drop-path follow the `Layout`. Parameters keep timm's names and shapes, so checkpoints stay timm's; those
+that relative positions add are named in `models.encoder.relative`. The parts of timm's Block and Attention are read by
+their names (norm1, attn.qkv, ls1, ...), and `as_packed` refuses other classes.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,18 +21,22 @@ from pipeline.errors import InputError
 
 ATTENTIONS = ("sdpa", "varlen")
 Factors = Tensor | None
-Pairs = tuple[Tensor, ...] | None  # see models.encoder.relative.pairs; one a group
+Pairs = tuple[Tensor, ...] | None  # one tensor a group, which models.encoder.relative.pairs makes
 
 
 class PackedBlock(Block):
-    """timm's Block, with a packed path beside its own.
+    """timm's Block with a second, packed path.
+
+    block(x, layout=Layout(((2, 5), (3, 2))))   # x [16, C] -> [16, C]
 
     attention  "sdpa": one call a run of equal lengths, anywhere; "varlen": one call in all, CUDA in half precision
+    relative   whether attention has relative positions (models.encoder.relative.add_relative)
+    compiler   back-end of torch.compile for the packed path (models.distributed.compile); None runs it eagerly
     """
 
     attention: str = "sdpa"
-    relative: bool = False  # see models.encoder.relative
-    compiler: str | Callable | None = None  # see models.distributed.compile
+    relative: bool = False
+    compiler: str | Callable | None = None
 
     def forward(
         self,
@@ -42,11 +47,13 @@ class PackedBlock(Block):
         keep: tuple[int, ...] | None = None,
         pairs: Pairs = None,
     ) -> Tensor:
-        """Without `layout` timm's forward on [N, tokens, C]; with it, [rows, C] -> [rows, C].
+        """Run timm's forward on [N, tokens, C] without `layout`; with it, the packed one: [rows, C] -> [rows, C].
 
-        keep   only the first keep[g] tokens of each sample of group g: the rows that a loss reads. Keys and
-               values still come from every token, so the kept rows are exact. For the last block.
-        pairs  where positions are relative: what `models.encoder.relative.pairs` says of each group
+        keep   return the first keep[g] tokens of each sample of group g alone: the rows that a loss reads. Keys and
+               values still come from every token, so these rows are exact. For the last block.
+        pairs  one entry a group of `models.encoder.relative.pairs`, where positions are relative
+
+        Raises InputError for relative positions without `pairs`.
         """
         if self.relative and pairs is None:
             raise InputError(
@@ -84,7 +91,9 @@ def _dropped(y: Tensor, layout: Layout, factors: Factors) -> Tensor:
 
 
 def as_packed(vit: VisionTransformer, attention: str = "sdpa") -> VisionTransformer:
-    """Give the blocks of any plain timm ViT, pretrained or not, their packed path; in place, the weights untouched.
+    """Give the blocks of a plain timm ViT, pretrained or not, their packed path; in place, the weights untouched.
+
+    vit = as_packed(timm.create_model("vit_small_patch16_224"))
 
     Raises InputError for what packing does not reproduce exactly: other block, attention or patch-embedding classes,
     subclasses of VisionTransformer, patch dropout.
@@ -108,7 +117,7 @@ def as_packed(vit: VisionTransformer, attention: str = "sdpa") -> VisionTransfor
 
 
 def _plain_parts(vit: VisionTransformer) -> Iterator[tuple[nn.Module, tuple[type, ...]]]:
-    yield vit, (VisionTransformer,)  # first: the rest relies on it
+    yield vit, (VisionTransformer,)  # first, because the attributes below are this class's
     yield vit.patch_embed, (PatchEmbed,)
     yield vit.patch_drop, (nn.Identity,)
     for block in vit.blocks:
@@ -118,34 +127,35 @@ def _plain_parts(vit: VisionTransformer) -> Iterator[tuple[nn.Module, tuple[type
 
 @cache
 def compiled(function: Callable, compiler: str | Callable) -> Callable:
-    """A function of a block, not a method of it: a copied block (a teacher) would go on running the original's."""
+    """The compiled function, once for all blocks. A bound method of a block would not do: a copy of the block (a
+    teacher's) would run it with the weights of the original."""
     return torch.compile(function, backend=compiler, fullgraph=True)
 
 
 def first_tokens(x: Tensor, kept: Layout, layout: Layout) -> Tensor:
-    """[layout.rows, C] -> [kept.rows, C], the first tokens of each sample."""
+    """Take the first tokens of each sample: [layout.rows, C] -> [kept.rows, C]."""
     groups = zip(layout.split(x), kept.shapes, strict=True)
     return torch.cat([group[:, :tokens].flatten(0, 1) for group, (_, tokens) in groups])
 
 
 def drop_factors(drop_path: nn.Module, x: Tensor, layout: Layout) -> Factors:
-    """What stochastic depth multiplies a branch with, [samples, 1]: one draw a sample, the law of timm's DropPath; 1 in
-    groups that go without, None where nothing is dropped. Drawn outside the compiled part, which no rate enters."""
+    """Draw the factors [samples, 1] of stochastic depth: one a sample, by the law of timm's DropPath; 1 in groups that
+    have none, None where nothing is dropped. Drawn outside the compiled function, whose graph then holds no rate."""
     if not isinstance(drop_path, DropPath) or drop_path.drop_prob == 0.0 or not drop_path.training:
         return None
-    wanted = layout.drop_path or (True,) * len(layout.shapes)
-    if layout.samples == 0 or not any(wanted):
+    drops = layout.drop_path or (True,) * len(layout.shapes)
+    if layout.samples == 0 or not any(drops):
         return None
     return torch.cat(
         [
             sample_factors(drop_path, x, samples) if drop else x.new_ones(samples, 1)
-            for (samples, _), drop in zip(layout.shapes, wanted, strict=True)
+            for (samples, _), drop in zip(layout.shapes, drops, strict=True)
         ]
     )
 
 
 def sample_factors(drop_path: DropPath, like: Tensor, samples: int) -> Tensor:
-    """[samples, 1]: 0 for a sample whose branch is dropped, else 1 over the keep-probability."""
+    """Draw [samples, 1]: 0 for a sample whose residual branch is dropped, else 1 over the keep-probability."""
     keep = 1.0 - drop_path.drop_prob
     factors = like.new_empty(samples, 1).bernoulli_(keep)
     return factors.div_(keep) if keep > 0.0 and drop_path.scale_by_keep else factors
@@ -157,14 +167,14 @@ def _attend_all(attn: Attention, x: Tensor, layout: Layout, attention: str, pair
 
 
 def _attend_some(attn: Attention, x: Tensor, kept: Layout, layout: Layout, attention: str, pairs: Pairs) -> Tensor:
-    """Queries for the kept rows only: the query third of qkv runs on them, the key and value thirds on all rows."""
+    """Attend from the kept rows: the query third of qkv runs on them, the key and value thirds on all rows."""
     weight, bias, dim = attn.qkv.weight, attn.qkv.bias, attn.attn_dim
-    wanted = first_tokens(x, kept, layout)
-    q = F.linear(wanted, weight[:dim], None if bias is None else bias[:dim])
+    first = first_tokens(x, kept, layout)
+    q = F.linear(first, weight[:dim], None if bias is None else bias[:dim])
     kv = F.linear(x, weight[dim:], None if bias is None else bias[dim:])
     k, v = kv.unflatten(1, (2, attn.num_heads, attn.head_dim)).unbind(1)
     q = q.unflatten(1, (attn.num_heads, attn.head_dim))
-    return _finish(attn, wanted, _attend(attn, q, k, v, kept, layout, attention, pairs))
+    return _finish(attn, first, _attend(attn, q, k, v, kept, layout, attention, pairs))
 
 
 def _attend(
@@ -176,9 +186,9 @@ def _attend(
     if attention == "varlen":
         return _attend_varlen(q, k, v, queries, keys, dropout).flatten(1)
     outs, query_start, key_start = [], 0, 0
-    for (samples, wanted, tokens), pair in _runs(queries, keys, pairs):
-        query_end, key_end = query_start + samples * wanted, key_start + samples * tokens
-        q_run = q[query_start:query_end].unflatten(0, (samples, wanted)).transpose(1, 2)
+    for (samples, first, tokens), pair in _runs(queries, keys, pairs):
+        query_end, key_end = query_start + samples * first, key_start + samples * tokens
+        q_run = q[query_start:query_end].unflatten(0, (samples, first)).transpose(1, 2)
         k_run, v_run = (z[key_start:key_end].unflatten(0, (samples, tokens)).transpose(1, 2) for z in (k, v))
         bias = None if pair is None else attention_bias(attn, q_run, pair)
         out = F.scaled_dot_product_attention(q_run, k_run, v_run, attn_mask=bias, dropout_p=dropout)
@@ -192,20 +202,20 @@ def _attend(
 def _runs(queries: Layout, keys: Layout, pairs: Pairs) -> list[tuple[tuple[int, int, int], Tensor | None]]:
     if pairs is None:
         return [(run, None) for run in paired_runs(queries, keys)]
-    # a run a group, as each has its own pairs
+    # each group is a run of its own, because its pairs are
     shapes = zip(queries.shapes, keys.shapes, pairs, strict=True)
-    return [((samples, wanted, tokens), pair) for (samples, wanted), (_, tokens), pair in shapes if samples]
+    return [((samples, first, tokens), pair) for (samples, first), (_, tokens), pair in shapes if samples]
 
 
 def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, queries: Layout, keys: Layout, dropout: float) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn  # lazily: only CUDA machines have use for it
+    from torch.nn.attention.varlen import varlen_attn  # lazily, as it is for CUDA
 
     if dropout or q.device.type not in ("cuda", "meta") or v.dtype not in (torch.bfloat16, torch.float16):
         raise InputError(
             f"varlen attention runs on CUDA in half precision without attention dropout, got {q.device.type}, "
             f"{v.dtype}, dropout {dropout}; choose attention sdpa"
         )
-    q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast a q_norm hands back f32
+    q, k = q.to(v.dtype), k.to(v.dtype)  # a q_norm under autocast returns f32
     starts = queries.cu_seqlens(q.device), keys.cu_seqlens(k.device)
     return varlen_attn(q, k, v, *starts, queries.longest, keys.longest)
 

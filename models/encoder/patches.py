@@ -1,4 +1,4 @@
-"""Pixels of patches, in MAE's order: patches in raster order, inside a patch (y, x, channel)."""
+"""Cut patches out of images and normalise them; patches in raster order, inside a patch (y, x, channel), as in MAE."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +12,7 @@ from pipeline.errors import InputError
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What a u8 image goes through before the encoder: (x / 255 - mean) / std, RGB."""
+    """Mean and standard deviation, RGB, by which the encoder normalises u8 images: (x / 255 - mean) / std."""
 
     mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN
     std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
@@ -22,7 +22,7 @@ IMAGENET = Normalisation()
 
 
 def grid_of(images: Tensor, patch: int) -> tuple[int, int]:
-    """Patches down and across. Raises InputError if `patch` does not divide the image."""
+    """Count patches of images [..., H, W], down and across. Raises InputError if `patch` does not divide the image."""
     height, width = images.shape[-2:]
     if height % patch or width % patch:
         raise InputError(
@@ -33,24 +33,24 @@ def grid_of(images: Tensor, patch: int) -> tuple[int, int]:
 
 
 def nearest_sizes(size: int, patch: int) -> str:
-    """The multiples of `patch` around `size`, as a user would say it: "224" or "208 or 224"."""
+    """Name the multiples of `patch` around `size`, for an error message: "224", or "208 or 224"."""
     below = size // patch * patch
     return " or ".join(str(near) for near in ([below] if below == size else [below, below + patch]) if near)
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
-    """u8 or float [N, 3, H, W] -> same type [N, L, patch² · 3]; any storage order."""
+    """Cut images, u8 or float [N, 3, H, W] in any storage order, into patches [N, L, patch² · 3] of the same type."""
     return gather_patches(images, None, None, patch)
 
 
 def unpatchify(patches: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
-    """[N, L, patch² · 3] -> [N, 3, H, W]: patchify undone."""
+    """Undo patchify: [N, L, patch² · 3] -> [N, 3, H, W]."""
     cells = patches.unflatten(2, (patch, patch, -1)).unflatten(1, grid)
     return cells.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
 def gather_patches(images: Tensor, rows: Tensor | None, ids: Tensor | None, patch: int) -> Tensor:
-    """Pixels of the wanted patches of the wanted images, [n, K, patch² · 3]; other pixels are never read.
+    """Gather the pixels of some patches of some images, [n, K, patch² · 3]; no other pixel is read.
 
     images  u8 or float [N, 3, H, W]
     rows    i64 [n]     which images; None means all
@@ -58,7 +58,7 @@ def gather_patches(images: Tensor, rows: Tensor | None, ids: Tensor | None, patc
     """
     down, across = grid_of(images, patch)
     cells = images.permute(0, 2, 3, 1).unflatten(2, (across, patch)).unflatten(1, (down, patch))
-    cells = cells.permute(0, 1, 3, 2, 4, 5)  # N, down, across, y, x, channel: strides only, nothing is copied
+    cells = cells.permute(0, 1, 3, 2, 4, 5)  # N, down, across, y, x, channel: a view, nothing is copied
     if ids is not None:
         rows = torch.arange(images.shape[0], device=images.device) if rows is None else rows
         return cells[rows[:, None], ids // across, ids % across].flatten(2)
@@ -70,12 +70,12 @@ def gather_patches(images: Tensor, rows: Tensor | None, ids: Tensor | None, patc
 def hidden_from_visible(visible: Tensor, patches: int) -> Tensor:
     """The ids that `visible` (i64 [N, K], distinct) leaves out of 0..patches-1: i64 [N, patches - K], ascending."""
     hidden = torch.ones(visible.shape[0], patches, dtype=torch.int8, device=visible.device).scatter(1, visible, 0)
-    # a stable sort, not nonzero(): the number of hidden patches is known, and the GPU need not be asked for it
+    # a stable sort, as nonzero() would wait for the GPU to count the hidden patches, whose number is known here
     return hidden.sort(dim=1, descending=True, stable=True).indices[:, : patches - visible.shape[1]]
 
 
 def normalised(pixels: Tensor, dtype: torch.dtype, normalisation: Normalisation = IMAGENET) -> Tensor:
-    """u8 [..., patch² · 3] -> (x / 255 - mean) / std in `dtype`; floats are taken as normalised already."""
+    """Normalise u8 [..., patch² · 3] in `dtype`: (x / 255 - mean) / std; floats are taken as normalised already."""
     if pixels.dtype != torch.uint8:
         return pixels
     scale, shift = _scale_and_shift(normalisation, pixels.shape[-1] // 3, dtype, pixels.device)
@@ -83,14 +83,14 @@ def normalised(pixels: Tensor, dtype: torch.dtype, normalisation: Normalisation 
 
 
 def as_normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
-    """u8 [N, 3, H, W] -> f32, as the encoder would normalise them; floats are taken as normalised already."""
+    """Normalise images, u8 [N, 3, H, W] -> f32, as the encoder does; floats are taken as normalised already."""
     lines = images.permute(0, 2, 3, 1).flatten(2)
     return normalised(lines, torch.float32, normalisation).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
 
 
 @lru_cache(maxsize=32)
 def _scale_and_shift(normalisation: Normalisation, pixels: int, dtype: torch.dtype, device: torch.device):
-    # kept outside the model: as buffers they would lose digits in model.bfloat16(), or enter timm's state_dict
+    # not buffers of the model: those would lose digits in model.bfloat16() and appear in timm's state_dict
     with torch.inference_mode(False):
         mean, std = (torch.tensor(values, dtype=torch.float64) for values in (normalisation.mean, normalisation.std))
         pair = 1 / (255 * std), -mean / std

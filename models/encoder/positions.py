@@ -1,4 +1,4 @@
-"""Fixed positions, positions of another grid, and initial weights of MAE and BEiT."""
+"""Absolute positions: the sine-cosine table, resampling to another grid; and the initial weights of MAE and BEiT."""
 
 import torch
 from timm.layers import resample_abs_pos_embed, trunc_normal_
@@ -9,8 +9,9 @@ from pipeline.errors import InputError
 
 
 def sincos_2d(width: int, grid: tuple[int, int]) -> Tensor:
-    """f64 [L, width], raster order: the first half encodes x, the second y, each as sines then cosines of
-    position / 10000^(i / (width / 4)) (MAE's table; section A.1).
+    """Compute MAE's table f64 [L, width], raster order (section A.1).
+
+    The first half encodes x, the second y, each as sines then cosines of position / 10000^(i / (width / 4)).
 
     Raises InputError if 4 does not divide `width`.
     """
@@ -22,26 +23,27 @@ def sincos_2d(width: int, grid: tuple[int, int]) -> Tensor:
     return torch.cat([half for angle in angles for half in (angle.sin(), angle.cos())], 1)
 
 
-def resampled(positions: Tensor, grid: tuple[int, int], wanted: tuple[int, int], before: int = 0) -> Tensor:
-    """Positions [1, before + L, C] of one grid for another: themselves if it is the same, else bicubic, with gradient.
+def resampled(positions: Tensor, grid: tuple[int, int], new: tuple[int, int], before: int = 0) -> Tensor:
+    """Resample positions [1, before + L, C] of one grid to another, bicubically and with gradient; the first `before`
+    stay, and so do all where the grids are equal.
 
-    An image shown smaller is the same image in fewer patches: its positions are spread over it, not cut off. Learned
-    and sine-cosine tables are resampled alike, as in MAE's fine-tuning and DailyMAE's code (Wu et al. 2024).
+    The same image in fewer patches spans the whole table: its positions are spread over it, not cut off. Learned and
+    sine-cosine tables are resampled alike, as in MAE's fine-tuning and DailyMAE's code (Wu et al. 2024).
     """
-    if tuple(grid) == tuple(wanted):
+    if tuple(grid) == tuple(new):
         return positions
-    return resample_abs_pos_embed(positions, list(wanted), list(grid), num_prefix_tokens=before)
+    return resample_abs_pos_embed(positions, list(new), list(grid), num_prefix_tokens=before)
 
 
 def prefix_positions(encoder: nn.Module) -> int:
-    """How many of an encoder's positions come before the patches': newer ViTs add none to their prefix tokens."""
+    """Count an encoder's positions before those of the patches: with no_embed_class prefix tokens have none."""
     return 0 if getattr(encoder, "no_embed_class", False) else encoder.num_prefix_tokens
 
 
 def mae_init(module: nn.Module) -> None:
-    """MAE's initial weights for one module, for `model.apply`: Xavier-uniform linears, zero biases.
+    """Give one module MAE's initial weights, as `model.apply(mae_init)`: Xavier-uniform linears, zero biases.
 
-    A patch embedding (a convolution) is initialised as the linear layer that it is.
+    A patch embedding, which is a convolution, is initialised as the equivalent linear layer.
     """
     if isinstance(module, nn.Linear | nn.Conv2d):
         nn.init.xavier_uniform_(module.weight.view(module.weight.shape[0], -1))
@@ -51,10 +53,10 @@ def mae_init(module: nn.Module) -> None:
 
 @torch.no_grad()
 def beit_init(vit: VisionTransformer) -> None:
-    """BEiT's initial weights, which SimMIM's ViT has, too; in place.
+    """Give a ViT, in place, BEiT's initial weights, which SimMIM's ViT has, too.
 
-    Truncated normal of 0.02 for linears, patch embedding and tokens, zero biases; what writes into the residual stream
-    of block i (from 1) is divided by sqrt(2 i), so that its variance grows no faster than the logarithm of depth.
+    Truncated normal of 0.02 for linears, patch embedding and tokens, zero biases. The two layers of block i (from 1)
+    that are added to the residual stream are divided by sqrt(2 i): its variance grows with the logarithm of depth.
     """
     for module in vit.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):

@@ -1,6 +1,6 @@
-"""The shared encoder: groups of images in, tokens out, through one plain timm ViT in one pass.
+"""Encode groups of images in one pass of a plain timm ViT: pixels of each group in, tokens of each group out.
 
-    labelled, strong, partly = encode(vit, [Whole(images), Chosen(strong, rows), Part(weak, visible)])
+    labelled, strong, visible = encode(vit, [FullImages(x), SelectedImages(u, rows), VisiblePatches(w, ids)])
 
 Images are u8 [N, 3, H, W], 0..255, normalised here after the gather; or float, taken as normalised already.
 """
@@ -29,9 +29,9 @@ __all__ = ["FullImages", "Group", "MaskedImages", "SelectedImages", "Size", "Vis
 
 @dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
 class FullImages:
-    """Every patch of every image.
+    """A group with every patch of every image: FullImages(images).
 
-    pooled  only what the classifier reads is needed: with a class token, one token an image comes back
+    pooled  return the tokens that the classifier reads: with class-token pooling one token an image, else all
     """
 
     images: Tensor
@@ -41,7 +41,12 @@ class FullImages:
 
 @dataclass(frozen=True, eq=False)
 class SelectedImages:
-    """Every patch of the images `rows` (i64 [n], n may be 0); the others are never read."""
+    """A group with every patch of the images `rows` (i64 [n], n may be 0): SelectedImages(images, rows).
+
+    The pixels of other images are not read.
+
+    pooled  return the tokens that the classifier reads, as in FullImages
+    """
 
     images: Tensor
     rows: Tensor
@@ -51,8 +56,10 @@ class SelectedImages:
 
 @dataclass(frozen=True, eq=False)
 class VisiblePatches:
-    """The patches `visible` (i64 [N, K]) of each image; the hidden are never read. No drop-path: MAE pre-trains
-    without."""
+    """A group with the patches `visible` (i64 [N, K]) of each image: VisiblePatches(images, ids).
+
+    The pixels of hidden patches are not read. Stochastic depth leaves the group out, as MAE pre-trains without it.
+    """
 
     images: Tensor
     visible: Tensor
@@ -61,14 +68,16 @@ class VisiblePatches:
 
 @dataclass(frozen=True, eq=False)
 class MaskedImages:
-    """Patches of which some enter as a mask token, so the encoder sees where they are, not what (SimMIM, LoMaR).
+    """A group in which a mask token stands for some patches: MaskedImages(images, covered, token) (SimMIM, LoMaR).
 
-    covered     bool [n, K]   which of the K patches
+    The encoder gets the positions of covered patches, and not their pixels.
+
+    covered     bool [n, K]   which of the K patches the token stands for
     mask_token  float [C]     learned; positions are added to it
-    ids         i64 [n, K]    the patches themselves (a window, say); None means all, in raster order
+    ids         i64 [n, K]    which patches, those of a window for example; None means all, in raster order
     rows        i64 [n]       which images; None means all
-    drop_path   may stochastic depth touch this group?
-    read        only so many patches, the first of `ids`, are read: the last block leaves out the others
+    drop_path   whether stochastic depth applies to this group
+    read        return the prefix and the first so many patches of `ids`; None means all
     """
 
     images: Tensor
@@ -84,38 +93,44 @@ Group = FullImages | SelectedImages | VisiblePatches | MaskedImages
 
 
 def encode(vit: VisionTransformer, groups: Sequence[Group]) -> list[Tensor]:
-    """One [n_g, tokens_g, C] a group, final-normed: prefix tokens, then patches in the order of their ids.
+    """Encode groups: one [n_g, tokens_g, C] a group, final-normed; prefix tokens, then patches in the order of `ids`.
 
-    With class-token pooling a `pooled` group comes back as its class token alone (tokens_g = 1), a covered one as the
-    prefix and its `read` patches: the last block would do the rest of its work for nobody. The vit's blocks must be
-    packed (`build_encoder`, `as_packed`).
+    (tokens,) = encode(vit, [FullImages(images)])
+
+    With class-token pooling a `pooled` group returns its class token alone (tokens_g = 1), a masked one its prefix and
+    its `read` patches: the last block computes queries and MLP for these tokens only. The vit's blocks must be packed
+    (`build_encoder`, `as_packed`).
     """
     x, layout = embed(vit, groups)
     keep = tuple(_tokens_read(vit, group, tokens) for group, (_, tokens) in zip(groups, layout.shapes, strict=True))
-    related = _pairs(vit, groups)
+    pairs = _pairs(vit, groups)
     for block in vit.blocks[:-1]:
-        x = _run(vit, block, x, layout, None, related)
-    x = _run(vit, vit.blocks[-1], x, layout, keep, related)
+        x = _run(vit, block, x, layout, None, pairs)
+    x = _run(vit, vit.blocks[-1], x, layout, keep, pairs)
     return layout.trimmed(keep).split(vit.norm(x))
 
 
 def encode_every(vit: VisionTransformer, group: Group) -> list[Tensor]:
-    """What goes into the first block of one group, and what comes out of each: depth + 1 of [n, tokens, C].
+    """Encode one group and return every layer: the input of the first block and each block's output, depth + 1 of
+    [n, tokens, C].
 
-    The last is final-normed, as in `encode`: so the norm is trained, which whoever uses the encoder reads.
+    The last is final-normed, as in `encode`, so that the norm is trained: users of the encoder read it.
     """
     x, layout = embed(vit, [group])
-    related, layers = _pairs(vit, [group]), [x]
+    pairs, layers = _pairs(vit, [group]), [x]
     for block in vit.blocks:
-        layers.append(_run(vit, block, layers[-1], layout, None, related))
+        layers.append(_run(vit, block, layers[-1], layout, None, pairs))
     layers[-1] = vit.norm(layers[-1])
     return [layout.split(layer)[0] for layer in layers]
 
 
 def classify(vit: VisionTransformer, groups: Sequence[Tensor]) -> list[Tensor]:
-    """Tokens of groups -> logits [n_g, classes] of each; the head runs once over all of them.
+    """Classify the tokens of groups -> logits [n_g, classes] of each; the head runs once over all of them.
 
-    Give it the labelled group too: a head that sees no row on one rank has no gradient there, and DDP waits for it.
+    (logits,) = classify(vit, encode(vit, [FullImages(images)]))
+
+    Pass the labelled group with the strong one, which may be empty: without a row the head would have no gradient on
+    that rank, and DDP would wait for it.
     """
     pooled = [vit.pool(tokens) for tokens in groups]
     logits = vit.head(vit.head_drop(vit.fc_norm(torch.cat(pooled))))
@@ -124,14 +139,14 @@ def classify(vit: VisionTransformer, groups: Sequence[Tensor]) -> list[Tensor]:
 
 @torch.no_grad()
 def eval_logits(vit: VisionTransformer, images: Tensor) -> Tensor:
-    """Logits [N, classes] with the network in eval mode and nothing to learn from: a teacher's or evaluator's view."""
+    """Compute logits [N, classes] of images in eval mode and without gradient, as teachers and evaluators do."""
     with evaluating(vit):
         return classify(vit, encode(vit, [FullImages(images)]))[0]
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; afterwards each submodule is in the mode it was in, frozen ones included."""
+    """Put a module into eval mode for a while; afterwards each submodule, frozen or not, is in its mode of before."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -142,16 +157,16 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def embed(vit: VisionTransformer, groups: Sequence[Group]) -> tuple[Tensor, Layout]:
-    """Pixels of the wanted patches -> packed tokens [rows, C] with positions and prefix; one projection for all."""
+    """Embed the patches of all groups, with one projection: packed tokens [rows, C] with positions and prefix."""
     patch = vit.patch_embed.patch_size[0]
-    pixels = [gather_patches(group.images, *_wanted(group), patch) for group in groups]
+    pixels = [gather_patches(group.images, *_rows_and_ids(group), patch) for group in groups]
     patches = _project(vit, pixels)
     prefix = _prefix(vit)
     packed, shapes = [], []
     for group, tokens in zip(groups, patches, strict=True):
         if isinstance(group, MaskedImages):
             tokens = torch.where(group.covered[..., None], group.mask_token.to(tokens.dtype), tokens)
-        tokens = _with_positions(vit, tokens, grid_of(group.images, patch), _wanted(group)[1])
+        tokens = _with_positions(vit, tokens, grid_of(group.images, patch), _rows_and_ids(group)[1])
         if prefix is not None:
             tokens = torch.cat([prefix.expand(tokens.shape[0], -1, -1), tokens], 1)
         packed.append(tokens.flatten(0, 1))
@@ -160,7 +175,8 @@ def embed(vit: VisionTransformer, groups: Sequence[Group]) -> tuple[Tensor, Layo
     return x, Layout(tuple((int(n), int(k)) for n, k in shapes), tuple(group.drop_path for group in groups))
 
 
-def _wanted(group: Group) -> tuple[Tensor | None, Tensor | None]:
+def _rows_and_ids(group: Group) -> tuple[Tensor | None, Tensor | None]:
+    """Which images, i64 [n], and which patches, i64 [n, K], a group reads; None means all."""
     match group:
         case FullImages():
             return None, None
@@ -173,6 +189,7 @@ def _wanted(group: Group) -> tuple[Tensor | None, Tensor | None]:
 
 
 def _tokens_read(vit: VisionTransformer, group: Group, tokens: int) -> int:
+    """How many of each sample's tokens, the first ones, `encode` returns."""
     if isinstance(group, MaskedImages) and group.read is not None:
         return vit.num_prefix_tokens + group.read
     pooled = isinstance(group, FullImages | SelectedImages) and group.pooled
@@ -191,7 +208,9 @@ def _pairs(vit: VisionTransformer, groups: Sequence[Group]) -> Pairs:
     if not vit.blocks[0].relative:
         return None
     patch = vit.patch_embed.patch_size[0]
-    return tuple(pairs(vit, grid_of(group.images, patch), _wanted(group)[1], group.images.device) for group in groups)
+    return tuple(
+        pairs(vit, grid_of(group.images, patch), _rows_and_ids(group)[1], group.images.device) for group in groups
+    )
 
 
 def _project(vit: VisionTransformer, pixels: list[Tensor]) -> list[Tensor]:
@@ -204,11 +223,11 @@ def _project(vit: VisionTransformer, pixels: list[Tensor]) -> list[Tensor]:
     x = F.linear(x, weight.permute(0, 2, 3, 1).flatten(1), vit.patch_embed.proj.bias)
     x = vit.patch_embed.norm(x)
     parts = x.split([len(part) for part in flat])
-    return [part.unflatten(0, whole.shape[:2]) for part, whole in zip(parts, pixels, strict=True)]
+    return [part.unflatten(0, group.shape[:2]) for part, group in zip(parts, pixels, strict=True)]
 
 
 def normalisation_of(vit: VisionTransformer) -> Normalisation:
-    """What `build_encoder` was told to normalise u8 images with; ImageNet's for any other timm ViT."""
+    """The normalisation of u8 images that `build_encoder` set; ImageNet's for any other timm ViT."""
     return getattr(vit, "normalisation", IMAGENET)
 
 

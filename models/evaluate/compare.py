@@ -20,7 +20,7 @@ from tyro.conf import Positional
 
 from models.evaluate.results import Column, Numbers, best, columns_of, heads_of, journalled, kept
 from models.load import restored
-from models.method import method_class
+from models.factory import method_class
 from models.records.metrics import read
 from models.records.run_folder import RECIPE, REPORT
 from models.reporting.render import Section, Table, Text, html

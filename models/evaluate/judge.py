@@ -14,7 +14,8 @@ from models.distributed.precision import precision
 from models.distributed.process_group import World, group_for, sum_over_ranks
 from models.evaluate.accuracy import hits
 from models.evaluate.knn import bank, features, knn
-from models.method import Method, method_class
+from models.factory import method_class
+from models.method import Method
 from pipeline.errors import InputError
 from pipeline.evaluation.sweep import sweep, sweep_decodable
 from pipeline.labels.splits import known_labels, load_split

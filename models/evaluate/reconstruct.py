@@ -48,7 +48,7 @@ def fill(method: Method, images: Tensor, ratio: float, keys: np.ndarray) -> Fill
     Normalised targets are put back on each patch's own mean and spread, which the network was never told; `blank` is
     then that mean, and for pixels the mean colour of the image's visible patches.
     """
-    branch, patch = method.reconstruction, method.reconstruction.patch
+    branch, patch = method.branch, method.branch.patch
     grid = images.shape[-1] // patch
     visible_ids = random_mask(keys, grid, masks.visible_count(Mask(ratio=ratio), grid))
     visible = torch.from_numpy(visible_ids).to(images.device)
@@ -83,7 +83,7 @@ def reconstruct(
 
     ids  i64 [N], what the masks depend on; 0 to N - 1 when absent
     """
-    patch = method.reconstruction.patch
+    patch = method.branch.patch
     filled = fill(method, images, ratio, keys_of(np.arange(len(images)) if ids is None else ids, seed))
     if filled is None:
         return None
@@ -109,7 +109,7 @@ def picture(
     None where a prediction is no picture.
     """
     shown, headings = [list(images.permute(0, 2, 3, 1).cpu().numpy())], ["image"]
-    patches = (images.shape[-1] // method.reconstruction.patch) ** 2
+    patches = (images.shape[-1] // method.branch.patch) ** 2
     for ratio in (each for each in ratios if patches * (1 - each) >= 1):
         with precision(recipe.run, images.device):
             made = reconstruct(method, images, ratio, seed, ids)
@@ -152,7 +152,7 @@ class Reconstructions(Evaluator):
         images = torch.cat(list(self.images(loaded, beton, ids)))
         drawn = picture(loaded.recipe, loaded.method, images, self.ratios, self.seed, ids)
         if drawn is None:
-            target = loaded.method.reconstruction.settings.target
+            target = loaded.method.branch.settings.target
             raise InputError(f"{loaded.path} predicts {target}, of which there is no picture; give a run on pixels")
         ids = spread(beton, self.measured)
         sums = torch.zeros(len(self.ratios), 2, dtype=torch.float64, device=images.device)
@@ -169,7 +169,7 @@ class Reconstructions(Evaluator):
         for ratio in self.ratios:
             with precision(loaded.recipe.run, images.device):
                 filled = fill(loaded.method, images, ratio, keys_of(ids, self.seed))
-            truth = gather_patches(images, None, filled.hidden, loaded.method.reconstruction.patch).float()
+            truth = gather_patches(images, None, filled.hidden, loaded.method.branch.patch).float()
             each = [
                 (guess - truth).double().div(255).square().mean((1, 2)) for guess in (filled.predicted, filled.blank)
             ]
@@ -190,7 +190,7 @@ class Reconstructions(Evaluator):
 
 def check(loaded: Loaded, asked: Reconstructions) -> None:
     """Raise InputError for a run without a masked branch, or numbers that mean nothing."""
-    branch = getattr(loaded.method, "reconstruction", None)
+    branch = loaded.method.branch
     if branch is None:
         raise InputError(
             f"{loaded.path} was trained by {loaded.recipe.name}, which has no masked branch; give a run of mae, "

@@ -23,7 +23,7 @@ from models.evaluate.accuracy import Accuracy
 from models.evaluate.base import Files
 from models.evaluate.scores import answers
 from models.load import Loaded
-from models.method import method_class
+from models.factory import method_class
 from models.methods.supervised import Settings
 from models.predict import predictions
 from pipeline.bench.rounds import Turns, interleaved, rate

@@ -18,7 +18,7 @@ from models.config.resolve import named
 from models.evaluate.base import Evaluator, Result
 from models.evaluate.stages import Stage, figures, page, pass_rates
 from models.load import Loaded, load_run
-from models.method import method_class
+from models.factory import method_class
 from models.optim.schedule import Pools, RunLength, run_length
 from models.records.metrics import read
 from models.reporting.report import speed

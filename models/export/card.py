@@ -11,7 +11,7 @@ from models.config.resolve import command_of
 from models.evaluate.results import journalled
 from models.export.base import Checked
 from models.load import Loaded
-from models.method import method_class
+from models.factory import method_class
 from models.records.metrics import read
 from models.records.run_folder import ENVIRONMENT
 from pipeline.text import measured, table

@@ -101,7 +101,7 @@ def config(loaded: Loaded, branch: MAEBranch) -> dict:
 
 
 def _branch(loaded: Loaded) -> MAEBranch:
-    branch = getattr(loaded.method, "reconstruction", None)
+    branch = loaded.method.branch
     plain = isinstance(branch, MAEBranch) and loaded.method.encoder.cls_token is not None
     if not plain or branch.mask_token is not None or branch.settings.target not in ("pixel", "norm_pix"):
         raise InputError(

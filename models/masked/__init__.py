@@ -1,5 +1,5 @@
-"""How is an image predicted from a part of it? Masked-image objectives (MAE, SimMIM, LoMaR, CrossMAE), their decoders and
-their targets.
+"""How is an image predicted from a part of it? Masked-image objectives (MAE, SimMIM, LoMaR, CrossMAE), their decoders
+and their targets.
 
-May import `encoder`, `config` and `losses`. Read `base.py` first.
+May import `config`, `encoder` and `losses`. Read `branch.py` first.
 """

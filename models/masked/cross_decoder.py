@@ -1,7 +1,8 @@
-"""CrossMAE's decoder: each hidden patch asks the encoder's tokens on its own, and no other one (Fu et al. 2024)."""
+"""CrossMAE's decoder: each hidden patch attends to the encoder's tokens alone (Fu et al. 2024)."""
 
 from collections.abc import Callable
 from functools import partial
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +14,16 @@ from models.encoder.positions import mae_init, resampled, sincos_2d
 from pipeline.errors import InputError
 
 
+@final
 class CrossBlock(nn.Module):
-    """Pre-norm cross-attention, then an MLP; queries of `width`, keys and values straight from `memory_width`.
+    """Pre-norm cross-attention, then an MLP; queries of `width`, keys and values from `memory_width` without a norm.
 
-    Every query is on its own: asking for fewer changes none of the others' answers.
+    No query attends to another, so the outputs of some do not depend on how many there are.
+
+    compiler  back-end of torch.compile for the block (models.distributed.compile); None runs it eagerly
     """
 
-    compiler: str | Callable | None = None  # see models.distributed.compile
+    compiler: str | Callable | None = None
 
     def __init__(self, width: int, memory_width: int, heads: int) -> None:
         super().__init__()
@@ -32,12 +36,12 @@ class CrossBlock(nn.Module):
         self.mlp = Mlp(width, 4 * width)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """float [N, M, width] and memory [N, T, memory_width] -> [N, M, width]."""
-        run = _answers if self.compiler is None else compiled(_answers, self.compiler)
+        """Attend from float [N, M, width] to memory [N, T, memory_width] -> [N, M, width]."""
+        run = _attend if self.compiler is None else compiled(_attend, self.compiler)
         return run(self, x, memory)
 
 
-def _answers(block: CrossBlock, x: Tensor, memory: Tensor) -> Tensor:
+def _attend(block: CrossBlock, x: Tensor, memory: Tensor) -> Tensor:
     q, k, v = (
         each.unflatten(2, (block.heads, -1)).transpose(1, 2)
         for each in (block.queries(block.norm1(x)), *block.keys_values(memory).chunk(2, -1))
@@ -46,13 +50,17 @@ def _answers(block: CrossBlock, x: Tensor, memory: Tensor) -> Tensor:
     return x + block.mlp(block.norm2(x))
 
 
+@final
 class CrossDecoder(nn.Module):
     """Mask tokens with positions, `depth` blocks of cross-attention, norm, linear to `predicts`.
 
-    encoder_width  width of the tokens that are asked
+    decoder = CrossDecoder(768, (14, 14), predicts=768, maps=13)
+    pixels = decoder(encode_every(vit, VisiblePatches(images, visible)), ids)   # [N, M, 768]
+
+    encoder_width  width of the encoder's tokens
     grid           patches down and across; positions of other grids are resampled from it
-    maps           layers of the encoder that are asked: 1, its output; more, and each block reads a learned mix of all
-                   of them, normed ("inter-block attention"). The mix begins normal with variance 1 / maps
+    maps           layers of the encoder that are attended to: 1, its output; more, and each block attends to a learned
+                   mix of all of them, normed ("inter-block attention"). The mix starts normal with variance 1 / maps
     """
 
     def __init__(
@@ -86,9 +94,9 @@ class CrossDecoder(nn.Module):
             nn.init.normal_(self.mix, std=maps**-0.5)
 
     def forward(self, layers: list[Tensor], ids: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Predictions [N, M, predicts] for the patches `ids` (i64 [N, M], any of them), in their order.
+        """Predict the patches `ids` (i64 [N, M], any of them): [N, M, predicts], in their order.
 
-        layers  `maps` of float [N, T, encoder_width]: the tokens of what was seen, positions in them already
+        layers  `maps` of float [N, T, encoder_width]: the tokens of visible patches, with the encoder's positions
         grid    patches of the images down and across; the decoder's own when absent
         """
         positions = resampled(self.positions[None], self.grid, grid or self.grid)[0]
@@ -98,7 +106,7 @@ class CrossDecoder(nn.Module):
         return self.predict(self.norm(x))
 
     def _memories(self, layers: list[Tensor]) -> list[Tensor]:
-        """What each block asks, [N, T, encoder_width]."""
+        """What each block attends to, [N, T, encoder_width]."""
         if self.mix is None:
             return layers * len(self.blocks)
         stacked = torch.stack(layers)

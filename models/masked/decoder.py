@@ -1,6 +1,7 @@
-"""MAE's decoder: from what was seen, predict the pixels of what was not."""
+"""MAE's decoder: predict the hidden patches from the tokens of the visible ones."""
 
 from functools import partial
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +13,22 @@ from models.encoder.positions import mae_init, resampled, sincos_2d
 from pipeline.errors import InputError
 
 
+@final
 class Decoder(nn.Module):
     """Embed, append mask tokens, `depth` blocks, norm, linear to patch² · 3 (MAE section 3, "MAE decoder").
 
-    Tokens stay in the order [predicted, prefix, the rest] instead of MAE's un-shuffled raster order. Positions are
-    added by id and attention does not care about order: the result is the same, the predicted rows are one slice.
+    decoder = Decoder(384, (14, 14), 16)
+    pixels = decoder(tokens, visible, predicted_ids(visible, 196))   # [N, M, 768]
+
+    Tokens have the order [predicted, prefix, others] where MAE restores the raster order. Positions are added by id and
+    attention does not depend on order, so the result is the same, and the predicted rows are one slice.
 
     encoder_width  width of the tokens that come in
     grid           patches down and across; positions of other grids are resampled from it
     prefix         tokens before the patches: class token and registers
     predicts       numbers predicted for each patch; patch² · 3 when absent
-    mask_tokens    hidden patches enter here, as a learned token. False where the encoder has seen one in their places
-                   (Tab. 1c, "encoder w/ [M]"): every patch then comes with a token of its own
+    mask_tokens    a learned token stands for hidden patches. False where the encoder had one in their places (Tab. 1c,
+                   "encoder w/ [M]"): every patch then has a token already
     """
 
     def __init__(
@@ -58,11 +63,11 @@ class Decoder(nn.Module):
     def forward(
         self, tokens: Tensor, visible: Tensor, predict_ids: Tensor, grid: tuple[int, int] | None = None
     ) -> Tensor:
-        """Predictions for the patches asked for, [N, M, predicts], in the order of `predict_ids`.
+        """Predict the patches `predict_ids`, [N, M, predicts], in their order.
 
         tokens       float [N, prefix + K, encoder_width]   the encoder's, final-normed; without mask tokens
                      [N, prefix + L, encoder_width], patches in raster order
-        visible      i64 [N, K]   the patches it saw
+        visible      i64 [N, K]   the patches that it read
         predict_ids  i64 [N, M]   all hidden ones (M = L - K), or all there are (M = L; MAE section 3, footnote 1):
                                   a visible patch is then predicted from its own token
         grid         patches of the images down and across; the decoder's own when absent
@@ -70,38 +75,39 @@ class Decoder(nn.Module):
         Raises InputError for any other M.
         """
         positions = resampled(self.positions[None], self.grid, grid or self.grid)[0]
-        patches, (samples, seen) = len(positions), visible.shape
+        patches, (samples, visible_patches) = len(positions), visible.shape
         x = self.embed(tokens)
-        prefix, shown = x[:, : self.prefix], x[:, self.prefix :]
+        prefix, read = x[:, : self.prefix], x[:, self.prefix :]
         if self.mask_token is None:
-            x = _wanted_first(shown + positions, prefix, predict_ids)
+            x = _predicted_first(read + positions, prefix, predict_ids)
             return self.predict(self.norm(self._through_blocks(x, predict_ids.shape[1])))
         hidden = self.mask_token + positions[predict_ids]
-        if predict_ids.shape[1] == patches - seen:
-            x = torch.cat([hidden, prefix, shown + positions[visible]], 1)
+        if predict_ids.shape[1] == patches - visible_patches:
+            x = torch.cat([hidden, prefix, read + positions[visible]], 1)
         elif predict_ids.shape[1] == patches:
-            slots = self.mask_token.to(shown.dtype).expand(samples, patches, -1)
-            slots = slots.scatter(1, _over(visible, shown), shown)
+            slots = self.mask_token.to(read.dtype).expand(samples, patches, -1)
+            slots = slots.scatter(1, _over(visible, read), read)
             x = torch.cat([slots.gather(1, _over(predict_ids, slots)) + positions[predict_ids], prefix], 1)
         else:
             raise InputError(
-                f"{seen} of {patches} patches are visible: predict the other {patches - seen} or all, "
-                f"not {predict_ids.shape[1]}"
+                f"{visible_patches} of {patches} patches are visible: predict the other {patches - visible_patches} "
+                f"or all, not {predict_ids.shape[1]}"
             )
         return self.predict(self.norm(self._through_blocks(x, predict_ids.shape[1])))
 
-    def _through_blocks(self, x: Tensor, wanted: int) -> Tensor:
+    def _through_blocks(self, x: Tensor, first: int) -> Tensor:
+        """Tokens [N, T, width] -> the first of them, [N, first, width]."""
         samples, tokens, _ = x.shape
         layout, x = Layout(((samples, tokens),)), x.flatten(0, 1)
         for block in self.blocks[:-1]:
             x = block(x, layout=layout)
-        return self.blocks[-1](x, layout=layout, keep=(wanted,)).unflatten(0, (samples, wanted))
+        return self.blocks[-1](x, layout=layout, keep=(first,)).unflatten(0, (samples, first))
 
 
-def _wanted_first(shown: Tensor, prefix: Tensor, ids: Tensor) -> Tensor:
-    """Tokens of every patch [N, L, width] as [those of `ids`, prefix, the others]."""
-    others = hidden_from_visible(ids, shown.shape[1])
-    return torch.cat([shown.gather(1, _over(ids, shown)), prefix, shown.gather(1, _over(others, shown))], 1)
+def _predicted_first(patches: Tensor, prefix: Tensor, ids: Tensor) -> Tensor:
+    """Order the tokens of every patch [N, L, width] as [those of `ids`, prefix, others]."""
+    others = hidden_from_visible(ids, patches.shape[1])
+    return torch.cat([patches.gather(1, _over(ids, patches)), prefix, patches.gather(1, _over(others, patches))], 1)
 
 
 def _over(ids: Tensor, like: Tensor) -> Tensor:
@@ -109,7 +115,7 @@ def _over(ids: Tensor, like: Tensor) -> Tensor:
 
 
 def predicted_ids(visible: Tensor, patches: int, *, everything: bool = False) -> Tensor:
-    """The ids to predict: the hidden ones (i64 [N, L - K]), or every patch (i64 [N, L])."""
+    """List the patches to predict: the hidden ones (i64 [N, L - K]), or every patch (i64 [N, L])."""
     if everything:
         return torch.arange(patches, device=visible.device).expand(visible.shape[0], -1)
     return hidden_from_visible(visible, patches)

@@ -35,7 +35,7 @@ class Arguments:
 
 
 class Moments(NamedTuple):
-    """count, mean f64 [P] and covariance f64 [P, P] of patches, over their number."""
+    """Number, mean f64 [P] and covariance f64 [P, P] (divided by the number) of patches."""
 
     count: int
     mean: Tensor
@@ -43,10 +43,10 @@ class Moments(NamedTuple):
 
 
 def main() -> None:
-    """Fit, write, and say how much of the variance is kept."""
+    """Fit, write, and print how much of the variance is kept."""
     a = parse(Arguments, prog="python -m models.masked.fit_pca")
     patches = opened(a.sample)
-    out = check_out(a.out)  # afterwards: the embedded digits' folder is there by now
+    out = check_out(a.out)  # after opening, which makes the embedded digits' folder
     wide = 3 * patches.side**2
     keep = wide // 8 if a.coefficients is None else a.coefficients
     if not 1 <= keep <= wide:
@@ -69,13 +69,13 @@ def main() -> None:
 
 
 def moments(parts: Iterable[Tensor]) -> Moments:
-    """Mean and covariance of f64 [n, P] that come part by part; two parts at most are in memory.
+    """Compute mean and covariance of patches f64 [n, P] that come part by part; at most two parts are in memory.
 
     Raises InputError if there are fewer than two patches.
     """
     count, shift = 0, None
     for part in parts:
-        if shift is None:  # near the mean: sums of squares about it lose no digits
+        if shift is None:  # near the mean, so that sums of squares about it lose no digits
             shift = part.mean(0)
             total, products = torch.zeros_like(shift), torch.zeros(len(shift), len(shift), dtype=DOUBLE)
         part = part - shift
@@ -87,9 +87,10 @@ def moments(parts: Iterable[Tensor]) -> Moments:
 
 
 def components(found: Moments, keep: int, *, whiten: bool = False) -> tuple[Tensor, Tensor, Tensor, float]:
-    """mean [P], basis [P, keep] and scale [keep] as models.masked.targets.pca.PCA takes them, and the share of variance kept.
+    """Compute mean [P], basis [P, keep] and scale [keep] for models.masked.targets.pca.PCA, and the share of variance
+    that is kept.
 
-    Always predicting the mean costs what it costs in pixels: the total variance over P.
+    With this scale predicting the mean costs what it costs in pixels: the total variance over P.
     Raises InputError if the patches vary in fewer directions.
     """
     values, vectors = torch.linalg.eigh(found.covariance)
@@ -101,7 +102,7 @@ def components(found: Moments, keep: int, *, whiten: bool = False) -> tuple[Tens
         )
     kept, basis = values[:keep], vectors[:, :keep]
     largest = basis.gather(0, basis.abs().argmax(0, keepdim=True))
-    basis = basis * largest.sign()  # of v and -v, which are both right, always the same one
+    basis = basis * largest.sign()  # v and -v are both right; the largest entry is made positive
     pixels = values.mean()
     scale = (kept / pixels).sqrt() if whiten else (kept.mean() / pixels).sqrt().expand(keep)
     return found.mean, basis, scale.clone(), float(kept.sum() / values.sum())

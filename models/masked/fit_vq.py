@@ -21,8 +21,8 @@ from pipeline.text import percent
 
 @dataclass(frozen=True)
 class Arguments:
-    """Fit a small tokenizer for the target "tokens": k-means of patches, minutes on a CPU. It knows single patches and
-    no context, unlike the dVAE of MAE's Table 1d."""
+    """Fit a small tokenizer for the target "tokens": k-means of patches, minutes on a CPU. It codes patches one by one,
+    unlike the dVAE of MAE's Table 1d."""
 
     sample: Annotated[Sample, tyro.conf.arg(name="")]
     out: str = "vq.pt"
@@ -35,12 +35,12 @@ class Arguments:
 
 
 def main() -> None:
-    """Fit, write, and say how much of the variance the codes explain, and how evenly they are used."""
+    """Fit, write, and print how much of the variance the codes explain, and how evenly they are used."""
     a = parse(Arguments, prog="python -m models.masked.fit_vq")
     if a.codes < 2 or a.seed < 0:
         raise InputError(f"--codes is 2 or more and --seed 0 or more, got {a.codes}, {a.seed}")
     patches = opened(a.sample)
-    out = check_out(a.out)  # afterwards: the embedded digits' folder is there by now
+    out = check_out(a.out)  # after opening, which makes the embedded digits' folder
     if min(a.patches, patches.count) < a.codes:
         raise InputError(
             f"{a.codes} codes need as many patches, got {min(a.patches, patches.count)}; raise --patches or --images"
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def sampled(patches: Patches, most: int, generator: torch.Generator) -> Tensor:
-    """About `most` of the patches, or all if there are fewer: f32 [n, P] in 0..1."""
+    """Draw about `most` of the patches, or all if there are fewer: f32 [n, P] in 0..1."""
     share, kept = most / patches.count, []
     for part in patches.parts:
         if share < 1:
@@ -67,8 +67,8 @@ def sampled(patches: Patches, most: int, generator: torch.Generator) -> Tensor:
 
 
 def quality(pixels: Tensor, codebook: Tensor) -> tuple[float, float]:
-    """The share of variance that the codes explain, and the perplexity of their use: the codes that, used evenly, would
-    say as much."""
+    """Compute the share of variance that the codes explain, and the perplexity of their use: how many codes, used
+    equally often, would have the same entropy."""
     found = nearest(pixels, codebook)
     error, variance = (pixels - codebook[found]).square().sum(), (pixels - pixels.mean(0)).square().sum()
     used = torch.bincount(found, minlength=len(codebook)) / len(found)

@@ -1,4 +1,4 @@
-"""LoMaR's branch (Chen et al. 2022): small windows, each encoded by itself with mask tokens, one linear layer."""
+"""LoMaR's branch (Chen et al. 2022): small windows, each a sequence of its own with mask tokens, and a linear layer."""
 
 from itertools import product
 from math import prod
@@ -8,23 +8,27 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from models.encoder.patches import grid_of, hidden_from_visible
+from models.encoder.patches import grid_of
 from models.encoder.positions import mae_init
-from models.encoder.vit import MaskedImages, encode, evaluating
-from models.masked.base import Branch, Reconstruct
+from models.encoder.vit import MaskedImages, encode
+from models.masked.branch import PackedBranch
+from models.masked.settings import Reconstruct
 from models.masked.simmim import check_hidden_alone, covered_first
 
 
 @final
-class LoMaRBranch(Branch):
-    """A linear prediction of each window's hidden patches from the window's own tokens.
+class LoMaRBranch(PackedBranch):
+    """A linear prediction of each window's hidden patches from the tokens of that window.
 
-    A window is a sequence of its own: class token, then its patches, hidden ones first. Where a patch lies the encoder
-    knows from its own positions: relative in the paper (encoder.position irpe), else those of the whole image.
+    branch = LoMaRBranch(encoder, Reconstruct(target="norm_pix"), window=7)
 
-    window  side of the windows that a picture is covered with, in patches
+    A window is a sequence: class token, then its patches, hidden ones first. The encoder adds the positions, which are
+    relative in the paper (encoder.position irpe), or those of the whole image.
+
+    window  side of the windows that `predict` covers an image with, in patches
     """
 
+    name = "lomar"
     masks: ClassVar[tuple[str, ...]] = ("window",)
 
     def __init__(
@@ -39,7 +43,7 @@ class LoMaRBranch(Branch):
         self.head.apply(mae_init)
 
     def group(self, images: Tensor, visible: Tensor, hidden: Tensor | None = None) -> MaskedImages:
-        """N · W sequences of a window's patches, of the first image first."""
+        """Return N · W sequences, each the patches of a window, those of the first image first."""
         ids = torch.cat([hidden, visible], 2).flatten(0, 1)
         covered = covered_first(ids, hidden.shape[2])
         read = None if self.keep_visible else hidden.shape[2]
@@ -47,44 +51,41 @@ class LoMaRBranch(Branch):
         return MaskedImages(images, covered, token, ids, _each(images, visible.shape[1]), drop_path=False, read=read)
 
     def forward(self, tokens: Tensor, images: Tensor, visible: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """The loss of `images` (u8 [N, 3, S, S]) from the tokens (float [N · W, P + K, C]) of their windows."""
+        """Return the loss [] of images u8 [N, 3, S, S] from the tokens float [N · W, P + K, C] of their windows."""
         predicted = self.head(tokens[:, self.prefix : self.prefix + hidden.shape[2]])
         return self.target.loss(_joined(predicted, hidden), images, hidden.flatten(1))
 
     def visible_tokens(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        """Those of the patches that were seen, float [N, W · K, C]; needs `keep_visible`."""
+        """Return the tokens of visible patches, float [N, W · K, C]; needs `keep_visible`."""
         return _joined(tokens[:, -visible.shape[2] :], visible)
 
     def class_tokens(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        """The mean over each image's windows of their class tokens, float [N, C]."""
+        """Return the mean of the class tokens of each image's windows, float [N, C]."""
         return tokens[:, 0].unflatten(0, visible.shape[:2]).mean(1)
 
-    @torch.no_grad()
-    def predict(self, encoder: VisionTransformer, images: Tensor, visible: Tensor) -> Tensor | None:
-        """Predicted pixels f32 [N, L - K, P] of the hidden patches, in ascending order; see Branch.predict.
+    def predict_patches(self, encoder: VisionTransformer, images: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
+        """Predict hidden patches anywhere in the image: float [N, L - K, target.width].
 
-        Here `visible` (i64 [N, K]) lies anywhere in the image, which is covered with windows edge to edge; where they
-        overlap, at the right and at the bottom, the mean of their predictions counts.
+        Windows cover the image edge to edge. Where they overlap, at the right and at the bottom, the prediction is the
+        mean of theirs.
         """
         grid = grid_of(images, self.patch)
-        ids = hidden_from_visible(visible, prod(grid))
         windows = covering(grid, self.window, images.device)
         n, (count, size) = len(images), windows.shape
-        covered = torch.zeros(n, prod(grid), dtype=torch.bool, device=images.device).scatter(1, ids, True)
+        covered = torch.zeros(n, prod(grid), dtype=torch.bool, device=images.device).scatter(1, hidden, True)
         group = MaskedImages(
             images, covered[:, windows].flatten(0, 1), self.mask_token[0, 0],
             windows.repeat(n, 1), _each(images, count), drop_path=False,
         )  # fmt: skip
-        with evaluating(encoder), evaluating(self):
-            (tokens,) = encode(encoder, [group])
-            each = self.head(tokens[:, self.prefix :]).float().view(n, count * size, -1)
-        whole = each.new_zeros(n, prod(grid), each.shape[2]).index_add(1, windows.flatten(), each)
-        whole = whole / windows.flatten().bincount()[:, None]
-        return self.target.to_pixels(whole.gather(1, ids[..., None].expand(-1, -1, whole.shape[2])), images, ids)
+        (tokens,) = encode(encoder, [group])
+        each = self.head(tokens[:, self.prefix :]).float().view(n, count * size, -1)
+        sums = each.new_zeros(n, prod(grid), each.shape[2]).index_add(1, windows.flatten(), each)
+        means = sums / windows.flatten().bincount()[:, None]
+        return means.gather(1, hidden[..., None].expand(-1, -1, means.shape[2]))
 
 
 def covering(grid: tuple[int, int], window: int, device: torch.device) -> Tensor:
-    """Ids i64 [T, patches] of windows that cover a grid: edge to edge, the last ones flush with its end."""
+    """List the patches i64 [T, patches] of windows that cover a grid edge to edge, the last ones flush with its end."""
     down, across = grid
     high, wide = min(window, down), min(window, across)
     corners = product(_starts(down, high), _starts(across, wide))
@@ -101,5 +102,5 @@ def _each(images: Tensor, windows: int) -> Tensor:
 
 
 def _joined(rows: Tensor, ids: Tensor) -> Tensor:
-    """[N · W, k, C] -> [N, W · k, C], for ids [N, W, k]."""
+    """Join the windows of an image: [N · W, k, C] -> [N, W · k, C], for ids [N, W, k]."""
     return rows.unflatten(0, ids.shape[:2]).flatten(1, 2)

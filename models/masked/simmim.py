@@ -8,34 +8,39 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from models.encoder.patches import grid_of, hidden_from_visible
-from models.encoder.vit import MaskedImages, encode, evaluating
-from models.masked.base import Branch, Reconstruct
+from models.encoder.vit import MaskedImages, encode
+from models.masked.branch import PackedBranch
+from models.masked.settings import Reconstruct
 from pipeline.errors import InputError
 
 
 @final
-class SimMIMBranch(Branch):
-    """A linear prediction of hidden patches from an encoder that saw a learned token in their place.
+class SimMIMBranch(PackedBranch):
+    """A linear prediction of hidden patches from an encoder that gets a learned token in their place.
+
+    branch = SimMIMBranch(encoder, Reconstruct(), drop_path=True)
 
     The loss is the mean over masked pixels and channels of the absolute error (SimMIM code; error "squared" is
-    its L2). SimMIM pre-trains with stochastic depth (`drop_path`), MAE's branches without.
+    its L2). SimMIM pre-trains with stochastic depth (`drop_path`), MAE and LoMaR without.
     """
+
+    name = "simmim"
 
     def __init__(
         self, encoder: VisionTransformer, settings: Reconstruct, *, keep_visible: bool = False, drop_path: bool = False
     ) -> None:
         check_hidden_alone("simmim", settings)
-        super().__init__(encoder, settings, keep_visible=keep_visible, usual="absolute")
+        super().__init__(encoder, settings, keep_visible=keep_visible, default_error="absolute")
         self.drop_path = drop_path
         self.mask_token = nn.Parameter(torch.empty(1, 1, encoder.embed_dim))
         nn.init.trunc_normal_(self.mask_token, std=0.02)  # SimMIM code
         self.head = nn.Linear(encoder.embed_dim, self.target.width)
-        # Hidden patches first, and the last block leaves out the rest. Relative positions would then differ from image
-        # to image, and cost more than that saves
+        # With hidden patches first the last block can leave out the others. Relative positions would then differ from
+        # image to image, and cost more than that saves
         self.hidden_first = not keep_visible and not encoder.blocks[0].relative
 
     def group(self, images: Tensor, visible: Tensor, hidden: Tensor | None = None) -> MaskedImages:
-        """Every patch, the hidden ones covered: those first, or all in raster order."""
+        """Return every patch, the hidden ones as mask tokens: hidden ones first, or all in raster order."""
         token, patches = self.mask_token[0, 0], prod(grid_of(images, self.patch))
         if not self.hidden_first:
             covered = torch.ones(len(visible), patches, dtype=torch.bool, device=visible.device)
@@ -45,29 +50,26 @@ class SimMIMBranch(Branch):
         return MaskedImages(images, covered, token, ids, drop_path=self.drop_path, read=patches - visible.shape[1])
 
     def forward(self, tokens: Tensor, images: Tensor, visible: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """The loss of `images` (u8 [N, 3, S, S]) from the tokens (float [N, P + K, C]) of `group`."""
+        """Return the loss [] of images u8 [N, 3, S, S] from the tokens float [N, P + K, C] of `group`."""
         ids = hidden_from_visible(visible, prod(grid_of(images, self.patch)))
-        return self.target.loss(self._predicted(tokens, ids), images, ids)
+        return self.target.loss(self._predictions(tokens, ids), images, ids)
 
     def visible_tokens(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        """Those of the patches that were seen, float [N, K, C]; needs `keep_visible`."""
-        return _picked(tokens[:, self.prefix :], visible)
+        """Return the tokens of visible patches, float [N, K, C]; needs `keep_visible`."""
+        return _gathered(tokens[:, self.prefix :], visible)
 
-    @torch.no_grad()
-    def predict(self, encoder: VisionTransformer, images: Tensor, visible: Tensor) -> Tensor | None:
-        """Predicted pixels f32 [N, L - K, P] of the hidden patches, in ascending order; see Branch.predict."""
-        with evaluating(encoder), evaluating(self):
-            (tokens,) = encode(encoder, [self.group(images, visible)])
-            ids = hidden_from_visible(visible, prod(grid_of(images, self.patch)))
-            return self.target.to_pixels(self._predicted(tokens, ids), images, ids)
+    def predict_patches(self, encoder: VisionTransformer, images: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
+        """Predict the target of all hidden patches: float [N, L - K, target.width]."""
+        (tokens,) = encode(encoder, [self.group(images, visible)])
+        return self._predictions(tokens, hidden)
 
-    def _predicted(self, tokens: Tensor, ids: Tensor) -> Tensor:
+    def _predictions(self, tokens: Tensor, ids: Tensor) -> Tensor:
         patches = tokens[:, self.prefix :]
-        return self.head(patches if self.hidden_first else _picked(patches, ids))
+        return self.head(patches if self.hidden_first else _gathered(patches, ids))
 
 
 def check_hidden_alone(kind: str, settings: Reconstruct) -> None:
-    """Raise InputError if a loss on visible patches is asked of a branch that has none, or the mask tokens it has."""
+    """Raise InputError if settings ask a branch for a loss on visible patches, or for mask tokens, which it has."""
     if settings.encoder_mask_tokens:
         raise InputError(
             f"branch {kind} has mask tokens in its encoder as it is; leave method.reconstruct.encoder_mask_tokens out"
@@ -80,9 +82,9 @@ def check_hidden_alone(kind: str, settings: Reconstruct) -> None:
 
 
 def covered_first(ids: Tensor, hidden: int) -> Tensor:
-    """bool like `ids` [n, K]: whether each is one of the first `hidden`."""
+    """Mark the first `hidden` of the patches `ids` [n, K]: bool [n, K]."""
     return (torch.arange(ids.shape[1], device=ids.device) < hidden).expand_as(ids)
 
 
-def _picked(tokens: Tensor, ids: Tensor) -> Tensor:
+def _gathered(tokens: Tensor, ids: Tensor) -> Tensor:
     return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[-1]))

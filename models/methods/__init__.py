@@ -1,4 +1,4 @@
-"""What is learned from? One paper is one file: the objective on top, its recipes underneath.
+"""What is the objective, and with which settings? One paper is one file: the objective on top, its recipes below.
 
-May import `encoder`, `masked`, `pseudo_labels`, `config` and `method`. Read `fixmatch.py` first.
+May import `config`, `encoder`, `masked`, `method`, `pseudo_labels` and `semiformer`. Read `fixmatch.py` first.
 """

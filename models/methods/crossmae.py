@@ -1,4 +1,4 @@
-"""CrossMAE: hidden patches ask the visible ones, each on its own, and only some do.
+"""CrossMAE: predict a part of the hidden patches, each by attending to the visible ones alone.
 
 Fu et al. 2024, "Rethinking Patch Dependence for Masked Autoencoders".
 
@@ -6,40 +6,35 @@ It differs from MAE in the decoder alone: cross-attention to the encoder's token
 """
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, final
+from typing import final
 
 from models.config.recipe import Encoder, Recipe
-from models.masked.base import Branch
-from models.masked.cross import Cross, CrossReconstruction
-from models.masked.target_subset import predicted_count
-from models.method import Loss, Method, StepInfo
+from models.masked.crossmae import CrossMAEBranch, predicted_count
+from models.masked.settings import Cross
+from models.methods.masked_pretraining import MaskedPretraining
 from models.methods.presets.shared import digits_data, digits_encoder, digits_optim, in1k_run, mae_data, mae_optim
-from pipeline.batch import Batch
 from pipeline.errors import InputError
 from pipeline.sampling.resolution import distinct_sizes
-from pipeline.spec import Needs
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One loss: the predicted patches'."""
+    """One loss, that of the predicted patches."""
 
     reconstruct: Cross = field(default_factory=Cross)
     """The decoder and its target."""
 
 
 @final
-class CrossMAE(Method):
+class CrossMAE(MaskedPretraining):
     """L = the target's loss over a part of the hidden patches."""
 
-    has_classifier: ClassVar[bool] = False
+    def build_branch(self, recipe: Recipe[Settings]) -> CrossMAEBranch:
+        """Build CrossMAE's decoder on the encoder.
 
-    def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
-        share, ratio, kind = recipe.method.reconstruct.predict, recipe.data.mask.ratio, recipe.data.mask.kind
-        if kind not in Branch.masks:
-            raise InputError(
-                f"crossmae reads masks of kind {', '.join(Branch.masks)}, got {kind}; set --data.mask.kind"
-            )
+        Raises InputError if more patches are predicted than hidden, or none.
+        """
+        share, ratio = recipe.method.reconstruct.predict, recipe.data.mask.ratio
         if share > ratio:
             raise InputError(
                 f"method.reconstruct.predict is {share:g} of all patches, of which only {ratio:g} are hidden; "
@@ -47,19 +42,7 @@ class CrossMAE(Method):
             )
         for size in distinct_sizes(recipe.data):
             predicted_count(share, (size // recipe.encoder.patch) ** 2)
-        super().__init__(recipe, classes=0)  # no classifier: nothing here would train it
-        self.seed = recipe.run.seed
-        self.reconstruction = CrossReconstruction(self.encoder, recipe.method.reconstruct)
-
-    @staticmethod
-    def needs(recipe: Recipe[Settings]) -> Needs:
-        return Needs(unlabelled=True, unlabelled_visible=True)
-
-    def forward(self, batch: Batch, now: StepInfo) -> Loss:
-        images, visible, ids = batch.unlabelled.weak, batch.unlabelled.visible, batch.unlabelled.ids
-        layers = self.reconstruction.layers(self.encoder, images, visible)
-        loss = self.reconstruction(layers, images, visible, ids, now.step, self.seed)
-        return Loss(loss, {self.reconstruction.target.name: loss.detach()})
+        return CrossMAEBranch(self.encoder, recipe.method.reconstruct, recipe.run.seed)
 
 
 def digits() -> Recipe[Settings]:

@@ -12,10 +12,11 @@ from timm.models.vision_transformer import VisionTransformer
 
 from models.config.recipe import Encoder, Recipe
 from models.config.sweep import along
-from models.encoder.freeze import freeze, said
+from models.encoder.build import encoder_of
+from models.encoder.freeze import describe, freeze
 from models.encoder.vit import FullImages, classify, encode
 from models.losses import label_loss
-from models.method import Loss, Method, StepInfo, encoder
+from models.method import Loss, Method, StepInfo
 from models.methods.presets.cifar10 import cifar10_data, cifar10_encoder, cifar10_optim
 from models.methods.presets.finetune import in1k_data, in1k_encoder, in1k_optim
 from models.methods.presets.shared import digits_data, digits_encoder, digits_optim, in1k_run
@@ -27,19 +28,19 @@ from pipeline.spec import Needs
 
 @dataclass(frozen=True)
 class Settings:
-    """Cross-entropy on mixtures of labelled images; the values are MAE's (Table 9, code)."""
+    """One loss, the cross-entropy of mixtures of labelled images; the values are MAE's (Table 9, code)."""
 
     smoothing: Annotated[float, BELOW_1] = 0.1
     """Label smoothing."""
     mixup: Annotated[float, NOT_NEGATIVE] = 0.8
     """Shares are drawn from Beta(mixup, mixup), one for a batch; 0: none."""
     cutmix: Annotated[float, NOT_NEGATIVE] = 1.0
-    """The same by a rectangle, half of the time where there is mixup, too."""
+    """CutMix: shares from Beta(cutmix, cutmix), half of the time where there is mixup, too; 0: none."""
     head_std: Annotated[float | None, POSITIVE] = 2e-5
-    """Spread of the classifier's initial weights, a truncated normal; as the encoder's own when absent."""
+    """Spread of the classifier's initial weights, a truncated normal; as the encoder initialises them when absent."""
     trained: Annotated[int | Literal["all", "half", "head"], AT_LEAST_1] = "all"
     """The whole encoder; or its last so many blocks, the MLP of the last one (half), none (head), each with the final
-    norm and the classifier. The rest is frozen, as it was loaded, and runs without drop-path."""
+    norm and the classifier. The other weights are frozen as they were loaded, and run without drop-path."""
 
 
 @final
@@ -55,29 +56,33 @@ class Finetune(Method):
 
     @staticmethod
     def build(recipe: Recipe[Settings], classes: int) -> VisionTransformer:
-        vit = encoder(recipe, classes)
+        """Build the recipe's encoder, its classifier with weights of `head_std`."""
+        vit = encoder_of(recipe, classes)
         if recipe.method.head_std is not None:
             trunc_normal_(vit.head.weight, std=recipe.method.head_std)
         return vit
 
     @staticmethod
     def needs(recipe: Recipe[Settings]) -> Needs:
+        """Labelled images."""
         return Needs(labelled=True)
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, but for what is frozen: its output is to be the same each time."""
+        """Put everything but the frozen modules into training mode, so that these drop no paths."""
         super().train(mode)
         for part in self.frozen:
             part.training = False
         return self
 
     def startup_note(self) -> str | None:
-        lines = [] if self.settings.trained == "all" else [said(self.settings.trained, self.encoder)]
+        """Name the trained part, and warn where the encoder was not pre-trained."""
+        lines = [] if self.settings.trained == "all" else [describe(self.settings.trained, self.encoder)]
         if self.transfers and not self.started:
             lines.append("note: these settings are for a trained encoder, and this run starts from none (--run.start)")
         return "\n".join(lines) or None
 
-    def forward(self, batch: Batch, now: StepInfo) -> Loss:
+    def forward(self, batch: Batch, info: StepInfo) -> Loss:
+        """Cross-entropy of mixtures of the labelled images."""
         s = self.settings
         images, labels = mixed(batch.labelled, self.encoder, batch_pairs, s.mixup, s.cutmix)
         (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(images)]))
@@ -148,13 +153,13 @@ def supmae_b16() -> Recipe[Settings]:
 def simmim_b16() -> Recipe[Settings]:
     """ImageNet, ViT-B/16, 100 epochs, from simmim:in1k_b16.  Paper: 83.8 %.  Here: not yet run."""
     base = _in1k("vit_base_patch16_224", lr=1.25e-3, layer_decay=0.65, drop_path=0.1, epochs=100)  # SimMIM code
-    own = Encoder(
+    encoder = Encoder(
         base.encoder.name, position="block_bias", layer_scale=0.1, pool="avg", fc_norm=True, drop_path=0.1
     )  # SimMIM code
     return replace(
         base,
         data=replace(base.data, batch=2048),  # SimMIM code
-        encoder=own,
+        encoder=encoder,
         optim=replace(base.optim, lr_batch=512, warmup_epochs=20, clip=5.0, final_lr=2.5e-7),  # SimMIM code
     )
 
@@ -165,19 +170,19 @@ def digits_blocks() -> Iterator[Recipe[Settings]]:
 
 
 def in1k_l16_blocks() -> Iterator[Recipe[Settings]]:
-    """ImageNet, ViT-L/16: fine-tune so many blocks (MAE Figure 9).  Here: not yet run.
+    """ImageNet, ViT-L/16: fine-tune the last blocks (MAE Figure 9).  Here: not yet run.
 
     Paper, of 800 epochs on plain pixels: 73.5, 79.1, 81.0, 83.1, 84.2, 84.4, 84.6, 84.7, 84.9 %. It takes the best of
     50, 100 and 200 epochs for each ("tuning fewer blocks requires a longer schedule"): --optim.epochs.
     """
-    whole = in1k_l16_paper()
-    return along(whole, "method.trained", ("head", "half", 1, 2, 4, 6, 12, 18, "all"))  # Figure 9; half: section 4.3
+    recipe = in1k_l16_paper()
+    return along(recipe, "method.trained", ("head", "half", 1, 2, 4, 6, 12, 18, "all"))  # Figure 9; half: section 4.3
 
 
 def _in1k(
     name: str, patch: int = 16, *, lr: float, layer_decay: float, drop_path: float, epochs: float
 ) -> Recipe[Settings]:
-    """What MAE's fine-tuning recipes have in common."""
+    """Build a recipe of MAE's fine-tuning."""
     return Recipe(
         Settings(),
         in1k_data(),

@@ -35,18 +35,18 @@ from pipeline.spec import Needs
 
 @dataclass(frozen=True)
 class Settings:
-    """A label where there is one, a confident guess where there is none."""
+    """Two losses: of labelled images by their labels, and of unlabelled ones by their pseudo-labels."""
 
     lambda_u: Annotated[float, NOT_NEGATIVE] = 10.0
     """Weight of the pseudo-labelled loss."""
     smoothing: Annotated[float, BELOW_1] = 0.1
     """Label smoothing of the labelled loss."""
     mixup: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Of labelled images: shares are drawn from Beta(mixup, mixup); 0: none."""
+    """Mixup of labelled images: shares are drawn from Beta(mixup, mixup); 0: none."""
     cutmix: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Of labelled images, for half of the pairs where there is mixup, too."""
+    """CutMix of labelled images, for half of the pairs where there is mixup, too."""
     pseudo: Pseudo = field(default_factory=Pseudo)
-    """How unlabelled images come to their labels."""
+    """Pseudo-labels of unlabelled images."""
 
 
 @final
@@ -56,32 +56,35 @@ class FixMatch(Method):
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
         super().__init__(recipe, classes)
         self.settings = recipe.method
-        self.teacher(self.settings.pseudo.teacher)  # refuse at once what would fail at the first pseudo-label
+        self.teacher(self.settings.pseudo.teacher)  # raises here what would fail at the first pseudo-label
         self.pseudo = PseudoLabels(self.settings.pseudo, classes, self.encoder)
 
     @staticmethod
     def needs(recipe: Recipe[Settings]) -> Needs:
+        """Labelled images; weak and strong views of unlabelled ones."""
         return Needs(labelled=True, unlabelled=True, strong=True)
 
     def startup_note(self) -> str | None:
+        """The note of the pseudo-labels."""
         return self.pseudo.startup_note()
 
-    def forward(self, batch: Batch, now: StepInfo) -> Loss:
-        known, unknown, s = batch.labelled, batch.unlabelled, self.settings
-        images, labels = mixed(known, self.encoder, random_pairs, s.mixup, s.cutmix)
-        if now.labels_only:
+    def forward(self, batch: Batch, info: StepInfo) -> Loss:
+        """Label and pseudo-label loss of one packed pass; in the labels-only phase the first alone."""
+        labelled, unlabelled, s = batch.labelled, batch.unlabelled, self.settings
+        images, labels = mixed(labelled, self.encoder, random_pairs, s.mixup, s.cutmix)
+        if info.labels_only:
             (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(images)]))
             label = label_loss(logits, labels, s.smoothing)
             return Loss(label, {"label": label.detach()})
 
-        scores = eval_logits(self.teacher(s.pseudo.teacher), unknown.weak)  # no gradient: a forward pass, not three
-        targets = self.pseudo(scores, unknown)
-        # images whose guess did not pass have exactly zero gradient: they never enter the encoder
+        scores = eval_logits(self.teacher(s.pseudo.teacher), unlabelled.weak)  # a forward pass without gradient
+        targets = self.pseudo(scores, unlabelled)
+        # rejected images would have a gradient of exactly zero, so targets.strong leaves them out of the encoder
         logits, strong = classify(self.encoder, encode(self.encoder, [FullImages(images), targets.strong]))
         label = label_loss(logits, labels, s.smoothing)  # eq. 3
         pseudo = self.pseudo.loss(strong, targets)  # eq. 4
-        self.pseudo.labelled(logits, known.labels)
-        return Loss(label + s.lambda_u * pseudo, {"label": label.detach(), "pseudo": pseudo.detach()}, targets.shown)
+        self.pseudo.observe_labelled(logits, labelled.labels)
+        return Loss(label + s.lambda_u * pseudo, {"label": label.detach(), "pseudo": pseudo.detach()}, targets.stats)
 
 
 def digits() -> Recipe[Settings]:
@@ -97,7 +100,7 @@ def digits() -> Recipe[Settings]:
 def cifar10() -> Recipe[Settings]:
     """CIFAR-10, 4,000 labels, a small ViT, 1,000 steps: the middle of the ladder."""
     return Recipe(
-        # ours, chosen on val: at section 4's 0.95 no guess passes in 1,000 steps; teacher: as on digits
+        # ours, chosen on val: at section 4's 0.95 no pseudo-label passes in 1,000 steps; teacher: as on digits
         Settings(lambda_u=1.0, smoothing=0.0, pseudo=Pseudo(0.7, teacher="ema")),
         cifar10_data(),
         cifar10_encoder(),
@@ -139,7 +142,7 @@ def cifar10_thresholds() -> Iterator[Recipe[Settings]]:
 
 
 def _thresholds(recipe: Recipe[Settings]) -> Iterator[Recipe[Settings]]:
-    """Teacher and everything else as in the recipe."""
-    own = recipe.method.pseudo
-    for pseudo in (own, FLEXMATCH, FREEMATCH, SOFTMATCH, ADAMATCH):
-        yield replace(recipe, method=replace(recipe.method, pseudo=replace(pseudo, teacher=own.teacher)))
+    """Yield the recipe with each threshold, and the recipe's teacher."""
+    fixed = recipe.method.pseudo
+    for pseudo in (fixed, FLEXMATCH, FREEMATCH, SOFTMATCH, ADAMATCH):
+        yield replace(recipe, method=replace(recipe.method, pseudo=replace(pseudo, teacher=fixed.teacher)))

@@ -1,4 +1,4 @@
-"""The papers' comparisons at a size that a laptop can train: sweeps over methods, numbers of labels and seeds.
+"""Sweeps over methods, numbers of labels and seeds: the papers' comparisons at a size that a laptop can train.
 
     python -m slurm.submit ladder:digits_pretrain --cluster local --gpus 0 --parallel 2     first: others start from it
     python -m slurm.submit ladder:digits_5        --cluster local --gpus 0 --parallel 2     8 rows x 3 seeds
@@ -23,16 +23,16 @@ from pipeline.labels.splits import split_name
 SEEDS = 0, 1, 2
 SEMI = "Semi-MAE"
 MASK_TOKENS = "method.reconstruct.encoder_mask_tokens"  # MAE Table 1c
-DECODERS = 2, 4, 8  # blocks, beside the recipes' own one (MAE Table 1a, SupMAE Table 2e)
+DECODERS = 2, 4, 8  # blocks, beside the one of the recipes (MAE Table 1a, SupMAE Table 2e)
 OBJECTIVES = "rec", "cls", "both"  # SupMAE Table 2a
-NO_GUESSES = {"method.lambda_u": 0.0, "method.pseudo.threshold": 1.0}  # FixMatch that learns from its labels alone
+LABELS_ALONE = {"method.lambda_u": 0.0, "method.pseudo.threshold": 1.0}  # FixMatch without pseudo-labels
 
 
 @dataclass(frozen=True)
 class Rung:
     """One run of the ladder.
 
-    row   what it is in the table; runs that differ in their seed alone share it
+    row   its row in the table; runs that differ in their seed alone share one
     """
 
     row: str
@@ -42,7 +42,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Scale:
-    """A data set at one budget.
+    """A data set and the length of its runs.
 
     steps     of every run, pre-training and fine-tuning alike
     per_class labels of a class for the objectives' tables; None: every label
@@ -53,7 +53,7 @@ class Scale:
     per_class: int | None
 
     def recipe(self, method: Any) -> Recipe[Any]:
-        """A method's recipe for this data set at the ladder's steps: a share of labels-only steps stays that share."""
+        """Build a method's recipe for this data set and length; phases keep their shares of the steps."""
         found = getattr(method, self.name)()
         share = self.steps / found.optim.epochs
         kept = {name: round(getattr(found.optim, name) * share) for name in ("warmup_epochs", "labels_only_epochs")}
@@ -127,7 +127,7 @@ def cifar10_objectives() -> Iterator[Recipe[Any]]:
 
 
 def rungs(sweep: str) -> list[Rung]:
-    """The runs of a sweep, in the order of its members. Raises InputError if the ladder has no such sweep."""
+    """List the runs of a sweep, in the order of its members. Raises InputError if the ladder has no such sweep."""
     if sweep not in RUNGS:
         raise InputError(f"the ladder has no sweep {sweep!r}; there are {', '.join(RUNGS)}")
     scale, made = RUNGS[sweep]
@@ -153,7 +153,7 @@ def _methods(k: int) -> Callable[[Scale, int], Iterator[Rung]]:
         before = f"{scale.name}_pretrain"
         yield Rung("supervised", seed, _seeded(scale.recipe(supervised), seed, k))
         pseudo = _seeded(scale.recipe(fixmatch), seed, k)
-        yield Rung("supervised, FixMatch's labelled views", seed, changed(pseudo, NO_GUESSES))
+        yield Rung("supervised, FixMatch's labelled views", seed, changed(pseudo, LABELS_ALONE))
         yield Rung("FixMatch", seed, pseudo)
         yield Rung(SEMI, seed, semi)
         yield Rung(f"{SEMI}, LoMaR branch", seed, changed(semi, lomar))
@@ -189,7 +189,7 @@ def _seeded(recipe: Recipe[Any], seed: int, k: int | None) -> Recipe[Any]:
 
 
 def _started(recipe: Recipe[Any], sweep: str, row: str, seed: int) -> Recipe[Any]:
-    """The recipe, from the last checkpoint of another sweep's run in the folder that slurm.submit gives it."""
+    """Start a recipe from the last checkpoint of another sweep's run, in the folder that slurm.submit gives it."""
     (index,) = (i for i, rung in enumerate(rungs(sweep)) if (rung.row, rung.seed) == (row, seed))
     return changed(recipe, {"run.start": f"runs/ladder-{sweep}/{index}/last.pt"})
 

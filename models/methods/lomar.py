@@ -1,18 +1,14 @@
-"""LoMaR: hide patches in small windows, encode each by itself, predict with one linear layer (Chen et al. 2022)."""
+"""LoMaR: hide patches in small windows, encode each window by itself, predict linearly (Chen et al. 2022)."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 from models.config.recipe import Encoder, Recipe
-from models.encoder.vit import encode
-from models.masked.base import Reconstruct
 from models.masked.lomar import LoMaRBranch
-from models.masked.select import check_mask
-from models.method import Loss, Method, StepInfo
+from models.masked.settings import Reconstruct
+from models.methods.masked_pretraining import MaskedPretraining
 from models.methods.presets.masked import digits_windows, lomar_mask, with_irpe, with_mask
 from models.methods.presets.shared import digits_data, digits_encoder, digits_optim, in1k_run, mae_data, mae_optim
-from pipeline.batch import Batch
-from pipeline.spec import Needs
 
 
 @dataclass(frozen=True)
@@ -26,26 +22,13 @@ class Settings:
 
 
 @final
-class LoMaR(Method):
+class LoMaR(MaskedPretraining):
     """L = mean squared error over the hidden patches of all windows."""
 
-    has_classifier: ClassVar[bool] = False
-
-    def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
-        super().__init__(recipe, classes=0)  # no classifier: nothing here would train it
-        check_mask("lomar", recipe.data.mask)
+    def build_branch(self, recipe: Recipe[Settings]) -> LoMaRBranch:
+        """Build LoMaR's linear decoder on the encoder."""
         settings = Reconstruct(target=recipe.method.target, error=recipe.method.error)
-        self.reconstruction = LoMaRBranch(self.encoder, settings, recipe.data.mask.window)
-
-    @staticmethod
-    def needs(recipe: Recipe[Settings]) -> Needs:
-        return Needs(unlabelled=True, unlabelled_visible=True)
-
-    def forward(self, batch: Batch, now: StepInfo) -> Loss:
-        part = batch.unlabelled
-        (tokens,) = encode(self.encoder, [self.reconstruction.group(part.weak, part.visible, part.hidden)])
-        pixels = self.reconstruction(tokens, part.weak, part.visible, part.hidden)
-        return Loss(pixels, {"pixels": pixels.detach()})
+        return LoMaRBranch(self.encoder, settings, recipe.data.mask.window)
 
 
 def digits() -> Recipe[Settings]:

@@ -1,15 +1,13 @@
-"""MAE: hide most patches, encode the rest, predict the pixels of what was hidden (He et al. 2022)."""
+"""MAE: hide most patches, encode the others, and predict the pixels of the hidden ones (He et al. 2022)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, final
+from typing import final
 
 from models.config.recipe import Encoder, Recipe
-from models.encoder.vit import encode
-from models.masked.base import Reconstruct
 from models.masked.mae import MAEBranch
-from models.masked.select import check_mask
-from models.method import Loss, Method, StepInfo
+from models.masked.settings import Reconstruct
+from models.methods.masked_pretraining import MaskedPretraining
 from models.methods.presets.cifar10 import (
     cifar10_data,
     cifar10_decoder,
@@ -29,38 +27,23 @@ from models.methods.presets.shared import (
     mae_data,
     mae_optim,
 )
-from pipeline.batch import Batch
-from pipeline.spec import Needs
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One loss, of what is predicted: pixels by default."""
+    """One loss, that of the target: pixels by default."""
 
     reconstruct: Reconstruct = field(default_factory=Reconstruct)
     """The decoder and its target."""
 
 
 @final
-class MAE(Method):
+class MAE(MaskedPretraining):
     """L = the target's loss over hidden patches: the mean squared error of their pixels (section 3)."""
 
-    has_classifier: ClassVar[bool] = False
-
-    def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
-        check_mask("mae", recipe.data.mask)
-        super().__init__(recipe, classes=0)  # no classifier: nothing here would train it
-        self.reconstruction = MAEBranch(self.encoder, recipe.method.reconstruct)
-
-    @staticmethod
-    def needs(recipe: Recipe[Settings]) -> Needs:
-        return Needs(unlabelled=True, unlabelled_visible=True)
-
-    def forward(self, batch: Batch, now: StepInfo) -> Loss:
-        images, visible = batch.unlabelled.weak, batch.unlabelled.visible
-        (partly,) = encode(self.encoder, [self.reconstruction.group(images, visible)])
-        loss = self.reconstruction(partly, images, visible)
-        return Loss(loss, {self.reconstruction.target.name: loss.detach()})
+    def build_branch(self, recipe: Recipe[Settings]) -> MAEBranch:
+        """Build MAE's decoder on the encoder."""
+        return MAEBranch(self.encoder, recipe.method.reconstruct)
 
 
 def digits() -> Recipe[Settings]:

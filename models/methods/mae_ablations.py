@@ -1,10 +1,10 @@
 """Every table of ablations in MAE's paper as a sweep: `python -m slurm.submit mae_ablations:in1k_mask --parallel 4`.
 
-in1k_...    the paper's own settings: ViT-L/16, 800 epochs, decoder of 8 x 512, plain pixels, 75 % at random.
-            Its results, in %: fine-tuned / linear probe, each a training of its own from a member's last.pt
-digits_...  the same axis on the embedded digits, mae:digits else: minutes on two cores; ours
+in1k_...    the paper's settings: ViT-L/16, 800 epochs, decoder of 8 x 512, plain pixels, 75 % at random.
+            Its results, in %: fine-tuned / linear probe, each a further training from a member's last.pt
+digits_...  the same axis on the embedded digits, with the other settings of mae:digits: minutes on two cores; ours
 
-Here: none of them was run to its end yet. A member differs from the others in its table's axis and in nothing else.
+Here: none of them was run to its end yet. The members of a sweep differ in its table's axis alone.
 """
 
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ def in1k_mask_tokens() -> Iterator[Recipe[Settings]]:
 def digits_target() -> Iterator[Recipe[Settings]]:
     """Embedded digits, what is predicted: pixels, normalised, PCA, codes.  Here: 20 steps of each.
 
-    Before it, an eighth of the components, as in the paper, and 64 codes:
+    Run before it, for an eighth of the components, as in the paper, and 64 codes:
 
     python -m models.masked.fit_pca data/digits/train.beton --recipe mae:digits --out data/digits/pca.pt
 
@@ -79,7 +79,7 @@ def digits_target() -> Iterator[Recipe[Settings]]:
 def in1k_target() -> Iterator[Recipe[Settings]]:
     """ImageNet, what is predicted: pixels, normalised, PCA, codes (Table 1d).  Here: not yet run.
 
-    Before it (96 components, as in the paper; its codes are DALL-E's, these a small codebook's):
+    Run before it (96 components, as in the paper, whose codes are DALL-E's; these are a small codebook's):
 
     python -m models.masked.fit_pca data/in1k/train.beton --out data/in1k/pca.pt
 
@@ -162,7 +162,7 @@ def in1k_schedule() -> Iterator[Recipe[Settings]]:
 
 
 def _in1k() -> Recipe[Settings]:
-    """The default of Table 1."""
+    """Build the default of Table 1."""
     return changed(mae.in1k_b16(), {"encoder.name": "vit_large_patch16_224", TARGET: "pixel"})
 
 

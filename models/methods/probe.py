@@ -1,4 +1,4 @@
-"""Linear probing: what a frozen encoder's features tell a linear classifier (He et al. 2022, section A.1).
+"""Linear probing: train a linear classifier on a frozen encoder's features (He et al. 2022, section A.1).
 
 python train.py probe:digits --run.start runs/mae-digits
 """
@@ -25,22 +25,22 @@ from pipeline.spec import Data, Needs, View
 
 @dataclass(frozen=True)
 class Settings:
-    """What is read; `encoder.pool` says whether the class token is, or the mean of the patches."""
+    """Which features are read; `encoder.pool` chooses between the class token and the mean of the patches."""
 
     block: Annotated[int | None, AT_LEAST_1] = None
-    """Read what comes out of this block, counted from 1, without the final norm (SimMIM's probe: the 8th of 12); the
-    last one's, normed, when absent."""
+    """Read the output of this block, counted from 1, without the final norm (SimMIM's probe: the 8th of 12); that of
+    the last block, normed, when absent."""
 
 
 @final
 class Probe(Method):
-    """L = CE(linear(norm(features)), y): batch norm without weights, a linear layer, and nothing else that learns.
+    """L = CE(linear(norm(features)), y): batch norm without weights, and a linear layer, which alone is trained.
 
-    The encoder is in evaluation mode, bitwise frozen, and runs without a graph. Its timm head holds norm and linear
-    layer, so that what is judged, predicted and exported is a ViT; models.encoder.heads.folded makes one layer of them.
+    The encoder is in eval mode, bitwise frozen, and runs without a graph. Its timm head holds norm and linear layer, so
+    that evaluation, prediction and export use a ViT; models.encoder.heads.folded makes one layer of the two.
 
-    Each rank norms each of its micro-batches by that one's own statistics, and keeps running ones of its own, as in
-    MAE's code; the main rank's are judged, saved, and go on after a resume.
+    Each rank norms a micro-batch by the statistics of that micro-batch and keeps running ones by itself, as in MAE's
+    code; the main rank's are evaluated and saved, and a resumed run continues from them.
     """
 
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
@@ -51,7 +51,7 @@ class Probe(Method):
 
     @staticmethod
     def build(recipe: Recipe[Settings], classes: int) -> VisionTransformer:
-        """The recipe's encoder up to the block that is read, with a probe's head."""
+        """Build the recipe's encoder up to the block that is read, with a probe's head."""
         vit, block = Method.build(recipe, classes), recipe.method.block
         if block is not None:
             if block > len(vit.blocks):
@@ -62,31 +62,33 @@ class Probe(Method):
 
     @staticmethod
     def needs(recipe: Recipe[Settings]) -> Needs:
+        """Labelled images."""
         return Needs(labelled=True)
 
     def train(self, mode: bool = True) -> Self:
-        """Only the head's norm trains: dropped paths would make other features."""
+        """Put the head alone into training mode; the encoder stays in eval mode, where no path is dropped."""
         super().train(mode)
         self.encoder.eval().head.train(mode)
         return self
 
-    def forward(self, batch: Batch, now: StepInfo) -> Loss:
-        known = batch.labelled
-        label = label_loss(self.encoder.head(self.features(known.images)), known.labels)
+    def forward(self, batch: Batch, info: StepInfo) -> Loss:
+        """Cross-entropy of the labelled images."""
+        label = label_loss(self.encoder.head(self.features(batch.labelled.images)), batch.labelled.labels)
         return Loss(label, {"label": label.detach()})
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """What the head reads, [N, C]."""
+        """Compute the features [N, C] that the head reads."""
         (tokens,) = encode(self.encoder, [FullImages(images)])
         return self.encoder.fc_norm(self.encoder.pool(tokens))
 
     def startup_note(self) -> str | None:
+        """Warn where the encoder was not pre-trained."""
         return None if self.start else "nothing was pre-trained: run.start is absent, so random features are probed"
 
 
 def check(recipe: Recipe[Settings]) -> None:
-    """Raise InputError for batches of one image, which have no spread to be normed by."""
+    """Raise InputError for batches of one image, which has no variance for batch norm."""
     images = min(recipe.data.batch, recipe.run.device_images or recipe.data.batch)
     if images < 2:
         raise InputError(f"a probe norms its features over a batch of 2 images or more, got {images}")
@@ -103,7 +105,7 @@ def cifar10() -> Recipe[Settings]:
 
 
 def small_optim(steps: int) -> Optim:
-    """LARS at batches of 128. Ours: at a rate of 5 val ends at 67 % on digits, at 20 at 71 %, with SGD at 70 %."""
+    """LARS at batches of 128. Ours: on digits val ends at 67 % with a rate of 5, at 71 % with 20, at 70 % with SGD."""
     return Optim(kind="lars", lr=20.0, epochs=steps, warmup_epochs=steps / 10, epoch_unit="step", weight_decay=0.0)
 
 
@@ -137,14 +139,14 @@ def in1k_b16_sgd() -> Recipe[Settings]:
 
 
 def in1k_b16_simmim() -> Recipe[Settings]:
-    """ImageNet, ViT-B/16 of SimMIM, mean of the 8th block's patches; the rest is MAE's probe.  Here: not yet run."""
+    """ImageNet, ViT-B/16 of SimMIM, mean of the 8th block's patches; otherwise MAE's probe.  Here: not yet run."""
     encoder = Encoder("vit_base_patch16_224", position="bias", layer_scale=0.1, pool="avg")  # simmim:in1k_b16
     return replace(in1k_b16(), method=Settings(block=8), encoder=encoder)  # SimMIM's authors: block and mean
 
 
 def in1k_data() -> Data:
-    """ImageNet with every label as MAE probes it (Table 10), but for two things about crops: MAE's are bicubic and,
-    as TensorFlow's, drawn once; ours are by area and, as torchvision's, drawn again where they do not fit."""
+    """ImageNet with every label as MAE probes it (Table 10), except for the crops: MAE's are bicubic and drawn once, as
+    TensorFlow's are; these are by area and drawn again where they do not fit, as torchvision's are."""
     return Data(root="data/in1k", batch=16384, labelled_view="weak", weak=View(scale=(0.08, 1.0)))  # scale: code
 
 

@@ -1,5 +1,5 @@
-"""Supervised training from scratch on every label, with MAE's settings (Table 11) and DeiT's (Touvron et al. 2021):
-what pre-training is read against. The objective is finetune's.
+"""Supervised training from scratch on every label, with MAE's settings (Table 11) and DeiT's (Touvron et al. 2021): the
+baselines of pre-training. The objective is that of `finetune.py`.
 """
 
 from dataclasses import replace
@@ -39,7 +39,7 @@ def _mae(name: str, patch: int = 16, *, drop_path: float, epochs: float) -> Reci
     data = in1k_data(batch=4096)  # Table 11
     return Recipe(
         Settings(head_std=None),  # smoothing, mixup, cutmix: Table 11
-        replace(data, strong=replace(data.strong, erase="none")),  # section A.2: what Table 11 does not list is off
+        replace(data, strong=replace(data.strong, erase="none")),  # section A.2; Table 11 lists no erasing
         # appendix A.1: positions of sines, a class token; Table 11: drop path
         Encoder(name, patch=patch, position="sincos", drop_path=drop_path),
         scratch_optim(epochs),

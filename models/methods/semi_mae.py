@@ -1,8 +1,8 @@
 """Semi-MAE: FixMatch on a ViT, with an MAE branch through the same encoder.
 
-What the paper leaves open is a field with a stated default: the labelled view (data.labelled_view), the threshold, the
-unlabelled pool (data.unlabelled), normalised pixels and the decoder (method.reconstruct), the branch in the labels-only
-phase (always off), positions and pooling (encoder), stochastic depth in the branch (off), the teacher.
+What the paper leaves open is a field with a stated default: the labelled view (data.labelled_view), the unlabelled pool
+(data.unlabelled), threshold and teacher (method.pseudo), decoder and normalised pixels (method.reconstruct), positions,
+pooling and stochastic depth (encoder). The branch has no stochastic depth, and is off in the labels-only phase.
 """
 
 from collections.abc import Iterable
@@ -14,8 +14,8 @@ from torch import nn
 from models.config.recipe import Recipe
 from models.encoder.vit import FullImages, classify, encode, eval_logits
 from models.losses import label_loss
-from models.masked.base import Reconstruct
-from models.masked.select import Kind, branch
+from models.masked.build import Kind, build_branch
+from models.masked.settings import Reconstruct
 from models.method import Loss, Method, StepInfo, touch_for_ddp
 from models.methods.presets.cifar10 import (
     cifar10_data,
@@ -47,7 +47,7 @@ from pipeline.spec import Mask, Needs
 
 @dataclass(frozen=True)
 class Settings:
-    """Three losses through one encoder."""
+    """Three losses of one encoder."""
 
     lambda_u: Annotated[float, NOT_NEGATIVE] = 10.0
     """Weight of the pseudo-labelled loss (section 4)."""
@@ -56,11 +56,11 @@ class Settings:
     smoothing: Annotated[float, BELOW_1] = 0.1
     """Label smoothing of the labelled loss (Semiformer code)."""
     pseudo: Pseudo = field(default_factory=Pseudo)
-    """How unlabelled images come to their labels; the paper gives no threshold, 0.7 is Semiformer's."""
+    """Pseudo-labels of unlabelled images; the paper gives no threshold, 0.7 is Semiformer's."""
     branch: Kind = "mae"
-    """The masked branch: MAE, SimMIM, or LoMaR's windows (which want data.mask.kind window)."""
+    """The masked branch: MAE, SimMIM, or LoMaR's windows (which need data.mask.kind window)."""
     reconstruct: Reconstruct = field(default_factory=Reconstruct)
-    """The masked branch; the paper uses "the default settings" of MAE, and pixels as target."""
+    """The branch's decoder and target; the paper uses "the default settings" of MAE, and pixels as target."""
 
 
 @final
@@ -70,40 +70,44 @@ class SemiMAE(Method):
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
         super().__init__(recipe, classes)
         self.settings = recipe.method
-        self.teacher(self.settings.pseudo.teacher)  # refuse at once what would fail at the first pseudo-label
+        self.teacher(self.settings.pseudo.teacher)  # raises here what would fail at the first pseudo-label
         self.pseudo = PseudoLabels(self.settings.pseudo, classes, self.encoder)
-        self.reconstruction = branch(self.settings.branch, self.encoder, self.settings.reconstruct, recipe.data.mask)
+        self.branch = build_branch(self.settings.branch, self.encoder, self.settings.reconstruct, recipe.data.mask)
 
     @staticmethod
     def needs(recipe: Recipe[Settings]) -> Needs:
+        """Labelled images; weak and strong views of unlabelled ones, and visible patches of the weak."""
         return Needs(labelled=True, unlabelled=True, strong=True, unlabelled_visible=True)
 
-    def inactive_params(self, now: StepInfo) -> Iterable[nn.Parameter]:
-        return self.reconstruction.parameters() if now.labels_only else ()
+    def inactive_params(self, info: StepInfo) -> Iterable[nn.Parameter]:
+        """The branch's, in the labels-only phase."""
+        return self.branch.parameters() if info.labels_only else ()
 
     def startup_note(self) -> str | None:
+        """The note of the pseudo-labels."""
         return self.pseudo.startup_note()
 
-    def forward(self, batch: Batch, now: StepInfo) -> Loss:
-        known, unknown, s = batch.labelled, batch.unlabelled, self.settings
-        if now.labels_only:
-            (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(known.images)]))
-            label = label_loss(logits, known.labels, s.smoothing)
-            return Loss(label + touch_for_ddp(self.reconstruction), {"label": label.detach()})
+    def forward(self, batch: Batch, info: StepInfo) -> Loss:
+        """Label, pseudo-label and reconstruction loss of one packed pass; in the labels-only phase the first alone."""
+        labelled, unlabelled, s = batch.labelled, batch.unlabelled, self.settings
+        if info.labels_only:
+            (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(labelled.images)]))
+            label = label_loss(logits, labelled.labels, s.smoothing)
+            return Loss(label + touch_for_ddp(self.branch), {"label": label.detach()})
 
-        scores = eval_logits(self.teacher(s.pseudo.teacher), unknown.weak)  # no gradient: a forward pass, not three
-        targets = self.pseudo(scores, unknown)
-        masked = self.reconstruction.group(unknown.weak, unknown.visible, unknown.hidden)
-        seen, strong, partly = encode(self.encoder, [FullImages(known.images), targets.strong, masked])
-        logits, strong_logits = classify(self.encoder, [seen, strong])
-        label = label_loss(logits, known.labels, s.smoothing)  # eq. 1
+        scores = eval_logits(self.teacher(s.pseudo.teacher), unlabelled.weak)  # a forward pass without gradient
+        targets = self.pseudo(scores, unlabelled)
+        visible = self.branch.group(unlabelled.weak, unlabelled.visible, unlabelled.hidden)
+        tokens = encode(self.encoder, [FullImages(labelled.images), targets.strong, visible])
+        logits, strong_logits = classify(self.encoder, tokens[:2])
+        label = label_loss(logits, labelled.labels, s.smoothing)  # eq. 1
         pseudo = self.pseudo.loss(strong_logits, targets)  # eq. 2
-        rebuilt = self.reconstruction(partly, unknown.weak, unknown.visible, unknown.hidden)
-        self.pseudo.labelled(logits, known.labels)
+        pixels = self.branch(tokens[2], unlabelled.weak, unlabelled.visible, unlabelled.hidden)
+        self.pseudo.observe_labelled(logits, labelled.labels)
         return Loss(
-            label + s.lambda_u * pseudo + s.mu * rebuilt,  # eq. 3
-            {"label": label.detach(), "pseudo": pseudo.detach(), self.reconstruction.target.name: rebuilt.detach()},
-            targets.shown,
+            label + s.lambda_u * pseudo + s.mu * pixels,  # eq. 3
+            {"label": label.detach(), "pseudo": pseudo.detach(), self.branch.target.name: pixels.detach()},
+            targets.stats,
         )
 
 

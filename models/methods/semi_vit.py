@@ -1,10 +1,11 @@
-"""Semi-ViT (Cai et al. 2022, "Semi-supervised Vision Transformers at Scale"): FixMatch with an average for a teacher
-and mixtures for images. Its three stages, each started from the one before (--run.start):
+"""Semi-ViT (Cai et al. 2022, "Semi-supervised Vision Transformers at Scale"): FixMatch with a moving average
+as teacher, on mixtures of images.
 
-pre-training without labels (mae:in1k_b16; the authors take MAE's released weights), fine-tuning on the labelled images
-(their FINETUNE.md: finetune:in1k_b16 --data.split 0.10 --data.batch 512 --optim.lr 2.5e-4), then what is here.
+It has three stages, each started from the one before (--run.start): pre-training without labels (mae:in1k_b16; the
+authors take MAE's released weights); fine-tuning on the labelled images (their FINETUNE.md: finetune:in1k_b16
+--data.split 0.10 --data.batch 512 --optim.lr 2.5e-4); and the semi-supervised one, which is in this file.
 
-Deviations: mixup and CutMix of labelled images are drawn for each image, not for each batch.
+Deviation: mixup and CutMix of labelled images are drawn for each image, not for each batch.
 """
 
 from dataclasses import replace

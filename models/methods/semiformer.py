@@ -1,10 +1,9 @@
 """Semiformer: FixMatch on a transformer coupled to a convolutional network (Weng et al. 2022), with an MAE branch as in
 Semi-MAE's Table 2 where mu is above 0.
 
-What its authors' code does and this offers as a field: which stream labels (`stream`), the class token that every
-coupling doubles (`double_class_token`). Batch norm mixes the images of a micro-batch: all strong views go through the
-network, those whose guess is rejected included, and so the result depends on `run.device_images` and on the number of
-devices.
+Two habits of its authors' code are fields: which stream labels (`stream`), and the class token that every coupling
+doubles (`double_class_token`). Batch norm mixes the images of a micro-batch, so that rejected strong views go through
+the network, too, and the result depends on `run.device_images` and on the number of devices.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,7 +14,7 @@ from torch import Tensor, cat, nn
 
 from models.config.recipe import Encoder, Recipe
 from models.losses import at_least_f32, label_loss
-from models.masked.base import Reconstruct
+from models.masked.settings import Reconstruct
 from models.method import Loss, Method, StepInfo, touch_for_ddp
 from models.methods.presets.shared import (
     digits_data,
@@ -28,8 +27,8 @@ from models.methods.presets.shared import (
 )
 from models.pseudo_labels.pseudo_label import PseudoLabels
 from models.pseudo_labels.settings import Pseudo
+from models.semiformer.branch import StreamBranch
 from models.semiformer.build import build_semiformer
-from models.semiformer.masked import StreamMAE
 from models.semiformer.model import Semiformer, eval_logits
 from models.semiformer.statistics import share_statistics
 from pipeline.batch import Batch
@@ -39,10 +38,10 @@ from pipeline.spec import Needs
 
 @dataclass(frozen=True)
 class Settings:
-    """Two streams, two heads, one pseudo-label."""
+    """Losses of two streams, each with a head, on one pseudo-label."""
 
     pseudo: Pseudo = field(default_factory=lambda: Pseudo(threshold=0.7))
-    """Who labels and when it is believed; defaults are Semiformer's code: the network itself in eval mode, from 0.7."""
+    """Pseudo-labels of unlabelled images; defaults are Semiformer's code: by the network in eval mode, from 0.7 on."""
     lambda_u: Annotated[float, NOT_NEGATIVE] = 4.0
     """Weight of the pseudo-labelled loss (Semiformer's scripts; its default, and Semi-MAE: 10)."""
     mu: Annotated[float, NOT_NEGATIVE] = 0.0
@@ -50,13 +49,13 @@ class Settings:
     smoothing: Annotated[float, BELOW_1] = 0.1
     """Label smoothing of the labelled loss (Semiformer code)."""
     stream: Literal["conv", "transformer", "fused"] = "conv"
-    """Whose guess labels both streams: the convolutional head's (Semiformer's scripts), the transformer's, or the
-    softmax of the two heads' summed logits, which is also what is evaluated."""
+    """Whose prediction labels both streams: the convolutional head's (Semiformer's scripts), the transformer's, or that
+    of the two heads' summed logits, which is evaluated in any case."""
     channels: Annotated[int, AT_LEAST_1] = 256
     """Channels of the convolutional stream's first third; they double with every third (Semiformer code)."""
     double_class_token: bool = True
-    """Each coupling doubles the class token, as in the authors' code that the published numbers come from; off adds
-    nothing to it."""
+    """Let each coupling double the class token, as in the authors' code, which the published numbers are of; off leaves
+    it as it is."""
     reconstruct: Reconstruct = field(default_factory=Reconstruct)
     """The masked branch's decoder and target."""
 
@@ -70,68 +69,73 @@ class SemiformerFixMatch(Method):
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
         super().__init__(recipe, classes)
         self.settings = recipe.method
-        self.teacher(self.settings.pseudo.teacher)  # refuse at once what would fail at the first pseudo-label
+        self.teacher(self.settings.pseudo.teacher)  # raises here what would fail at the first pseudo-label
         self.pseudo = PseudoLabels(self.settings.pseudo, classes, self.encoder)
         if self.settings.mu:
-            self.reconstruction = StreamMAE(self.encoder, self.settings.reconstruct, recipe.data.mask)
+            StreamBranch.check_mask(recipe.data.mask)
+            self.branch = StreamBranch(self.encoder, self.settings.reconstruct)
 
     @staticmethod
     def needs(recipe: Recipe[Settings]) -> Needs:
+        """Labelled images; weak and strong views of unlabelled ones; with a branch, visible patches of the weak."""
         return Needs(labelled=True, unlabelled=True, strong=True, unlabelled_visible=recipe.method.mu > 0)
 
     @staticmethod
     def build(recipe: Recipe[Settings], classes: int) -> Semiformer:
+        """Build the Semiformer of a recipe."""
         s = recipe.method
         return build_semiformer(recipe, classes, channels=s.channels, double_class_token=s.double_class_token)
 
-    def inactive_params(self, now: StepInfo) -> Iterable[nn.Parameter]:
-        return self.reconstruction.parameters() if self.settings.mu and now.labels_only else ()
+    def inactive_params(self, info: StepInfo) -> Iterable[nn.Parameter]:
+        """The branch's, in the labels-only phase."""
+        return self.branch.parameters() if self.settings.mu and info.labels_only else ()
 
     def startup_note(self) -> str:
+        """Name the stream that labels, and add the note of the pseudo-labels."""
         who = {"conv": "the convolutional head labels", "transformer": "the transformer's head labels"}
-        said = who.get(self.settings.stream, "the sum of both heads' logits labels") + " both streams"
-        return f"{said}; {self.pseudo.startup_note()}" if self.pseudo.startup_note() else said
+        note = who.get(self.settings.stream, "the sum of both heads' logits labels") + " both streams"
+        return f"{note}; {self.pseudo.startup_note()}" if self.pseudo.startup_note() else note
 
     def logits(self, images: Tensor) -> Tensor:
-        """The two heads' summed logits, as the authors evaluate."""
+        """Compute the two heads' summed logits, as the authors evaluate."""
         return stream("fused", *eval_logits(self.eval_encoder, images))
 
     def after_step(self, step: int) -> None:
+        """Share batch norm's running statistics between ranks, then update the average."""
         share_statistics(self.encoder)
         super().after_step(step)
 
-    def forward(self, batch: Batch, now: StepInfo) -> Loss:
-        known, unknown, s = batch.labelled, batch.unlabelled, self.settings
-        if now.labels_only:
-            label = mean_of(self.encoder(known.images), lambda logits: label_loss(logits, known.labels, s.smoothing))
-            rest = touch_for_ddp(self.reconstruction) if s.mu else 0.0
-            return Loss(label + rest, {"label": label.detach()})
+    def forward(self, batch: Batch, info: StepInfo) -> Loss:
+        """Label, pseudo-label and, with a branch, reconstruction loss; in the labels-only phase the first alone."""
+        labelled, unlabelled, s = batch.labelled, batch.unlabelled, self.settings
+        labels, n = labelled.labels, len(labelled.labels)
+        if info.labels_only:
+            label = mean_of(self.encoder(labelled.images), lambda logits: label_loss(logits, labels, s.smoothing))
+            zero = touch_for_ddp(self.branch) if s.mu else 0.0
+            return Loss(label + zero, {"label": label.detach()})
 
-        scores = stream(
-            s.stream, *eval_logits(self.teacher(s.pseudo.teacher), unknown.weak)
-        )  # only looked at: no gradient
-        targets = self.pseudo(scores, unknown)
-        # one train-mode pass: batch norm sees both kinds
-        heads = self.encoder(cat([self.encoder.pixels(images) for images in (known.images, targets.strong.images)]))
-        n = len(known.labels)
-        self.pseudo.labelled(stream(s.stream, *heads)[:n], known.labels)
-        label = mean_of(heads, lambda logits: label_loss(logits[:n], known.labels, s.smoothing))
+        scores = stream(s.stream, *eval_logits(self.teacher(s.pseudo.teacher), unlabelled.weak))  # without gradient
+        targets = self.pseudo(scores, unlabelled)
+        # one train-mode pass, so that batch norm has the statistics of both kinds
+        heads = self.encoder(cat([self.encoder.pixels(images) for images in (labelled.images, targets.strong.images)]))
+        self.pseudo.observe_labelled(stream(s.stream, *heads)[:n], labels)
+        label = mean_of(heads, lambda logits: label_loss(logits[:n], labels, s.smoothing))
         pseudo = mean_of(heads, lambda logits: self.pseudo.loss(logits[n:], targets))
         total, parts = label + s.lambda_u * pseudo, {"label": label.detach(), "pseudo": pseudo.detach()}
         if s.mu:
-            rebuilt = self.reconstruction(self.encoder, unknown.weak, unknown.visible)
-            total, parts = total + s.mu * rebuilt, parts | {self.reconstruction.target.name: rebuilt.detach()}
-        return Loss(total, parts, targets.shown)
+            pixels = self.branch.loss(self.encoder, unlabelled, info.step)
+            total, parts = total + s.mu * pixels, parts | {self.branch.target.name: pixels.detach()}
+        return Loss(total, parts, targets.stats)
 
 
 def mean_of(heads: tuple[Tensor, Tensor], loss: Callable[[Tensor], Tensor]) -> Tensor:
-    """Each head's loss, halved."""
+    """Average the loss over both heads' logits."""
     conv, transformer = heads
     return (loss(conv) + loss(transformer)) / 2
 
 
 def stream(name: Literal["conv", "transformer", "fused"], conv: Tensor, transformer: Tensor) -> Tensor:
-    """The logits [N, classes] that label, in f32 or more."""
+    """Choose the logits [N, classes] that label, or add them, in f32 or f64."""
     conv, transformer = at_least_f32(conv), at_least_f32(transformer)
     return {"conv": conv, "transformer": transformer, "fused": conv + transformer}[name]
 
@@ -173,8 +177,8 @@ def in1k_10pct() -> Recipe[Settings]:
 def in1k_10pct_mae() -> Recipe[Settings]:
     """Semiformer with an MAE branch.  Paper: 76.4 % top-1 (Semi-MAE Table 2).  Here: not yet run.
 
-    Without couplings the transformer's stream knows no positions but those in the decoder; whether the paper gave it
-    any is not said. Here it has MAE's; `--encoder.position none` does without.
+    Without couplings the transformer's stream has no positions but the decoder's, and the paper does not say whether it
+    was given any. Here it has MAE's; `--encoder.position none` removes them.
     """
     return Recipe(
         Settings(lambda_u=10.0, mu=5.0),  # Semi-MAE section 4; the rest: Semiformer code

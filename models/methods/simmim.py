@@ -1,18 +1,15 @@
-"""SimMIM: cover units of an image, encode all of it, predict covered pixels with one linear layer (Xie et al. 2022)."""
+"""SimMIM: put mask tokens for units of an image, encode all of it, predict linearly (Xie et al. 2022)."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 from models.config.recipe import Encoder, Optim, Recipe
-from models.encoder.vit import encode
-from models.masked.base import Reconstruct
-from models.masked.select import check_mask
+from models.masked.settings import Reconstruct
 from models.masked.simmim import SimMIMBranch
-from models.method import Loss, Method, StepInfo
+from models.methods.masked_pretraining import MaskedPretraining
 from models.methods.presets.masked import digits_units, simmim_mask, with_mask
 from models.methods.presets.shared import digits_data, digits_encoder, digits_optim, in1k_run
-from pipeline.batch import Batch
-from pipeline.spec import Data, Needs, View
+from pipeline.spec import Data, View
 
 
 @dataclass(frozen=True)
@@ -26,26 +23,13 @@ class Settings:
 
 
 @final
-class SimMIM(Method):
-    """L = mean absolute error over the covered pixels."""
+class SimMIM(MaskedPretraining):
+    """L = mean absolute error over the hidden pixels."""
 
-    has_classifier: ClassVar[bool] = False
-
-    def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
-        super().__init__(recipe, classes=0)  # no classifier: nothing here would train it
-        check_mask("simmim", recipe.data.mask)
+    def build_branch(self, recipe: Recipe[Settings]) -> SimMIMBranch:
+        """Build SimMIM's linear decoder on the encoder."""
         settings = Reconstruct(target=recipe.method.target, error=recipe.method.error)
-        self.reconstruction = SimMIMBranch(self.encoder, settings, drop_path=True)
-
-    @staticmethod
-    def needs(recipe: Recipe[Settings]) -> Needs:
-        return Needs(unlabelled=True, unlabelled_visible=True)
-
-    def forward(self, batch: Batch, now: StepInfo) -> Loss:
-        images, visible = batch.unlabelled.weak, batch.unlabelled.visible
-        (tokens,) = encode(self.encoder, [self.reconstruction.group(images, visible)])
-        pixels = self.reconstruction(tokens, images, visible)
-        return Loss(pixels, {"pixels": pixels.detach()})
+        return SimMIMBranch(self.encoder, settings, drop_path=True)
 
 
 def digits() -> Recipe[Settings]:

@@ -1,4 +1,4 @@
-"""Labels only: the baseline that every semi-supervised number is read against."""
+"""Supervised training on the labelled images alone: the baseline of the semi-supervised methods."""
 
 from dataclasses import dataclass
 from typing import Annotated, final
@@ -31,7 +31,7 @@ from pipeline.spec import Needs
 
 @dataclass(frozen=True)
 class Settings:
-    """Cross-entropy on the labelled images."""
+    """One loss, the cross-entropy of labelled images."""
 
     smoothing: Annotated[float, BELOW_1] = 0.1
     """Label smoothing."""
@@ -47,12 +47,13 @@ class Supervised(Method):
 
     @staticmethod
     def needs(recipe: Recipe[Settings]) -> Needs:
+        """Labelled images."""
         return Needs(labelled=True)
 
-    def forward(self, batch: Batch, now: StepInfo) -> Loss:
-        known = batch.labelled
-        (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(known.images)]))
-        label = label_loss(logits, known.labels, self.smoothing)
+    def forward(self, batch: Batch, info: StepInfo) -> Loss:
+        """Cross-entropy of the labelled images."""
+        (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(batch.labelled.images)]))
+        label = label_loss(logits, batch.labelled.labels, self.smoothing)
         return Loss(label, {"label": label.detach()})
 
 

@@ -10,8 +10,9 @@ from models.config.recipe import Encoder, Recipe
 from models.encoder.heads import mlp_head
 from models.encoder.vit import FullImages, VisiblePatches, encode, evaluating
 from models.losses import label_loss
-from models.masked.base import Branch, Reconstruct
-from models.masked.select import Kind, branch
+from models.masked.branch import Branch
+from models.masked.build import Kind, build_branch
+from models.masked.settings import Reconstruct
 from models.method import Loss, Method, StepInfo
 from models.methods import simmim
 from models.methods.presets.cifar10 import (
@@ -42,26 +43,26 @@ from pipeline.spec import Needs
 
 @dataclass(frozen=True)
 class Settings:
-    """Pixels and classes from the same visible tokens."""
+    """Two losses, of pixels and of classes, from the same visible tokens."""
 
     objective: Literal["both", "rec", "cls"] = "both"
     """Pixels and classes, pixels alone (no classifier is built), or classes alone (no decoder is) (Table 2a)."""
     class_weight: Annotated[float, NOT_NEGATIVE] = 0.01
     """Weight of the classification loss (Table 2d)."""
     temperature: Annotated[float, POSITIVE] = 10.0
-    """What logits are divided by before the cross-entropy: in the authors' code, not in the paper, and the weight
-    above only makes sense with it."""
+    """Divisor of the logits before the cross-entropy: in the authors' code, not in the paper; the weight above goes
+    with it."""
     pool: Literal["avg", "token"] = "avg"
-    """What the head reads: the mean of the visible patches, or the class token (Table 2b)."""
+    """Input of the head: the mean of the visible patches, or the class token (Table 2b)."""
     layers: Annotated[int, AT_LEAST_1] = 2
     """Layers of the head (Table 2f)."""
     hidden: Annotated[int | None, AT_LEAST_1] = None
     """Width between them; four times the encoder's when absent (3072 for ViT-B)."""
     unlabelled: bool = False
-    """Reconstruct unlabelled images, too, `data.ratio` for each labelled one: what a label of -100, ignored by the
-    cross-entropy, does in the authors' code. Pixels: mean over the images of both kinds. Classes: over the labelled."""
+    """Reconstruct unlabelled images, too, `data.ratio` for each labelled one, as the authors' code does by a label of
+    -100, which the cross-entropy ignores. Pixels: mean over the images of both kinds. Classes: over the labelled."""
     branch: Kind = "mae"
-    """The masked branch: MAE, SimMIM, or LoMaR's windows (which want data.mask.kind window)."""
+    """The masked branch: MAE, SimMIM, or LoMaR's windows (which need data.mask.kind window)."""
     reconstruct: Reconstruct = field(default_factory=lambda: Reconstruct(depth=1, target="norm_pix"))
     """The decoder: one block (Table 2e), normalised pixels."""
 
@@ -70,61 +71,63 @@ class Settings:
 class SupMAE(Method):
     """L = L_rec + class_weight CE(logits / temperature, y) (section 3), or one of the two terms.
 
-    With unlabelled images the head still runs on all of them, as in the authors' code: its batch norm's statistics are
-    those of every image that it is to judge.
+    With unlabelled images the head still runs on all of them, as in the authors' code, so that the statistics of its
+    batch norm are those of all images.
     """
 
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
         check(recipe)
-        super().__init__(recipe, classes=0)  # the timm head stays empty: the classifier is thrown away with the decoder
+        super().__init__(recipe, classes=0)  # without timm's head; `head` is dropped after pre-training
         self.settings = s = recipe.method
         self.has_classifier = s.objective != "rec"
         if s.pool == "token" and self.encoder.cls_token is None:
             raise InputError("method.pool is token, and the encoder has no class token; set --method.pool avg")
-        self.reconstruction = self.head = None
+        self.head = None
         if s.objective != "cls":
             mask, read = recipe.data.mask, self.has_classifier and s.pool == "avg"
-            self.reconstruction = branch(s.branch, self.encoder, s.reconstruct, mask, keep_visible=read, drop_path=True)
+            self.branch = build_branch(s.branch, self.encoder, s.reconstruct, mask, keep_visible=read, drop_path=True)
         if self.has_classifier:
             self.head = mlp_head(self.encoder.embed_dim, classes, layers=s.layers, hidden=s.hidden)
 
     @staticmethod
     def needs(recipe: Recipe[Settings]) -> Needs:
+        """Labelled images and their visible patches; where asked, those of unlabelled images, too."""
         more = recipe.method.unlabelled
         return Needs(labelled=True, labelled_visible=True, unlabelled=more, unlabelled_visible=more)
 
-    def forward(self, batch: Batch, now: StepInfo) -> Loss:
-        s, own = self.settings, self.reconstruction
-        images, visible, hidden = shown(batch.labelled, batch.unlabelled if s.unlabelled else None)
-        group = VisiblePatches(images, visible) if own is None else own.group(images, visible, hidden)
-        (partly,) = encode(self.encoder, [group])
+    def forward(self, batch: Batch, info: StepInfo) -> Loss:
+        """Reconstruction and classification loss, or one of the two, from one pass over the visible patches."""
+        s, branch = self.settings, self.branch
+        images, visible, hidden = joined(batch.labelled, batch.unlabelled if s.unlabelled else None)
+        group = VisiblePatches(images, visible) if branch is None else branch.group(images, visible, hidden)
+        (tokens,) = encode(self.encoder, [group])
         parts, total = {}, 0.0
-        if own is not None:
-            total = parts[own.target.name] = own(partly, images, visible, hidden)
+        if branch is not None:
+            total = parts[branch.target.name] = branch(tokens, images, visible, hidden)
         if self.head is not None:
-            logits = self.head(self.pooled(partly, visible)) / s.temperature
+            logits = self.head(self.pooled(tokens, visible)) / s.temperature
             parts["label"] = label_loss(logits[: len(batch.labelled.labels)], batch.labelled.labels)
             total = total + s.class_weight * parts["label"]
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
     def pooled(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        """Tokens of the branch's group -> what the head reads, [N, C]."""
-        if self.reconstruction is None:
-            return self.plainly_pooled(tokens)
+        """Pool the tokens of the branch's group for the head: [N, C]."""
+        if self.branch is None:
+            return self.pooled_without_branch(tokens)
         if self.settings.pool == "token":
-            return self.reconstruction.class_tokens(tokens, visible)
-        return self.reconstruction.visible_tokens(tokens, visible).mean(1)
+            return self.branch.class_tokens(tokens, visible)
+        return self.branch.visible_tokens(tokens, visible).mean(1)
 
-    def plainly_pooled(self, tokens: Tensor) -> Tensor:
-        """Prefix tokens, then patches [N, P + K, C] -> [N, C]."""
+    def pooled_without_branch(self, tokens: Tensor) -> Tensor:
+        """Pool prefix tokens and patches [N, P + K, C] -> [N, C]."""
         return tokens[:, 0] if self.settings.pool == "token" else tokens[:, self.encoder.num_prefix_tokens :].mean(1)
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
-        """Class scores, as the loss divides them, from every patch, though the head was trained on the visible ones."""
+        """Compute class scores, divided as in the loss, from every patch; the head was trained on visible ones."""
         with evaluating(self):
             (tokens,) = encode(self.eval_encoder, [FullImages(images, pooled=False)])
-            return self.head(self.plainly_pooled(tokens)) / self.settings.temperature
+            return self.head(self.pooled_without_branch(tokens)) / self.settings.temperature
 
 
 def check(recipe: Recipe[Settings]) -> None:
@@ -141,12 +144,13 @@ def check(recipe: Recipe[Settings]) -> None:
         raise InputError("objective cls learns nothing from unlabelled images; set --method.no-unlabelled")
 
 
-def shown(known: Labelled, more: Unlabelled | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Images, visible and hidden ids of both kinds, the labelled ones first."""
-    if more is None:
-        return known.images, known.visible, known.hidden
-    hidden = None if known.hidden is None else torch.cat([known.hidden, more.hidden])
-    return torch.cat([known.images, more.weak]), torch.cat([known.visible, more.visible]), hidden
+def joined(labelled: Labelled, unlabelled: Unlabelled | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Join images, visible and hidden ids of both kinds, the labelled ones first."""
+    if unlabelled is None:
+        return labelled.images, labelled.visible, labelled.hidden
+    hidden = None if labelled.hidden is None else torch.cat([labelled.hidden, unlabelled.hidden])
+    visible = torch.cat([labelled.visible, unlabelled.visible])
+    return torch.cat([labelled.images, unlabelled.weak]), visible, hidden
 
 
 def digits() -> Recipe[Settings]:
@@ -208,13 +212,13 @@ def in1k_b16_simmim() -> Recipe[Settings]:
 
     SimMIM's recipe with this paper's head; the poster, which has the figures, gives neither epochs nor the encoder.
     """
-    own = simmim.in1k_b16()
+    base = simmim.in1k_b16()
     return Recipe(
         Settings(branch="simmim", reconstruct=Reconstruct()),
-        replace(own.data, labelled_view="weak"),
-        own.encoder,
-        replace(own.optim, epoch_unit="labelled"),
-        own.run,
+        replace(base.data, labelled_view="weak"),
+        base.encoder,
+        replace(base.optim, epoch_unit="labelled"),
+        base.run,
     )
 
 

@@ -1,10 +1,10 @@
 """Every table of ablations in SupMAE's paper as a sweep: `python -m slurm.submit supmae_ablations:in1k_objective`.
 
-in1k_...    the paper's own settings: ViT-B/16, 200 epochs, decoder of 8 blocks (Table 2). Its results, in %: fine-tuned
-            / linear probe, each a training of its own from a member's last.pt
-digits_...  the same axis on the embedded digits, supmae:digits else: minutes on two cores; ours
+in1k_...    the paper's settings: ViT-B/16, 200 epochs, decoder of 8 blocks (Table 2). Its results, in %: fine-tuned
+            / linear probe, each a further training from a member's last.pt
+digits_...  the same axis on the embedded digits, with the other settings of supmae:digits: minutes on two cores; ours
 
-Here: none of them was run yet. A member differs from the others in its table's axis and in nothing else.
+Here: none of them was run yet. The members of a sweep differ in its table's axis alone.
 """
 
 from collections.abc import Iterator
@@ -120,5 +120,5 @@ def in1k_schedule() -> Iterator[Recipe[Settings]]:
 
 
 def _in1k() -> Recipe[Settings]:
-    """The default of Table 2; the epochs over which the rate rises are those of 400: the paper gives none."""
+    """Build the default of Table 2; the rate rises over the epochs of in1k_b16, as the paper gives none for 200."""
     return changed(supmae.in1k_b16(), {"optim.epochs": 200, DEPTH: 8})

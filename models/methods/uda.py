@@ -1,6 +1,6 @@
-"""UDA on a ViT (Xie et al. 2020): FixMatch's objective with the teacher's sharpened distribution for a label.
+"""UDA on a ViT (Xie et al. 2020): FixMatch's objective with the teacher's sharpened distribution as label.
 
-Cross-entropy instead of the divergence: the same gradient. Without training signal annealing, which the
+It has cross-entropy in place of the divergence, with the same gradient, and no training signal annealing, which the
 authors' script for CIFAR-10 on a GPU leaves out, too.
 """
 

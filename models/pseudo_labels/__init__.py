@@ -1,5 +1,5 @@
-"""Which guesses about unlabelled images are learned from, and how much does each count? Thresholds, distribution
+"""Which predictions on unlabelled images become labels, and how much does each count? Thresholds, distribution
 alignment, soft labels and mixup.
 
-May import `encoder`, `method`, `losses` and `running_stats`. Read `pseudo_label.py` first.
+May import `encoder`, `losses`, `method` and `running_stats`. Read `pseudo_label.py` first.
 """

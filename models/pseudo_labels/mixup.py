@@ -1,4 +1,4 @@
-"""Pairs of images made into one, with the share that each has in it; torch draws, so the step's seed says how."""
+"""Mix pairs of images and their labels: Mixup, CutMix and Semi-ViT's pseudo mixup; torch draws, by the step's seed."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,12 +11,14 @@ from torch.distributions import Beta
 from models.encoder.patches import IMAGENET, Normalisation, as_normalised
 from models.encoder.vit import normalisation_of
 from pipeline.batch import Labelled
-from pipeline.concurrency.transfer import send
+from pipeline.concurrency.transfer import to_device
 
 
 class Pairs(NamedTuple):
-    """What becomes of each of N images: its partner i64 [N], its share of the mixture float [N], whether the partner
-    enters by a rectangle bool [N], and where that is centred, float [N, 2], in units of the image's side.
+    """How each of N images is mixed: its partner i64 [N], its share of the mixture float [N], whether the partner comes
+    as a rectangle bool [N], and the centre of that float [N, 2], in units of the image's side.
+
+    images, shares = mix(images, random_pairs(len(images), 0.8, 1.0, images.device))
     """
 
     partners: Tensor
@@ -26,10 +28,10 @@ class Pairs(NamedTuple):
 
 
 def confident_pairs(confidence: Tensor) -> Pairs:
-    """Probabilistic pseudo mixup (Semi-ViT: Cai et al. 2022, authors' code): an image's share is its confidence (float
-    [N]) over that of both; partners by a random permutation, half of the pairs by a rectangle.
+    """Draw pairs for probabilistic pseudo mixup (Semi-ViT: Cai et al. 2022, authors' code): an image's share is its
+    confidence (float [N]) over that of both; partners by a random permutation, half of the pairs by a rectangle.
 
-    Partners come from the same micro-batch; like dropped paths, which they are depends on how a step is cut.
+    Partners are of the same micro-batch, so that they depend on how a step is cut, as dropped paths do.
     """
     n, device = len(confidence), confidence.device
     partners = torch.randperm(n, device=device)
@@ -39,35 +41,37 @@ def confident_pairs(confidence: Tensor) -> Pairs:
 
 
 def random_pairs(images: int, mixup: float, cutmix: float, device: torch.device) -> Pairs:
-    """Mixup and CutMix (Zhang et al. 2018, Yun et al. 2019): shares of Beta(mixup, mixup), and by a rectangle of
-    Beta(cutmix, cutmix), half of the pairs each where both are above 0; drawn for each image, as timm's mode "elem".
+    """Draw pairs for Mixup and CutMix (Zhang et al. 2018, Yun et al. 2019): shares of Beta(mixup, mixup), or by a
+    rectangle of Beta(cutmix, cutmix), half of the pairs each where both are above 0; drawn for each image, as timm's
+    mode "elem".
     """
     cut = torch.rand(images) < (0.5 if mixup and cutmix else float(cutmix > 0))
     each = [Beta(a, a).sample((images,)) if a else torch.ones(images) for a in (mixup, cutmix)]
     pairs = Pairs(torch.randperm(images), torch.where(cut, each[1], each[0]), cut, torch.rand(images, 2))
-    return Pairs(*(send(drawn, device) for drawn in pairs))
+    return Pairs(*(to_device(drawn, device) for drawn in pairs))
 
 
 def batch_pairs(images: int, mixup: float, cutmix: float, device: torch.device) -> Pairs:
-    """The same, one draw for all of them, each image paired with the one as far from the other end: timm's mode
+    """Draw one share and rectangle for Mixup and CutMix of all images, image i paired with image N - 1 - i: timm's mode
     "batch", with which DeiT trains and MAE fine-tunes.
 
-    A batch here is a micro-batch, as in timm: how a step is cut shows in what is drawn.
+    A batch here is a micro-batch, as in timm, so that the draw depends on how a step is cut.
     """
     one = random_pairs(1, mixup, cutmix, torch.device("cpu"))
     shares, cut, centres = (each.expand(images, *each.shape[1:]) for each in one[1:])
     pairs = Pairs(torch.arange(images).flip(0), shares, cut, centres)
-    return Pairs(*(send(drawn, device) for drawn in pairs))
+    return Pairs(*(to_device(drawn, device) for drawn in pairs))
 
 
 def mix(
     images: Tensor, pairs: Pairs, rows: Tensor | None = None, normalisation: Normalisation = IMAGENET
 ) -> tuple[Tensor, Tensor]:
-    """Mixtures of images u8 [N, 3, H, W], normalised, float [n, 3, H, W], and the first images' final shares [n].
+    """Mix images u8 [N, 3, H, W]: normalised mixtures float [n, 3, H, W], and the images' final shares [n].
 
     rows  i64 [n]  which of the mixtures to make; None means all
 
-    A rectangle covers the partner's share of the area where it is inside of the image, and counts for what is.
+    A rectangle has the partner's share of the area. Where it is cut at the border, the final share is the image's real
+    share of the pixels.
     """
     if rows is None:
         rows = torch.arange(len(images), device=images.device)
@@ -76,12 +80,13 @@ def mix(
     left = 1 - inside.to(shares.dtype).mean((1, 2))
     shares = torch.where(cut, left, shares)
     weights = torch.where(cut[:, None, None], (~inside).to(shares.dtype), shares[:, None, None])
-    own, others = (as_normalised(images[which], normalisation) for which in (rows, partners))
-    return torch.lerp(others, own, weights[:, None].to(own.dtype)), shares
+    first, second = (as_normalised(images[which], normalisation) for which in (rows, partners))
+    return torch.lerp(second, first, weights[:, None].to(first.dtype)), shares
 
 
 def rectangle(shares: Tensor, centres: Tensor, height: int, width: int) -> Tensor:
-    """bool [n, H, W]: a rectangle of (1 - shares) of the area, the image's form, whole pixels, cut at the border."""
+    """Mark a rectangle of (1 - shares) of the area, bool [n, H, W]: the image's form, in whole pixels, cut at the
+    border."""
     sides = (1 - shares).sqrt()
     spans = []
     for axis, size in enumerate((height, width)):
@@ -93,25 +98,26 @@ def rectangle(shares: Tensor, centres: Tensor, height: int, width: int) -> Tenso
 
 
 def mixed_targets(targets: Tensor, pairs: Pairs, rows: Tensor | None, shares: Tensor, classes: int) -> Tensor:
-    """Distributions [n, C] of mixtures, from the images' classes i64 [N] or distributions float [N, C]."""
+    """Mix labels to distributions [n, C], from the images' classes i64 [N] or distributions float [N, C]."""
     if not targets.is_floating_point():
-        empty = torch.zeros(len(targets), classes, dtype=shares.dtype, device=targets.device)
-        targets = empty.scatter_(1, targets[:, None], 1.0)
-    own, others = (targets, targets[pairs.partners]) if rows is None else (targets[rows], targets[pairs.partners[rows]])
-    return shares[:, None] * own + (1 - shares[:, None]) * others
+        zeros = torch.zeros(len(targets), classes, dtype=shares.dtype, device=targets.device)
+        targets = zeros.scatter_(1, targets[:, None], 1.0)
+    partners = targets[pairs.partners if rows is None else pairs.partners[rows]]
+    first = targets if rows is None else targets[rows]
+    return shares[:, None] * first + (1 - shares[:, None]) * partners
 
 
 def mixed(
-    known: Labelled,
+    labelled: Labelled,
     encoder: VisionTransformer,
     draw: Callable[[int, float, float, torch.device], Pairs],
     mixup: float,
     cutmix: float,
 ) -> tuple[Tensor, Tensor]:
-    """Labelled images and labels i64 [N]; or, where one of mixup and cutmix is above 0, mixtures float [N, 3, H, W] in
-    the pairs that `draw` makes (random_pairs, batch_pairs), and distributions float [N, C]."""
+    """Mix labelled images where mixup or cutmix is above 0: mixtures float [N, 3, H, W] of the pairs that `draw`
+    (random_pairs, batch_pairs) returns, and distributions float [N, C]; else return images u8 and labels i64 [N]."""
     if not mixup and not cutmix:
-        return known.images, known.labels
-    pairs = draw(len(known.images), mixup, cutmix, known.images.device)
-    images, shares = mix(known.images, pairs, None, normalisation_of(encoder))
-    return images, mixed_targets(known.labels, pairs, None, shares, encoder.num_classes)
+        return labelled.images, labelled.labels
+    pairs = draw(len(labelled.images), mixup, cutmix, labelled.images.device)
+    images, shares = mix(labelled.images, pairs, None, normalisation_of(encoder))
+    return images, mixed_targets(labelled.labels, pairs, None, shares, encoder.num_classes)

@@ -1,4 +1,4 @@
-"""Pseudo-labels: what a teacher thinks an unlabelled image shows, whether it is believed, and what that costs."""
+"""PseudoLabels: from a teacher's scores of weak views to targets, their weights, and the loss of strong views."""
 
 from typing import NamedTuple, final
 
@@ -12,31 +12,36 @@ from models.method import PseudoLabelStats
 from models.pseudo_labels.alignment import Alignment
 from models.pseudo_labels.mixup import confident_pairs, mix, mixed_targets
 from models.pseudo_labels.settings import Pseudo
-from models.pseudo_labels.thresholds.select import threshold
+from models.pseudo_labels.thresholds.build import build_threshold
 from pipeline.batch import Unlabelled
 from pipeline.errors import InputError
 
 
 class PseudoTargets(NamedTuple):
-    """Pseudo-labels of N unlabelled images, ready to learn from.
+    """Pseudo-labels of N unlabelled images, and the strong views that learn from them.
 
     strong   the n strong views (or mixtures of them) to encode
     targets  i64 [n], or distributions float [n, C]
-    weights  float [n]  0 for what is not believed
-    shown    for the report
+    weights  float [n]  0 for a rejected pseudo-label
+    stats    for the report
     """
 
     strong: FullImages | SelectedImages
     targets: Tensor
     weights: Tensor
-    shown: PseudoLabelStats
+    stats: PseudoLabelStats
 
 
 @final
 class PseudoLabels(nn.Module):
-    """From the teacher's scores to the loss of the strong views; settings: models.pseudo_labels.settings.
+    """Pseudo-labels by the teacher's scores of weak views, and the loss of the strong views on them.
 
-    Raises InputError for settings that do not go together, and for those that ask to leave out images which count.
+    pseudo = PseudoLabels(Pseudo(0.95), classes=10, network=encoder)
+    targets = pseudo(eval_logits(teacher, unlabelled.weak), unlabelled)
+    loss = pseudo.loss(logits_of_strong_views, targets)     # logits of targets.strong
+
+    Raises InputError for settings that do not go together, and for drop_rejected "on" where leaving images out would
+    not be exact.
     """
 
     def __init__(self, settings: Pseudo, classes: int, network: VisionTransformer) -> None:
@@ -44,48 +49,47 @@ class PseudoLabels(nn.Module):
         check(settings)
         self.settings, self.classes = settings, classes
         self.normalisation = normalisation_of(network)
-        self.threshold = threshold(settings, classes)
+        self.threshold = build_threshold(settings, classes)
         self.alignment = None
         if settings.align != "none":
             self.alignment = Alignment(settings.align, classes, settings.momentum)
-        self.why_whole = why_whole(settings, network, rejects=self.threshold.rejects)
+        self.why_all_encoded = why_all_encoded(settings, network, rejects=self.threshold.rejects)
 
     @torch.no_grad()
-    def forward(self, scores: Tensor, unknown: Unlabelled) -> PseudoTargets:
-        """What the teacher's scores (float [N, C]) of the weak views say of the strong ones.
+    def forward(self, scores: Tensor, unlabelled: Unlabelled) -> PseudoTargets:
+        """Make targets of the strong views from the teacher's scores (float [N, C]) of the weak ones.
 
-        Counting those that passed is the step's one host sync: the shapes of what follows depend on it.
+        Counting the images that passed waits for the device, as the shapes of what follows depend on the number.
         """
         s, scores = self.settings, at_least_f32(scores)
         aligned = scores if self.alignment is None else self.alignment(scores)
         probabilities = aligned.softmax(-1)
         confidence, likely = probabilities.max(-1)
         weights = self.threshold.weigh(confidence, likely)
-        self.threshold.observe(unknown.ids, probabilities)
+        self.threshold.observe(unlabelled.ids, probabilities)
 
         source = aligned if s.align_labels else scores
         classes = source.argmax(-1)
         targets = (source / s.temperature).softmax(-1) if s.soft else classes
-        # what has half of the full weight counts as passed
-        shown = PseudoLabelStats(unknown.ids, classes, weights >= 0.5)
+        stats = PseudoLabelStats(unlabelled.ids, classes, weights >= 0.5)  # half of the full weight counts as passed
         if s.mixup:
-            return self._mixed(unknown.strong, confidence, weights, targets, shown)
-        if self.why_whole:
-            return PseudoTargets(FullImages(unknown.strong), targets, weights, shown)
+            return self._mixed(unlabelled.strong, confidence, weights, targets, stats)
+        if self.why_all_encoded:
+            return PseudoTargets(FullImages(unlabelled.strong), targets, weights, stats)
         rows = weights.nonzero().squeeze(1)
-        return PseudoTargets(SelectedImages(unknown.strong, rows), targets[rows], weights[rows], shown)
+        return PseudoTargets(SelectedImages(unlabelled.strong, rows), targets[rows], weights[rows], stats)
 
     def loss(self, logits: Tensor, pseudo: PseudoTargets) -> Tensor:
-        """Cross-entropy of the strong views' logits (float [n, C]), over all N images (FixMatch eq. 4)."""
-        n_all = len(pseudo.shown.ids)
+        """Compute the cross-entropy of the strong views' logits (float [n, C]), over all N images (FixMatch eq. 4)."""
+        n_all = len(pseudo.stats.ids)
         loss = pseudo_label_loss(logits, pseudo.targets, n_all, pseudo.weights, self.settings.smoothing)
         more = self.threshold.extra_loss(at_least_f32(logits), pseudo.weights)
         return loss if more is None else loss + more
 
     @torch.no_grad()
-    def labelled(self, logits: Tensor, labels: Tensor) -> None:
-        """Look at what the network made of labelled images (float [M, C], labels i64 [M]): some thresholds and
-        alignments go by it.
+    def observe_labelled(self, logits: Tensor, labels: Tensor) -> None:
+        """Take the logits of labelled images (float [M, C], labels i64 [M]) into the statistics of those thresholds and
+        alignments that use them.
         """
         probabilities = at_least_f32(logits.detach()).softmax(-1)
         self.threshold.observe_labelled(probabilities)
@@ -93,25 +97,25 @@ class PseudoLabels(nn.Module):
             self.alignment.observe_labelled(probabilities, labels)
 
     def startup_note(self) -> str | None:
-        """What to say of it before a run, in a line, if anything."""
-        if not self.why_whole or self.settings.drop_rejected == "off":
+        """Return a line for the user where rejected strong views are encoded, too, without being asked for."""
+        if not self.why_all_encoded or self.settings.drop_rejected == "off":
             return None
-        return f"every strong view is encoded, rejected or not: {self.why_whole}"
+        return f"every strong view is encoded, rejected or not: {self.why_all_encoded}"
 
     def _mixed(
-        self, strong: Tensor, confidence: Tensor, weights: Tensor, targets: Tensor, shown: PseudoLabelStats
+        self, strong: Tensor, confidence: Tensor, weights: Tensor, targets: Tensor, stats: PseudoLabelStats
     ) -> PseudoTargets:
-        """A mixture is as sure as the surer of its two (Semi-ViT): with one threshold it passes if one of them does."""
+        """Mix strong views; a mixture has the larger weight of its two images, so passes if one does (Semi-ViT)."""
         pairs = confident_pairs(confidence)
         weights = torch.maximum(weights, weights[pairs.partners])
-        rows = None if self.why_whole else weights.nonzero().squeeze(1)
+        rows = None if self.why_all_encoded else weights.nonzero().squeeze(1)
         images, shares = mix(strong, pairs, rows, self.normalisation)
         targets = mixed_targets(targets, pairs, rows, shares, self.classes)
-        return PseudoTargets(FullImages(images), targets, weights if rows is None else weights[rows], shown)
+        return PseudoTargets(FullImages(images), targets, weights if rows is None else weights[rows], stats)
 
 
 def check(s: Pseudo) -> None:
-    """Raise InputError for a setting that would say nothing."""
+    """Raise InputError for a setting that would have no effect."""
     if s.fairness and s.kind != "freematch":
         raise InputError(f"pseudo.fairness is FreeMatch's, and pseudo.kind is {s.kind}; set one of the two")
     if s.temperature != 1 and not s.soft:
@@ -120,22 +124,23 @@ def check(s: Pseudo) -> None:
         )
 
 
-def why_whole(s: Pseudo, network: nn.Module, *, rejects: bool) -> str | None:
-    """Why every strong view is encoded; None where those of no weight are left out.
+def why_all_encoded(s: Pseudo, network: nn.Module, *, rejects: bool) -> str | None:
+    """Return why every strong view is encoded; None where those of weight 0 are left out.
 
-    Raises InputError if they shall be and may not.
+    Raises InputError if drop_rejected is "on" and they cannot be left out exactly.
     """
     if s.drop_rejected == "off":
         return "asked for"
     why = None if rejects else f"{s.kind} gives every image a weight"
-    why = why or mixing(network)
+    why = why or batch_coupling(network)
     if why and s.drop_rejected == "on":
         raise InputError(f"{why}, so none can be left out exactly; set --method.pseudo.drop-rejected auto")
     return why
 
 
-def mixing(network: nn.Module) -> str | None:
-    """What lets an image's output depend on the images beside it: then leaving out some changes the rest."""
+def batch_coupling(network: nn.Module) -> str | None:
+    """Name the module by which an image's output depends on the others of a batch, so that leaving some out changes it;
+    None if there is none."""
     for name, module in network.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             return f"{name} is a {type(module).__name__}, which mixes the images of a batch"

@@ -1,4 +1,4 @@
-"""Semiformer: a vision transformer and a convolutional network, coupled stage by stage (Weng et al. 2022).
+"""What is a Semiformer? A vision transformer and a convolutional network, coupled stage by stage (Weng et al. 2022).
 
-May import `encoder`, `masked` and `config`. Read `model.py` first.
+May import `config`, `encoder` and `masked`. Read `model.py` first.
 """

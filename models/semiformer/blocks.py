@@ -1,4 +1,4 @@
-"""The convolutional stream's parts: the stem that both streams start from, and the residual bottleneck."""
+"""Parts of the convolutional stream: the stem that both streams start from, and the residual bottleneck."""
 
 from typing import final
 
@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 EPSILON = 1e-6
-"""Of every batch norm, as in Conformer (Peng et al. 2021), Semiformer's ancestor."""
+"""Epsilon of every batch norm, as in Conformer (Peng et al. 2021), which Semiformer extends."""
 EXPANSION = 4
 
 
 @final
 class Stem(nn.Module):
-    """Pixels float [N, 3, H, W] -> map float [N, C, H / s, W / s] with s = patch / 4: a token covers 4 x 4 cells of it.
+    """The stem: pixels float [N, 3, H, W] -> map float [N, C, H / s, W / s], s = patch / 4; a token has 4 x 4 cells.
 
     patch 16   7 x 7 convolution of stride 2, batch norm, ReLU, 3 x 3 max-pool of stride 2: ResNet's
     patch 8    without the pool
@@ -27,10 +27,10 @@ class Stem(nn.Module):
         self.pool = nn.MaxPool2d(3, 2, 1) if patch == 16 else nn.Identity()
 
     def forward(self, pixels: Tensor, *, frozen: bool = False) -> Tensor:
-        """frozen: normalise by the running statistics and leave them as they are, in train mode, too."""
+        """Compute the map; `frozen`, in train mode too, normalises by the running statistics without updating them."""
         x, norm = self.conv(pixels), self.norm
         if frozen:
-            # copies: a train-mode pass between this and its backward would change them under autograd
+            # copies, as a train-mode pass before the backward of this one would change the originals under autograd
             mean, variance = norm.running_mean.clone(), norm.running_var.clone()
             x = F.batch_norm(x, mean, variance, norm.weight, norm.bias, training=False, eps=norm.eps)
         else:
@@ -54,7 +54,7 @@ class ConvBlock(nn.Module):
         self.shortcut = _conv_norm(channels_in, channels, 1, stride) if changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """float [N, channels_in, h, w] -> float [N, channels, h / stride, w / stride]."""
+        """Map float [N, channels_in, h, w] -> float [N, channels, h / stride, w / stride]."""
         y = self.mix(self.reduce(x).relu()).relu()
         return (self.expand(y) + self.shortcut(x)).relu()
 

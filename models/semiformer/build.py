@@ -1,4 +1,4 @@
-"""The Semiformer that a recipe describes, and what a recipe may not ask of one."""
+"""Build the Semiformer that a recipe describes, and refuse recipes that a Semiformer cannot be built of."""
 
 from dataclasses import fields
 
@@ -12,17 +12,19 @@ from models.semiformer.model import Semiformer, Shape
 from pipeline.errors import InputError
 
 SMALL = "semiformer_small"
-READ = {"name", "width", "depth", "heads", "patch", "position", "drop_path", "attention"}
-"""Fields of recipe.encoder that mean something here; the others must be left at their defaults."""
+FIELDS = {"name", "width", "depth", "heads", "patch", "position", "drop_path", "attention"}
+"""Fields of recipe.encoder that a Semiformer reads; the others must be left at their defaults."""
 PATCHES = (4, 8, 16)
 
 
 def build_semiformer(recipe: Recipe, classes: int, *, channels: int, double_class_token: bool) -> Semiformer:
-    """encoder.name "semiformer_small", or a width, depth and heads, with `channels`.
+    """Build the Semiformer of encoder.name "semiformer_small", or of a width, depth and heads, with `channels`.
 
-    position  "none" (Weng et al.), or "learned" (their Semiformer_PE) or MAE's "sincos", added to the stem's tokens
+    model = build_semiformer(recipe, classes=10, channels=256, double_class_token=True)
 
-    Raises InputError for everything else that a ViT has and a Semiformer has not.
+    encoder.position  "none" (Weng et al.), "learned" (their Semiformer_PE), or MAE's "sincos", added to the tokens
+
+    Raises InputError for fields of the encoder that a ViT has and a Semiformer has not.
     """
     e, size = recipe.encoder, recipe.data.size
     check(recipe)
@@ -50,7 +52,7 @@ def build_semiformer(recipe: Recipe, classes: int, *, channels: int, double_clas
 
 
 def positions(kind: str, width: int, grid: tuple[int, int]) -> nn.Parameter:
-    """[1, 1 + L, width]; learned ones start as timm's do, MAE's table is not to be trained."""
+    """Make positions [1, 1 + L, width]: learned ones, which start as timm's, or MAE's table, which is not trained."""
     if kind == "learned":
         return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1 + grid[0] * grid[1], width), std=0.02))
     table = torch.cat([torch.zeros(1, width), sincos_2d(width, grid).float()])
@@ -58,7 +60,7 @@ def positions(kind: str, width: int, grid: tuple[int, int]) -> nn.Parameter:
 
 
 def check(recipe: Recipe) -> None:
-    """Raise InputError for what a recipe may ask of a ViT, but not of a Semiformer."""
+    """Raise InputError for settings of a ViT that a Semiformer does not have."""
     e = recipe.encoder
     if e.name not in (None, SMALL):
         raise InputError(f"encoder.name is {e.name}; set {SMALL}, or None and encoder.width, depth and heads")
@@ -67,7 +69,7 @@ def check(recipe: Recipe) -> None:
     if e.position not in ("none", "learned", "sincos"):
         raise InputError(f"encoder.position is {e.position}; a Semiformer has none, learned or sincos ones; set one")
     for field in fields(e):
-        if field.name not in READ and (value := getattr(e, field.name)) != field.default:
+        if field.name not in FIELDS and (value := getattr(e, field.name)) != field.default:
             raise InputError(
                 f"encoder.{field.name} is {value}, which a Semiformer does not have; leave it at {field.default}"
             )

@@ -1,6 +1,6 @@
-"""Semiformer: both streams, stage by stage, and the transformer's alone on what a mask leaves.
+"""Semiformer: both streams, stage by stage; and the transformer's stream alone on visible patches.
 
-Facts only are Weng et al.'s (2022); the ancestor is Conformer (Peng et al. 2021).
+Written from Weng et al. (2022) and from Conformer (Peng et al. 2021), which it extends; no line of their code.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Shape:
     channels: int = 256
 
     def thirds(self) -> list[int]:
-        """Of each stage, whether it belongs to the first (0), second or last (2) third of the depth."""
+        """Return, for each stage, whether it is in the first (0), second (1) or last (2) third of the depth."""
         return [3 * stage // self.depth for stage in range(self.depth)]
 
 
@@ -54,9 +54,11 @@ class Stage(nn.Module):
 
 @final
 class Semiformer(nn.Module):
-    """Images u8 [N, 3, H, W] (or float, normalised) -> logits of the convolutional and of the transformer's head.
+    """Two streams on images u8 [N, 3, H, W] (or float, normalised), each with a head.
 
-    Batch norm: in train mode an image's output depends on those beside it, so none of a batch can be left out.
+    conv, transformer = model(images)   # logits [N, classes] each
+
+    In train mode batch norm makes an image's output depend on the others of the batch, so none can be left out.
 
     double_class_token  each coupling adds the class token to itself, as in Semiformer's and Conformer's code: it has no
                         cell of the map, and is added where a cell's token would be. The published numbers have it
@@ -94,26 +96,26 @@ class Semiformer(nn.Module):
         self.head = nn.ModuleDict({name: nn.Linear(features, classes) for name, features in heads.items()})
         self.apply(_initial)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
-        # images come channels-last, so gradients do: weights that do not would be copied around by DDP
+        # gradients are channels-last, as images are; DDP would copy them for weights that are not
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [N, classes] of the convolutional head, and of the transformer's."""
+        """Compute logits [N, classes] of the convolutional head, and of the transformer's."""
         grid = grid_of(images, self.patch_embed.patch_size[0])
         stem = self.stem(self.pixels(images))
         tokens = _through(self.blocks[0], self._tokens(stem, grid))
         x = self.first(stem)
         for stage, block in zip(self.stages, self.blocks[1:], strict=True):
             x = stage.conv(x)
-            tokens = _through(block, self._told(tokens, stage.down(x)))
+            tokens = _through(block, self._coupled(tokens, stage.down(x)))
             x = stage.fusion(x + stage.up(tokens[:, 1:], grid))
         return self.head["conv"](x.mean((2, 3))), self.head["transformer"](self.norm(tokens[:, 0]))
 
     def visible_tokens(self, images: Tensor, visible: Tensor) -> Tensor:
-        """The transformer's stream alone on the patches visible i64 [N, K]: float [N, 1 + K, C], final-normed.
+        """Run the transformer's stream alone on the patches visible i64 [N, K]: float [N, 1 + K, C], final-normed.
 
-        Hidden pixels are blanked before the stem, whose batch norm goes by its running statistics: those of blanked
-        images would be other ones. So nothing hidden, and no other image, has a say. No drop-path, as in MAE.
+        Hidden pixels are set to 0 before the stem, whose batch norm uses the running statistics, as those of blanked
+        images would differ. So the output depends neither on hidden pixels nor on other images. No drop-path (MAE).
         """
         patch = self.patch_embed.patch_size[0]
         stem = self.stem(blanked(self.pixels(images), visible, patch), frozen=True)
@@ -123,9 +125,9 @@ class Semiformer(nn.Module):
         return self.norm(tokens)
 
     def pixels(self, images: Tensor) -> Tensor:
-        """Normalised float [N, 3, H, W] of u8; floats are taken as normalised already."""
+        """Normalise u8 [N, 3, H, W] to float; floats are taken as normalised already."""
         pixels = normalised(images.permute(0, 2, 3, 1), self.stem.conv.weight.dtype, self.normalisation)
-        return pixels.permute(0, 3, 1, 2)  # channels last in memory, as they came
+        return pixels.permute(0, 3, 1, 2)  # channels-last in memory, as before
 
     def _tokens(self, stem: Tensor, grid: tuple[int, int], visible: Tensor | None = None) -> Tensor:
         tokens, first = self.patch_embed(stem, visible), self.cls_token
@@ -135,27 +137,29 @@ class Semiformer(nn.Module):
             tokens = tokens + (patches if visible is None else patches[visible])
         return torch.cat([first.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], 1)
 
-    def _told(self, tokens: Tensor, by_map: Tensor) -> Tensor:
+    def _coupled(self, tokens: Tensor, from_map: Tensor) -> Tensor:
+        """Add FCU-down's output to the patch tokens."""
         first = 2 * tokens[:, :1] if self.double_class_token else tokens[:, :1]
-        return torch.cat([first, tokens[:, 1:] + by_map], 1)
+        return torch.cat([first, tokens[:, 1:] + from_map], 1)
 
 
 @torch.no_grad()
 def eval_logits(model: Semiformer, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Both heads' logits in eval mode, with nothing to learn from: a teacher's or evaluator's view."""
+    """Compute both heads' logits in eval mode and without gradient, as teachers and evaluators do."""
     with evaluating(model):
         return model(images)
 
 
 def _through(block: PackedBlock, tokens: Tensor, *, drop_path: bool = True) -> Tensor:
-    if torch.compiler.is_exporting():  # a layout would hold the number of images, and the graph is for any
+    if torch.compiler.is_exporting():  # a layout would fix the number of images in the graph
         return block(tokens)
     layout = Layout((tuple(tokens.shape[:2]),), (drop_path,))
     return block(tokens.flatten(0, 1), layout=layout).unflatten(0, tokens.shape[:2])
 
 
 def _stages(shape: Shape) -> list[Stage]:
-    """Stages 2 to depth: where a third begins, the map is halved and its channels double; the last fusion halves it."""
+    """Make stages 2 to depth: where a third begins the map is halved and its channels double; the last fusion halves
+    it, too."""
     thirds, stages = shape.thirds(), []
     for number, third in enumerate(thirds[1:], 1):
         before = thirds[number - 1]
@@ -167,7 +171,7 @@ def _stages(shape: Shape) -> list[Stage]:
 
 
 def _initial(module: nn.Module) -> None:
-    """timm's for linear layers, He's for convolutions, as in Conformer; biases 0."""
+    """Give a module initial weights: timm's for linear layers, He's for convolutions, as in Conformer; biases 0."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
     elif isinstance(module, nn.Conv2d):

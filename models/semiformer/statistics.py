@@ -1,4 +1,4 @@
-"""Batch norm's running statistics on several ranks: one set for all."""
+"""Share batch norm's running statistics between ranks."""
 
 import torch
 import torch.distributed as dist
@@ -7,11 +7,13 @@ from torch import nn
 
 @torch.no_grad()
 def share_statistics(module: nn.Module) -> None:
-    """Give every rank the main rank's running statistics, in one message; nothing to do in a single process.
+    """Give every rank the main rank's running statistics, in one message; does nothing in a single process.
 
-    Batches are normalised by each rank's own images. The running statistics are the main rank's everywhere, as under
-    DDP's own default (`broadcast_buffers`), which the authors ran: teachers agree, and as a checkpoint holds the main
-    rank's, a run that carries on is the same run on every rank. A collective call.
+    share_statistics(model)   # after each step, on all ranks: a collective call
+
+    Batches are normalised by the images of each rank. The running statistics are the main rank's everywhere, as with
+    DDP's default (`broadcast_buffers`), which the authors ran. So the teachers of all ranks agree, and a run resumed
+    from a checkpoint, which holds the main rank's, is the same run on every rank.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return

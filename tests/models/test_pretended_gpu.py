@@ -16,7 +16,8 @@ from models.distributed.process_group import World
 from models.encoder.patches import _scale_and_shift
 from models.evaluate.accuracy import hits
 from models.evaluate.knn import features
-from models.method import StepInfo, method_class
+from models.factory import method_class
+from models.method import StepInfo
 from models.optim.build import build_optimiser
 from models.optim.schedule import RunLength
 from models.optim.update import FiniteGuard, clip_grad_norm, set_lr
@@ -56,14 +57,14 @@ def test_the_host_asks_at_most_how_many_passed(recipe, digits, target_files, tmp
     journal = Journal(tmp_path, LENGTH, replace(ONE, device=torch.device("cpu")), log_steps=100, tally=Tally(CLASSES))
     with pretended_gpu(monkeypatch) as mode:
         move(method, mode)
-        batch, now = there(batch, mode), StepInfo(10**6, labels_only=False)
+        batch, info = there(batch, mode), StepInfo(10**6, labels_only=False)
         stepper = build_optimiser(method, recipe.optim)
         set_lr(stepper, 1e-3)
         with Watch(), precision(Run(), ONE.device):
-            method(batch, now)  # tables that are made once
+            method(batch, info)  # tables that are made once
         with Watch() as watch:
             with precision(Run(), ONE.device):
-                loss = method(batch, now)
+                loss = method(batch, info)
             for parameter in method.parameters():  # no backward: torch's engine wants a driver
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
             norm = clip_grad_norm(method.parameters(), 1.0)

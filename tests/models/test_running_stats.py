@@ -7,7 +7,7 @@ import torch
 
 from models.pseudo_labels.alignment import Alignment
 from models.pseudo_labels.settings import Pseudo
-from models.pseudo_labels.thresholds.select import threshold
+from models.pseudo_labels.thresholds.build import build_threshold
 from models.running_stats import RunningStats
 from tests.conftest import same, weights
 from tests.models.ranks import run_ranks
@@ -33,7 +33,7 @@ dist.destroy_process_group()
 def parts() -> dict[str, RunningStats]:
     """One of each that remembers something."""
     kinds = ("flexmatch", "freematch", "softmatch", "adamatch")
-    made = {kind: threshold(Pseudo(0.5, kind, MOMENTUM), CLASSES) for kind in kinds}
+    made = {kind: build_threshold(Pseudo(0.5, kind, MOMENTUM), CLASSES) for kind in kinds}
     made |= {target: Alignment(target, CLASSES, MOMENTUM) for target in ("uniform", "labels", "predictions")}
     for part in made.values():
         part.set_dataset_size(IMAGES, IMAGES)
@@ -56,8 +56,8 @@ def learned(
     """The parts after the steps from `first` on, each cut into `chunks`, of which this rank sees its share."""
     made = made or parts()
     micro = chunks // ranks
-    for ids, scores, known, labels in list(steps())[first:]:
-        cut = zip(*(tensor.chunk(chunks) for tensor in (ids, scores, known, labels)), strict=True)
+    for ids, scores, labelled, labels in list(steps())[first:]:
+        cut = zip(*(tensor.chunk(chunks) for tensor in (ids, scores, labelled, labels)), strict=True)
         for ids_, scores_, known_, labels_ in list(cut)[rank * micro : (rank + 1) * micro]:
             see(made, ids_, scores_, known_, labels_)
         for part in made.values():
@@ -65,14 +65,14 @@ def learned(
     return made
 
 
-def see(made: dict[str, RunningStats], ids, scores, known, labels) -> None:
+def see(made: dict[str, RunningStats], ids, scores, labelled, labels) -> None:
     for part in made.values():
         if isinstance(part, Alignment):
             part(scores)
-            part.observe_labelled(known.softmax(-1), labels)
+            part.observe_labelled(labelled.softmax(-1), labels)
         else:
             part.observe(ids, scores.softmax(-1))
-            part.observe_labelled(known.softmax(-1))
+            part.observe_labelled(labelled.softmax(-1))
 
 
 def flat(made: dict[str, RunningStats]) -> dict[str, list[float]]:
@@ -106,8 +106,8 @@ def test_two_ranks_remember_what_one_does():
 
 def test_what_is_remembered_survives_a_checkpoint_to_the_bit():
     straight, stopped = learned(), parts()
-    for ids, scores, known, labels in list(steps())[:3]:
-        see(stopped, ids, scores, known, labels)
+    for ids, scores, labelled, labels in list(steps())[:3]:
+        see(stopped, ids, scores, labelled, labels)
         for part in stopped.values():
             part.after_step()
     resumed = parts()
@@ -138,20 +138,20 @@ def test_a_step_that_saw_nothing_changes_nothing():
 def test_alignment_is_the_paper_s_ratio_of_running_means():
     for target in ("uniform", "labels", "predictions"):
         part, mean, wanted = Alignment(target, CLASSES, MOMENTUM).double(), None, [1 / CLASSES] * CLASSES
-        for _, scores, known, labels in steps():
-            scores, known = scores.double(), known.double()
+        for _, scores, labelled, labels in steps():
+            scores, labelled = scores.double(), labelled.double()
             ours = part(scores).softmax(-1)
             for row, guess in zip(ours.tolist(), scores.softmax(-1).tolist(), strict=True):
                 tilted = [p * (w + 1e-6) / (m + 1e-6) for p, w, m in zip(guess, wanted, mean or wanted, strict=True)]
                 torch.testing.assert_close(row, [p / sum(tilted) for p in tilted], rtol=1e-7, atol=0)  # 1 / C was f32
-            part.observe_labelled(known.softmax(-1), labels)
+            part.observe_labelled(labelled.softmax(-1), labels)
             part.after_step()
             first = mean is None
             mean = moved(mean, scores.softmax(-1).tolist())
             if target == "labels":
                 wanted = moved(None if first else wanted, [[float(c == y) for c in range(CLASSES)] for y in labels])
             elif target == "predictions":
-                wanted = moved(None if first else wanted, known.softmax(-1).tolist())
+                wanted = moved(None if first else wanted, labelled.softmax(-1).tolist())
 
 
 def moved(mean: list[float] | None, rows: list[list[float]]) -> list[float]:

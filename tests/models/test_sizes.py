@@ -23,7 +23,7 @@ from models.encoder.vit import (
     encode,
     eval_logits,
 )
-from models.masked.base import Reconstruct
+from models.masked.settings import Reconstruct
 from models.masked.decoder import Decoder, predicted_ids
 from models.masked.mae import MAEBranch
 

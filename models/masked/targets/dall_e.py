@@ -1,12 +1,12 @@
 """DALL-E's discrete encoder as a tokenizer (Ramesh et al. 2021): the codes of BEiT and of MAE's Table 1d, "dVAE token".
 
-No weights come with this. Whoever holds OpenAI's `encoder.pkl` turns it into plain tensors once, where its own package
-is installed, and names that file as `method.reconstruct.target_file`:
+No weights come with this. OpenAI's `encoder.pkl` has to be turned into plain tensors once, where its own package is
+installed; `method.reconstruct.target_file` then names that file:
 
     torch.save(torch.load("encoder.pkl", weights_only=False).state_dict(), "dall_e.pt")   # a pickle: it runs code
 
-The geometry: cells of 8 pixels, so that 14 x 14 patches want the picture at 112 x 112 (BEiT: second_size); 8,192 codes;
-pixels x in 0..1 enter as 0.8 x + 0.1; f32 throughout. Not yet seen with the real weights.
+The geometry: cells of 8 pixels, so that 14 x 14 patches need the picture at 112 x 112 (BEiT: second_size); 8,192 codes;
+pixels x in 0..1 enter as 0.8 x + 0.1; f32 throughout. It was not yet run with OpenAI's weights.
 """
 
 import re
@@ -25,7 +25,7 @@ WIDTH, GROUPS, BLOCKS, CODES = 256, 4, 2, 8192
 
 @final
 class DallE(Tokenizer):
-    """The likeliest code of each cell; pictures need a decoder, which this has not.
+    """The likeliest code of each cell. Without DALL-E's decoder, codes have no picture.
 
     encoder  any module from f32 [N, 3, H, W], pixels in 0.1..0.9, to scores [N, codes, H / 8, W / 8]
     """
@@ -37,14 +37,17 @@ class DallE(Tokenizer):
         self.codes, self.encoder = codes, encoder.requires_grad_(False).eval()
 
     def encode(self, images: Tensor) -> Tensor:
+        """Codes i64 [N, cells], raster order, of pictures f32 [N, 3, H, W], 0..1."""
         return self.encoder(0.8 * images + 0.1).argmax(1).flatten(1)
 
     def decode(self, codes: Tensor, grid: tuple[int, int]) -> None:
+        """Return None, as there is no decoder."""
         return None
 
 
+@final
 class Residual(nn.Module):
-    """Four convolutions, a quarter as wide inside, beside a straight path; ReLU first, scaled by 1 / depth²."""
+    """Four convolutions, a quarter as wide inside, beside a skip connection; ReLU first, scaled by 1 / depth²."""
 
     def __init__(self, before: int, width: int, gain: float) -> None:
         super().__init__()
@@ -63,6 +66,7 @@ class Residual(nn.Module):
         return self.straight(x) + self.gain * y
 
 
+@final
 class DallEEncoder(nn.Module):
     """7 x 7 convolution, four groups of residual blocks with halvings between them, 1 x 1 convolution to the codes."""
 
@@ -86,7 +90,7 @@ class DallEEncoder(nn.Module):
 
 
 def dall_e(weights: dict[str, Tensor], file: str) -> DallE:
-    """The tokenizer of OpenAI's weights, by their own names. Raises InputError if they are not all there."""
+    """Build the tokenizer of OpenAI's weights, by OpenAI's names. Raises InputError if some are missing."""
     renamed = {_ours(name): tensor.float() for name, tensor in weights.items() if torch.is_tensor(tensor)}
     try:
         encoder = DallEEncoder(len(weights[FIRST]), len(weights["blocks.output.conv.w"]))
@@ -97,7 +101,7 @@ def dall_e(weights: dict[str, Tensor], file: str) -> DallE:
 
 
 def _ours(name: str) -> str:
-    """blocks.group_2.block_1.res_path.conv_3.w -> groups.1.0.convolutions.2.weight"""
+    """Rename blocks.group_2.block_1.res_path.conv_3.w to groups.1.0.convolutions.2.weight, for example."""
     name = re.sub(r"group_(\d)\.block_(\d)", lambda found: f"groups.{int(found[1]) - 1}.{int(found[2]) - 1}", name)
     name = re.sub(r"res_path\.conv_(\d)", lambda found: f"convolutions.{int(found[1]) - 1}", name)
     name = name.removeprefix("blocks.").replace("id_path", "straight").replace("output.conv", "output")

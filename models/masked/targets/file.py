@@ -1,4 +1,4 @@
-"""Files of what a target has to know: tensors and plain types, written whole, read without running code."""
+"""Read and write files of fitted targets: tensors and plain types, written whole, read without running code."""
 
 import io
 import pickle
@@ -14,15 +14,15 @@ COMMANDS = {"pca": "python -m models.masked.fit_pca", "vq": "python -m models.ma
 
 
 class NoTarget(InputError):
-    """A file that a target has to read is not there or is another one. `kind` of target, `command` that makes it."""
+    """The file of a target is missing or is another's; `kind` is the target's, `command` fits a new one."""
 
-    def __init__(self, said: str, kind: str) -> None:
+    def __init__(self, message: str, kind: str) -> None:
         self.kind, self.command = kind, COMMANDS[kind]
-        super().__init__(f"{said} `{self.command}`")
+        super().__init__(f"{message} `{self.command}`")
 
 
 def check_out(out: str) -> Path:
-    """The path to write to. Raises InputError, before anything is computed, if it is a folder or in none."""
+    """Return the path to write to. Raises InputError if it is a folder, or its folder is not there."""
     path = Path(out)
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"--out: {path if path.is_dir() else path.parent} is {'a' if path.is_dir() else 'no'} folder")
@@ -30,9 +30,9 @@ def check_out(out: str) -> Path:
 
 
 def write(path: Path, kind: str, held: Mapping[str, object]) -> None:
-    """Write what a target of this kind has to know; the file is there whole or not at all.
+    """Write the state of a target of this kind; the file is written whole or not at all.
 
-    Raises InputError if the disk refuses.
+    Raises InputError if it cannot be written.
     """
     content = io.BytesIO()
     torch.save({"kind": kind, **held}, content)
@@ -43,7 +43,7 @@ def write(path: Path, kind: str, held: Mapping[str, object]) -> None:
 
 
 def read(file: str | None, kind: str, patch: int | None = None) -> dict:
-    """What `write` wrote. Raises NoTarget if it is no file of this kind or was made for patches of another size."""
+    """Read what `write` wrote. Raises NoTarget if it is no file of this kind or is for patches of another size."""
     held = plain(file, kind)
     if held.get("kind") != kind:
         raise NoTarget(f"{file} is not of this target; make one with", kind)
@@ -53,7 +53,7 @@ def read(file: str | None, kind: str, patch: int | None = None) -> dict:
 
 
 def plain(file: str | None, kind: str) -> dict:
-    """Whatever named tensors and plain types a file holds. Raises NoTarget if it cannot be read, or holds more."""
+    """Read a file of named tensors and plain types. Raises NoTarget if it cannot be read, or holds anything else."""
     if file is None:
         raise NoTarget("method.reconstruct.target_file is None; name one, made with", kind)
     try:

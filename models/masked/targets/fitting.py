@@ -1,4 +1,4 @@
-"""Patches to fit a target on: of images of a .beton, cut as a recipe's weak view cuts them."""
+"""Read the patches that a target is fitted on: of images of a .beton, cut as a recipe's weak view cuts them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,23 +24,22 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Sample:
-    """Which patches."""
+    """Which patches a target is fitted on."""
 
     path: Annotated[str, tyro.conf.Positional]
     """A .beton file."""
     recipe: str = "mae:in1k_b16"
-    """Its weak view cuts the images, as it will when training."""
+    """Its weak view cuts the images, as in training."""
     size: int | None = None
     """Side of the view, in pixels; the recipe's when absent."""
     patch: int | None = None
     """Side of a patch, in pixels; the recipe's when absent."""
     images: int = 5000
-    """Images to look at, from the whole file; about a million patches by default."""
+    """Images to read, spread over the file; about a million patches by default."""
 
 
 class Patches(NamedTuple):
-    """Of patches with this side, so many in all: their pixels, u8 [n, side² · 3] for each few images, to be gone
-    through once."""
+    """Patches of `side` pixels, `count` in all; `parts` yields their pixels once, u8 [n, side² · 3] for some images."""
 
     side: int
     count: int
@@ -48,7 +47,9 @@ class Patches(NamedTuple):
 
 
 def opened(sample: Sample) -> Patches:
-    """Open what a command line names.
+    """Open the patches that a command line names.
+
+    for part in opened(Sample("data/digits/train.beton", "mae:digits")).parts: ...
 
     Raises InputError if the file or the recipe is none, or the patch does not divide the view.
     """

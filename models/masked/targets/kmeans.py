@@ -1,4 +1,4 @@
-"""k-means: typical patches, so many that each of the others is near one."""
+"""Fit a codebook of patches by k-means."""
 
 import torch
 from torch import Tensor
@@ -6,25 +6,26 @@ from torch import Tensor
 from models.masked.targets.vq import nearest
 from pipeline.errors import InputError
 
-SETTLED = 1e-3  # of the patches still change sides
+CONVERGED = 1e-3  # share of patches that still change their code
 
 
 def kmeans(patches: Tensor, codes: int, generator: torch.Generator, most: int = 50) -> Tensor:
-    """The codebook f32 [codes, P] of patches f32 [n, P]: k-means++, then Lloyd's steps until few patches move.
+    """Fit the codebook f32 [codes, P] of patches f32 [n, P]: k-means++, then at most `most` of Lloyd's steps, until few
+    patches change their code.
 
     Raises InputError if there are fewer different patches than codes.
     """
     codebook, before = _first(patches, codes, generator), None
     for _ in range(most):
         found = nearest(patches, codebook)
-        if before is not None and (found != before).sum() <= SETTLED * len(patches):
+        if before is not None and (found != before).sum() <= CONVERGED * len(patches):
             break
         codebook, before = _means(patches, found, codebook), found
     return codebook
 
 
 def _first(patches: Tensor, codes: int, generator: torch.Generator) -> Tensor:
-    """Each further one drawn by its squared distance from those before (Arthur and Vassilvitskii 2007)."""
+    """Draw each code by its squared distance from those before (k-means++, Arthur and Vassilvitskii 2007)."""
     chosen = [patches[torch.randint(len(patches), (), generator=generator)]]
     distance = (patches - chosen[0]).square().sum(1)
     for number in range(1, codes):
@@ -40,7 +41,7 @@ def _first(patches: Tensor, codes: int, generator: torch.Generator) -> Tensor:
 
 
 def _means(patches: Tensor, found: Tensor, codebook: Tensor) -> Tensor:
-    """The mean of each code's patches; a code that has none takes one of those that are worst off."""
+    """Average each code's patches; codes without any take the patches that are farthest from their codes."""
     counts = torch.bincount(found, minlength=len(codebook))
     sums = torch.zeros_like(codebook).index_add_(0, found, patches)
     means = sums / counts.clamp(min=1)[:, None]

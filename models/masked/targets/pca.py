@@ -1,4 +1,4 @@
-"""The largest principal components of a patch (MAE section 4.1: "PCA in the patch space", 96 coefficients)."""
+"""Target "pca": the largest principal components of a patch (MAE section 4.1, "PCA in the patch space", 96 of them)."""
 
 from typing import final
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from models.encoder.patches import Normalisation
 from models.losses import at_least_f32
-from models.masked.targets.base import Target, check_some, exact, true_patches
 from models.masked.targets.file import NoTarget, read
+from models.masked.targets.target import Target, check_not_empty, no_autocast, true_patches
 
 
 @final
@@ -18,9 +18,9 @@ class PCA(Target):
 
     mean   f32 [P]      of the patches that it was fitted on
     basis  f32 [P, K]   orthonormal columns, the largest variance first
-    scale  f32 [K]      one number throughout, by which the loss of always predicting the mean is what it is for
-                        pixels: rates and loss weights keep their meaning (ours; the paper says nothing). Whitened: one
-                        each, by which every coefficient weighs the same
+    scale  f32 [K]      K equal numbers, by which predicting the mean costs what it costs for pixels, so that rates and
+                        loss weights keep their meaning (ours; the paper gives none). Whitened: one for each
+                        coefficient, by which all weigh the same
     """
 
     name = "pca"
@@ -33,20 +33,22 @@ class PCA(Target):
         self.register_buffer("scale", scale.clone())
 
     def loss(self, predicted: Tensor, images: Tensor, ids: Tensor) -> Tensor:
-        check_some(ids)
+        """Mean squared error of the coefficients, in f32 or f64."""
+        check_not_empty(ids)
         predicted = at_least_f32(predicted)
-        with exact(predicted), torch.no_grad():
+        with no_autocast(predicted), torch.no_grad():
             pixels = true_patches(images, ids, self.patch, predicted.dtype, self.normalisation)
             coefficients = (pixels - self.mean) @ self.basis / self.scale
         return F.mse_loss(predicted, coefficients.to(predicted.dtype))
 
     def to_pixels(self, predicted: Tensor, images: Tensor, ids: Tensor) -> Tensor:
-        with exact(predicted):
+        """Undo the projection: f32 [N, M, P]."""
+        with no_autocast(predicted):
             return (self.mean + (at_least_f32(predicted) * self.scale) @ self.basis.T).float()
 
 
 def load_pca(file: str | None, patch: int, normalisation: Normalisation) -> PCA:
-    """The target that `models.masked.fit_pca` wrote. Raises NoTarget if it fits another patch or normalisation."""
+    """Load what `models.masked.fit_pca` wrote. Raises NoTarget if it is for another patch or normalisation."""
     held = read(file, "pca", patch)
     if (held["mean_rgb"], held["std_rgb"]) != (list(normalisation.mean), list(normalisation.std)):
         raise NoTarget(f"{file} was fitted on pixels normalised otherwise than the encoder's; fit it with", "pca")

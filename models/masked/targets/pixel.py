@@ -1,4 +1,4 @@
-"""Pixels, as the encoder's input has them (MAE section 3, "Reconstruction target")."""
+"""Targets "pixel" and "norm_pix": pixels as the encoder's input has them (MAE section 3, "Reconstruction target")."""
 
 from typing import final
 
@@ -6,15 +6,15 @@ from torch import Tensor
 
 from models.encoder.patches import Normalisation
 from models.losses import pixel_loss
-from models.masked.targets.base import Target
+from models.masked.targets.target import Target
 
 
 @final
 class Pixel(Target):
     """Mean squared, or absolute, error of pixels.
 
-    normalise  each patch by its own mean and spread (MAE Table 1d, "pixel (w/ norm)"), which a picture of a prediction
-               needs, and no prediction has
+    normalise  each patch by its own mean and spread (MAE Table 1d, "pixel (w/ norm)"); a prediction then has neither,
+               and a picture of it takes them from the image
     """
 
     name = "pixels"
@@ -25,8 +25,10 @@ class Pixel(Target):
         self.normalise, self.absolute = normalise, absolute
 
     def loss(self, predicted: Tensor, images: Tensor, ids: Tensor) -> Tensor:
+        """Mean error of the pixels, in f32 or f64."""
         how = {"normalise": self.normalise, "absolute": self.absolute, "normalisation": self.normalisation}
         return pixel_loss(predicted, images, ids, self.patch, **how)
 
     def to_pixels(self, predicted: Tensor, images: Tensor, ids: Tensor) -> Tensor:
+        """Return the prediction in f32."""
         return predicted.float()

@@ -1,4 +1,4 @@
-"""Codes of a tokenizer (BEiT; MAE section 4.1, "dVAE token"): a classification of each patch."""
+"""Target "tokens": the codes of a tokenizer, a classification of each patch (BEiT; MAE section 4.1, "dVAE token")."""
 
 from typing import final
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.encoder.patches import Normalisation, gather_patches, grid_of
 from models.losses import at_least_f32
-from models.masked.targets.base import Target, check_some
+from models.masked.targets.target import Target, check_not_empty
 from models.masked.targets.tokenizer import Tokenizer, resized
 
 
@@ -24,17 +24,18 @@ class Tokens(Target):
         self.tokenizer = tokenizer.requires_grad_(False).eval()
 
     def loss(self, predicted: Tensor, images: Tensor, ids: Tensor) -> Tensor:
-        check_some(ids)
+        """Mean cross-entropy of the codes, in f32 or f64."""
+        check_not_empty(ids)
         codes = self.codes(images).gather(1, ids)
         return F.cross_entropy(at_least_f32(predicted).flatten(0, 1), codes.flatten())
 
     def codes(self, images: Tensor) -> Tensor:
-        """i64 [N, L] of u8 images, or of floats normalised as the encoder's input is."""
-        return self.tokenizer(self._shades(images), grid_of(images, self.patch))
+        """Codes i64 [N, L] of u8 images, or of floats normalised as the encoder's input is."""
+        return self.tokenizer(self._unnormalised(images), grid_of(images, self.patch))
 
     @torch.no_grad()
     def to_pixels(self, predicted: Tensor, images: Tensor, ids: Tensor) -> Tensor | None:
-        """Of the likeliest codes, decoded among the true codes of the other patches."""
+        """Decode the likeliest codes, among the true codes of the other patches."""
         grid, codes = grid_of(images, self.patch), self.codes(images)
         pictures = self.tokenizer.decode(codes.scatter(1, ids, predicted.argmax(-1)), grid)
         if pictures is None:
@@ -43,7 +44,7 @@ class Tokens(Target):
         mean, std = self._per_channel(pixels)
         return (pixels.unflatten(2, (-1, 3)) - mean).div(std).flatten(2)
 
-    def _shades(self, images: Tensor) -> Tensor:
+    def _unnormalised(self, images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:
             return images
         mean, std = (each[:, None, None] for each in self._per_channel(images))

@@ -1,13 +1,13 @@
-"""What fine-tuning and supervised training on ImageNet share, each number with its origin."""
+"""Settings that fine-tuning and supervised training on ImageNet share, each number with its origin."""
 
 from models.config.recipe import Encoder, Optim
 from pipeline.spec import Data, View
 
 
 def in1k_data(batch: int = 1024, size: int = 224) -> Data:
-    """ImageNet with all labels, as MAE's code fine-tunes on it (DeiT's views), but for the area filter of our crops.
+    """ImageNet with all labels, as MAE's code fine-tunes on it (DeiT's views), except that crops are resized by area.
 
-    Evaluated on the centre 224 of 256, as all do, and above 224 on the whole of the short side (MAE code).
+    Evaluation is on the centre 224 of 256 pixels, and above 224 on the whole short side (MAE code).
     """
     return Data(
         root="data/in1k",
@@ -20,12 +20,12 @@ def in1k_data(batch: int = 1024, size: int = 224) -> Data:
 
 
 def in1k_encoder(name: str, drop_path: float, patch: int = 16) -> Encoder:
-    """A ViT that reads the mean of its patch tokens, normed afterwards; positions, MAE's table to begin with, learn."""
+    """A ViT whose classifier reads the normed mean of patch tokens; positions start as MAE's table and are trained."""
     return Encoder(name, patch=patch, pool="avg", fc_norm=True, drop_path=drop_path)  # MAE code
 
 
 def in1k_optim(lr: float, layer_decay: float, epochs: float) -> Optim:
-    """AdamW as MAE's code fine-tunes with it."""
+    """AdamW as in MAE's code for fine-tuning."""
     return Optim(
         lr=lr,
         lr_batch=256,
@@ -54,7 +54,7 @@ def scratch_optim(epochs: float) -> Optim:
 
 
 def deit_optim() -> Optim:
-    """AdamW as DeiT's code trains with it; its rate rises from 1e-6 once an epoch, ours from 0 at each step."""
+    """AdamW as in DeiT's code, whose rate rises from 1e-6 once an epoch; here it rises from 0 at each step."""
     return Optim(
         lr=5e-4,
         lr_batch=512,

@@ -1,4 +1,4 @@
-"""Masks of SimMIM and LoMaR, for their own recipes and for the masked branch of others, each number with its origin."""
+"""Masks of SimMIM and LoMaR, for their recipes and for the masked branch of others, each number with its origin."""
 
 from dataclasses import replace
 
@@ -27,10 +27,10 @@ def digits_windows() -> Mask:
 
 
 def with_mask(data: Data, mask: Mask) -> Data:
-    """The same data, masked otherwise."""
+    """Replace the mask of the data."""
     return replace(data, mask=mask)
 
 
 def with_irpe(encoder: Encoder) -> Encoder:
-    """The same encoder, with LoMaR's relative positions in place of absolute ones."""
+    """Replace the encoder's absolute positions by LoMaR's relative ones."""
     return replace(encoder, position="irpe")

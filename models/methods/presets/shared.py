@@ -1,19 +1,19 @@
-"""What recipes of several methods share, each number with its origin."""
+"""Settings that recipes of several methods share, each number with its origin."""
 
 from dataclasses import replace
 from typing import Literal
 
 from models.config.recipe import Encoder, Optim, Run
-from models.masked.base import Reconstruct
+from models.masked.settings import Reconstruct
 from pipeline.spec import Data, Mask, View
 
 
 def digits_data(labelled_view: Literal["weak", "strong"] = "strong") -> Data:
     """scikit-learn's digits: 1,197 train, 300 val, 300 test; 5 labels a class. Ours, chosen on val.
 
-    Small and grey, so everything is milder than the ImageNet recipes: one RandAugment operation, nothing erased (with
-    two and cutout Semi-MAE lost a point), no mirror (a mirrored digit is another one). As in Semiformer's code the
-    labelled images get the strong view, too: with the weak one supervised training ends at 54 % instead of 88 %.
+    The images are small and grey, so the views are milder than on ImageNet: one RandAugment operation, nothing erased
+    (with two and cutout Semi-MAE lost a point), no mirroring, which would turn a digit into another. As in Semiformer's
+    code the labelled loss has the strong view; with the weak one supervised training ends at 54 % instead of 88 %.
     """
     return Data(
         root="data/digits",
@@ -42,11 +42,16 @@ def digits_decoder() -> Reconstruct:
 
 def digits_optim(labels_only: int = 500, ema_decay: float | None = 0.99) -> Optim:
     """1,800 steps, about two minutes on 2 cores; the methods with pseudo-labels begin with 500 on labels. Ours."""
+    return short_optim(2e-3, steps=1800, warmup=100, labels_only=labels_only, ema_decay=ema_decay)
+
+
+def short_optim(lr: float, *, steps: int, warmup: int, labels_only: int, ema_decay: float | None) -> Optim:
+    """AdamW over a number of steps, with half a cosine to 1e-5. Ours."""
     return Optim(
-        lr=2e-3,
+        lr=lr,
         final_lr=1e-5,
-        epochs=1800,
-        warmup_epochs=100,
+        epochs=steps,
+        warmup_epochs=warmup,
         labels_only_epochs=labels_only,
         epoch_unit="step",
         weight_decay=0.05,
@@ -55,9 +60,9 @@ def digits_optim(labels_only: int = 500, ema_decay: float | None = 0.99) -> Opti
 
 
 def in1k_10pct_data() -> Data:
-    """ImageNet with a tenth of its labels, as Semiformer's code feeds it (Semi-MAE: "same data augmentation").
+    """ImageNet with a tenth of its labels, as in Semiformer's code (Semi-MAE: "same data augmentation").
 
-    Crops are resized by area (libffcv), where every peer resizes bicubically with antialiasing: the one deviation.
+    The deviation: crops are resized by area (libffcv), there bicubically with antialiasing.
     """
     return Data(
         root="data/in1k",
@@ -73,7 +78,7 @@ def in1k_10pct_data() -> Data:
 
 
 def in1k_10pct_encoder() -> Encoder:
-    """ViT-S, the same for supervised, FixMatch and Semi-MAE, so that they differ in their objective only."""
+    """ViT-S for supervised training, FixMatch and Semi-MAE, which so differ in their objective alone."""
     return Encoder(
         "vit_small_patch16_224",
         position="sincos",  # MAE section A.1, as the masked branch needs; Semiformer's code learns them
@@ -106,7 +111,7 @@ def semiformer_data() -> Data:
 
 
 def mae_data(labelled_view: Literal["weak", "strong"] = "weak") -> Data:
-    """ImageNet as MAE pre-trains on it (Table 8), but for the area filter of our crops (MAE: bicubic)."""
+    """ImageNet as MAE pre-trains on it (Table 8), except that crops are resized by area (MAE: bicubically)."""
     return Data(
         root="data/in1k",
         batch=4096,  # Table 8

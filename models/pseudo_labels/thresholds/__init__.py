@@ -1,1 +1,4 @@
-"""Which pseudo-labels are believed, and how much: one paper, one file."""
+"""How much does each pseudo-label count? One threshold of a paper is one file.
+
+May import `running_stats`. Read `threshold.py` first.
+"""

@@ -1,22 +1,22 @@
-"""A threshold relative to how sure the network is of labelled images (AdaMatch: Berthelot et al. 2022)."""
+"""AdaMatch's threshold: relative to the mean confidence on labelled images (Berthelot et al. 2022)."""
 
 from typing import final
 
 import torch
 from torch import Tensor
 
-from models.pseudo_labels.thresholds.base import Threshold
+from models.pseudo_labels.thresholds.threshold import Threshold
 from models.running_stats import move
 
 
 @final
 class AdaMatch(Threshold):
-    """1 from threshold times the mean confidence on labelled images on.
+    """Weight 1 from threshold times the mean confidence on labelled images on, else 0.
 
-    The authors' code takes that mean over the step's weak labelled views; here it is a running mean up to the step
-    before, over the labelled views that are trained on (data.labelled_view): no image is seen once more for it.
+    The authors' code takes that mean over the step's weak labelled views. Here it is a running mean up to the step
+    before, over the labelled views that are trained on (data.labelled_view), which costs no further forward pass.
 
-    confidence  float []  the running mean; 1 until a labelled image was seen
+    confidence  float []  the running mean; 1 before the first labelled image
     """
 
     def __init__(self, threshold: float, momentum: float) -> None:
@@ -26,13 +26,16 @@ class AdaMatch(Threshold):
         self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
 
     def weigh(self, confidence: Tensor, classes: Tensor) -> Tensor:
+        """Compare the confidence with the threshold times the running mean."""
         return (confidence >= self.threshold * self.confidence).to(confidence.dtype)
 
     def observe_labelled(self, probabilities: Tensor) -> None:
+        """Add the confidence on labelled images, float [M, C], to the step's sums."""
         confidence = probabilities.amax(-1).double()
         self.pending.append(torch.stack([torch.ones_like(confidence).sum(), confidence.sum()]))
 
-    def update(self, seen: Tensor) -> None:
-        images, total = seen
+    def update(self, combined: Tensor) -> None:
+        """Move the running mean by the step's number of images and sum of confidence, f64 [2]."""
+        images, total = combined
         move(self.confidence, total / images, self.momentum * self.begun)  # the first mean replaces the 1
         self.begun.fill_(True)

@@ -10,7 +10,7 @@ import torch
 from models.config.catalogue import catalogue, print_catalogue, sweeps
 from models.config.resolve import resolve
 from models.config.sweep import along, changed, check_apart, member, members
-from models.method import method_class
+from models.factory import method_class
 from models.masked.decoder import Decoder
 from models.methods import mae
 from pipeline.errors import InputError

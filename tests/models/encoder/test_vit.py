@@ -202,9 +202,9 @@ def test_the_head_runs_once_so_a_group_without_rows_still_reaches_it():
     vit, x, calls = as_packed(build()), images(), []
     vit.head.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
     groups = encode(vit, [FullImages(x), SelectedImages(x, torch.empty(0, dtype=torch.int64))])
-    known, strong = classify(vit, groups)
+    labelled, strong = classify(vit, groups)
     assert calls == [3]
-    (known.sum() + strong.sum()).backward()
+    (labelled.sum() + strong.sum()).backward()
     assert all(parameter.grad is not None for parameter in vit.parameters())
 
 

@@ -13,7 +13,7 @@ from models.evaluate import __main__ as evaluate
 from models.evaluate.reconstruct import RATIOS, Reconstructions, keys_of, reconstruct
 from models.evaluate.record import recorded
 from models.masked.mae import MAEBranch
-from models.method import method_class
+from models.factory import method_class
 from pipeline.errors import InputError
 from pipeline.preview import HIDDEN
 
@@ -45,7 +45,7 @@ def truth(images: torch.Tensor, i: int, patch: int, target: str) -> np.ndarray:
 def method(target: str, predict) -> SimpleNamespace:
     encoder = build_encoder(Size(24, 1, 3), image_size=PATCH * GRID, patch=PATCH, classes=0)
     branch = SimpleNamespace(patch=PATCH, settings=SimpleNamespace(target=target), predict=predict)
-    return SimpleNamespace(encoder=encoder, reconstruction=branch)
+    return SimpleNamespace(encoder=encoder, branch=branch)
 
 
 def oracle(target: str):

@@ -18,7 +18,7 @@ from models.export.to_onnx import ToOnnx
 from models.export.to_timm import ToTimm
 from models.export.to_vitmae import ToViTMAE
 from models.load import Loaded, load_run
-from models.method import method_class
+from models.factory import method_class
 from pipeline.errors import InputError
 
 ONNX = pytest.mark.skipif(

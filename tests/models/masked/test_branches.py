@@ -6,8 +6,9 @@ import torch.nn.functional as F
 
 from models.config.resolve import resolve
 from models.encoder.vit import evaluating
-from models.masked.select import BRANCHES
-from models.method import StepInfo, method_class
+from models.factory import method_class
+from models.masked.build import BRANCHES
+from models.method import StepInfo
 from pipeline import rng
 from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.views import masks
@@ -24,19 +25,19 @@ def method_of(name: str, *flags: str):
     return moved(method_class(recipe)(recipe, 10)), recipe
 
 
-def batch_of(mask, known: int = 4, more: int = 6) -> Batch:
+def batch_of(mask, n: int = 4, m: int = 6) -> Batch:
     """As the data path hands it out, with this mask."""
     ids = [
         torch.from_numpy(part)
-        for part in masks.draw(mask, rng.keys(0, 0, range(known + more), rng.MASK), 4)
+        for part in masks.draw(mask, rng.keys(0, 0, range(n + m), rng.MASK), 4)
         if part is not None
     ]
     visible, hidden = ids if len(ids) == 2 else (ids[0], None)
-    images = images_of(known + 2 * more)
-    first, second = (None, None) if hidden is None else (hidden[:known], hidden[known:])
-    labelled = Labelled(torch.arange(known), images[:known], torch.arange(known), visible[:known], first)
-    weak, strong = images[known:].chunk(2)
-    return Batch(0, labelled, Unlabelled(torch.arange(more), weak, strong, visible[known:], second))
+    images = images_of(n + 2 * m)
+    first, second = (None, None) if hidden is None else (hidden[:n], hidden[n:])
+    labelled = Labelled(torch.arange(n), images[:n], torch.arange(n), visible[:n], first)
+    weak, strong = images[n:].chunk(2)
+    return Batch(0, labelled, Unlabelled(torch.arange(m), weak, strong, visible[n:], second))
 
 
 def test_there_is_a_recipe_of_every_branch():
@@ -49,17 +50,17 @@ def test_there_is_a_recipe_of_every_branch():
 def test_semi_mae_adds_the_loss_of_its_branch_to_fixmatchs(kind):
     method, recipe = method_of(RECIPES[kind], "--method.pseudo.threshold=0")
     batch, s = batch_of(recipe.data.mask), recipe.method
-    known, unknown, own = batch.labelled, batch.unlabelled, method.reconstruction
+    labelled, unlabelled, branch = batch.labelled, batch.unlabelled, method.branch
     teacher = method.ema.module
     with torch.no_grad(), evaluating(teacher):
-        guesses = teacher(unknown.weak).argmax(-1)
-    label = F.cross_entropy(method.encoder(known.images), known.labels)
-    pseudo = F.cross_entropy(method.encoder(unknown.strong), guesses)
-    inputs = unknown.weak, unknown.visible, unknown.hidden
-    pixels = own(tokens_of(method.encoder, own, *inputs), *inputs)
+        pseudo_labels = teacher(unlabelled.weak).argmax(-1)
+    label = F.cross_entropy(method.encoder(labelled.images), labelled.labels)
+    pseudo = F.cross_entropy(method.encoder(unlabelled.strong), pseudo_labels)
+    inputs = unlabelled.weak, unlabelled.visible, unlabelled.hidden
+    pixels = branch(tokens_of(method.encoder, branch, *inputs), *inputs)
     loss = method(batch, LATER)
     assert loss.parts["pixels"].item() == pytest.approx(pixels.item(), rel=1e-11)
-    assert_same(loss.total, label + s.lambda_u * pseudo + s.mu * pixels, method.encoder, own)
+    assert_same(loss.total, label + s.lambda_u * pseudo + s.mu * pixels, method.encoder, branch)
 
 
 @pytest.mark.parametrize("kind", RECIPES)
@@ -79,13 +80,13 @@ def test_supmae_reads_the_visible_tokens_of_all_windows(pool):
     flags = ["--method.branch=lomar", f"--method.pool={pool}", "--data.mask.kind=window", "--data.mask.window=3"]
     method, recipe = method_of("supmae:digits", *flags, "--data.mask.windows=2")
     batch, s = batch_of(recipe.data.mask), recipe.method
-    known, own = batch.labelled, method.reconstruction
-    own_tokens = tokens_of(method.encoder, own, known.images, known.visible, known.hidden)
-    pixels = own(own_tokens, known.images, known.visible, known.hidden)
+    labelled, branch = batch.labelled, method.branch
+    own_tokens = tokens_of(method.encoder, branch, labelled.images, labelled.visible, labelled.hidden)
+    pixels = branch(own_tokens, labelled.images, labelled.visible, labelled.hidden)
     read = [[], [], [], []]
     for row, tokens in enumerate(own_tokens):  # two windows an image, one after the other
-        read[row // 2] += [tokens[0]] if pool == "token" else list(tokens[-known.visible.shape[2] :])
+        read[row // 2] += [tokens[0]] if pool == "token" else list(tokens[-labelled.visible.shape[2] :])
     label = F.cross_entropy(
-        method.head(torch.stack([torch.stack(each).mean(0) for each in read])) / s.temperature, known.labels
+        method.head(torch.stack([torch.stack(each).mean(0) for each in read])) / s.temperature, labelled.labels
     )
     assert_same(method(batch, LATER).total, pixels + s.class_weight * label, method)

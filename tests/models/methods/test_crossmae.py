@@ -3,13 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from models.masked.target_subset import drawn
 
 from models.bench.baselines import plain_decode, plain_visible_tokens
 from models.config.resolve import named, resolve
 from models.encoder.patches import hidden_from_visible, patchify
+from models.factory import method_class
+from models.masked.crossmae import drawn
 from models.masked.decoder import predicted_ids
-from models.method import StepInfo, method_class
+from models.method import StepInfo
 from models.optim.build import build_optimiser
 from models.optim.schedule import Pools, learning_rate, run_length
 from pipeline.batch import Batch, Unlabelled
@@ -49,7 +50,7 @@ def test_crossmae_is_the_pixel_loss_of_the_patches_that_were_drawn(every_layer):
         layers.append(block(layers[-1]))
     layers[-1] = encoder.norm(layers[-1])
     asked = drawn(hidden_from_visible(u.visible, PATCHES), 4, u.ids, LATER.step, 3)
-    predicted = method.reconstruction.decoder(layers if every_layer else layers[-1:], asked)
+    predicted = method.branch.decoder(layers if every_layer else layers[-1:], asked)
     truth = patchify(u.weak, 4).gather(1, asked[..., None].expand(-1, -1, 48))
     loss = method(batch_of(), LATER)
     torch.testing.assert_close(loss.total, (predicted - truth).square().mean(), rtol=1e-11, atol=1e-12)
@@ -72,17 +73,17 @@ def test_other_targets_train_hold_their_state_and_give_pictures(name, kind, targ
     flags = [f"--method.reconstruct.target={kind}", f"--method.reconstruct.target-file={target_files[kind]}"]
     method, recipe = method_of(name, *flags)
     held = {key for key in method.state_dict() if ".target." in key}
-    assert held == {f"reconstruction.target.{key}" for key in
+    assert held == {f"branch.target.{key}" for key in
                     (("mean", "basis", "scale") if kind == "pca" else ("tokenizer.codebook",))}  # fmt: skip
     stepped = {id(p) for group in build_optimiser(method, recipe.optim).param_groups for p in group["params"]}
     assert stepped == {id(p) for p in method.parameters() if p.requires_grad}
-    assert all(p.requires_grad for p in method.reconstruction.parameters())  # all that is known are buffers
+    assert all(p.requires_grad for p in method.branch.parameters())  # a target's state is in buffers
     loss = method(batch_of(), LATER)
     assert set(loss.parts) == {kind}  # the journal calls it what it is
     loss.total.backward()
     assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
     u = batch_of().unlabelled
-    assert method.reconstruction.predict(method.encoder, u.weak, u.visible).shape == (6, 8, 48)
+    assert method.branch.predict(method.encoder, u.weak, u.visible).shape == (6, 8, 48)
     other, _ = method_of(name, *flags)
     other.load_state_dict(method.state_dict())
 
@@ -91,10 +92,8 @@ def test_other_targets_train_hold_their_state_and_give_pictures(name, kind, targ
 def test_maes_loss_on_other_targets_is_its_equation_over_plain_forwards(kind, target_files):
     flags = [f"--method.reconstruct.target={kind}", f"--method.reconstruct.target-file={target_files[kind]}"]
     method, _ = method_of("mae:digits", *flags)
-    u, target = batch_of().unlabelled, method.reconstruction.target
-    predicted = plain_decode(
-        method.reconstruction.decoder, plain_visible_tokens(method.encoder, u.weak, u.visible), u.visible
-    )
+    u, target = batch_of().unlabelled, method.branch.target
+    predicted = plain_decode(method.branch.decoder, plain_visible_tokens(method.encoder, u.weak, u.visible), u.visible)
     ids = predicted_ids(u.visible, PATCHES)
     predicted, truth = (
         x.gather(1, ids[..., None].expand(-1, -1, x.shape[2])) for x in (predicted, patchify(u.weak, 4))

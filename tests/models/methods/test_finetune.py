@@ -10,7 +10,8 @@ from timm.data.mixup import Mixup
 from models.config.resolve import named, resolve
 from models.config.sweep import members
 from models.export import __main__ as export
-from models.method import Method, StepInfo, method_class
+from models.factory import method_class
+from models.method import Method, StepInfo
 from models.methods import finetune
 from models.optim.build import build_optimiser, lr_scale
 from models.optim.schedule import Pools, learning_rate, run_length
@@ -19,7 +20,7 @@ from models.pseudo_labels.mixup import batch_pairs
 from pipeline.batch import Batch, Labelled
 from pipeline.errors import InputError
 
-CLASSES, NOW = 10, StepInfo(100, labels_only=False)
+CLASSES, INFO = 10, StepInfo(100, labels_only=False)
 SMALL = ["--encoder.width=32", "--encoder.depth=3", "--encoder.heads=2"]
 
 
@@ -51,10 +52,13 @@ def moved(method: Method) -> Method:
 
 
 def test_without_mixtures_it_is_cross_entropy_behind_a_pooled_norm():
-    method, known = moved(method_of("--method.smoothing=0.2", "--optim.ema-decay=None").double()), batch_of().labelled
+    method, labelled = (
+        moved(method_of("--method.smoothing=0.2", "--optim.ema-decay=None").double()),
+        batch_of().labelled,
+    )
     assert isinstance(method.encoder.norm, torch.nn.Identity)
-    paper = F.cross_entropy(plain(method.encoder, known.images), known.labels, label_smoothing=0.2)
-    torch.testing.assert_close(method(batch_of(), NOW).total, paper, rtol=1e-12, atol=0)
+    paper = F.cross_entropy(plain(method.encoder, labelled.images), labelled.labels, label_smoothing=0.2)
+    torch.testing.assert_close(method(batch_of(), INFO).total, paper, rtol=1e-12, atol=0)
 
 
 def even_side(seed: int, mixup: float, cutmix: float) -> bool:
@@ -67,16 +71,16 @@ def even_side(seed: int, mixup: float, cutmix: float) -> bool:
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0)])
 def test_mixtures_and_their_loss_are_timms_in_batch_mode(monkeypatch, mixup, cutmix):
     method = moved(method_of(f"--method.mixup={mixup}", f"--method.cutmix={cutmix}", "--method.smoothing=0.1").double())
-    known, drawn = batch_of().labelled, []
+    labelled, drawn = batch_of().labelled, []
     monkeypatch.setattr(finetune, "batch_pairs", lambda *a: drawn.append(batch_pairs(*a)) or drawn[-1])
     torch.manual_seed(next(seed for seed in range(99) if even_side(seed, mixup, cutmix)))
-    loss = method(batch_of(), NOW).total
+    loss = method(batch_of(), INFO).total
     share, centre = float(drawn[0].shares[0]), drawn[0].centres[0]
     theirs = Mixup(mixup, cutmix, mode="batch", label_smoothing=0.1, num_classes=CLASSES)
     monkeypatch.setattr(theirs, "_params_per_batch", lambda: (share, cutmix > 0))
     at = iter((centre * 16).int().tolist())
     monkeypatch.setattr("numpy.random.randint", lambda *a, **k: next(at))
-    images, targets = theirs(known.images.clone(), known.labels.clone().cpu())
+    images, targets = theirs(labelled.images.clone(), labelled.labels.clone().cpu())
     expected = -(targets.double() * plain(method.encoder, images).log_softmax(1)).sum(1).mean()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
 

@@ -77,10 +77,10 @@ def test_a_table_has_mean_spread_and_number_of_finished_runs(tmp_path):
     lines = table(["digits_5", "digits_1"], tmp_path).splitlines()
     assert lines[0].count("|") == 6
     (fixmatch,) = (line for line in lines if line.startswith("| FixMatch"))
-    assert fixmatch == "| FixMatch | 91.0 ± 1.4 (2) | 91.0 ± 1.4 (2) | not yet run | not yet run |"
+    assert fixmatch == "| FixMatch | 91.0 ± 1.4 % (2) | 91.0 ± 1.4 % (2) | not yet run | not yet run |"
     (tmp_path / "ladder-digits_5" / "2" / "report.html").unlink()  # seed 0, not over yet
     (fixmatch,) = (line for line in table(["digits_5"], tmp_path).splitlines() if line.startswith("| FixMatch"))
-    assert fixmatch == "| FixMatch | 92.0 (1) | 92.0 (1) |"
+    assert fixmatch == "| FixMatch | 92.0 % | 92.0 % |"
     assert str(Cell(())) == "not yet run"
     with pytest.raises(InputError, match="no sweep 'digits_6'"):
         table(["digits_6"], tmp_path)

@@ -6,9 +6,9 @@ import torch
 from models.bench.flops import GroupCost, count, encoder_flops
 from models.encoder.patches import hidden_from_visible
 from models.encoder.vit import MaskedImages, Size, build_encoder, encode, evaluating
-from models.masked.base import Reconstruct
+from models.masked.build import build_branch
 from models.masked.lomar import LoMaRBranch, covering
-from models.masked.select import branch
+from models.masked.settings import Reconstruct
 from models.method import StepInfo
 from models.methods.lomar import LoMaR, Settings
 from pipeline import rng
@@ -91,7 +91,7 @@ def test_the_method_is_its_branch():
     method = moved(LoMaR(recipe_of(Settings(), WINDOWS), 10))
     images, (visible, hidden) = images_of(), windows_of()
     batch = Batch(0, None, Unlabelled(torch.arange(3), images, visible=visible, hidden=hidden))
-    loss, own = method(batch, StepInfo(0, labels_only=False)), method.reconstruction
+    loss, own = method(batch, StepInfo(0, labels_only=False)), method.branch
     windows = [(*each, plain_tokens(method.encoder, own, images, *each)) for each in each_window(visible, hidden)]
     assert_same(loss.total, paper_loss(own, windows, images, normalise=True), method)
     assert set(loss.parts) == {"pixels"}
@@ -167,7 +167,7 @@ def test_a_picture_is_the_mean_prediction_of_the_windows_that_cover_a_patch():
 ])  # fmt: skip
 def test_what_it_cannot_do_is_refused_in_a_line(mask, settings, says):
     with pytest.raises(InputError, match=says) as caught:
-        branch("lomar", vit_of(), settings, mask)
+        build_branch("lomar", vit_of(), settings, mask)
     assert "\n" not in str(caught.value)
 
 
@@ -175,4 +175,4 @@ def test_the_method_and_maes_branch_refuse_each_others_masks():
     with pytest.raises(InputError, match="got unit"):
         LoMaR(recipe_of(Settings(), Mask("unit")), 10)
     with pytest.raises(InputError, match="branch mae reads masks of kind random, block, grid, unit, got window"):
-        branch("mae", vit_of(), Reconstruct(), WINDOWS)
+        build_branch("mae", vit_of(), Reconstruct(), WINDOWS)

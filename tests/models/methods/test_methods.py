@@ -12,7 +12,8 @@ from models.config.catalogue import catalogue
 from models.config.recipe import Recipe
 from models.config.resolve import resolve
 from models.encoder.patches import hidden_from_visible
-from models.method import StepInfo, method_class
+from models.factory import method_class
+from models.method import StepInfo
 from pipeline.batch import Batch, Labelled, Unlabelled
 
 CLASSES, PATCHES = 10, 16
@@ -40,8 +41,8 @@ def batch_of(seed: int = 0) -> Batch:
         return torch.rand(n, PATCHES, generator=g).argsort(1)[:, :8].sort(1).values
 
     labels = torch.randint(0, CLASSES, (4,), generator=g)
-    known = Labelled(torch.arange(4), images(4), labels, visible(4))
-    return Batch(0, known, Unlabelled(torch.arange(14), images(14), images(14), visible(14)))
+    labelled = Labelled(torch.arange(4), images(4), labels, visible(4))
+    return Batch(0, labelled, Unlabelled(torch.arange(14), images(14), images(14), visible(14)))
 
 
 def gradients(loss: torch.Tensor, module: nn.Module) -> dict[str, torch.Tensor | None]:
@@ -61,13 +62,13 @@ def assert_same(ours: torch.Tensor, paper: torch.Tensor, method: nn.Module) -> N
 
 def semi_supervised(method, batch: Batch, threshold: float, lambda_u: float) -> torch.Tensor:
     """L_s + lambda_u L_u with the indicator inside the mean, each view in a forward of its own."""
-    known, unknown, s = batch.labelled, batch.unlabelled, method.settings.pseudo
+    labelled, unlabelled, s = batch.labelled, batch.unlabelled, method.settings.pseudo
     with torch.no_grad():
-        scores = method.teacher(s.teacher)(unknown.weak)
+        scores = method.teacher(s.teacher)(unlabelled.weak)
     confidence, classes = scores.softmax(-1).max(-1)
     targets = (scores / s.temperature).softmax(-1) if s.soft else classes  # UDA's, or FixMatch's
-    each = F.cross_entropy(method.encoder(unknown.strong), targets, reduction="none")
-    label = F.cross_entropy(method.encoder(known.images), known.labels)
+    each = F.cross_entropy(method.encoder(unlabelled.strong), targets, reduction="none")
+    label = F.cross_entropy(method.encoder(labelled.images), labelled.labels)
     return label + lambda_u * (each * (confidence > threshold)).sum() / len(classes)
 
 
@@ -92,7 +93,7 @@ def test_semi_supervised_methods_are_their_equations_whether_none_some_or_all_pa
     paper = semi_supervised(method, batch, threshold, settings.lambda_u)
     if name.startswith("semi"):
         u = batch.unlabelled
-        paper = paper + settings.mu * plain_mae(method.encoder, method.reconstruction.decoder, u.weak, u.visible)
+        paper = paper + settings.mu * plain_mae(method.encoder, method.branch.decoder, u.weak, u.visible)
     assert 0 < int(loss.pseudo_stats.passed.sum()) < 14 or share in (0, 1)
     assert_same(loss.total, paper, method)
 
@@ -104,7 +105,7 @@ def test_mae_is_its_equation(target, patches):
         "mae:digits", f"--method.reconstruct.target={target}", f"--method.reconstruct.patches={patches}"
     )
     u = batch_of().unlabelled
-    decoder = method.reconstruction.decoder
+    decoder = method.branch.decoder
     if patches == "hidden":
         paper = plain_mae(method.encoder, decoder, u.weak, u.visible, normalise=target == "norm_pix")
     else:
@@ -120,11 +121,11 @@ def test_mae_is_its_equation(target, patches):
 
 def test_supmae_is_its_equation_and_its_head_starts_at_ln_c():
     method, settings = method_of("supmae:digits", "--method.class-weight=0.01", "--method.temperature=10")
-    known = batch_of().labelled
+    labelled = batch_of().labelled
     loss = method(batch_of(), LATER)
-    tokens = plain_visible_tokens(method.encoder, known.images, known.visible)
-    label = F.cross_entropy(method.head(tokens[:, 1:].mean(1)) / 10, known.labels)
-    paper = plain_mae(method.encoder, method.reconstruction.decoder, known.images, known.visible) + 0.01 * label
+    tokens = plain_visible_tokens(method.encoder, labelled.images, labelled.visible)
+    label = F.cross_entropy(method.head(tokens[:, 1:].mean(1)) / 10, labelled.labels)
+    paper = plain_mae(method.encoder, method.branch.decoder, labelled.images, labelled.visible) + 0.01 * label
     assert_same(loss.total, paper, method)
     assert float(loss.parts["label"]) == pytest.approx(torch.tensor(CLASSES).log().item(), rel=0.05)
     assert settings.temperature == 10
@@ -132,9 +133,9 @@ def test_supmae_is_its_equation_and_its_head_starts_at_ln_c():
 
 def test_supervised_is_smoothed_cross_entropy():
     method, _ = method_of("supervised:digits", "--method.smoothing=0.1")
-    known = batch_of().labelled
-    log = method.encoder(known.images).log_softmax(-1)
-    target = F.one_hot(known.labels, CLASSES).double() * 0.9 + 0.1 / CLASSES
+    labelled = batch_of().labelled
+    log = method.encoder(labelled.images).log_softmax(-1)
+    target = F.one_hot(labelled.labels, CLASSES).double() * 0.9 + 0.1 / CLASSES
     assert_same(method(batch_of(), LATER).total, -(target * log).sum(-1).mean(), method)
 
 
@@ -143,16 +144,16 @@ def test_in_the_labels_only_phase_everything_has_a_gradient_and_only_labels_a_sa
     batch = Batch(0, batch_of().labelled, None)
     found = gradients(method(batch, EARLY).total, method)
     assert all(gradient is not None for gradient in found.values())
-    assert all((g == 0).all() for name, g in found.items() if name.startswith("reconstruction."))
+    assert all((g == 0).all() for name, g in found.items() if name.startswith("branch."))
 
 
 def test_the_teacher_gets_no_gradient_and_branches_touch_what_they_should():
     method, _ = method_of("semi_mae:digits", "--method.pseudo.threshold=0", "--method.mu=0")
     found = gradients(method(batch_of(), LATER).total, method)
     assert not any(name.startswith("ema.") for name in found)
-    assert all((g == 0).all() for name, g in found.items() if name.startswith("reconstruction."))
+    assert all((g == 0).all() for name, g in found.items() if name.startswith("branch."))
     method, _ = method_of("semi_mae:digits")
-    pixels = method.reconstruction
+    pixels = method.branch
     from models.encoder.vit import VisiblePatches, encode
 
     u = batch_of().unlabelled

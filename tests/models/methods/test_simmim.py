@@ -5,8 +5,8 @@ import torch
 
 from models.bench.flops import GroupCost, count, encoder_flops
 from models.encoder.vit import Size, build_encoder, encode, evaluating
-from models.masked.base import Reconstruct
-from models.masked.select import branch
+from models.masked.build import build_branch
+from models.masked.settings import Reconstruct
 from models.masked.simmim import SimMIMBranch
 from models.method import StepInfo
 from models.methods.simmim import Settings, SimMIM
@@ -73,12 +73,12 @@ def test_the_method_is_its_branch_with_stochastic_depth():
     batch = Batch(0, None, Unlabelled(torch.arange(3), images, visible=VISIBLE))
     with evaluating(method):
         loss = method(batch, StepInfo(0, labels_only=False))
-        tokens = plain_tokens(method.encoder, method.reconstruction, images)
-        assert_same(loss.total, paper_loss(method.reconstruction, tokens, images), method)
+        tokens = plain_tokens(method.encoder, method.branch, images)
+        assert_same(loss.total, paper_loss(method.branch, tokens, images), method)
     assert set(loss.parts) == {"pixels"}
     drawn = {method(batch, StepInfo(0, labels_only=False)).total.item() for _ in range(8)}
     assert len(drawn) > 1
-    quiet = branch("simmim", method.encoder, Reconstruct(), UNITS).double()
+    quiet = build_branch("simmim", method.encoder, Reconstruct(), UNITS).double()
     assert len({tokens_of(method.encoder, quiet, images, VISIBLE).sum().item() for _ in range(8)}) == 1
 
 
@@ -152,7 +152,7 @@ def test_the_last_block_leaves_out_what_nobody_reads():
 ])  # fmt: skip
 def test_what_it_cannot_do_is_refused_in_a_line(mask, settings, says):
     with pytest.raises(InputError, match=says) as caught:
-        branch("simmim", vit_of(), settings, mask)
+        build_branch("simmim", vit_of(), settings, mask)
     assert "\n" not in str(caught.value)
 
 

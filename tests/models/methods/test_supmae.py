@@ -15,7 +15,7 @@ from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.errors import InputError
 
 CLASSES, PATCHES, KNOWN, MORE = 10, 16, 4, 5
-NOW = StepInfo(100, labels_only=False)
+INFO = StepInfo(100, labels_only=False)
 TINY = ["--encoder.width=32", "--encoder.depth=2", "--encoder.heads=2", "--method.class-weight=0.3",
         "--method.temperature=10", "--method.reconstruct.target=norm_pix"]  # fmt: skip
 
@@ -39,8 +39,8 @@ def batch_of(visible: int = 8) -> Batch:
         return torch.rand(n, PATCHES, generator=g).argsort(1)[:, :visible].sort(1).values
 
     labels = torch.randint(0, CLASSES, (KNOWN,), generator=g)
-    known = Labelled(torch.arange(KNOWN), images(KNOWN), labels, seen(KNOWN))
-    return Batch(0, known, Unlabelled(torch.arange(MORE), images(MORE), None, seen(MORE)))
+    labelled = Labelled(torch.arange(KNOWN), images(KNOWN), labels, seen(KNOWN))
+    return Batch(0, labelled, Unlabelled(torch.arange(MORE), images(MORE), None, seen(MORE)))
 
 
 def gradients(loss: torch.Tensor, module: nn.Module) -> dict[str, torch.Tensor]:
@@ -72,23 +72,23 @@ def test_each_objective_is_its_equation_with_a_label_of_minus_100_where_none_is(
         labels = torch.cat([labels, torch.full((MORE,), -100)])
     paper = torch.zeros((), dtype=torch.float64)
     if objective != "cls":
-        paper = plain_mae(method.encoder, method.reconstruction.decoder, images, visible, normalise=True)
+        paper = plain_mae(method.encoder, method.branch.decoder, images, visible, normalise=True)
     if objective != "rec":
         tokens = plain_visible_tokens(method.encoder, images, visible)
         read = tokens[:, 1:].mean(1) if pool == "avg" else tokens[:, 0]
         paper = paper + 0.3 * F.cross_entropy(method.head(read) / 10, labels, ignore_index=-100)
-    loss = method(batch, NOW)
+    loss = method(batch, INFO)
     assert_same(loss.total, paper, method)
     assert set(loss.parts) == {"both": {"pixels", "label"}, "rec": {"pixels"}, "cls": {"label"}}[objective]
 
 
 @pytest.mark.parametrize("pool", ["avg", "token"])
-@pytest.mark.parametrize(("objective", "built"), [("both", {"encoder", "reconstruction", "head"}),
-                                                  ("rec", {"encoder", "reconstruction"}),
+@pytest.mark.parametrize(("objective", "built"), [("both", {"encoder", "branch", "head"}),
+                                                  ("rec", {"encoder", "branch"}),
                                                   ("cls", {"encoder", "head"})])  # fmt: skip
 def test_what_an_objective_does_not_need_is_not_built_and_all_that_is_built_learns(objective, built, pool):
     method = method_of(f"--method.objective={objective}", f"--method.pool={pool}")
-    found = gradients(method(batch_of(), NOW).total, method)
+    found = gradients(method(batch_of(), INFO).total, method)
     assert {name.split(".")[0] for name in found} == built
     # what a batch norm subtracts again has a gradient of 0, up to rounding: the head's first bias, the norm's before it
     still = {name for name, gradient in found.items() if gradient.abs().max() < 1e-12}
@@ -98,9 +98,9 @@ def test_what_an_objective_does_not_need_is_not_built_and_all_that_is_built_lear
 
 def test_classes_only_run_no_decoder(monkeypatch):
     monkeypatch.setattr(Decoder, "forward", None)
-    assert method_of("--method.objective=cls")(batch_of(), NOW).total.isfinite()
+    assert method_of("--method.objective=cls")(batch_of(), INFO).total.isfinite()
     with pytest.raises(TypeError):
-        method_of()(batch_of(), NOW)
+        method_of()(batch_of(), INFO)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
@@ -113,7 +113,7 @@ def test_a_head_of_so_many_layers_has_so_many_matrices(layers):
 def test_its_scores_are_those_that_the_loss_compares_with_labels():
     method, batch = method_of("--method.objective=cls").eval(), batch_of(visible=PATCHES)
     scores = method.logits(batch.labelled.images)
-    torch.testing.assert_close(F.cross_entropy(scores, batch.labelled.labels), method(batch, NOW).parts["label"])
+    torch.testing.assert_close(F.cross_entropy(scores, batch.labelled.labels), method(batch, INFO).parts["label"])
 
 
 def test_unlabelled_images_are_read_only_where_asked_for():
@@ -125,7 +125,7 @@ def test_unlabelled_images_are_read_only_where_asked_for():
     assert not SupMAE.needs(more).strong
     method, batch = method_of("--method.unlabelled"), batch_of()
     early = Batch(0, batch.labelled, None)  # a labels-only phase
-    torch.testing.assert_close(method(early, NOW).total, method_of()(batch, NOW).total)
+    torch.testing.assert_close(method(early, INFO).total, method_of()(batch, INFO).total)
 
 
 @pytest.mark.parametrize("pool", ["avg", "token"])
@@ -134,32 +134,32 @@ def test_simmim_with_a_classifier_reads_the_visible_tokens_of_an_encoder_that_se
         method_of(f"--method.pool={pool}", "--method.reconstruct.target=pixel", name="supmae:digits_simmim"),
         batch_of(),
     )
-    known, vit, own = batch.labelled, method.encoder, method.reconstruction
-    x = vit.patch_embed(known.images)
-    shown = torch.zeros(x.shape[:2], dtype=torch.bool).scatter(1, known.visible, True)[..., None]
+    labelled, vit, own = batch.labelled, method.encoder, method.branch
+    x = vit.patch_embed(labelled.images)
+    shown = torch.zeros(x.shape[:2], dtype=torch.bool).scatter(1, labelled.visible, True)[..., None]
     x = torch.where(shown, x, own.mask_token) + vit.pos_embed[:, 1:]
     x = torch.cat([(vit.cls_token + vit.pos_embed[:, :1]).expand(len(x), -1, -1), x], 1)
     tokens = vit.norm(vit.blocks(x))
-    error = (own.head(tokens[:, 1:]) - patchify(known.images, 4)).abs()
-    covered = torch.stack([error[n, ids] for n, ids in enumerate(hidden_from_visible(known.visible, PATCHES))])
-    pooled = torch.stack([tokens[n, 1 + ids].mean(0) for n, ids in enumerate(known.visible)])
+    error = (own.head(tokens[:, 1:]) - patchify(labelled.images, 4)).abs()
+    covered = torch.stack([error[n, ids] for n, ids in enumerate(hidden_from_visible(labelled.visible, PATCHES))])
+    pooled = torch.stack([tokens[n, 1 + ids].mean(0) for n, ids in enumerate(labelled.visible)])
     read = pooled if pool == "avg" else tokens[:, 0]
-    paper = covered.mean() + 0.3 * F.cross_entropy(method.head(read) / 10, known.labels)
-    assert_same(method(batch, NOW).total, paper, method)
+    paper = covered.mean() + 0.3 * F.cross_entropy(method.head(read) / 10, labelled.labels)
+    assert_same(method(batch, INFO).total, paper, method)
 
 
 def test_with_mask_tokens_in_the_encoder_the_head_still_reads_visible_patches_alone():
     method, batch = method_of("--method.reconstruct.encoder-mask-tokens"), batch_of()
     seen = []
     method.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    method(batch, NOW)
-    known, vit = batch.labelled, method.encoder
-    x = vit.patch_embed(known.images)
-    shown = torch.zeros(x.shape[:2], dtype=torch.bool).scatter(1, known.visible, True)[..., None]
-    x = torch.where(shown, x, method.reconstruction.mask_token) + vit.pos_embed[:, 1:]
+    method(batch, INFO)
+    labelled, vit = batch.labelled, method.encoder
+    x = vit.patch_embed(labelled.images)
+    shown = torch.zeros(x.shape[:2], dtype=torch.bool).scatter(1, labelled.visible, True)[..., None]
+    x = torch.where(shown, x, method.branch.mask_token) + vit.pos_embed[:, 1:]
     x = torch.cat([(vit.cls_token + vit.pos_embed[:, :1]).expand(len(x), -1, -1), x], 1)
     tokens = vit.norm(vit.blocks(x))
-    read = torch.stack([tokens[n, 1 + ids].mean(0) for n, ids in enumerate(known.visible)])
+    read = torch.stack([tokens[n, 1 + ids].mean(0) for n, ids in enumerate(labelled.visible)])
     torch.testing.assert_close(seen[0], read)
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from models.config.resolve import resolve
-from models.method import StepInfo, method_class
+from models.factory import method_class
+from models.method import StepInfo
 from models.pseudo_labels import mixup
 from models.pseudo_labels.mixup import confident_pairs, mix
 from pipeline.batch import Batch, Labelled
@@ -48,16 +49,16 @@ def test_labelled_images_are_mixed_with_their_labels(monkeypatch):
              "--method.cutmix=1", "--method.smoothing=0.1"]  # fmt: skip
     recipe = resolve("fixmatch:digits", flags)
     method = method_class(recipe)(recipe, 10).double()
-    known = Labelled(torch.arange(6), images(6, 4).repeat(1, 1, 2, 2), torch.arange(6))
+    labelled = Labelled(torch.arange(6), images(6, 4).repeat(1, 1, 2, 2), torch.arange(6))
     drawn = []
     draw = fixmatch.random_pairs
     monkeypatch.setattr(fixmatch, "random_pairs", lambda *a: drawn.append(draw(*a)) or drawn[-1])
     torch.manual_seed(2)
-    loss = method(Batch(0, known, None), StepInfo(0, labels_only=True)).total
+    loss = method(Batch(0, labelled, None), StepInfo(0, labels_only=True)).total
     (pairs,), paper = drawn, 0.0
     one_hot = torch.eye(10, dtype=DOUBLE)
     for i, j in enumerate(pairs.partners.tolist()):
-        mixed, shares = mix(known.images, pairs, torch.tensor([i]))
+        mixed, shares = mix(labelled.images, pairs, torch.tensor([i]))
         target = shares * one_hot[i] + (1 - shares) * one_hot[j]
         log = method.encoder(mixed)[0].log_softmax(-1)
         paper = paper - ((0.9 * target + 0.1 / 10) * log).sum() / 6

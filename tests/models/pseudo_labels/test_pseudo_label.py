@@ -8,9 +8,10 @@ from torch import nn
 
 from models.config.resolve import resolve
 from models.encoder.vit import FullImages, SelectedImages, Size, build_encoder, classify, encode
-from models.method import StepInfo, method_class
+from models.factory import method_class
+from models.method import StepInfo
 from models.pseudo_labels.mixup import confident_pairs
-from models.pseudo_labels.pseudo_label import PseudoLabels, why_whole
+from models.pseudo_labels.pseudo_label import PseudoLabels, why_all_encoded
 from models.pseudo_labels.settings import Pseudo
 from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.errors import InputError
@@ -35,11 +36,13 @@ def unlabelled() -> Unlabelled:
     return Unlabelled(torch.arange(N), images(N, 2), images(N, 3))
 
 
-def ours(vit: nn.Module, pseudo: PseudoLabels, scores: torch.Tensor, unknown: Unlabelled) -> tuple[torch.Tensor, int]:
+def ours(
+    vit: nn.Module, pseudo: PseudoLabels, scores: torch.Tensor, unlabelled: Unlabelled
+) -> tuple[torch.Tensor, int]:
     """The loss, and how many strong views were encoded for it."""
-    guess = pseudo(scores, unknown)
-    (logits,) = classify(vit, encode(vit, [guess.strong]))
-    return pseudo.loss(logits, guess), len(logits)
+    targets = pseudo(scores, unlabelled)
+    (logits,) = classify(vit, encode(vit, [targets.strong]))
+    return pseudo.loss(logits, targets), len(logits)
 
 
 def cross_entropy(logits: torch.Tensor, target: list[float], smoothing: float) -> torch.Tensor:
@@ -129,47 +132,47 @@ def test_the_loss_is_the_equation_and_leaving_out_rejected_images_is_exact(optio
 
 
 def test_softmatch_weighs_every_image_and_aligns_for_its_weights_alone():
-    vit, pseudo, scores, unknown = setting(kind="softmatch", align="uniform", align_labels=False)
+    vit, pseudo, scores, unlabelled = setting(kind="softmatch", align="uniform", align_labels=False)
     for _ in range(2):
-        guess = pseudo(scores, unknown)
+        targets = pseudo(scores, unlabelled)
         for part in (pseudo.threshold, pseudo.alignment):
             part.after_step()
     mean, variance = float(pseudo.threshold.mean), float(pseudo.threshold.variance)
     shares = [sum(softmax(row)[c] for row in scores.tolist()) / N for c in range(CLASSES)]
-    loss, count = ours(vit, pseudo, scores, unknown)
+    loss, count = ours(vit, pseudo, scores, unlabelled)
     paper = 0.0
     for i, row in enumerate(scores.tolist()):
         tilted = [p * (1 / CLASSES + 1e-6) / (m + 1e-6) for p, m in zip(softmax(row), shares, strict=True)]
         below = min(0.0, max(tilted) / sum(tilted) - mean)
         hard = [float(c == row.index(max(row))) for c in range(CLASSES)]
-        logits = vit(unknown.strong[i : i + 1])[0]
+        logits = vit(unlabelled.strong[i : i + 1])[0]
         paper = paper + math.exp(-(below**2) / (2 * variance / 4)) * cross_entropy(logits, hard, 0.0) / N
     assert_same(loss, paper, vit)
     assert count == N
-    assert isinstance(guess.strong, FullImages)
+    assert isinstance(targets.strong, FullImages)
 
 
 def test_aligned_labels_are_those_of_the_tilted_guesses():
-    _, pseudo, scores, unknown = setting(align="uniform")
+    _, pseudo, scores, unlabelled = setting(align="uniform")
     scores = scores + torch.tensor([3.0, 0, 0, 0])
-    before = pseudo(scores, unknown).shown.classes
+    before = pseudo(scores, unlabelled).stats.classes
     pseudo.alignment.after_step()
-    after = pseudo(scores, unknown).shown.classes
+    after = pseudo(scores, unlabelled).stats.classes
     assert (before == 0).sum() > (after == 0).sum() > 0
     _, plain, *_ = setting(align="uniform", align_labels=False)
-    plain(scores, unknown), plain.alignment.after_step()
-    assert torch.equal(plain(scores, unknown).shown.classes, before)
+    plain(scores, unlabelled), plain.alignment.after_step()
+    assert torch.equal(plain(scores, unlabelled).stats.classes, before)
 
 
 def test_images_are_left_out_where_that_is_exact_and_where_it_is_not_a_recipe_that_insists_is_refused():
     plain, mixing = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), nn.Sequential(nn.BatchNorm1d(2))
     for way in ("auto", "on"):
-        assert why_whole(Pseudo(drop_rejected=way), plain, rejects=True) is None
-    assert why_whole(Pseudo(drop_rejected="off"), plain, rejects=True)
-    assert "BatchNorm1d" in why_whole(Pseudo(), mixing, rejects=True)
-    assert "softmatch gives" in why_whole(Pseudo(kind="softmatch"), plain, rejects=False)
+        assert why_all_encoded(Pseudo(drop_rejected=way), plain, rejects=True) is None
+    assert why_all_encoded(Pseudo(drop_rejected="off"), plain, rejects=True)
+    assert "BatchNorm1d" in why_all_encoded(Pseudo(), mixing, rejects=True)
+    assert "softmatch gives" in why_all_encoded(Pseudo(kind="softmatch"), plain, rejects=False)
     with pytest.raises(InputError, match="mixes the images of a batch, so none can be left out"):
-        why_whole(Pseudo(drop_rejected="on"), mixing, rejects=True)
+        why_all_encoded(Pseudo(drop_rejected="on"), mixing, rejects=True)
     with pytest.raises(InputError, match="every image a weight"):
         setting(kind="softmatch", drop_rejected="on")
     assert isinstance(setting()[1](*setting()[2:]).strong, SelectedImages)
@@ -194,8 +197,8 @@ def test_methods_remember_after_each_step_and_only_then(name):
     g = torch.Generator().manual_seed(0)
     views = [torch.randint(256, (n, 3, 16, 16), dtype=torch.uint8, generator=g) for n in (4, 8, 8)]
     visible = torch.arange(8).expand(8, -1)
-    known = Labelled(torch.arange(4), views[0], torch.arange(4))
-    batch = Batch(0, known, Unlabelled(torch.arange(8), views[1], views[2], visible))
+    labelled = Labelled(torch.arange(4), views[0], torch.arange(4))
+    batch = Batch(0, labelled, Unlabelled(torch.arange(8), views[1], views[2], visible))
     threshold, alignment = method.pseudo.threshold, method.pseudo.alignment
     method(batch, StepInfo(10, labels_only=False))
     assert float(threshold.confidence) == 1

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from models.pseudo_labels.settings import Pseudo
+from models.pseudo_labels.thresholds.build import build_threshold
 from models.pseudo_labels.thresholds.freematch import FreeMatch
-from models.pseudo_labels.thresholds.select import threshold
 from pipeline.errors import InputError
 
 CLASSES, IMAGES, MOMENTUM, TAU = 4, 12, 0.3, 0.9
@@ -33,21 +33,21 @@ def steps(seed: int = 0) -> list[list[tuple[torch.Tensor, torch.Tensor, torch.Te
 
 def weights_of(kind: str, **settings) -> list[list[float]]:
     """Ours, of each step."""
-    judge = threshold(Pseudo(TAU, kind, MOMENTUM, **settings), CLASSES).double()
-    judge.set_dataset_size(IMAGES, IMAGES)
+    threshold = build_threshold(Pseudo(TAU, kind, MOMENTUM, **settings), CLASSES).double()
+    threshold.set_dataset_size(IMAGES, IMAGES)
     found = []
     for step in steps():
         found.append([])
-        for ids, guess, known in step:
-            found[-1] += judge.weigh(*guess.max(-1)).tolist()
-            judge.observe(ids, guess)
-            judge.observe_labelled(known)
-        judge.after_step()
+        for ids, probabilities, labelled in step:
+            found[-1] += threshold.weigh(*probabilities.max(-1)).tolist()
+            threshold.observe(ids, probabilities)
+            threshold.observe_labelled(labelled)
+        threshold.after_step()
     return found
 
 
 def rows(step) -> list[tuple[int, list[float]]]:
-    return [pair for ids, guess, _ in step for pair in zip(ids.tolist(), guess.tolist(), strict=True)]
+    return [pair for ids, probabilities, _ in step for pair in zip(ids.tolist(), probabilities.tolist(), strict=True)]
 
 
 def flexmatch() -> list[list[float]]:
@@ -90,7 +90,7 @@ def adamatch() -> list[list[float]]:
     for step in steps():
         bar = TAU * (1 if mean is None else mean)
         found.append([float(max(p) >= bar) for _, p in rows(step)])
-        now = fmean(max(p) for _, _, known in step for p in known.tolist())
+        now = fmean(max(p) for _, _, labelled in step for p in labelled.tolist())
         mean = now if mean is None else MOMENTUM * mean + (1 - MOMENTUM) * now
     return found
 
@@ -110,15 +110,15 @@ def test_weights_are_the_paper_s_over_several_steps(paper):
 
 
 def test_a_guess_at_the_threshold_is_believed():
-    judge = threshold(Pseudo(0.5), 2)
-    assert judge.weigh(torch.tensor([0.5, 0.49]), torch.tensor([0, 0])).tolist() == [1.0, 0.0]
+    threshold = build_threshold(Pseudo(0.5), 2)
+    assert threshold.weigh(torch.tensor([0.5, 0.49]), torch.tensor([0, 0])).tolist() == [1.0, 0.0]
 
 
 def test_fairness_is_the_paper_s_equation():
-    judge = FreeMatch(CLASSES, MOMENTUM, fairness=0.05).double()
-    for ids, guess, _ in steps()[0]:
-        judge.observe(ids, guess)
-    judge.after_step()
+    threshold = FreeMatch(CLASSES, MOMENTUM, fairness=0.05).double()
+    for ids, probabilities, _ in steps()[0]:
+        threshold.observe(ids, probabilities)
+    threshold.after_step()
     logits = torch.randn(6, CLASSES, dtype=DOUBLE, generator=torch.Generator().manual_seed(3), requires_grad=True)
     weights = torch.tensor([1, 0, 1, 1, 0, 1], dtype=DOUBLE)
     guesses = [p for _, p in rows(steps()[0])]
@@ -132,7 +132,7 @@ def test_fairness_is_the_paper_s_equation():
     now = [fmean(p[c] for p in passed) / h if h else 0.0 for c, h in enumerate(histogram(passed))]
     before = [p / h for p, h in zip(prior, chosen, strict=True)]
     expected = sum(a / sum(before) * math.log(b / sum(now) + 1e-12) for a, b in zip(before, now, strict=True))
-    ours = judge.extra_loss(logits, weights)
+    ours = threshold.extra_loss(logits, weights)
     assert ours.item() == pytest.approx(0.05 * expected, rel=1e-9)
     (gradient,) = torch.autograd.grad(ours, logits)
     assert gradient.isfinite().all()
@@ -140,10 +140,10 @@ def test_fairness_is_the_paper_s_equation():
 
 
 def test_fairness_of_nothing_is_a_zero_with_finite_gradients_and_off_by_default():
-    judge = FreeMatch(CLASSES, MOMENTUM, fairness=1.0)
+    threshold = FreeMatch(CLASSES, MOMENTUM, fairness=1.0)
     for n in (0, 3):
         logits = torch.randn(n, CLASSES, requires_grad=True)
-        loss = judge.extra_loss(logits, torch.zeros(n))
+        loss = threshold.extra_loss(logits, torch.zeros(n))
         loss.backward()
         assert loss.item() == 0
         assert logits.grad.isfinite().all()
@@ -151,18 +151,18 @@ def test_fairness_of_nothing_is_a_zero_with_finite_gradients_and_off_by_default(
 
 
 def test_flexmatch_wants_to_know_how_many_images_there_are_and_takes_four_bytes_for_each():
-    judge = threshold(Pseudo(kind="flexmatch"), CLASSES)
-    ids, guess, _ = steps()[0][0]
+    threshold = build_threshold(Pseudo(kind="flexmatch"), CLASSES)
+    ids, probabilities, _ = steps()[0][0]
     with pytest.raises(InputError, match="set_dataset_size"):
-        judge.observe(ids, guess)
-    judge.set_dataset_size(1000, 900)
-    judge.observe(ids, guess)
-    assert judge.status.nbytes == 4000
-    assert judge.counts.tolist() == [0] * CLASSES + [900]
+        threshold.observe(ids, probabilities)
+    threshold.set_dataset_size(1000, 900)
+    threshold.observe(ids, probabilities)
+    assert threshold.status.nbytes == 4000
+    assert threshold.counts.tolist() == [0] * CLASSES + [900]
 
 
-def test_flexmatch_that_was_told_no_size_takes_the_one_of_a_checkpoint():
-    one, other = (threshold(Pseudo(kind="flexmatch"), CLASSES) for _ in range(2))
+def test_flexmatch_without_a_size_takes_the_one_of_a_checkpoint():
+    one, other = (build_threshold(Pseudo(kind="flexmatch"), CLASSES) for _ in range(2))
     one.set_dataset_size(IMAGES, IMAGES)
     one.observe(*steps()[0][0][:2])
     one.after_step()
@@ -173,10 +173,10 @@ def test_flexmatch_that_was_told_no_size_takes_the_one_of_a_checkpoint():
 
 
 def test_flexmatch_counts_what_its_status_says():
-    judge = threshold(Pseudo(TAU, "flexmatch"), CLASSES)
-    judge.set_dataset_size(IMAGES, IMAGES)
+    threshold = build_threshold(Pseudo(TAU, "flexmatch"), CLASSES)
+    threshold.set_dataset_size(IMAGES, IMAGES)
     for step in steps(1) + steps(2):
-        for ids, guess, _ in step:
-            judge.observe(ids, guess)
-        judge.after_step()
-        assert judge.counts.tolist() == [int((judge.status == c).sum()) for c in (*range(CLASSES), -1)]
+        for ids, probabilities, _ in step:
+            threshold.observe(ids, probabilities)
+        threshold.after_step()
+        assert threshold.counts.tolist() == [int((threshold.status == c).sum()) for c in (*range(CLASSES), -1)]

@@ -11,7 +11,8 @@ from models.checkpoint import save_load
 from models.config.resolve import resolve
 from models.encoder.patches import hidden_from_visible, patchify
 from models.encoder.vit import evaluating
-from models.method import StepInfo, method_class
+from models.factory import method_class
+from models.method import StepInfo
 from models.optim.build import build_optimiser
 from models.pretrained import load_encoder
 from models.semiformer import statistics
@@ -45,8 +46,8 @@ def batch_of() -> Batch:
 
     labels = torch.randint(0, CLASSES, (4,), generator=g)
     visible = torch.rand(9, 16, generator=g).argsort(1)[:, :8].sort(1).values
-    unknown = Unlabelled(torch.arange(9), images(9), images(9), visible)
-    return Batch(0, Labelled(torch.arange(4), images(4), labels), unknown)
+    unlabelled = Unlabelled(torch.arange(9), images(9), images(9), visible)
+    return Batch(0, Labelled(torch.arange(4), images(4), labels), unlabelled)
 
 
 def scores(method, teacher: str, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,22 +58,22 @@ def scores(method, teacher: str, batch: Batch) -> tuple[torch.Tensor, torch.Tens
 
 def paper(method, batch: Batch, threshold: float, stream: str) -> torch.Tensor:
     """Both heads' cross-entropies, each halved, the indicator inside the mean; and MAE's mean over hidden patches."""
-    known, unknown, s = batch.labelled, batch.unlabelled, method.settings
+    labelled, unlabelled, s = batch.labelled, batch.unlabelled, method.settings
     conv, transformer = scores(method, s.pseudo.teacher, batch)
     guesses = {"conv": conv, "transformer": transformer, "fused": conv + transformer}[stream].softmax(-1)
     confidence, classes = guesses.max(-1)
     total = 0.0
-    for logits in method.encoder(torch.cat([known.images, unknown.strong])):
+    for logits in method.encoder(torch.cat([labelled.images, unlabelled.strong])):
         log = logits.log_softmax(-1)
-        target = F.one_hot(known.labels, CLASSES).double() * (1 - s.smoothing) + s.smoothing / CLASSES
+        target = F.one_hot(labelled.labels, CLASSES).double() * (1 - s.smoothing) + s.smoothing / CLASSES
         label = -(target * log[:4]).sum(-1).mean()
         each = -log[4:].gather(1, classes[:, None]).squeeze(1)
         total = total + (label + s.lambda_u * (each * (confidence >= threshold)).mean()) / 2
     if s.mu:
-        hidden = hidden_from_visible(unknown.visible, 16)
-        tokens = method.encoder.visible_tokens(unknown.weak, unknown.visible)
-        predicted = method.reconstruction.mae.decoder(tokens, unknown.visible, hidden)
-        truth = patchify(unknown.weak, 4).gather(1, hidden[..., None].expand(-1, -1, 48))
+        hidden = hidden_from_visible(unlabelled.visible, 16)
+        tokens = method.encoder.visible_tokens(unlabelled.weak, unlabelled.visible)
+        predicted = method.branch.mae.decoder(tokens, unlabelled.visible, hidden)
+        truth = patchify(unlabelled.weak, 4).gather(1, hidden[..., None].expand(-1, -1, 48))
         total = total + s.mu * (predicted - truth).square().mean()
     return total
 
@@ -158,8 +159,8 @@ def test_a_run_says_who_labels_and_that_no_strong_view_is_left_out():
 def test_mixed_strong_views_learn_too():
     method = method_of("digits", "--method.pseudo.mixup", "--method.pseudo.threshold=0").float()
     images = torch.randint(0, 256, (22, 3, 16, 16), dtype=torch.uint8)
-    known = Labelled(torch.arange(4), images[:4], batch_of().labelled.labels)
-    loss = method(Batch(0, known, Unlabelled(torch.arange(9), images[4:13], images[13:])), LATER)
+    labelled = Labelled(torch.arange(4), images[:4], batch_of().labelled.labels)
+    loss = method(Batch(0, labelled, Unlabelled(torch.arange(9), images[4:13], images[13:])), LATER)
     assert loss.total.isfinite()
     assert loss.parts["pseudo"] > 0
 
@@ -223,13 +224,13 @@ def test_a_run_starts_from_the_encoder_of_another_with_or_without_its_classifier
 
 
 def test_pictures_show_predictions_of_the_masked_stem():
-    method, unknown = method_of("digits_mae"), batch_of().unlabelled
-    predicted = method.reconstruction.predict(method.encoder, unknown.weak, unknown.visible)
+    method, unlabelled = method_of("digits_mae"), batch_of().unlabelled
+    predicted = method.branch.predict(method.encoder, unlabelled.weak, unlabelled.visible)
     assert predicted.shape == (9, 8, 48)
     assert method.training
     with evaluating(method):
-        tokens = method.encoder.visible_tokens(unknown.weak, unknown.visible)
-        expected = method.reconstruction.mae.decoder(tokens, unknown.visible, hidden_from_visible(unknown.visible, 16))
+        tokens = method.encoder.visible_tokens(unlabelled.weak, unlabelled.visible)
+        expected = method.branch.mae.decoder(tokens, unlabelled.visible, hidden_from_visible(unlabelled.visible, 16))
     assert torch.allclose(predicted.double(), expected, atol=1e-5)
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from models.config.resolve import resolve
 from models.encoder.positions import sincos_2d
-from models.method import method_class
+from models.factory import method_class
 from models.semiformer.model import Semiformer, Shape, eval_logits
 
 DOUBLE = torch.float64

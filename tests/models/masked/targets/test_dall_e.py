@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from models.encoder.patches import IMAGENET
+from models.masked.targets.build import build_target
 from models.masked.targets.dall_e import DallE, DallEEncoder, dall_e
-from models.masked.targets.select import target
 from pipeline.errors import InputError
 
 WIDTH, CODES = 8, 20
@@ -76,7 +76,7 @@ def test_its_size_is_dall_es():
 
 def test_a_file_of_weights_is_a_target_of_14_x_14_tokens_from_112_pixels(tmp_path):
     torch.save(published(), tmp_path / "dall_e.pt")
-    made = target("tokens", str(tmp_path / "dall_e.pt"), 16, IMAGENET)
+    made = build_target("tokens", str(tmp_path / "dall_e.pt"), 16, IMAGENET)
     assert made.width == CODES
     assert not any(parameter.requires_grad for parameter in made.parameters())
     sizes = []
@@ -92,7 +92,7 @@ def test_any_encoder_of_this_geometry_will_do():
     assert tokenizer(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), (2, 3)).shape == (2, 6)
 
 
-def test_weights_that_are_not_all_there_are_told_in_a_line():
+def test_weights_that_are_not_all_there_are_refused_in_a_line():
     weights = published()
     del weights["blocks.group_2.block_1.id_path.w"]
     with pytest.raises(InputError, match=r"half.pt holds only some of the weights of DALL-E's encoder"):

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from models.masked.targets.select import target
 
 from models.config.resolve import named
 from models.config.sweep import changed
 from models.encoder.patches import IMAGENET, Normalisation
+from models.factory import method_class
 from models.masked import fit_pca, fit_vq
+from models.masked.targets.build import build_target
 from models.masked.targets.file import check_out, read, write
 from models.masked.targets.pca import load_pca
-from models.method import method_class
 from models.records.metrics import read as read_metrics
 from pipeline.errors import InputError
 
@@ -37,7 +37,7 @@ def test_fitted_files_make_targets_whose_loss_falls_with_what_they_know(fitted):
     x = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
     ids = torch.arange(16).expand(2, -1)
     for kind, file, width in (("pca", "pca.pt", 9), ("tokens", "vq.pt", 8)):
-        made = target(kind, str(fitted / file), 4, IMAGENET)
+        made = build_target(kind, str(fitted / file), 4, IMAGENET)
         assert made.width == width
         predicted = torch.zeros(2, 16, width, requires_grad=True)
         loss = made.loss(predicted, x, ids)
@@ -57,7 +57,7 @@ def test_a_loss_beside_others_is_called_what_its_target_is(name, fitted):
             recipe = changed(recipe, {"method.reconstruct.target_file": str(fitted / file)})
         with torch.device("meta"):
             method = method_class(recipe)(recipe, 10)
-        assert method.reconstruction.target.name == said
+        assert method.branch.target.name == said
 
 
 def test_a_run_on_tokens_says_so_on_the_terminal_and_in_its_journal(tiny, fitted, tmp_path, capsys):
@@ -96,7 +96,7 @@ def test_the_embedded_digits_are_written_for_whoever_fits_on_them_first(monkeypa
     assert read("data/digits/vq.pt", "vq")["codebook"].shape == (4, 48)
 
 
-def test_wrong_flags_are_told_in_a_line_and_nothing_is_written(digits, monkeypatch, tmp_path):
+def test_wrong_flags_are_refused_in_a_line_and_nothing_is_written(digits, monkeypatch, tmp_path):
     file, recipe = str(digits / "train.beton"), ("--recipe", "mae:digits")
     out = ("--out", str(tmp_path / "x.pt"))
     wrong = {
@@ -116,7 +116,7 @@ def test_wrong_flags_are_told_in_a_line_and_nothing_is_written(digits, monkeypat
     assert not list(tmp_path.iterdir())
 
 
-def test_files_that_are_none_or_do_not_fit_are_told_in_a_line(fitted, tmp_path):
+def test_files_that_are_none_or_do_not_fit_are_refused_in_a_line(fitted, tmp_path):
     pca, vq, torn = str(fitted / "pca.pt"), str(fitted / "vq.pt"), tmp_path / "torn.pt"
     torn.write_bytes(Path(pca).read_bytes()[:-200])
     other = tmp_path / "other.pt"
@@ -133,12 +133,12 @@ def test_files_that_are_none_or_do_not_fit_are_told_in_a_line(fitted, tmp_path):
     }
     for said, (kind, file, patch) in wrong.items():
         with pytest.raises(InputError, match=said):
-            target(kind, file, patch, IMAGENET)
+            build_target(kind, file, patch, IMAGENET)
     with pytest.raises(InputError, match="normalised otherwise"):
         load_pca(pca, 4, Normalisation((0.5,) * 3, (0.5,) * 3))
 
 
-def test_a_disk_that_refuses_is_told_in_a_line(tmp_path):
+def test_a_disk_that_refuses_ends_in_a_line(tmp_path):
     with pytest.raises(InputError, match="cannot be written"):
         write(tmp_path / "none" / "x.pt", "vq", {})
     with pytest.raises(InputError, match="is a folder"):
