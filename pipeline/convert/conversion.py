@@ -1,10 +1,12 @@
-"""Images -> .beton, manifest, names and splits.  `python -m pipeline.convert SRC OUT.beton`
+"""Turn images into a .beton, its manifest, its names and its splits.  `python -m pipeline.convert SRC OUT.beton`
 
-A conversion writes `OUT.beton.partial`, reads every sample back, and gives the file its name last: whatever stops it
-before that leaves nothing that `open_beton` accepts. `python -m pipeline.store OUT.beton` checks a file again later.
+manifest = convert("photos", "train.beton", Options(side=500, split=(0.1,)))
+
+A conversion writes `OUT.beton.partial`, reads every sample back, and then names all files (pipeline.convert.commit):
+whatever stops it leaves the data set that was there before, or none, or all of the new one.
+`python -m pipeline.store OUT.beton` checks a file again later.
 """
 
-import json
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -18,20 +20,20 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.concurrency.pool import cores
-from pipeline.convert.commit import commit, read_back, writing
+from pipeline.convert.commit import check_absent, commit, read_back, remove_stale_splits, writing
 from pipeline.convert.report import Outcome, measured
 from pipeline.convert.writer import Sample, write
 from pipeline.errors import InputError
-from pipeline.labels.splits import labels_each, make_split, save_split, split_name, splits
+from pipeline.labels.splits import draw, labels_each, split_name, split_path, split_text
 from pipeline.sources.encode import Decoding, Prepared, prepare
 from pipeline.sources.find import find
 from pipeline.sources.levels import Window, check_window
 from pipeline.sources.reading import FOUND_OUT, Reading
 from pipeline.sources.source import Pixels, Source, WrongItem
-from pipeline.store.beton import Beton, open_beton
+from pipeline.store.beton import open_beton
 from pipeline.store.image_size import MAX_PIXELS, MAX_SIDE
-from pipeline.store.manifest import Manifest
-from pipeline.store.sample_names import encode_names, escape
+from pipeline.store.manifest import Manifest, manifest_path, to_json
+from pipeline.store.sample_names import encode_names, escape, names_path
 
 WORTH_ADVICE_S = 20  # a conversion that took so long may take 2.5 s longer, to say what others would have cost
 
@@ -111,8 +113,7 @@ def convert(
         raise InputError(f"{out}: expected an output name that ends in .beton")
     if out.is_dir():
         raise InputError(f"{out} is a folder; choose another name")
-    if out.exists() and not options.overwrite:
-        raise InputError(f"{out} exists; choose another name, or replace it with --overwrite")
+    check_absent(out, options.overwrite)  # before a listing that may be slow, and again when the lock is held
     found = find(source, unlabelled, reading)
     if found.classes is None and any(options.draws()):
         raise InputError("splits need labels: expected class folders, a CSV with labels or a data set with classes")
@@ -123,22 +124,8 @@ def convert(
     _write(found, out, options, arguments, started, progress)
     beton = open_beton(out)
     if options.overwrite:
-        _remove_stale_splits(beton)
-    for fraction, k in options.draws():
-        save_split(beton, make_split(beton, fraction=fraction, per_class=k, seed=options.seed))
+        remove_stale_splits(beton)
     return beton.manifest
-
-
-def _remove_stale_splits(beton: Beton) -> None:
-    """Those made for another file, which had this one's name."""
-    for name in splits(beton):
-        path = beton.path.with_name(f"{beton.path.stem}.split-{name}.json")
-        try:
-            stale = json.loads(path.read_text(encoding="utf-8"))["beton"] != beton.digest
-        except (OSError, ValueError, KeyError, TypeError):  # no split of ours
-            continue
-        if stale:
-            path.unlink()
 
 
 def _check_draws(classes: tuple[str, ...] | None, labels: np.ndarray, options: Options) -> None:
@@ -155,7 +142,7 @@ def _write(
         outcome.reject(name, reason)
     order = np.random.default_rng(options.seed).permutation(len(source)).tolist()
     workers = options.workers or cores()
-    with writing(out) as partial, ThreadPoolExecutor(workers) as pool:
+    with writing(out, options.overwrite) as partial, ThreadPoolExecutor(workers) as pool:
         with (
             closing(_prepared(source, order, options, pool, 4 * workers)) as prepared,
             tqdm(prepared, total=len(order), unit=" images", disable=not progress) as bar,
@@ -169,7 +156,12 @@ def _write(
         _check_draws(source.classes, written.samples["label"], options)
         read_back(partial, written, pool)
         names = encode_names(outcome.names)
-        commit(out, measured(partial, written, source.classes, outcome, names, arguments, started), names)
+        manifest = measured(partial, written, source.classes, outcome, names, arguments, started)
+        labels = written.samples["label"]
+        drawn = [draw(labels, manifest, fraction=f, per_class=k, seed=options.seed) for f, k in options.draws()]
+        contents = {manifest_path(out): to_json(manifest).encode(), names_path(out): names}
+        contents |= {split_path(out, split.name): split_text(split).encode() for split in drawn}
+        commit(out, contents, options.overwrite)
 
 
 def _prepared(

@@ -13,7 +13,7 @@ from typing import Any, final
 
 import numpy as np
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, Unavailable
 from pipeline.store.file_format import ALLOCATION, METADATA_START, Layout, metadata, read_layout
 from pipeline.store.image_size import possible
 from pipeline.store.integrity import (
@@ -128,11 +128,21 @@ def open_beton(path: str | Path, *, verify: bool = False) -> Beton:
     another file.
     """
     path = Path(path)
-    before = _inode(path)
-    opened = _open(path, verify)
-    if _inode(path) != before:  # a conversion replaced it meanwhile, so that parts may be of two files
-        return open_beton(path, verify=verify)
-    return opened
+    while True:
+        before = _inode(path)
+        try:
+            opened = _open(path, verify)
+        except ValueError:  # an InputError is one
+            if _inode(path) == before:
+                raise
+        except OSError as error:
+            if _inode(path) == before:
+                kind = InputError if isinstance(error, PermissionError) else Unavailable
+                raise kind(f"{path} cannot be read: {error.strerror}") from error
+        else:
+            if _inode(path) == before:
+                return opened
+        # a conversion replaced the file meanwhile: what was read may be parts of two files
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.store.beton import Beton
+from pipeline.store.pending import candidates, next_path
 
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _ESCAPED = re.compile(r"\\(\\|n|r|t|x[89a-f][0-9a-f]|u[0-9a-f]{4})")
@@ -76,18 +77,28 @@ def read_names(beton: Beton) -> list[str]:
     Raises InputError if the names file is missing or not this file's.
     """
     path = names_path(beton.path)
-    if not path.is_file():
+    found = candidates(path)
+    if not found:
         raise InputError(f"{path}: no such file; it is written by pipeline.convert and moves with {beton.path.name}")
-    text = path.read_bytes()
-    if hashlib.sha256(text).hexdigest() != beton.manifest.names_sha256:
-        raise InputError(f"{path} does not hold the names of {beton.path.name}; run pipeline.convert again")
-    return text.decode().split("\n")[:-1]
+    for each in found:
+        try:
+            text = each.read_bytes()
+        except OSError as error:
+            raise InputError(f"{each} cannot be read: {error.strerror}") from None
+        if hashlib.sha256(text).hexdigest() == beton.manifest.names_sha256:
+            return text.decode().split("\n")[:-1]
+    raise InputError(f"{path} does not hold the names of {beton.path.name}; run pipeline.convert again")
 
 
 def read_name(beton: Beton, i: int) -> str | None:
     """The name of sample `i`, escaped, or None without a names file; unlike `read_names` it checks no digest."""
+    path = names_path(beton.path)
     try:
-        with open(names_path(beton.path), "rb") as lines:
+        if next_path(path).is_file():  # a conversion was killed as it replaced the file: which of two is it?
+            return read_names(beton)[i]
+        if not path.is_file():
+            return None
+        with open(path, "rb") as lines:
             return next(islice(lines, i, None)).decode().rstrip("\n")
-    except (OSError, StopIteration, UnicodeDecodeError):
+    except (OSError, InputError, IndexError, StopIteration, UnicodeDecodeError):
         return None

@@ -69,11 +69,12 @@ def test_a_split_that_cannot_be_written_is_one_line_and_leaves_no_part(tree, tmp
 def test_a_split_on_a_disk_that_is_read_only_is_one_line(tree, tmp_path, monkeypatch):
     convert(tree, tmp_path / "a.beton")
     beton = open_beton(tmp_path / "a.beton")
+    split = make_split(beton, fraction=0.5)
 
     def refuse(*_, **__):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    for name in ("write_text", "unlink"):
+    for name in ("open", "unlink"):
         monkeypatch.setattr(Path, name, refuse)
     with pytest.raises(InputError, match=r"split-0\.50\.json cannot be written: Read-only file system$"):
-        save_split(beton, make_split(beton, fraction=0.5))
+        save_split(beton, split)
