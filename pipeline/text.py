@@ -1,35 +1,40 @@
-"""Numbers and tables as people read them; files keep shares as fractions. The standard library only."""
+"""Format numbers and tables for people; files keep shares as fractions. Imports the standard library only.
+
+percent(0.51)              # "51.0 %"
+percent(0.50, 0.52)        # "51.0 ± 1.4 % (2)"
+"""
 
 import difflib
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
 NO_SHARES = "images", "mse", "blank", "nll", "loss", "hours", "cost", "memory", "score", "gflops"
-"""What the names of numbers hold that are no shares, though they may lie between 0 and 1."""
+"""Parts of the names of numbers that are no shares, though they may lie between 0 and 1."""
 
 
 def percent(*shares: float, decimals: int = 1) -> str:
-    """A share, 0 to 1, as papers' tables have it, 51.0 %; of several, mean ± sample standard deviation (n)."""
-    return _said([100 * share for share in shares], f".{decimals}f", " %")
+    """Format a share, 0 to 1, as in papers' tables, 51.0 %; of several, mean ± sample standard deviation (n)."""
+    return _formatted([100 * share for share in shares], f".{decimals}f", " %")
 
 
 def number(*values: float) -> str:
-    """Four digits, and all before the point, 0.01234, 1.5, 12,345; of several, mean ± sample standard deviation (n)."""
-    return _said(values, ",.0f" if abs(fmean(values)) >= 1000 else ".4g", "")
+    """Format a number with four digits, or all before the point, 0.01234, 1.5, 12,345; of several, mean ± sample
+    standard deviation (n)."""
+    return _formatted(values, ",.0f" if abs(fmean(values)) >= 1000 else ".4g", "")
 
 
 def is_share(name: str, values: Sequence[float]) -> bool:
-    """Whether numbers of this name are shares, 0 to 1, and are to be shown in percent."""
+    """Say whether numbers of this name are shares, 0 to 1, to be shown in percent."""
     return not any(each in name for each in NO_SHARES) and all(0 <= value <= 1 for value in values)
 
 
 def measured(name: str, value: float) -> str:
-    """What an evaluation found, by its name: a share in percent, or a number."""
+    """Format a number that an evaluation measured, by its name: a share in percent, or a number."""
     return percent(value) if is_share(name, (value,)) else number(value)
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
-    """The first few names, and that there are more, if there are."""
+    """List the first few names, and dots where there are more."""
     return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
 
 
@@ -38,21 +43,20 @@ def table(rows: Sequence[Sequence[str]], *, aligned: bool = False) -> str:
 
     aligned  pad the cells, so that columns line up in a terminal: names to the left, numbers to the right
     """
-    least = [3, *[4] * (len(rows[0]) - 1)]
-    widths = [max(width, *map(len, cells)) for width, cells in zip(least, zip(*rows, strict=True), strict=True)]
-    first, *numbers = widths if aligned else least
-    rule = ["-" * first, *(f"{'-' * (width - 1)}:" for width in numbers)]
+    first, *numbers = [3, *[4] * (len(rows[0]) - 1)]
     if aligned:
+        first, *numbers = [max(4, *map(len, column)) for column in zip(*rows, strict=True)]
         rows = [[row[0].ljust(first), *(c.rjust(w) for c, w in zip(row[1:], numbers, strict=True))] for row in rows]
+    rule = ["-" * first, *(f"{'-' * (width - 1)}:" for width in numbers)]
     return "".join(f"{line(cells)}\n" for cells in (rows[0], rule, *rows[1:]))
 
 
 def line(cells: Sequence[str]) -> str:
-    """One row of a table in Markdown, for those that are printed as they come."""
+    """Make one row of a table in Markdown, for rows that are printed one by one."""
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
-def _said(values: Sequence[float], form: str, unit: str) -> str:
+def _formatted(values: Sequence[float], form: str, unit: str) -> str:
     if len(values) == 1:
         return f"{values[0]:{form}}{unit}"
     return f"{fmean(values):{form}} ± {stdev(values):{form}}{unit} ({len(values)})"

@@ -54,7 +54,7 @@ def packed(vit: VisionTransformer, decoder: Decoder, step: Step) -> Tensor:
 
 
 def separate(vit: VisionTransformer, decoder: Decoder, step: Step) -> Tensor:
-    """Compute it as Semi-ViT and Semiformer do: separate forward passes, weak under no_grad, every strong image."""
+    """Compute the loss as Semi-ViT and Semiformer do: separate forwards, weak under no_grad, every strong image."""
     training = vit.training
     vit.eval()
     with torch.no_grad():
@@ -65,7 +65,7 @@ def separate(vit: VisionTransformer, decoder: Decoder, step: Step) -> Tensor:
 
 
 def usb(vit: VisionTransformer, decoder: Decoder, step: Step) -> Tensor:
-    """Compute it as USB does (`use_cat`): labelled, weak and strong in one batch, all with gradient; MAE apart."""
+    """Compute the loss as USB does (`use_cat`): labelled, weak, strong in one batch, all with gradient; MAE apart."""
     unlabelled = len(step.weak)
     logits = vit(torch.cat([step.labelled, step.weak, step.strong]))
     known, weak, strong = logits.split([len(step.labelled), unlabelled, unlabelled])

@@ -1,5 +1,8 @@
-"""How good is what was learned? One evaluator is one file: accuracy, k-NN, few-shot transfer, robustness, reconstruction,
-throughput.
+"""How good is what was learned? This room measures trained runs: accuracy, nearest neighbours, few-shot transfer,
+robustness, reconstruction and cost. One evaluator is one file, and its name on the command line is the file's.
 
-May import every room but `export`, `pretrained` and `training`. Read `base.py` first.
+    python -m models.evaluate accuracy runs/semi_mae-digits
+
+May import `pipeline`, and every room of `models` that stands before `evaluate` in `tests/test_layout.py`: not `export`,
+`pretrained` or `training`. Read `evaluator.py` first.
 """

@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 
 def evaluators() -> Iterator[tuple[str, str]]:
-    """Name and first docstring line of every file here that holds an Evaluator; read from the sources."""
+    """List the name and first docstring line of every file of this folder with an Evaluator, read from the sources."""
     for path in sorted(HERE.glob("[!_]*.py")):
         for each in ast.parse(path.read_text()).body:
             if isinstance(each, ast.ClassDef) and any(ast.unparse(base) == "Evaluator" for base in each.bases):
@@ -23,7 +23,7 @@ def evaluators() -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    """Measure, print, and keep it beside the run."""
+    """Run the evaluator that the command line names, print its numbers, and keep them beside the run."""
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print("python -m models.evaluate NAME RUN [FLAGS]   (NAME RUN --help shows every flag)\n")
         print("\n".join(f"  {name:14s} {line}" for name, line in evaluators()))
@@ -39,9 +39,9 @@ def main() -> None:
 
 
 def measure(name: str, path: str, flags: list[str]) -> None:
-    """Run one evaluator; torch is imported only now."""
-    from models.evaluate.base import Evaluator
-    from models.evaluate.record import record
+    """Run one evaluator on a run folder or checkpoint; torch is imported here, so that errors before come at once."""
+    from models.evaluate.evaluation_log import append_evaluation
+    from models.evaluate.evaluator import Evaluator
     from models.load import chosen_device, load_run
     from pipeline.text import measured
 
@@ -49,7 +49,7 @@ def measure(name: str, path: str, flags: list[str]) -> None:
     evaluator = parse(kind, args=flags, prog=f"python -m models.evaluate {name} RUN")
     loaded = load_run(Path(path), chosen_device(evaluator.device))
     result = evaluator.run(loaded)
-    page = record(loaded, name, evaluator, result)
+    page = append_evaluation(loaded, name, evaluator, result)
     for key, value in result.values.items():
         print(f"{key:24s} {measured(key, value)}")
     print(f"page: {page}")

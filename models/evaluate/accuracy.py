@@ -1,19 +1,20 @@
-"""Accuracy of a run's classifier: top-1, top-5, per class, confused with what, and how far its confidence is right."""
+"""Accuracy of a run's classifier: top-1, top-5, per class, confusions, and the calibration of its confidence."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import final
+from typing import Annotated, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.evaluate.base import Evaluator, Result
-from models.evaluate.scores import answers, calibration
+from models.evaluate.class_probabilities import class_probabilities
+from models.evaluate.evaluator import Evaluator, Result
 from models.load import Loaded
 from models.method import Method
 from models.reporting.figures import confusions
 from models.reporting.render import Block, Picture, Table
+from pipeline.flags import AT_LEAST_1, check_bounds
 from pipeline.text import percent
 
 WORST = 20  # classes, and pairs of classes, that the page lists
@@ -21,9 +22,11 @@ WORST = 20  # classes, and pairs of classes, that the page lists
 
 @torch.no_grad()
 def hits(method: Method, batches: Iterable[Tensor], labels: Tensor) -> Tensor:
-    """How many images' class is the best guess, and among the five best, of how many: f64 [3], on the device.
+    """Count the images whose class has the highest score, those whose class is among the five highest, and all images.
 
     batches  u8 [n, 3, S, S], every image once, in the order of labels (i64 [N])
+
+    Returns f64 [3], on the device of the labels.
     """
     counts = torch.zeros(3, dtype=torch.float64, device=labels.device)
     first = 0
@@ -42,12 +45,13 @@ def hits(method: Method, batches: Iterable[Tensor], labels: Tensor) -> Tensor:
 class Accuracy(Evaluator):
     """Top-1 and top-5, per class, confusions, calibration."""
 
-    bins: int = 15
+    bins: Annotated[int, AT_LEAST_1] = 15
     """Of the calibration error."""
 
     def run(self, loaded: Loaded) -> Result:
-        """top1, top5, mean per-class accuracy, expected calibration error, mean negative log-likelihood."""
-        found = answers(self, loaded, self.open(loaded))
+        """Measure top1, top5, mean per-class accuracy, expected calibration error, mean negative log-likelihood."""
+        check_bounds(self, "--")
+        found = class_probabilities(self, loaded, self.open(loaded))
         n, classes = found.probabilities.shape
         best = found.probabilities.topk(min(5, classes), dim=1).indices
         hit = best == found.labels[:, None]
@@ -62,13 +66,29 @@ class Accuracy(Evaluator):
         return Result(values, page(confusion, bins, loaded.classes))
 
 
-def confusion_of(labels: Tensor, guessed: Tensor, classes: int) -> np.ndarray:
-    """i64 [C, C]: images of the row's class that were called the column's."""
-    return torch.bincount(labels * classes + guessed, minlength=classes**2).view(classes, classes).numpy()
+def calibration(probabilities: Tensor, labels: Tensor, bins: int = 15) -> tuple[float, list[tuple[int, float, float]]]:
+    """Compute the expected calibration error (Guo et al. 2017, eq. 3) of probabilities f32 [N, C] and labels i64 [N].
+
+    Returns it with (images, confidence, accuracy) of each bin of equal width that holds any image.
+    """
+    confidence, classes = probabilities.double().max(1)
+    right = (classes == labels).double()
+    bin_of = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    held = []
+    for each in range(bins):
+        inside = bin_of == each
+        if (n := int(inside.sum())) > 0:
+            held.append((n, float(confidence[inside].mean()), float(right[inside].mean())))
+    return sum(n * abs(sure - hit) for n, sure, hit in held) / len(labels), held
+
+
+def confusion_of(labels: Tensor, predicted: Tensor, classes: int) -> np.ndarray:
+    """Count the images of each class (row) for which each class (column) was predicted: i64 [C, C]."""
+    return torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes).numpy()
 
 
 def page(confusion: np.ndarray, bins: list[tuple[int, float, float]], names: tuple[str, ...]) -> list[Block]:
-    """The classes that go worst, what they are taken for, and confidence beside accuracy."""
+    """Show the confusions, the classes of the lowest accuracy, the most frequent confusions, and the calibration."""
     images = confusion.sum(1)
     accuracy = np.where(images > 0, confusion.diagonal() / np.maximum(images, 1), np.inf)
     worst = [c for c in np.argsort(accuracy, kind="stable") if images[c]][:WORST]
@@ -79,9 +99,9 @@ def page(confusion: np.ndarray, bins: list[tuple[int, float, float]], names: tup
              if wrong[i, j]]  # fmt: skip
     blocks: list[Block] = []
     if png := confusions(confusion, names):
-        blocks.append(Picture("Confusions", "Rows: what it is; columns: what it was called.", png))
+        blocks.append(Picture("Confusions", "Rows: the true class; columns: the predicted one.", png))
     blocks.append(Table(("class, worst first", "accuracy", "images"), rows))
     if pairs:
-        blocks.append(Table(("class", "called", "images"), pairs))
+        blocks.append(Table(("class", "predicted as", "images"), pairs))
     sure = [(percent(confidence), percent(right), f"{n:,}") for n, confidence, right in bins]
     return [*blocks, Table(("mean confidence", "accuracy", "images"), sure)]

@@ -1,11 +1,11 @@
-"""Runs side by side: what was trained on what, and every number that was measured since.
+"""Compare runs in one table: what was trained on what, and every number that was measured since.
 
     python -m models.evaluate.compare runs/mae-digits runs/semi_mae-digits
     python -m models.evaluate.compare "runs/*" --together --markdown table.md --html table.html
 
-A line a run, or with --together a line for the runs of one recipe, mean ± spread over their seeds. Of each column the
-best on the same data is marked, though not on test. Columns: the journal's last val and test, then what
-`python -m models.evaluate` kept.
+A line is a run, or with --together all runs of one recipe, mean ± spread over their seeds. Of each column the best on
+the same data is marked, though not on test. Columns are the journal's last val and test, then the numbers of
+`python -m models.evaluate`.
 """
 
 import json
@@ -18,9 +18,17 @@ from typing import NamedTuple
 
 from tyro.conf import Positional
 
-from models.evaluate.results import Column, Numbers, best, columns_of, heads_of, journalled, kept
-from models.load import restored
+from models.evaluate.result_columns import (
+    Column,
+    Numbers,
+    best,
+    columns_of,
+    heads_of,
+    last_evaluations,
+    recorded_evaluations,
+)
 from models.factory import method_class
+from models.load import restored
 from models.records.metrics import read
 from models.records.run_folder import RECIPE, REPORT
 from models.reporting.render import Section, Table, Text, html
@@ -41,17 +49,17 @@ class Arguments:
     together: bool = False
     """Runs that differ in seeds alone in one line: mean ± sample standard deviation (n)."""
     every: bool = False
-    """Every number that an evaluator kept, not only its first."""
+    """Every number of an evaluator, not its first alone."""
     markdown: Path | None = None
     """File to write the table to, as Markdown."""
     html: Path | None = None
     """File to write the table to, as a page."""
 
 
-class Ran(NamedTuple):
+class RunSummary(NamedTuple):
     """One run: its folder, recipe, data, labels that were seen, steps done, whether it is over, and its numbers.
 
-    kind  what it has in common with the runs that differ from it in seeds alone
+    kind  its recipe without seeds, which is the same for runs that differ in seeds alone
     """
 
     folder: Path
@@ -65,12 +73,12 @@ class Ran(NamedTuple):
 
     @property
     def steps(self) -> str:
-        """Steps done, and whether more are to come."""
+        """Format the steps done, and say where the run is not over."""
         return f"{self.step:,}" + ("" if self.over else ", not over")
 
 
-def found(given: Sequence[str]) -> list[Path]:
-    """Run folders: those named, and those among what a pattern matches.
+def find_runs(given: Sequence[str]) -> list[Path]:
+    """Return the run folders that are named, and those that patterns match.
 
     Raises InputError for a folder that holds no run, and if there is none at all.
     """
@@ -85,8 +93,8 @@ def found(given: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(runs))
 
 
-def ran(folder: Path, measured: Numbers) -> Ran:
-    """What a run folder says, beside what was measured since. Raises InputError if its recipe is not JSON."""
+def summary_of(folder: Path, measured: Numbers) -> RunSummary:
+    """Summarise a run folder and what was measured since. Raises InputError if its recipe is not JSON."""
     try:
         recipe = json.loads((folder / RECIPE).read_text())
         data, rows = recipe["data"], read(folder)
@@ -95,12 +103,12 @@ def ran(folder: Path, measured: Numbers) -> Ran:
         raise InputError(f"{folder / RECIPE} is no recipe ({error}); restore it, or leave the run out") from error
     step = max((row["step"] for row in rows), default=0)
     over, labels = (folder / REPORT).exists(), labels_seen(recipe, folder)
-    return Ran(folder, name, where, labels, step, over, journalled(rows) | measured, kind_of(recipe))
+    return RunSummary(folder, name, where, labels, step, over, last_evaluations(rows) | measured, kind_of(recipe))
 
 
 def kind_of(recipe: dict) -> str:
-    """A recipe without its name and place, its seed, the draw of its split (5-per-class-1 is 5-per-class), and which
-    checkpoint it started from, as long as there was one."""
+    """Return a recipe as text without what runs of one kind may differ in: name and folder, seed, the draw of the split
+    (5-per-class-1 counts as 5-per-class), and which checkpoint it started from, if from any."""
     data = dict(recipe["data"]) | {"root": Path(recipe["data"]["root"]).name}
     if data.get("split"):
         data["split"] = re.sub(r"-\d+$", "", data["split"])
@@ -109,7 +117,7 @@ def kind_of(recipe: dict) -> str:
 
 
 def labels_seen(recipe: dict, folder: Path) -> str:
-    """The split whose labels the run's method read: all, none, or by its name."""
+    """Return the split whose labels the run's method read: all, none, or its name."""
     try:
         known = restored(recipe, folder / RECIPE)
     except InputError:
@@ -117,16 +125,16 @@ def labels_seen(recipe: dict, folder: Path) -> str:
     return (known.data.split or "all") if method_class(known).needs(known).labelled else "none"
 
 
-def together(runs: Sequence[Ran]) -> Iterator[list[Ran]]:
-    """Runs of one kind, in the order in which the first of each was given."""
-    groups: dict[str, list[Ran]] = {}
+def together(runs: Sequence[RunSummary]) -> Iterator[list[RunSummary]]:
+    """Group runs of one kind, in the order in which the first of each was given."""
+    groups: dict[str, list[RunSummary]] = {}
     for run in runs:
         groups.setdefault(run.kind, []).append(run)
     yield from groups.values()
 
 
-def table(groups: Sequence[Sequence[Ran]], columns: Sequence[Column], bold: bool = False) -> Table:
-    """A row a group; of several runs, numbers are mean ± spread (n) over those that are over and have one."""
+def table(groups: Sequence[Sequence[RunSummary]], columns: Sequence[Column], bold: bool = False) -> Table:
+    """Make a row for each group; numbers of several runs are mean ± spread (n) over the finished ones that have one."""
     data = [group[0].data for group in groups]
     made = [marked(column, [values_of(group, column) for group in groups], data, bold) for column in columns]
     rows = []
@@ -141,58 +149,50 @@ def table(groups: Sequence[Sequence[Ran]], columns: Sequence[Column], bold: bool
     return Table(("run", "recipe", "data", "labels", "steps", *(heads or ["measured"])), rows)
 
 
-def values_of(group: Sequence[Ran], column: Column) -> tuple[float, ...]:
-    """A column's numbers; of several runs, a run counts once it is over."""
+def values_of(group: Sequence[RunSummary], column: Column) -> tuple[float, ...]:
+    """Return a column's numbers; of several runs, those that are over count."""
     counted = [run for run in group if run.over or len(group) == 1]
     return tuple(run.numbers[column] for run in counted if column in run.numbers)
 
 
 def marked(column: Column, values: Sequence[tuple[float, ...]], data: Sequence[str], bold: bool) -> list[str]:
-    """A column as text, the best mean on each data set marked."""
+    """Format a column, with the best mean on each data set marked."""
     share = text.is_share(column.name, [each for held in values for each in held])
     written = text.percent if share else text.number
     means = [fmean(held) if held else None for held in values]
     winners = set() if column.where == "test" else best(column, means, data)  # nothing is chosen on test
-    said = []
+    cells = []
     for number, held in enumerate(values):
         cell = written(*held) if held else NOTHING
-        said.append(cell if number not in winners else f"**{cell}**" if bold else f"{cell} {MARK}")
-    return said
+        cells.append(cell if number not in winners else f"**{cell}**" if bold else f"{cell} {MARK}")
+    return cells
 
 
-def notes(runs: Sequence[Ran], columns: Sequence[Column]) -> list[str]:
-    """What a reader should know: long flags, runs without a number, and what is marked."""
+def notes(runs: Sequence[RunSummary], columns: Sequence[Column]) -> list[str]:
+    """List long flags, runs without a number, and what is marked."""
     empty = [str(run.folder) for run in runs if not run.numbers]
-    said = heads_of(columns)[1] + ([f"No numbers yet: {', '.join(empty)}."] if empty else [])
-    return [*said, "The best on the same data is marked; on test nothing is chosen."]
-
-
-def terminal(made: Table) -> str:
-    """A table in columns of equal width."""
-    rows = [list(made.head), *map(list, made.rows)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(made.head))]
-    return "\n".join(
-        "  ".join(f"{cell:{width}s}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    footnotes = heads_of(columns)[1] + ([f"No numbers yet: {', '.join(empty)}."] if empty else [])
+    return [*footnotes, "The best on the same data is marked; on test nothing is chosen."]
 
 
 def main() -> None:
     """Print the table, and write it where asked."""
     a = parse(Arguments, prog="python -m models.evaluate.compare", description=__doc__)
-    folders = found(a.runs)
-    runs = [ran(folder, measured) for folder, measured in zip(folders, kept(folders), strict=True)]
+    folders = find_runs(a.runs)
+    evaluations = recorded_evaluations(folders)
+    runs = [summary_of(folder, measured) for folder, measured in zip(folders, evaluations, strict=True)]
     groups = list(together(runs)) if a.together else [[run] for run in runs]
     for path in (a.markdown, a.html):
         if path is not None and not path.parent.is_dir():
             raise InputError(f"{path}: expected an existing folder, {path.parent} is none")
     columns = columns_of([run.numbers for run in runs], a.every)
-    made, said = table(groups, columns), notes(runs, columns)
-    print("\n".join([terminal(made), *said]))
+    made, remarks = table(groups, columns), notes(runs, columns)
+    print(text.table([made.head, *made.rows], aligned=True) + "\n".join(remarks))
     if a.markdown:
         bold = table(groups, columns, bold=True)
-        write_whole(a.markdown, text.table([bold.head, *bold.rows]) + "\n" + "\n\n".join(said) + "\n")
+        write_whole(a.markdown, text.table([bold.head, *bold.rows]) + "\n" + "\n\n".join(remarks) + "\n")
     if a.html:
-        write_whole(a.html, html("Runs compared", [Section("", [made, *map(Text, said)])]))
+        write_whole(a.html, html("Runs compared", [Section("", [made, *map(Text, remarks)])]))
 
 
 if __name__ == "__main__":

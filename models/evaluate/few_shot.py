@@ -1,21 +1,22 @@
-"""Few-shot transfer: a classifier from k images of each class, on any number of data sets (ELEVATER; SupMAE)."""
+"""Few-shot transfer: classifiers learned from k images of each class, on one or more data sets (ELEVATER; SupMAE)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
-from models.evaluate.base import Evaluator, Result
-from models.evaluate.few.finetune import finetune
-from models.evaluate.few.metric import Metric
-from models.evaluate.few.probe import probe
-from models.evaluate.few.represent import Pool, Represent
-from models.evaluate.few.suite import TEST, VAL, Set, open_suite
-from models.evaluate.few.table import ELEVATER, SELECTED, numbers, page
-from models.evaluate.few.task import Protocol, Task, draw
-from models.evaluate.few.tune import Tuning
+from models.evaluate.evaluator import Evaluator, Result
+from models.evaluate.few_shot_protocols.features import FeatureExtractor, Pool
+from models.evaluate.few_shot_protocols.finetune import finetune
+from models.evaluate.few_shot_protocols.finetune_loop import FineTuning
+from models.evaluate.few_shot_protocols.metric import Metric
+from models.evaluate.few_shot_protocols.probe import probe
+from models.evaluate.few_shot_protocols.setting import FewShotSetting, Protocol, draw
+from models.evaluate.few_shot_protocols.suite import TEST, VAL, DataSet, open_suite
+from models.evaluate.few_shot_protocols.table import ELEVATER, SELECTED, numbers, page
 from models.load import Loaded
 from pipeline.errors import InputError
+from pipeline.flags import AT_LEAST_1, check_bounds
 
 
 @final
@@ -27,70 +28,72 @@ class FewShot(Evaluator):
     """Folders with train.beton and test.beton, as FOLDER or NAME=FOLDER; data.root when absent."""
     shots: tuple[int, ...] = (5, 20, 50)
     """Images of each class (ELEVATER)."""
-    seeds: int = 3
+    seeds: Annotated[int, AT_LEAST_1] = 3
     """Draws of the shots: seeds 0, 1, ... (ELEVATER: 3)."""
     mode: Literal["linear", "finetune"] = "linear"
     """A linear classifier on frozen features, or everything learns."""
-    protocol: Protocol = "honest"
-    """honest: selected on validation, test looked at once. elevater: theirs, where test selects the epoch."""
+    protocol: Protocol = "held_out"
+    """held_out: settings are selected on held-out shots or val.beton, and test is evaluated once. elevater: ELEVATER's,
+    where test selects the epoch."""
     select: Literal["shots", "val"] = "shots"
-    """honest selects on fifths of the shots, held out, so that there is no label beyond k; or on val.beton."""
+    """held_out selects on fifths of the shots, held out in turn, so that no label beyond k is used; or on val.beton."""
     metric: Metric = "accuracy"
-    """Of every set but those of per_class: share of images, or its mean over classes."""
+    """Metric of the sets that are not in per_class: share of images, or its mean over classes."""
     per_class: tuple[str, ...] = ()
     """Sets measured by the mean over classes (in ELEVATER Caltech101, OxfordPets, Flowers102, FGVCAircraft)."""
     pool: Pool = "recipe"
-    """What a classifier reads: what the recipe's does, the class token (ELEVATER: MAE's, linear), or the patches'
-    mean."""
+    """Features that a classifier reads: those of the recipe's classifier, the class token (ELEVATER, for MAE's linear
+    probe), or the patches' mean."""
     left_only: bool = False
-    """elevater: search as its first release did, which judged the left neighbour twice."""
-    tuning: Tuning = field(default_factory=Tuning)
+    """elevater: search as its first release did, which gave the right neighbour the left one's score."""
+    tuning: FineTuning = field(default_factory=FineTuning)
 
     def run(self, loaded: Loaded) -> Result:
-        """SET_KSHOT_mean and _std of each set, and of all where there are several; shares from 0 to 1."""
+        """Measure SET_KSHOT_mean and _std of each set, and of all where there are several; shares from 0 to 1."""
         recipe = loaded.recipe
         entries = self.suite or (self.data.root or recipe.data.root,)
         sets = open_suite(entries, recipe.data, self.data.file or TEST, VAL if self.select == "val" else None)
         self.check(sets)
-        see = partial(self.images, loaded)
-        represent = Represent(loaded.method, recipe, self.pool).eval()
-        cells, remarks = [], []
+        images_of = partial(self.images, loaded)
+        extractor = FeatureExtractor(loaded.method, recipe, self.pool).eval()
+        results, remarks = [], []
         for each in sets:
             drawn = draw(each, self.shots, self.seeds)
             metric, data = self.metric_of(each), self.data_of(loaded)
-            task = Task(each, drawn, self.shots, metric, self.protocol, self.left_only, represent, data, see)
-            cells += probe(task) if self.mode == "linear" else finetune(task, self.tuning)
-            remarks += task.remarks()
+            setting = FewShotSetting(
+                each, drawn, self.shots, metric, self.protocol, self.left_only, extractor, data, images_of
+            )
+            results += probe(setting) if self.mode == "linear" else finetune(setting, self.tuning)
+            remarks += setting.remarks()
         how = "Linear probing" if self.mode == "linear" else "Fine-tuning"
-        said = f"{how} of {loaded.path}. {ELEVATER if self.protocol == 'elevater' else SELECTED[self.select]}"
+        protocol = f"{how} of {loaded.path}. {ELEVATER if self.protocol == 'elevater' else SELECTED[self.select]}"
         metrics = {each.name: self.metric_of(each).replace("_", " ") for each in sets}
-        return Result(numbers(cells), page(cells, metrics, remarks, said))
+        return Result(numbers(results), page(results, metrics, remarks, protocol))
 
-    def metric_of(self, each: Set) -> Metric:
-        """How a set is measured."""
+    def metric_of(self, each: DataSet) -> Metric:
+        """Return the metric of a data set."""
         return "per_class" if each.name in self.per_class else self.metric
 
-    def check(self, sets: Sequence[Set]) -> None:
-        """Raise InputError for flags that mean nothing, or not together."""
+    def check(self, sets: Sequence[DataSet]) -> None:
+        """Raise InputError for flags that are wrong, alone or together."""
+        check_bounds(self, "--")
         least = 2 if self.select == "shots" else 1
-        if not self.shots or min(self.shots) < least or len(set(self.shots)) < len(self.shots) or self.seeds < 1:
+        if not self.shots or min(self.shots) < least or len(set(self.shots)) < len(self.shots):
             given = " ".join(map(str, self.shots)) or "none"
             why = " (some are held out; --select val needs 1)" if least > 1 else ""
-            raise InputError(
-                f"expected different --shots from {least} up{why} and --seeds from 1, got {given} and {self.seeds}"
-            )
+            raise InputError(f"expected different --shots from {least} up{why}, got {given}")
         if self.protocol == "elevater" and self.select == "val":
-            raise InputError("ELEVATER selects on a fifth of the shots, got --select val; set --protocol honest")
+            raise InputError("ELEVATER selects on a fifth of the shots, got --select val; set --protocol held_out")
         if self.left_only and self.protocol != "elevater":
             raise InputError("--left-only is ELEVATER's search; set --protocol elevater")
         if unknown := sorted(set(self.per_class) - {each.name for each in sets}):
             raise InputError(
                 f"--per-class {unknown[0]}: no set is called so, there is {', '.join(s.name for s in sets)}"
             )
-        t = self.tuning
-        if not t.rates or min(t.rates) <= 0 or t.batch < 2 or not 0 <= t.warmup_epochs <= t.epochs or not t.epochs:
+        if not self.tuning.rates:
+            raise InputError("--tuning.rates: expected a rate or more, got none")
+        if self.tuning.warmup_epochs > self.tuning.epochs:
             raise InputError(
-                "expected --tuning.rates above 0, --tuning.batch from 2, and --tuning.epochs above 0 and not below "
-                f"--tuning.warmup-epochs, got {' '.join(map(str, t.rates)) or 'none'}, {t.batch}, {t.epochs:g}, "
-                f"{t.warmup_epochs:g}"
+                f"--tuning.warmup-epochs is {self.tuning.warmup_epochs:g}, expected at most --tuning.epochs, "
+                f"{self.tuning.epochs:g}"
             )

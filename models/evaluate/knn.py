@@ -1,8 +1,8 @@
-"""k-nearest-neighbour accuracy of an encoder's features: what was learned, without training anything on it."""
+"""Accuracy of the k nearest neighbours (k-NN) of an encoder's features, for which nothing is trained."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 import numpy as np
 import torch
@@ -12,26 +12,28 @@ from torch.nn.functional import normalize
 
 from models.distributed.precision import precision
 from models.encoder.vit import FullImages, encode, evaluating
-from models.evaluate.base import Evaluator, Result
+from models.evaluate.evaluator import Evaluator, Result
 from models.load import Loaded
 from pipeline.errors import InputError
 from pipeline.evaluation.sweep import sweep_decodable
+from pipeline.flags import AT_LEAST_1, POSITIVE, check_bounds
 from pipeline.labels.known import Labels
 from pipeline.labels.splits import known_labels, load_split
+from pipeline.sources.classes import difference
 from pipeline.store.beton import Beton
 
 TEMPERATURE = 0.07  # Wu et al. 2018, DINO
 CHUNK = 1024
-MATRIX = 2**27  # similarities that are held at once, 512 MB: all of ImageNet for a hundred images
+MATRIX = 2**27  # similarities in memory at once, 512 MB: of a hundred images with all of ImageNet
 Tokens = Literal["avg", "token"]
 
 
 @torch.no_grad()
 def features(encoder: VisionTransformer, batches: Iterable[Tensor], tokens: Tokens = "avg") -> Tensor:
-    """Mean of the patch tokens, or the class token, normed to length 1: f32 [N, C] of images u8 [n, 3, S, S].
+    """Compute features of length 1, f32 [N, C], of images u8 [n, 3, S, S]: the mean patch token, or the class token.
 
-    The final norm comes before the pooling or behind it, wherever the encoder has it: what timm's
-    forward_head(pre_logits=True) gives a classifier that pools so.
+    The final norm comes before or behind the pooling, as the encoder has it, so that the result is what timm's
+    forward_head(pre_logits=True) gives a classifier with this pooling.
     """
     with evaluating(encoder):
         every = (encode(encoder, [FullImages(images, pooled=False)])[0] for images in batches)
@@ -41,14 +43,14 @@ def features(encoder: VisionTransformer, batches: Iterable[Tensor], tokens: Toke
     return normalize(torch.cat(pooled), dim=1)
 
 
-def bank(
-    encoder: VisionTransformer, shown: Iterable[tuple[np.ndarray, Tensor]], tokens: Tokens = "avg"
+def feature_bank(
+    encoder: VisionTransformer, batches: Iterable[tuple[np.ndarray, Tensor]], tokens: Tokens = "avg"
 ) -> tuple[np.ndarray, Tensor]:
-    """Ids i64 [N] and `features` f32 [N, C] of what `sweep_decodable` shows."""
+    """Compute the `features` of batches of (ids, images), as `sweep_decodable` yields them: ids i64 [N], f32 [N, C]."""
     ids: list[np.ndarray] = []
 
     def images() -> Iterable[Tensor]:
-        for part, batch in shown:
+        for part, batch in batches:
             ids.append(part)
             yield batch
 
@@ -59,38 +61,45 @@ def bank(
 def knn(
     known: Tensor,
     known_labels: Tensor,
-    asked: Tensor,
-    asked_labels: Tensor,
+    queries: Tensor,
+    query_labels: Tensor,
     k: int = 20,
     temperature: float = TEMPERATURE,
 ) -> float:
-    """`votes` for one k."""
-    return votes(known, known_labels, asked, asked_labels, (k,), temperature)[0]
+    """Compute the k-NN accuracy, 0 to 1, of queries for one k.
+
+    known    f32 [N, C], of length 1, with labels i64 [N]
+    queries  f32 [M, C], of length 1, with labels i64 [M]
+    """
+    return knn_accuracies(known, known_labels, queries, query_labels, (k,), temperature)[0]
 
 
-def votes(
+def knn_accuracies(
     known: Tensor,
     known_labels: Tensor,
-    asked: Tensor,
-    asked_labels: Tensor,
+    queries: Tensor,
+    query_labels: Tensor,
     ks: Sequence[int],
     temperature: float = TEMPERATURE,
 ) -> list[float]:
-    """For each k the share of `asked` f32 [M, C] whose class wins the vote of its k nearest in `known` f32 [N, C].
+    """Compute for each k the share of the queries whose class wins the vote of their k nearest neighbours in `known`.
 
-    Votes weigh exp(cosine / temperature) (Wu et al. 2018); features have length 1; labels i64.
+    known    f32 [N, C], of length 1, with labels i64 [N]
+    queries  f32 [M, C], of length 1, with labels i64 [M]
+
+    A neighbour's vote weighs exp(cosine / temperature) (Wu et al. 2018).
     """
-    classes = int(torch.maximum(known_labels.max(), asked_labels.max())) + 1
-    most, right = min(max(ks), len(known)), torch.zeros(len(ks), dtype=torch.int64, device=asked.device)
+    classes = int(torch.maximum(known_labels.max(), query_labels.max())) + 1
+    most, right = min(max(ks), len(known)), torch.zeros(len(ks), dtype=torch.int64, device=queries.device)
     rows_at_once = max(1, min(CHUNK, MATRIX // len(known)))
-    for rows, labels in zip(asked.split(rows_at_once), asked_labels.split(rows_at_once), strict=True):
+    for rows, labels in zip(queries.split(rows_at_once), query_labels.split(rows_at_once), strict=True):
         near, index = (rows @ known.T).topk(most, dim=1)
-        weights = ((near - near[:, :1]) / temperature).exp()  # of the nearest, 1: no temperature is too low for f32
+        weights = ((near - near[:, :1]) / temperature).exp()  # the nearest weighs 1, so that no weight overflows f32
         for number, k in enumerate(ks):
-            held = torch.zeros(len(rows), classes, device=rows.device)
-            held.scatter_add_(1, known_labels[index[:, :k]], weights[:, :k])
-            right[number] += (held.argmax(1) == labels).sum()
-    return (right.double() / len(asked)).tolist()
+            votes = torch.zeros(len(rows), classes, device=rows.device)
+            votes.scatter_add_(1, known_labels[index[:, :k]], weights[:, :k])
+            right[number] += (votes.argmax(1) == labels).sum()
+    return (right.double() / len(queries)).tolist()
 
 
 @final
@@ -98,51 +107,49 @@ def votes(
 class Neighbours(Evaluator):
     """k nearest neighbours on frozen features, for several k."""
 
-    k: tuple[int, ...] = (1, 5, 20, 200)
-    """Those of more neighbours than there are known images are left out."""
-    temperature: float = TEMPERATURE
+    k: Annotated[tuple[int, ...], AT_LEAST_1] = (1, 5, 20, 200)
+    """Numbers of neighbours; those above the number of known images are left out."""
+    temperature: Annotated[float, POSITIVE] = TEMPERATURE
     """Of the votes (Wu et al. 2018)."""
     tokens: Tokens = "avg"
-    """What is compared: the mean of the patches, or the class token."""
+    """Features that are compared: the mean of the patches, or the class token."""
     train: str | None = None
-    """File of the labelled images that are compared with; the recipe's when absent."""
+    """File of the labelled images that are the neighbours; the recipe's when absent."""
     split: str | None = None
-    """Its labels that may be seen; when absent the recipe's split if it is the recipe's file, else every label.
-    "all" is every label, too."""
+    """Split of that file whose labels are used; when absent the recipe's split if it is the recipe's file, else every
+    label. "all" is every label, too."""
 
     def run(self, loaded: Loaded) -> Result:
-        """knn_1, knn_5, ...: shares of the labelled images of `data.file` whose neighbours name their class."""
+        """Measure knn_1, knn_5, ...: accuracies on the labelled images of `data.file`."""
         encoder = loaded.method.eval_encoder
         self.check(loaded)
         train = self.open(loaded, self.train or loaded.recipe.data.train, same_classes=False)
-        asked = self.open(loaded, same_classes=False)
-        known, wanted = self.labels(loaded, train), known_labels(asked, None)
-        check_files(train, known, asked, wanted)
+        test = self.open(loaded, same_classes=False)
+        known, wanted = self.labels(loaded, train), known_labels(test, None)
+        check_files(train, known, test, wanted)
         device = next(encoder.parameters()).device
         with precision(loaded.recipe.run, device):
-            shown = sweep_decodable(self.data_of(loaded), train, device, np.asarray(known.ids), self.batch)
-            ids, near = bank(encoder, shown, self.tokens)
-            wanted_ids = np.asarray(wanted.ids)
-            found = features(encoder, self.images(loaded, asked, wanted_ids), self.tokens)
+            batches = sweep_decodable(self.data_of(loaded), train, device, np.asarray(known.ids), self.batch)
+            ids, bank = feature_bank(encoder, batches, self.tokens)
+            test_ids = np.asarray(wanted.ids)
+            queries = features(encoder, self.images(loaded, test, test_ids), self.tokens)
         ks = [k for k in self.k if k <= len(ids)]
         if not ks:
             raise InputError(f"{train.path} has {len(ids)} known labels, fewer than each of --k; give a smaller one")
-        ours, theirs = (torch.from_numpy(values).to(device) for values in (known[ids], wanted[wanted_ids]))
-        right = votes(near, ours, found, theirs, ks, self.temperature)
-        values = {"images": float(len(wanted_ids)), "known": float(len(ids))}
-        return Result(values | {f"knn_{k}": share for k, share in zip(ks, right, strict=True)})
+        labels, query_labels = (torch.from_numpy(values).to(device) for values in (known[ids], wanted[test_ids]))
+        accuracies = knn_accuracies(bank, labels, queries, query_labels, ks, self.temperature)
+        values = {"images": float(len(test_ids)), "known": float(len(ids))}
+        return Result(values | {f"knn_{k}": share for k, share in zip(ks, accuracies, strict=True)})
 
     def check(self, loaded: Loaded) -> None:
-        """Raise InputError for numbers that mean nothing, and encoders whose tokens these are not."""
-        if not self.k or min(self.k) < 1 or self.temperature <= 0 or self.batch < 1:
-            raise InputError(
-                f"expected --k and --batch of 1 or more and --temperature above 0, got {' '.join(map(str, self.k))}, "
-                f"{self.batch} and {self.temperature:g}"
-            )
+        """Raise InputError for flags outside their bounds, and for an encoder without these tokens."""
+        check_bounds(self, "--")
+        if not self.k:
+            raise InputError("--k: expected one number of neighbours or more, got none")
         check_tokens(loaded.method.eval_encoder, self.tokens, str(loaded.path))
 
     def labels(self, loaded: Loaded, train: Beton) -> Labels:
-        """Those of the training file that may be seen."""
+        """Return the labels of the training file that may be used."""
         data = loaded.recipe.data
         own = self.data.root in (None, data.root) and self.train in (None, data.train)
         name = self.split or (data.split if own else None)
@@ -150,20 +157,26 @@ class Neighbours(Evaluator):
 
 
 def check_tokens(encoder: torch.nn.Module, tokens: Tokens, whose: str) -> None:
-    """Raise InputError for an encoder that is no plain ViT, or has no class token where that is wanted."""
+    """Raise InputError for an encoder that is no plain ViT, or lacks the class token that is asked for.
+
+    whose  the run or recipe, for the message
+    """
     if not isinstance(encoder, VisionTransformer):
-        raise InputError(f"neighbours are told by the tokens of a plain ViT, {whose} has a {type(encoder).__name__}")
+        raise InputError(f"k-NN compares the tokens of a plain ViT, {whose} has a {type(encoder).__name__}")
     if tokens == "token" and encoder.cls_token is None:
         raise InputError(f"{whose} has no class token; set --tokens avg")
 
 
-def check_files(train: Beton, known: Labels, asked: Beton, wanted: Labels) -> None:
-    """Raise InputError for files that cannot be compared."""
-    if train.path.resolve() == asked.path.resolve():
+def check_files(train: Beton, known: Labels, test: Beton, wanted: Labels) -> None:
+    """Raise InputError for one and the same file, a file without labels, and files of different classes."""
+    if train.path.resolve() == test.path.resolve():
         raise InputError(f"{train.path} would be compared with itself; give another --data.file or --train")
     if not len(known.ids) or not len(wanted.ids):
-        bare = train if not len(known.ids) else asked
+        bare = train if not len(known.ids) else test
         raise InputError(f"{bare.path} has no labelled image; convert it with labels")
-    ours, theirs = train.manifest.classes or (), asked.manifest.classes or ()
+    ours, theirs = train.manifest.classes or (), test.manifest.classes or ()
     if ours != theirs:
-        raise InputError(f"{asked.path} has other classes than {train.path}: {len(theirs)} and {len(ours)} of them")
+        raise InputError(
+            f"{test.path} has other classes than {train.path}, {len(theirs)} and {len(ours)} of them: "
+            f"{difference(theirs, ours)}; convert it with --classes-from {train.path}"
+        )

@@ -1,21 +1,23 @@
-"""The ladder's runs as a table: mean and spread over seeds.  python -m models.evaluate.ladder_table digits_1 digits_5
+"""Print the ladder's runs as a table: mean and spread over seeds.
 
-A line a row, a column a sweep and file: choices are made on val, test was looked at once. A run counts once it is
-over; a cell without one says so.
+    python -m models.evaluate.ladder_table digits_1 digits_5
+
+A line is a row of the ladder, a column a sweep and a file: choices are made on val, and test is evaluated once, at the
+end. A run counts once it is over; a cell without one says so.
 """
 
 import json
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from models.evaluate.results import FILES, Column, journalled
+from models.evaluate.result_columns import FILES, Column, last_evaluations
 from models.records.metrics import read
 from models.records.run_folder import RECIPE, REPORT
 from pipeline.errors import InputError, command
 from pipeline.flags import later, parse
+from pipeline.text import percent
 from pipeline.text import table as markdown
 
 if TYPE_CHECKING:
@@ -26,29 +28,25 @@ MISSING = "not yet run"
 
 @dataclass(frozen=True)
 class Cell:
-    """What the finished runs of a row reached, in percent, seed by seed."""
+    """Shares, 0 to 1, that the finished runs of a row reached, seed by seed."""
 
     values: tuple[float, ...]
 
     def __str__(self) -> str:
-        """Mean ± sample standard deviation (n)."""
-        if not self.values:
-            return MISSING
-        mean, n = statistics.fmean(self.values), len(self.values)
-        return f"{mean:.1f} ± {statistics.stdev(self.values):.1f} ({n})" if n > 1 else f"{mean:.1f} (1)"
+        """Format as mean ± sample standard deviation (n)."""
+        return percent(*self.values) if self.values else MISSING
 
 
 def reached(run: Path, file: str) -> float | None:
-    """The last top-1 accuracy, or that of the neighbours, on a file: in percent; None until the run is over."""
+    """Return a run's last top-1 accuracy on a file, or its k-NN accuracy, 0 to 1; None until the run is over."""
     if not (run / REPORT).exists():
         return None
-    found = journalled(read(run))
-    value = found.get(Column(file, "top1"), found.get(Column(file, "knn")))
-    return None if value is None else 100 * value
+    found = last_evaluations(read(run))
+    return found.get(Column(file, "top1"), found.get(Column(file, "knn")))
 
 
 def check(run: Path, rung: "Rung") -> None:
-    """Raise InputError if the run is of another row or seed: folders have numbers, and a row may have come since."""
+    """Raise InputError if the run is of another row or seed: folders have numbers, which move where a row is added."""
     saved, now = json.loads((run / RECIPE).read_text()), json.loads(json.dumps(asdict(rung.recipe)))
     pairs = [
         (each["method"], each["data"]["split"], each["run"]["seed"], each["run"]["start"]) for each in (saved, now)
@@ -60,7 +58,7 @@ def check(run: Path, rung: "Rung") -> None:
 
 
 def cells(sweep: str, runs: Path) -> dict[str, dict[str, Cell]]:
-    """For each row of a sweep, what it reached on each file. Raises InputError for a run of another row."""
+    """Return for each row of a sweep what it reached on each file. Raises InputError for a run of another row."""
     from models.methods.ladder import rungs  # brings in torch and timm
 
     found: dict[str, dict[str, list[float]]] = {}
@@ -76,19 +74,19 @@ def cells(sweep: str, runs: Path) -> dict[str, dict[str, Cell]]:
 
 
 def table(sweeps: Sequence[str], runs: Path) -> str:
-    """Markdown. Raises InputError for a sweep that the ladder does not have."""
+    """Make the table in Markdown. Raises InputError for a sweep that the ladder does not have."""
     columns = {sweep: cells(sweep, runs) for sweep in sweeps}
     rows = list(dict.fromkeys(row for column in columns.values() for row in column))
-    head = ["%, mean ± spread (n)", *(f"{sweep}, {file}" for sweep in sweeps for file in FILES)]
+    head = ["mean ± spread (n)", *(f"{sweep}, {file}" for sweep in sweeps for file in FILES)]
     lines = [head]
     for row in rows:
-        said = [column[row][file] if row in column else "" for column in columns.values() for file in FILES]
-        lines.append([row, *map(str, said)])
+        found = [column[row][file] if row in column else "" for column in columns.values() for file in FILES]
+        lines.append([row, *map(str, found)])
     return markdown(lines)
 
 
 def main() -> None:
-    """The command line of this module."""
+    """Print the table of the sweeps that the command line names."""
     from tyro.conf import Positional
 
     @later

@@ -1,9 +1,9 @@
-"""What a masked branch predicts at several mask ratios: pictures in the images' own colours, and squared errors."""
+"""Predictions of a masked branch at several mask ratios: pictures in the images' own colours, and squared errors."""
 
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import Annotated, NamedTuple, final
 
 import numpy as np
 import torch
@@ -13,12 +13,13 @@ from models.config.recipe import Recipe
 from models.distributed.precision import precision
 from models.encoder.patches import gather_patches, hidden_from_visible, normalised, patchify, unpatchify
 from models.encoder.vit import normalisation_of
-from models.evaluate.base import Evaluator, Result
+from models.evaluate.evaluator import Evaluator, Result
 from models.load import Loaded
 from models.method import Method
 from models.reporting.render import Picture
 from pipeline import rng
 from pipeline.errors import InputError
+from pipeline.flags import AT_LEAST_1, check_bounds
 from pipeline.preview import mask, sheet, spread
 from pipeline.spec import Mask
 from pipeline.store.beton import Beton
@@ -31,8 +32,12 @@ SIDE = 96
 
 
 class Filled(NamedTuple):
-    """Of N images: ids of the visible and the hidden patches i64 [N, K], [N, M]; pixels predicted for the hidden ones,
-    and what is no prediction but needs none: f32 [N, M, patch² · 3], 0..255 and beyond."""
+    """Hidden patches of N images and two fillings of them.
+
+    visible, hidden  ids of the patches, i64 [N, K] and [N, M]
+    predicted        pixels that the network predicts for the hidden ones, f32 [N, M, patch² · 3], 0..255 and beyond
+    blank            pixels that need no network, of the same shape, to compare with
+    """
 
     visible: np.ndarray
     hidden: Tensor
@@ -42,11 +47,11 @@ class Filled(NamedTuple):
 
 @torch.no_grad()
 def fill(method: Method, images: Tensor, ratio: float, keys: np.ndarray) -> Filled | None:
-    """Hide patches at random, for each image (u8 [N, 3, S, S]) by its key (u64 [N]), and have them predicted; None
-    where a prediction is no picture.
+    """Hide patches of images (u8 [N, 3, S, S]) at random, by the images' keys (u64 [N]), and predict them.
 
-    Normalised targets are put back on each patch's own mean and spread, which the network was never told; `blank` is
-    then that mean, and for pixels the mean colour of the image's visible patches.
+    Normalised targets are scaled back by each patch's own mean and spread, which the network does not predict; `blank`
+    is then that mean, and for pixels the mean colour of the image's visible patches. Returns None where a prediction is
+    no picture.
     """
     branch, patch = method.branch, method.branch.patch
     grid = images.shape[-1] // patch
@@ -70,7 +75,7 @@ def fill(method: Method, images: Tensor, ratio: float, keys: np.ndarray) -> Fill
 
 
 def keys_of(ids: np.ndarray, seed: int) -> np.ndarray:
-    """Of images ids i64 [N]: u64 [N]; what is hidden depends on nothing else."""
+    """Return the keys u64 [N] of images ids i64 [N]; which patches are hidden depends on key and ratio alone."""
     return rng.keys(seed, 0, ids, rng.MASK)
 
 
@@ -78,10 +83,11 @@ def keys_of(ids: np.ndarray, seed: int) -> np.ndarray:
 def reconstruct(
     method: Method, images: Tensor, ratio: float, seed: int = 0, ids: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """What the encoder saw and what the decoder made of it: two u8 [N, S, S, 3] for images u8 [N, 3, S, S]; None where
-    a prediction is no picture. Visible patches are shown as they are.
+    """Draw images (u8 [N, 3, S, S]) masked, and with the predictions in place of hidden patches: two u8 [N, S, S, 3].
 
-    ids  i64 [N], what the masks depend on; 0 to N - 1 when absent
+    ids  i64 [N], on which the masks depend; 0 to N - 1 when absent
+
+    Visible patches are drawn as they are. Returns None where a prediction is no picture.
     """
     patch = method.branch.patch
     filled = fill(method, images, ratio, keys_of(np.arange(len(images)) if ids is None else ids, seed))
@@ -104,25 +110,26 @@ def picture(
     seed: int = 0,
     ids: np.ndarray | None = None,
 ) -> Picture | None:
-    """Images, and for each mask ratio what was left of them and what came back; ratios that leave nothing are left out.
+    """Make a picture of images (u8 [N, 3, S, S]), masked at each ratio, and predicted.
 
-    None where a prediction is no picture.
+    Ratios that leave no patch visible are left out. Returns None where a prediction is no picture.
     """
-    shown, headings = [list(images.permute(0, 2, 3, 1).cpu().numpy())], ["image"]
+    columns, headings = [list(images.permute(0, 2, 3, 1).cpu().numpy())], ["image"]
     patches = (images.shape[-1] // method.branch.patch) ** 2
     for ratio in (each for each in ratios if patches * (1 - each) >= 1):
         with precision(recipe.run, images.device):
             made = reconstruct(method, images, ratio, seed, ids)
         if made is None:
             return None
-        shown += [list(pictures) for pictures in made]
+        columns += [list(pictures) for pictures in made]
         headings += [f"{percent(ratio, decimals=0)} hidden", "predicted"]
     caption = "Images in their own colours; visible patches are shown as they are."
-    return Picture("Reconstructions", caption, png([list(line) for line in zip(*shown, strict=True)], tuple(headings)))
+    lines = [list(line) for line in zip(*columns, strict=True)]
+    return Picture("Reconstructions", caption, png(lines, tuple(headings)))
 
 
 def png(lines: list[list[np.ndarray]], headings: tuple[str, ...]) -> bytes:
-    """A sheet of pictures u8 [h, w, 3] as a file."""
+    """Encode a sheet of pictures u8 [h, w, 3], line by line, as a PNG file."""
     file = io.BytesIO()
     sheet(lines, headings, SIDE).save(file, "PNG")
     return file.getvalue()
@@ -135,17 +142,17 @@ class Reconstructions(Evaluator):
 
     ratios: tuple[float, ...] = RATIOS
     """Shares of patches that are hidden, at random."""
-    pictures: int = 8
+    pictures: Annotated[int, AT_LEAST_1] = 8
     """Images on the page, spread over the file."""
     chosen: tuple[int, ...] | None = None
     """Images on the page, by their numbers in the file."""
-    measured: int = 1024
-    """Images that the error is a mean over, spread over the file."""
+    measured: Annotated[int, AT_LEAST_1] = 1024
+    """Images over which the error is averaged, spread over the file."""
     seed: int = 0
     """Of the masks."""
 
     def run(self, loaded: Loaded) -> Result:
-        """mse_R: mean squared error of hidden pixels, which are 0 to 1, at ratio R; blank_R: of saying nothing."""
+        """Measure mse_R, the mean squared error of hidden pixels, 0 to 1, at ratio R, and blank_R of blank ones."""
         check(loaded, self)
         beton = self.open(loaded)
         ids = self.shown(beton)
@@ -164,20 +171,20 @@ class Reconstructions(Evaluator):
         return Result(values, [drawn])
 
     def errors(self, loaded: Loaded, images: Tensor, ids: np.ndarray) -> Tensor:
-        """Sums over images of their mean squared errors, predicted and blank: f64 [ratios, 2], on the device."""
+        """Sum the images' mean squared errors, of predicted and of blank patches: f64 [ratios, 2], on the device."""
         found = []
         for ratio in self.ratios:
             with precision(loaded.recipe.run, images.device):
                 filled = fill(loaded.method, images, ratio, keys_of(ids, self.seed))
             truth = gather_patches(images, None, filled.hidden, loaded.method.branch.patch).float()
             each = [
-                (guess - truth).double().div(255).square().mean((1, 2)) for guess in (filled.predicted, filled.blank)
+                (pixels - truth).double().div(255).square().mean((1, 2)) for pixels in (filled.predicted, filled.blank)
             ]
             found.append(torch.stack(each).sum(1))
         return torch.stack(found)
 
     def shown(self, beton: Beton) -> np.ndarray:
-        """Ids i64 [N] of the images on the page. Raises InputError for one that the file does not have."""
+        """Return the ids i64 [N] of the images on the page. Raises InputError for one that the file does not have."""
         if self.chosen is None:
             return spread(beton, self.pictures)
         wrong = [i for i in self.chosen if not 0 <= i < beton.n]
@@ -188,21 +195,23 @@ class Reconstructions(Evaluator):
         return np.array(self.chosen, np.int64)
 
 
-def check(loaded: Loaded, asked: Reconstructions) -> None:
-    """Raise InputError for a run without a masked branch, or numbers that mean nothing."""
+def check(loaded: Loaded, evaluator: Reconstructions) -> None:
+    """Raise InputError for a run without a masked branch, and for flags outside their bounds."""
     branch = loaded.method.branch
     if branch is None:
         raise InputError(
             f"{loaded.path} was trained by {loaded.recipe.name}, which has no masked branch; give a run of mae, "
             "semi_mae or another method that predicts patches"
         )
-    if not asked.ratios or asked.pictures < 1 or asked.measured < 1 or asked.batch < 1:
-        raise InputError("expected a ratio or more of --ratios, and 1 or more of --pictures, --measured and --batch")
-    for ratio in asked.ratios:
+    check_bounds(evaluator, "--")
+    if not evaluator.ratios:
+        raise InputError("--ratios: expected a mask ratio or more, got none")
+    for ratio in evaluator.ratios:
         masks.visible_count(Mask(ratio=ratio), loaded.recipe.data.size // branch.patch)
 
 
 def _to_pixels(predicted: Tensor, normalisation) -> Tensor:
+    """Convert normalised values f32 [..., patch² · 3] to pixels, 0..255."""
     repeats = predicted.shape[-1] // 3
     mean, std = (
         torch.tensor(v, device=predicted.device).repeat(repeats) for v in (normalisation.mean, normalisation.std)

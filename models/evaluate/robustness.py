@@ -1,26 +1,27 @@
-"""How far a classifier holds on images unlike those it learned from: corrupted ones, and natural shifts."""
+"""Robustness of a classifier: its errors on corrupted images, and on natural distribution shifts."""
 
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from models.distributed.precision import precision
-from models.evaluate.arrays import array_errors
-from models.evaluate.base import Evaluator, Result
-from models.evaluate.mce import ALEXNET, combined_score, is_imagenet, mean_corruption_error
-from models.evaluate.shifts import already_cropped, corrupted_files, shifted_error
+from models.evaluate.cifar_c import array_errors
+from models.evaluate.corruption_error import ALEXNET, combined_score, is_imagenet, mean_corruption_error
+from models.evaluate.distribution_shift import already_cropped, corrupted_files, shifted_error
+from models.evaluate.evaluator import Evaluator, Result
 from models.load import Loaded
 from models.reporting.render import Block, Picture, Table, Text
 from pipeline.errors import InputError
 from pipeline.evaluation.corruptions.corrupt import EXTRA, NAMES, SEVERITIES, corrupt
-from pipeline.evaluation.corruptions.stream import Making, ViewSpec, stream
+from pipeline.evaluation.corruptions.stream import CorruptionSettings, CorruptionSpec, stream
 from pipeline.evaluation.sweep import sweep
+from pipeline.flags import AT_LEAST_1, check_bounds
 from pipeline.labels.splits import known_labels
 from pipeline.preview import sheet
 from pipeline.store.beton import Beton
@@ -30,7 +31,7 @@ Errors = dict[str, list[float]]
 SIDE = 112  # pixels of an image in the pictures
 COLUMNS = 8  # corruptions side by side
 DRAWN = (1, 3, 5)  # severities in the pictures
-FILES_ONLY = ("spatter",)  # a corruption of both data sets that is not made here
+FILES_ONLY = ("spatter",)  # a corruption of both data sets' files that this project does not compute
 
 
 @final
@@ -39,32 +40,36 @@ class Robustness(Evaluator):
     """ImageNet-C's mCE, on the fly or from files, CIFAR-10-C, ImageNet-A, -R, -Sketch, and the score over all four."""
 
     corruptions: tuple[str, ...] = NAMES
-    """Of ImageNet-C's 15 names and speckle_noise, gaussian_blur, saturate; none at all measures only the other sets."""
+    """Some of ImageNet-C's 15, and of speckle_noise, gaussian_blur, saturate; with none the other sets are measured."""
     severities: tuple[int, ...] = SEVERITIES
-    limit: int | None = None
-    """On the fly: only so many images, the first of the file, which is shuffled."""
+    limit: Annotated[int | None, AT_LEAST_1] = None
+    """On the fly: so many images, the first of the file, which is shuffled; all when absent."""
     levels: Literal["auto", "imagenet", "cifar"] = "auto"
-    """How strong: ImageNet-C's numbers, or CIFAR-10-C's, which auto takes for images of up to 64 pixels."""
+    """Strength of the severities: ImageNet-C's, or CIFAR-10-C's, which auto takes for images of up to 64 pixels."""
     as_files: bool = False
     """Pass corrupted images through a JPEG of quality 85, as ImageNet-C's own files are."""
     seed: int = 0
     imagenet_c: str | None = None
-    """Folder of NAME/SEVERITY/CLASS/ as downloaded, or of NAME_SEVERITY.beton: these files instead of our own."""
+    """Folder of NAME/SEVERITY/CLASS/ as downloaded, or of NAME_SEVERITY.beton: these instead of images on the fly."""
     cifar_c: str | None = None
-    """CIFAR-10-C's folder of NAME.npy and labels.npy as downloaded, instead of our own."""
+    """CIFAR-10-C's folder of NAME.npy and labels.npy as downloaded, instead of images on the fly."""
     imagenet_a: str | None = None
-    """A .beton file, or a folder of class folders; only classes that are there may be answered."""
+    """A .beton file, or a folder of class folders; a prediction is the best of the classes that are there."""
     imagenet_r: str | None = None
     imagenet_sketch: str | None = None
 
     def run(self, loaded: Loaded) -> Result:
-        """Errors and accuracies as shares: mean_corruption_error, the plain mean, which is CIFAR-10-C's number; mce,
-        relative to AlexNet's, where the run's classes are ImageNet's; score where all four are there."""
+        """Measure errors and accuracies as shares.
+
+        mean_corruption_error  the plain mean, which is CIFAR-10-C's number
+        mce                    relative to AlexNet's errors, where the run's classes are ImageNet's
+        score                  SupMAE's, where all four data sets are measured
+        """
         self.check(loaded)
         values: dict[str, float] = {}
         blocks: list[Block] = []
         shifts = {"a": self.imagenet_a, "r": self.imagenet_r, "sketch": self.imagenet_sketch}
-        for path in filter(None, (*shifts.values(), self.imagenet_c, self.cifar_c)):  # said now, not hours later
+        for path in filter(None, (*shifts.values(), self.imagenet_c, self.cifar_c)):  # before anything is measured
             if not Path(path).exists():
                 raise InputError(f"{path}: expected a .beton file or a folder, found nothing")
         if self.corruptions:
@@ -81,7 +86,8 @@ class Robustness(Evaluator):
         return Result(values, blocks)
 
     def check(self, loaded: Loaded) -> None:
-        """Raise InputError for a run that names no class, and for flags that mean nothing."""
+        """Raise InputError for a run without a classifier, and for flags that are wrong, alone or together."""
+        check_bounds(self, "--")
         if not loaded.method.has_classifier:
             raise InputError(
                 f"{loaded.path} was trained by {loaded.recipe.name}, which has no classifier; fine-tune it first"
@@ -94,8 +100,6 @@ class Robustness(Evaluator):
             raise InputError(f"--severities: expected some of 1 2 3 4 5, each once, got {self.severities}")
         if len({*self.corruptions}) < len(self.corruptions):
             raise InputError("--corruptions: one is named twice")
-        if (self.limit is not None and self.limit < 1) or self.batch < 1:
-            raise InputError(f"--limit and --batch must be 1 or more, got {self.limit} and {self.batch}")
         if self.imagenet_c and self.cifar_c:
             raise InputError("--imagenet-c and --cifar-c are both files of corrupted images; give one")
         if (self.imagenet_c or self.cifar_c) and (self.as_files or self.limit):
@@ -104,13 +108,13 @@ class Robustness(Evaluator):
         if not self.corruptions and not (self.imagenet_a or self.imagenet_r or self.imagenet_sketch):
             raise InputError("nothing to measure: give --corruptions, --imagenet-a, --imagenet-r or --imagenet-sketch")
 
-    def wanted(self) -> list[ViewSpec]:
-        """Every corruption at every severity."""
-        return [ViewSpec(name, severity) for name in self.corruptions for severity in self.severities]
+    def wanted(self) -> list[CorruptionSpec]:
+        """List every corruption at every severity."""
+        return [CorruptionSpec(name, severity) for name in self.corruptions for severity in self.severities]
 
     def from_files(self, loaded: Loaded) -> tuple[None, Errors, list[Block]]:
-        """Errors on the data set's own files. ImageNet-C's are crops and evaluated as they are; CIFAR-10-C's are whole
-        test images, and cut as the run cuts those."""
+        """Measure errors on the data set's own files. ImageNet-C's images are crops already and are scaled alone;
+        CIFAR-10-C's are whole test images and are cut as the run cuts those."""
         if self.cifar_c:
             found = iter(array_errors(self, loaded, Path(self.cifar_c), self.wanted()))
         else:
@@ -121,7 +125,7 @@ class Robustness(Evaluator):
 
     @torch.inference_mode()
     def on_the_fly(self, loaded: Loaded) -> tuple[float, Errors, list[Block]]:
-        """Errors on clean and corrupted images, each decoded once; what is wrong is counted on the device."""
+        """Measure errors on clean and corrupted images, each decoded once; errors are counted on the device."""
         beton = self.open(loaded)
         known = known_labels(beton, None)
         ids = np.asarray(known.ids)[: self.limit]
@@ -131,25 +135,25 @@ class Robustness(Evaluator):
         labels, wanted = torch.from_numpy(known[ids]).to(device), self.wanted()
         wrong = torch.zeros(len(wanted) + 1, dtype=torch.int64, device=device)
         place = {each: i for i, each in enumerate([None, *wanted])}
-        making = Making(self.levels, self.seed, self.as_files, self.data.threads)
+        settings = CorruptionSettings(self.levels, self.seed, self.as_files, self.data.threads)
         blocks: list[Block] = []
-        for each in stream(self.clean(loaded, beton, ids), ids, wanted, device, making):
-            if not blocks:  # the very first batch is the clean one
+        for each in stream(self.clean(loaded, beton, ids), ids, wanted, device, settings):
+            if not blocks:  # the first batch of the stream is a clean one
                 blocks = self.pictures(each.images[0].permute(1, 2, 0).cpu().numpy(), int(ids[0]))
             with precision(loaded.recipe.run, device):
-                guessed = loaded.method.logits(each.images).argmax(1)
-            wrong[place[each.wanted]] += (guessed != labels[each.first : each.first + len(guessed)]).sum()
+                predicted = loaded.method.logits(each.images).argmax(1)
+            wrong[place[each.spec]] += (predicted != labels[each.first : each.first + len(predicted)]).sum()
         clean, *rest = (wrong.double() / len(ids)).tolist()
         shares = iter(rest)
         return clean, {name: [next(shares) for _ in self.severities] for name in self.corruptions}, blocks
 
     def clean(self, loaded: Loaded, beton: Beton, ids: np.ndarray) -> Iterator[Tensor]:
-        """The evaluated crops on the host, where they are corrupted."""
+        """Yield the evaluation view of images on the host, where they are corrupted: u8 [n, 3, S, S]."""
         data = replace(self.data_of(loaded), backend="ffcv", views_on="cpu")
         return sweep(data, beton, torch.device("cpu"), ids, self.batch)
 
     def pictures(self, image: np.ndarray, image_id: int) -> list[Block]:
-        """One image (u8 [H, W, 3]) under every corruption that is measured, at three severities."""
+        """Draw one image (u8 [H, W, 3]) under every corruption that is measured, at three severities."""
         made: list[Block] = []
         for first in range(0, len(self.corruptions), COLUMNS):
             names = self.corruptions[first : first + COLUMNS]
@@ -165,9 +169,10 @@ class Robustness(Evaluator):
 
 
 def summary(clean: float | None, errors: Errors, imagenet: bool) -> dict[str, float]:
-    """mce where it is defined, the plain mean error, what share of the clean accuracy is kept, each corruption's error.
+    """Summarise errors: mce where it is defined, the plain mean error, the share of the clean accuracy that remains,
+    and each corruption's error.
 
-    The mean is over ImageNet-C's own 15 where all are there; the validation corruptions never enter it.
+    The plain mean is over those of ImageNet-C's 15 that are measured; over the validation corruptions if none is.
     """
     means = {name: sum(each) / len(each) for name, each in errors.items()}
     counted = [means[name] for name in means if name in NAMES] or list(means.values())
@@ -182,7 +187,7 @@ def summary(clean: float | None, errors: Errors, imagenet: bool) -> dict[str, fl
 
 
 def meaning(normalised: bool) -> str:
-    """What the numbers over all corruptions are relative to, in words."""
+    """Explain what the numbers over all corruptions are relative to."""
     plain = (
         "mean_corruption_error is the plain mean of errors over corruptions and severities, relative to nothing: what "
         "is reported on CIFAR-10-C."
@@ -194,7 +199,7 @@ def meaning(normalised: bool) -> str:
 
 
 def table(errors: Errors, severities: tuple[int, ...], normalised: bool) -> Table:
-    """Errors by corruption and severity, and beside them AlexNet's normalisation."""
+    """Make the table of errors by corruption and severity, and beside them their ratio to AlexNet's."""
     rows = []
     for name, each in errors.items():
         mean = sum(each) / len(each)

@@ -1,8 +1,8 @@
-"""Whether measuring and predicting keep up with the loader.  python -m models.evaluate.speed FOLDER
+"""Time evaluation and prediction against the loader's evaluation pass.  python -m models.evaluate.speed FOLDER
 
-FOLDER holds photographs. They are converted as they are (original bytes) into a .beton, and three go through the same
-images in turns: the loader's evaluation alone, `accuracy`, and `predict` on the files, with a network that costs
-nothing: its scores are two pixels. The clock is CPU time (pipeline.bench.rounds).
+FOLDER holds photographs, which are converted into a .beton with their original bytes. Three cases take turns on the
+same images: the loader's evaluation pass alone, `accuracy`, and `predict` on the files. Their network costs nothing:
+its scores are two pixels. The clock is CPU time (pipeline.bench.rounds).
 """
 
 import json
@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from tyro.conf import Positional
 
-from models.bench.packed_step import where
+from models.bench.timing import machine
 from models.config.recipe import Encoder, Recipe
 from models.evaluate.accuracy import Accuracy
-from models.evaluate.base import Files
-from models.evaluate.scores import answers
-from models.load import Loaded
+from models.evaluate.class_probabilities import class_probabilities
+from models.evaluate.evaluator import Files
 from models.factory import method_class
+from models.load import Loaded
 from models.methods.supervised import Settings
 from models.predict import predictions
 from pipeline.bench.rounds import Turns, interleaved, rate
-from pipeline.convert.conversion import Options as Stored
+from pipeline.convert.conversion import Options as ConvertOptions
 from pipeline.convert.conversion import convert
 from pipeline.errors import InputError, command
 from pipeline.evaluation.files import find_images, sweep_files
@@ -47,7 +47,7 @@ class Arguments:
     photographs: Positional[Path]
     """A folder of images of any kind, or of folders of them."""
     size: int = 224
-    """Side of what the network sees, in pixels."""
+    """Side of the network's input, in pixels."""
     batch: int = 64
     threads: int = 1
     rounds: int = 5
@@ -55,7 +55,7 @@ class Arguments:
 
 
 def blank(size: int, root: str, threads: int) -> Loaded:
-    """A run whose network looks at two pixels: a real one's own time would be taken for the evaluator's."""
+    """Make a run whose network reads two pixels, so that the time is the evaluator's and not the network's."""
     data = Data(root=root, size=size, threads=threads, backend="ffcv")
     recipe = Recipe(Settings(), data, Encoder(None, width=32, depth=1, heads=1, patch=size), name="blank")
     method = method_class(recipe)(recipe, len(CLASSES)).eval()
@@ -65,7 +65,7 @@ def blank(size: int, root: str, threads: int) -> Loaded:
 
 @contextmanager
 def cases(a: Arguments, folder: Path) -> Iterator[dict[str, Callable[[], int]]]:
-    """The three by name, on `folder`/train.beton and the files that it was made of."""
+    """Yield the three cases by name, on `folder`/train.beton and the files that it was made of."""
     loaded, beton = blank(a.size, str(folder), a.threads), open_beton(folder / "train.beton")
     paths, device, data = find_images([a.photographs]), torch.device("cpu"), loaded.recipe.data
     accuracy = Accuracy(Files(file="train.beton"), device="cpu", batch=a.batch)
@@ -77,13 +77,17 @@ def cases(a: Arguments, folder: Path) -> Iterator[dict[str, Callable[[], int]]]:
         sweeping = sweep_files(paths, data, device, a.batch)
         return sum(len(list(predictions(loaded, shown, 1))) for shown in sweeping)
 
-    yield {LOADER: alone, ACCURACY: lambda: len(answers(accuracy, loaded, beton).labels), PREDICT: predicted}
+    yield {
+        LOADER: alone,
+        ACCURACY: lambda: len(class_probabilities(accuracy, loaded, beton).labels),
+        PREDICT: predicted,
+    }
 
 
-def stored(photographs: Path, folder: Path) -> Beton:
-    """The photographs as `folder`/train.beton, as they are; every second one of another class, so that there are two.
+def convert_photographs(photographs: Path, folder: Path) -> Beton:
+    """Convert the photographs into `folder`/train.beton with their own bytes, by turns as images of two classes.
 
-    Raises InputError if there are fewer.
+    Raises InputError if there are fewer than two.
     """
     paths = find_images([photographs])
     if len(paths) < len(CLASSES):
@@ -92,12 +96,12 @@ def stored(photographs: Path, folder: Path) -> Beton:
         link = folder / "images" / CLASSES[number % 2] / f"{number:06d}{path.suffix}"
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path.resolve())
-    convert(folder / "images", folder / "train.beton", Stored(side=None))
+    convert(folder / "images", folder / "train.beton", ConvertOptions(side=None))
     return open_beton(folder / "train.beton")
 
 
 def shares(turns: Turns) -> dict[str, float]:
-    """The rates of accuracy and predict as shares of the loader's: medians of the ratios of each round."""
+    """Return the rates of accuracy and predict as shares of the loader's: medians of the ratios of each round."""
     return {
         name: statistics.median(own.cpu / loader.cpu for own, loader in zip(turns[name], turns[LOADER], strict=True))
         for name in (ACCURACY, PREDICT)
@@ -105,21 +109,21 @@ def shares(turns: Turns) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print rates and shares, or JSON."""
+    """Measure, and print rates and shares, or JSON."""
     a = parse(Arguments, prog="python -m models.evaluate.speed", description=__doc__)
     if min(a.size, a.batch, a.threads, a.rounds) < 1:
         raise InputError("expected --size, --batch, --threads and --rounds of 1 or more")
     with tempfile.TemporaryDirectory() as made:
-        n = stored(a.photographs, Path(made)).n
+        n = convert_photographs(a.photographs, Path(made)).n
         with cases(a, Path(made)) as each:
             turns = interleaved(each, a.rounds)
-    found, machine = shares(turns), where("cpu") | {"clock": "CPU time", "images": str(n)}
+    found, described = shares(turns), machine("cpu") | {"clock": "CPU time", "images": str(n)}
     if a.json:
         rates = {name: asdict(rate(turn)) for name, turn in turns.items()}
         print(
             json.dumps(
                 {
-                    "where": machine,
+                    "where": described,
                     "options": asdict(a) | {"photographs": str(a.photographs)},
                     "rates": rates,
                     "shares": found,
@@ -127,7 +131,7 @@ def main() -> None:
             )
         )
         return
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    print(", ".join(f"{name} {value}" for name, value in described.items()))
     for name, turn in turns.items():
         r = rate(turn)
         line = f"{name:26s}{r.median:9,.0f} images a CPU-second ({r.low:,.0f} to {r.high:,.0f})"

@@ -43,5 +43,10 @@ def test_a_table_has_a_rule_under_its_head_and_a_bar_in_a_cell_ends_no_cell() ->
     assert table([("a",)]) + line(["1"]) == "| a |\n| --- |\n| 1 |"
 
 
+def test_an_aligned_table_has_columns_of_equal_width_with_numbers_to_the_right() -> None:
+    lines = table([("run", "b"), ("mae|1", "10.0 %")], aligned=True).splitlines()
+    assert lines == ["| run   |      b |", "| ----- | -----: |", "| mae/1 | 10.0 % |"]
+
+
 def test_a_few_names_and_that_there_are_more() -> None:
     assert [some(names) for names in ("", "a", "abc", "abcd")] == ["", "a", "a, b, c", "a, b, c, ..."]

@@ -8,7 +8,7 @@ import pytest
 
 from models.evaluate import compare
 from models.evaluate.compare import MARK
-from models.evaluate.results import Column, best, differing, flat, heads_of, journalled
+from models.evaluate.result_columns import Column, best, differing, flat, heads_of, last_evaluations
 from pipeline.errors import InputError
 from tests.conftest import rows
 
@@ -52,7 +52,7 @@ def measured(folder, evaluator: str, values: dict, **flags) -> None:
 
 
 def row_of(text: str, folder) -> str:
-    return next(line for line in text.splitlines() if line.startswith(str(folder)))
+    return next(line for line in text.splitlines() if line.startswith(f"| {folder} "))
 
 
 def test_a_runs_own_journal_comes_out(trained, asked):
@@ -177,7 +177,7 @@ def test_flags_that_differ_are_found_and_those_that_say_how_are_left_out():
 
 
 def test_an_evaluation_without_values_is_none():
-    assert journalled([{"step": 1, "evaluation": "val", "values": {}}, {"step": 1, "loss": 2}]) == {}
+    assert last_evaluations([{"step": 1, "evaluation": "val", "values": {}}, {"step": 1, "loss": 2}]) == {}
 
 
 def test_long_flags_go_into_footnotes():

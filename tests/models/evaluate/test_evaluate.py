@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.evaluate.accuracy import confusion_of
-from models.evaluate.record import recorded
-from models.evaluate.scores import calibration
+from models.evaluate.accuracy import calibration, confusion_of
+from models.evaluate.evaluation_log import read_evaluations
 from pipeline.errors import InputError
 from tests.conftest import rows
 
@@ -15,7 +14,7 @@ def test_the_runs_own_test_accuracy_comes_out_and_is_kept(trained, asked, capsys
     folder = trained("supervised:digits")
     asked("accuracy", folder, "--data.file", "test.beton", "--batch", 64)
     (said,) = (row["values"] for row in rows(folder) if row.get("evaluation") == "test")
-    kept = recorded(folder)[-1]
+    kept = read_evaluations(folder)[-1]
     assert (kept["evaluator"], kept["step"], kept["checkpoint"]) == ("accuracy", 12, "last.pt")
     assert kept["values"]["top1"] == pytest.approx(said["top1"])
     assert kept["values"]["top5"] == pytest.approx(said["top5"])
@@ -44,7 +43,7 @@ def test_confident_and_right_is_calibrated_and_confident_and_wrong_is_not():
     assert calibration(sure, torch.tensor([1, 2, 0]))[0] == 1
 
 
-def test_confusion_counts_true_by_guessed():
+def test_confusion_counts_true_by_predicted():
     confusion = confusion_of(torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 0]), 3)
     assert confusion.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
 
@@ -56,6 +55,8 @@ def test_confusion_counts_true_by_guessed():
     ("mae:digits", ["accuracy"], "has no classifier; measure it with knn"),
     ("supervised:digits", ["accuracy", "--data.file", "other.beton"], "other.beton: no such file"),
     ("supervised:digits", ["accuracy", "--device", "cuda"], "no GPU is visible"),
+    ("supervised:digits", ["accuracy", "--bins", "0"], "--bins is 0, expected at least 1"),
+    ("supervised:digits", ["accuracy", "--data.threads", "0"], "--data.threads is 0, expected at least 1"),
 ])  # fmt: skip
 def test_wrong_input_is_said(recipe, argv, said, trained, asked, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -4,11 +4,11 @@ import re
 import sys
 
 import pytest
-from models.evaluate.record import recorded
 from PIL import Image
 
 from models.checkpoint import save_load
 from models.evaluate import __main__ as evaluate
+from models.evaluate.evaluation_log import read_evaluations
 from pipeline.convert.conversion import Options, convert
 from pipeline.errors import InputError
 
@@ -21,7 +21,7 @@ def asked(monkeypatch):
     def run(folder, *argv: object) -> dict[str, float]:
         monkeypatch.setattr(sys, "argv", ["models.evaluate", "few_shot", str(folder), *map(str, argv)])
         evaluate.main()
-        return recorded(folder)[-1]["values"]
+        return read_evaluations(folder)[-1]["values"]
 
     return run
 
@@ -48,7 +48,7 @@ def test_any_run_is_probed_on_its_own_data(recipe, trained, asked, digits, capsy
     assert 0.05 < values[f"{digits.name}_2shot_mean"] < 1
     assert "2shot_mean" in capsys.readouterr().out
     page = (trained(recipe) / "evaluate-few_shot.html").read_text()
-    assert "test was looked at once" in page
+    assert "test was evaluated once" in page
     assert "10 classes, 300 test images" in page
 
 
@@ -61,7 +61,7 @@ def test_a_suite_of_other_classes_than_the_runs_and_the_mean_over_it(trained, as
     assert re.search(r"<td>colours</td>\s*<td>per class</td>\s*<td>100.0 %</td>", page)
 
 
-def test_of_too_small_classes_all_images_are_used_and_it_is_said(trained, asked, colours):
+def test_of_too_small_classes_all_images_are_used_and_the_page_has_a_remark(trained, asked, colours):
     asked(trained("mae:digits"), "--data.root", colours, "--shots", 3, 20, "--seeds", 1)
     page = (trained("mae:digits") / "evaluate-few_shot.html").read_text()
     assert "2 classes have fewer than 20 images, all of theirs are used: blue, red" in page
@@ -83,7 +83,7 @@ def test_fine_tuning_selects_its_rate_and_leaves_the_run_as_it_was(trained, aske
 @pytest.mark.parametrize("mode", ["linear", "finetune"])
 def test_elevaters_page_says_that_test_selected(mode, trained, asked, colours, monkeypatch):
     for name, value in {"RATES": [1e-2], "EPOCHS": 2, "MORE_EPOCHS": 2}.items():
-        monkeypatch.setattr(f"models.evaluate.few.elevater.{name}", value)
+        monkeypatch.setattr(f"models.evaluate.few_shot_protocols.elevater.{name}", value)
     folder = trained("mae:digits")
     values = asked(folder, "--suite", f"c={colours}", *QUICK, "--protocol", "elevater", "--mode", mode)
     assert values["c_2shot_mean"] >= 0.5
@@ -94,13 +94,15 @@ def test_elevaters_page_says_that_test_selected(mode, trained, asked, colours, m
 
 @pytest.mark.parametrize(("flags", "said"), [
     (["--shots", 1], "--shots from 2 up .some are held out; --select val needs 1"),
-    (["--shots", 5, 5], "got 5 5 and 3"),
-    (["--seeds", 0], "--seeds from 1"),
-    (["--protocol", "elevater", "--select", "val"], "set --protocol honest"),
+    (["--shots", 5, 5], "expected different --shots from 2 up .*, got 5 5"),
+    (["--seeds", 0], "--seeds is 0, expected at least 1"),
+    (["--protocol", "elevater", "--select", "val"], "set --protocol held_out"),
     (["--left-only"], "set --protocol elevater"),
     (["--per-class", "pets"], "--per-class pets: no set is called so"),
-    (["--tuning.rates", "0"], "--tuning.rates above 0"),
-    (["--tuning.batch", 1], "--tuning.batch from 2"),
+    (["--tuning.rates", "0"], "--tuning.rates is 0, expected above 0"),
+    (["--tuning.rates"], "--tuning.rates: expected a rate or more"),
+    (["--tuning.epochs", 2], "--tuning.warmup-epochs is 5, expected at most --tuning.epochs, 2"),
+    (["--tuning.batch", 1], "--tuning.batch is 1, expected at least 2"),
     (["--data.file", "val.beton", "--select", "val"], "cannot both select and be tested on"),
     (["--data.file", "other.beton"], "other.beton: no such file"),
 ])  # fmt: skip

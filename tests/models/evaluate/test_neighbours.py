@@ -12,9 +12,9 @@ from models.config.recipe import Recipe, Run
 from models.config.resolve import named
 from models.distributed.process_group import World
 from models.encoder.vit import Size, build_encoder
-from models.evaluate.judge import Judge
-from models.evaluate.knn import bank, check_tokens, features, knn, votes
-from models.evaluate.record import recorded
+from models.evaluate.evaluation_log import read_evaluations
+from models.evaluate.knn import check_tokens, feature_bank, features, knn, knn_accuracies
+from models.evaluate.validator import Validator
 from models.load import load_run
 from pipeline.errors import InputError
 from pipeline.evaluation.sweep import sweep, sweep_decodable
@@ -45,7 +45,7 @@ def test_votes_for_several_k_are_those_for_each():
     generator = torch.Generator().manual_seed(0)
     known, found = (normalize(torch.randn(n, 5, generator=generator), dim=1) for n in (40, 30))
     labels, wanted = (torch.randint(3, (n,), generator=generator) for n in (40, 30))
-    every = votes(known, labels, found, wanted, (1, 7, 99), 2.0)
+    every = knn_accuracies(known, labels, found, wanted, (1, 7, 99), 2.0)
     assert every == [knn(known, labels, found, wanted, k, 2.0) for k in (1, 7, 99)]
     assert len(set(every)) > 1
 
@@ -80,20 +80,22 @@ def test_the_runs_own_neighbours_come_out_for_every_k_that_there_are_enough_of(t
     folder = trained("mae:digits")
     asked("knn", folder, "--batch", 64, "--k", 1, 20, 200)
     (said,) = (row["values"] for row in rows(folder) if row.get("evaluation") == "val")
-    values = recorded(folder)[-1]["values"]
+    values = read_evaluations(folder)[-1]["values"]
     assert values["knn_20"] == pytest.approx(said["knn"], abs=1 / 300)
     assert values.keys() == {"images", "known", "knn_1", "knn_20"}  # 50 labels are known
     assert (values["images"], values["known"]) == (300, 50)
     asked("knn", folder, "--split", "all", "--k", 200, "--tokens", "token")
-    assert recorded(folder)[-1]["values"].keys() == {"images", "known", "knn_200"}
+    assert read_evaluations(folder)[-1]["values"].keys() == {"images", "known", "knn_200"}
     assert "known                    1,197" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("flags", "said"), [
     (["--data.file", "train.beton"], "would be compared with itself; give another --data.file or --train"),
     (["--k", "60"], "has 50 known labels, fewer than each of --k"),
-    (["--k", "0"], "expected --k and --batch of 1 or more"),
-    (["--temperature", "0"], "--temperature above 0, got 1 5 20 200, 256 and 0"),
+    (["--k", "0"], "--k is 0, expected at least 1"),
+    (["--k"], "--k: expected one number of neighbours or more, got none"),
+    (["--batch", "0"], "--batch is 0, expected at least 1"),
+    (["--temperature", "0"], "--temperature is 0, expected above 0"),
     (["--split", "6-per-class"], "no split '6-per-class'"),
     (["--train", "other.beton"], "other.beton: no such file"),
 ])  # fmt: skip
@@ -114,7 +116,7 @@ def test_encoders_that_have_no_such_tokens_are_refused():
         check_tokens(torch.nn.Linear(1, 1), "avg", "it")
 
 
-def test_neighbours_are_told_beside_a_classifier_while_it_trains(tiny, tmp_path):
+def test_neighbours_are_measured_beside_a_classifier_while_it_trains(tiny, tmp_path):
     assert tiny("supervised:digits", tmp_path, "--run.knn", "--run.evaluate-steps=6", "--data.test=None") == 0
     found = [row["values"] for row in rows(tmp_path) if "evaluation" in row]
     assert [values.keys() for values in found] == [{"top1", "top5", "knn"}] * 2
@@ -148,17 +150,17 @@ def test_a_bank_keeps_ids_and_features_together():
     torch.manual_seed(0)
     vit = build_encoder(Size(24, 1, 3), image_size=16, patch=4, classes=0)
     images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
-    ids, found = bank(vit, iter([(np.array([9, 2]), images[:2]), (np.array([4, 1, 7]), images[2:])]))
+    ids, found = feature_bank(vit, iter([(np.array([9, 2]), images[:2]), (np.array([4, 1, 7]), images[2:])]))
     assert ids.tolist() == [9, 2, 4, 1, 7]
     assert torch.equal(found, features(vit, images.split([2, 3])))
 
 
-def test_a_judge_does_without_a_labelled_image_that_no_longer_decodes(copied, trained, capsys):
+def test_a_validator_leaves_out_a_labelled_image_that_no_longer_decodes(copied, trained, capsys):
     split = load_split(open_beton(copied / "train.beton"), "5-per-class")
     damage(copied, split.labelled[[4]])
     recipe: Recipe = named("mae:digits")
     data = Data(str(copied), test=None, split="5-per-class", size=16, evaluate=VIEW)
     recipe = Recipe(recipe.method, data, recipe.encoder, recipe.optim, Run(device="cpu"))
-    judge = Judge(recipe, "val.beton", open_beton(copied / "train.beton"), World(0, 1, 0, torch.device("cpu")))
-    assert 0 < judge(load_run(trained("mae:digits")).method)["knn"] <= 1
+    validator = Validator(recipe, "val.beton", open_beton(copied / "train.beton"), World(0, 1, 0, torch.device("cpu")))
+    assert 0 < validator(load_run(trained("mae:digits")).method)["knn"] <= 1
     assert capsys.readouterr().err.count(f"image {split.labelled[4]} ") == 1

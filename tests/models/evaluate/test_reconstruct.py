@@ -10,10 +10,10 @@ from models.config.recipe import Run
 from models.config.resolve import resolve
 from models.encoder.vit import Size, build_encoder
 from models.evaluate import __main__ as evaluate
+from models.evaluate.evaluation_log import read_evaluations
 from models.evaluate.reconstruct import RATIOS, Reconstructions, keys_of, reconstruct
-from models.evaluate.record import recorded
-from models.masked.mae import MAEBranch
 from models.factory import method_class
+from models.masked.mae import MAEBranch
 from pipeline.errors import InputError
 from pipeline.preview import HIDDEN
 
@@ -153,7 +153,7 @@ def test_a_decoder_that_knows_the_target_has_no_error(images, target):
     assert row[1] > 0.01
 
 
-def test_saying_nothing_of_normalised_patches_is_their_mean(images):
+def test_a_blank_normalised_patch_is_its_mean(images):
     """A prediction of zeros, put back on each patch's mean."""
     (row,) = (
         Reconstructions(ratios=(0.75,)).errors(loaded(method("norm_pix", constant(0.0))), images, np.arange(N)).tolist()
@@ -168,7 +168,7 @@ def test_a_mask_depends_on_the_image_not_on_its_batch():
 
 def evaluated(folder, *flags: object) -> dict:
     evaluate.measure("reconstruct", str(folder), [str(flag) for flag in flags])
-    return recorded(folder)[-1]["values"]
+    return read_evaluations(folder)[-1]["values"]
 
 
 @pytest.mark.parametrize("recipe", ["mae:digits", "semi_mae:digits"])
@@ -187,7 +187,8 @@ def test_pictures_and_errors_of_a_run_are_kept(recipe, trained):
     ("mae:digits", ["--ratios", 0.5, 1], "mask ratio 1 leaves 0 of 16 patches"),
     ("mae:digits", ["--ratios", 0], "mask ratio 0 leaves 16 of 16 patches"),
     ("mae:digits", ["--chosen", 3, 300], r"numbers from 0 to 299, .*got \[300\]"),
-    ("mae:digits", ["--pictures", 0], "1 or more of --pictures"),
+    ("mae:digits", ["--pictures", 0], "--pictures is 0, expected at least 1"),
+    ("mae:digits", ["--ratios"], "--ratios: expected a mask ratio or more"),
 ])  # fmt: skip
 def test_what_cannot_be_drawn_is_said(recipe, flags, said, trained):
     with pytest.raises(InputError, match=said):

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from models.evaluate.base import Files
-from models.evaluate.record import recorded
+from models.evaluate.distribution_shift import already_cropped, columns_of, restricted, shifted_error
+from models.evaluate.evaluation_log import read_evaluations
+from models.evaluate.evaluator import Files
 from models.evaluate.robustness import Robustness
-from models.evaluate.shifts import already_cropped, columns_of, restricted, shifted_error
 from models.load import load_run
 from pipeline.convert.conversion import Options, convert
 from pipeline.errors import InputError
 from pipeline.evaluation.corruptions.corrupt import corrupt
-from pipeline.evaluation.corruptions.stream import ViewSpec
+from pipeline.evaluation.corruptions.stream import CorruptionSpec
 from pipeline.labels.splits import known_labels
 from pipeline.store.beton import open_beton
 
@@ -71,7 +71,7 @@ def test_errors_on_the_fly_are_those_of_a_slow_loop(loaded, beton):
 
 
 @pytest.mark.parametrize("stored", ["folders", "beton"])
-def test_only_classes_that_are_there_may_be_answered(stored, loaded, beton, tmp_path):
+def test_a_prediction_is_the_best_of_the_classes_that_are_there(stored, loaded, beton, tmp_path):
     kept = write(beton, tmp_path / "in", {"7", "1", "4"})
     path = tmp_path / "in"
     if stored == "beton":
@@ -131,7 +131,7 @@ def test_all_four_give_the_combined_score(loaded, beton, tmp_path, monkeypatch):
     assert "score" not in partly
 
 
-def test_a_broken_file_is_said_and_left_out(loaded, beton, tmp_path, capsys):
+def test_a_broken_file_is_named_and_left_out(loaded, beton, tmp_path, capsys):
     kept = write(beton, tmp_path, {"1", "2"})
     (tmp_path / "1" / "broken.jpg").write_bytes(b"not an image")
     assert shifted_error(Robustness(), loaded, tmp_path)[1] == len(kept)
@@ -142,7 +142,7 @@ def test_on_the_command_line_it_is_kept_with_its_flags(trained, asked, capsys):
     folder = trained("supervised:digits")
     flags = "--corruptions", "fog", "--severities", 1, "--limit", 5, "--data.file", "test.beton"
     asked("robustness", folder, *flags)
-    kept = recorded(folder)[-1]
+    kept = read_evaluations(folder)[-1]
     assert (kept["evaluator"], kept["flags"]["limit"], kept["flags"]["corruptions"]) == ("robustness", 5, ["fog"])
     assert "error_fog" in capsys.readouterr().out
     assert "error at severity" in (folder / "evaluate-robustness.html").read_text()
@@ -154,8 +154,8 @@ def test_on_the_command_line_it_is_kept_with_its_flags(trained, asked, capsys):
     ({"severities": (0,)}, "expected some of 1 2 3 4 5"),
     ({"severities": ()}, "expected some of 1 2 3 4 5"),
     ({"severities": (1, 1)}, "each once"),
-    ({"limit": 0}, "must be 1 or more, got 0"),
-    ({"batch": 0}, "must be 1 or more"),
+    ({"limit": 0}, "--limit is 0, expected at least 1"),
+    ({"batch": 0}, "--batch is 0, expected at least 1"),
     ({"corruptions": ()}, "nothing to measure"),
     ({"imagenet_a": "/nowhere"}, "/nowhere: expected a .beton file or a folder, found nothing"),
     ({"imagenet_c": ".", "as_files": True}, "leave them out with --imagenet-c"),
@@ -186,5 +186,5 @@ def test_classes_that_the_run_does_not_know_are_named(loaded, beton, tmp_path):
 
 def test_wanted_is_every_corruption_at_every_severity():
     assert Robustness(corruptions=("fog", "snow"), severities=(1, 3)).wanted() == [
-        ViewSpec("fog", 1), ViewSpec("fog", 3), ViewSpec("snow", 1), ViewSpec("snow", 3),
+        CorruptionSpec("fog", 1), CorruptionSpec("fog", 3), CorruptionSpec("snow", 1), CorruptionSpec("snow", 3),
     ]  # fmt: skip

@@ -37,7 +37,7 @@ def test_a_share_is_the_median_of_the_ratios_of_each_round():
 
 def test_every_case_goes_through_every_image(photographs, tmp_path):
     a = speed.Arguments(photographs, size=16, batch=2)
-    assert speed.stored(photographs, tmp_path).n == 5
+    assert speed.convert_photographs(photographs, tmp_path).n == 5
     with speed.cases(a, tmp_path) as cases:
         assert {name: case() for name, case in cases.items()} == dict.fromkeys((LOADER, ACCURACY, PREDICT), 5)
 

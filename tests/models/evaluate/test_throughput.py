@@ -4,24 +4,25 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models.evaluate.record import recorded
-from models.evaluate.stages import Stage, figures, page
 
-from models.bench.step_time import Cost, Turn
+from models.bench.step_time import StepCost
+from models.bench.timing import StepTime
 from models.config.resolve import named
 from models.evaluate import __main__ as evaluate
+from models.evaluate.evaluation_log import read_evaluations
 from models.evaluate.throughput import Throughput
+from models.evaluate.training_cost import Stage, figures, page
 from models.load import load_run
 from models.records.metrics import read
 from pipeline.errors import InputError
 
 QUICK = ["--rounds", "1", "--repeat", "1", "--step-images", "8", "--batch", "4", "--device", "cpu"]
-COST = Cost(10, [Turn(2.0, 1.0)], 1.5)
+COST = StepCost(10, [StepTime(2.0, 1.0)], 1.5)
 
 
 def measured(folder, *flags: str) -> dict:
     evaluate.measure("throughput", str(folder), [*QUICK, *flags])
-    return recorded(folder)[-1]
+    return read_evaluations(folder)[-1]
 
 
 def test_supmaes_table_comes_out_of_its_hours():
@@ -58,13 +59,13 @@ def test_a_run_is_measured_beside_its_journal_and_another_recipe(trained):
         assert said in written
 
 
-@pytest.mark.parametrize(("recipe", "images_look"), [("probe:digits", 1.0), ("semiformer:digits", None)])
-def test_heads_that_are_no_single_layer_are_measured(recipe, images_look, trained):
-    """A probe's step is a look and twice a small matrix; a Semiformer's two heads are counted as they run."""
+@pytest.mark.parametrize(("recipe", "images_per_forward"), [("probe:digits", 1.0), ("semiformer:digits", None)])
+def test_heads_that_are_no_single_layer_are_measured(recipe, images_per_forward, trained):
+    """A probe's step is a forward pass and twice a small matrix; a Semiformer's two heads are counted as they run."""
     values = measured(trained(recipe))["values"]
     assert values["inference_gflops"] > 0
     ratio = values["train_gflops"] / values["inference_gflops"]
-    assert ratio == pytest.approx(images_look, rel=0.01) if images_look else ratio > 2
+    assert ratio == pytest.approx(images_per_forward, rel=0.01) if images_per_forward else ratio > 2
 
 
 def test_hours_and_work_are_steps_times_batch_times_what_an_image_takes():
@@ -109,13 +110,16 @@ def test_pass_rates_and_steps_on_labels_alone_are_the_journals(tmp_path, tiny):
     loaded = load_run(tmp_path, torch.device("cpu"))
     assert [(each.steps, each.labels_only) for each in Throughput().own(loaded)] == [(8, False), (4, True)]
     (tmp_path / "metrics.jsonl").unlink()
-    assert [(each.passed, each.told) for each in Throughput().own(loaded)] == [(1.0, "assumed"), (None, "assumed")]
+    assert [(each.passed, each.passed_from) for each in Throughput().own(loaded)] == [
+        (1.0, "assumed"),
+        (None, "assumed"),
+    ]
 
 
 @pytest.mark.parametrize(("flags", "said"), [
-    (["--passed", "1.5"], "--passed: expected a share from 0 to 1, got 1.5"),
-    (["--rounds", "0"], "--rounds: expected 1 or more, got 0"),
-    (["--step-images", "0"], "--step-images: expected 1 or more"),
+    (["--passed", "1.5"], "--passed is 1.5, expected from 0 to 1"),
+    (["--rounds", "0"], "--rounds is 0, expected at least 1"),
+    (["--step-images", "0"], "--step_images is 0, expected at least 1"),
     (["--train-labelled", "5"], "expected --train-images of as many or more"),
     (["--against", "mae:digit"], "did you mean mae:digits"),
     (["--against", "supervised:digits"], "is the run itself, or there twice"),

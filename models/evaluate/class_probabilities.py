@@ -1,0 +1,44 @@
+"""Class probabilities that a run's classifier gives to every labelled image of a file."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.distributed.precision import precision
+from models.evaluate.evaluator import Evaluator
+from models.load import Loaded
+from pipeline.errors import InputError
+from pipeline.labels.splits import known_labels
+from pipeline.store.beton import Beton
+
+
+class ClassProbabilities(NamedTuple):
+    """Class probabilities f32 [N, C] and labels i64 [N], on the host, of images `ids` i64 [N]."""
+
+    probabilities: Tensor
+    labels: Tensor
+    ids: np.ndarray
+
+
+@torch.inference_mode()
+def class_probabilities(evaluator: Evaluator, loaded: Loaded, beton: Beton) -> ClassProbabilities:
+    """Run the classifier on every labelled image of a file; results are copied from the device once, at the end.
+
+    Raises InputError for a run without a classifier, and a file without labels.
+    """
+    if not loaded.method.has_classifier:
+        raise InputError(
+            f"{loaded.path} was trained by {loaded.recipe.name}, which has no classifier; measure it with knn or "
+            "few_shot, or fine-tune it first"
+        )
+    known = known_labels(beton, None)
+    ids = np.asarray(known.ids)
+    if not len(ids):
+        raise InputError(f"{beton.path} has no labelled image; convert it with labels")
+    found = []
+    for images in evaluator.images(loaded, beton, ids):
+        with precision(loaded.recipe.run, images.device):
+            found.append(loaded.method.logits(images).float().softmax(-1))
+    return ClassProbabilities(torch.cat(found).cpu(), torch.from_numpy(known[ids]), ids)

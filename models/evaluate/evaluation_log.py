@@ -1,0 +1,43 @@
+"""Keep what was measured beside the run: a line in evaluations.jsonl and a page."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from models.evaluate.evaluator import Evaluator, Result
+from models.load import Loaded
+from models.records.jsonl import append_line, read_lines
+from models.reporting.render import Section, Table, html
+from pipeline.store.atomic_write import write_whole
+from pipeline.text import measured
+
+FILE = "evaluations.jsonl"
+
+
+def append_evaluation(loaded: Loaded, name: str, evaluator: Evaluator, result: Result) -> Path:
+    """Append {time, evaluator, checkpoint, step, flags, values} to the run's log in one write.
+
+    Returns the path of the page evaluate-<name>.html, which is written anew.
+    """
+    folder = loaded.path.parent
+    row = {
+        "time": round(time.time(), 3),
+        "evaluator": name,
+        "checkpoint": loaded.path.name,
+        "step": loaded.step,
+        "flags": asdict(evaluator),
+        "values": result.values,
+        **({"machine": result.machine} if result.machine else {}),
+    }
+    append_line(folder / FILE, row)
+    page = folder / f"evaluate-{name}.html"
+    numbers = Table(("measured", "value"), [(key, measured(key, value)) for key, value in result.values.items()])
+    title = f"{name} of {loaded.recipe.name}, step {loaded.step:,}"
+    machine = [Table(("measured on", ""), list(result.machine.items()))] if result.machine else []
+    write_whole(page, html(title, [Section("", [numbers, *result.blocks, *machine])]))
+    return page
+
+
+def read_evaluations(folder: Path) -> list[dict]:
+    """Read every row of a run's log, in the order of measuring; a line torn by a kill is left out."""
+    return read_lines(folder / FILE)

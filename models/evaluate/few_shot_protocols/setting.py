@@ -1,0 +1,91 @@
+"""One data set of a suite with its shots: what both ways to learn, linear probing and fine-tuning, are given."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.evaluate.few_shot_protocols.features import FeatureExtractor
+from models.evaluate.few_shot_protocols.metric import Metric
+from models.evaluate.few_shot_protocols.shots import Shots, draw_shots
+from models.evaluate.few_shot_protocols.suite import DataSet, labels_of
+from models.evaluate.few_shot_protocols.table import ClassifierResult
+from pipeline.spec import Data
+from pipeline.store.beton import Beton
+from pipeline.text import some
+
+Protocol = Literal["held_out", "elevater"]
+"""held_out: settings are selected on held-out shots or val.beton, and test is evaluated once. elevater: test selects
+the epoch."""
+
+
+class Outcome(NamedTuple):
+    """A classifier's metric on test, 0 to 1, and the settings that were selected for it."""
+
+    value: float
+    selected: dict[str, float]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class FewShotSetting:
+    """A data set, the draws of its shots, and how to read and encode its images.
+
+    drawn      the shots of each draw (seed 0, 1, ...), as many of each class as `shots` asks for at most
+    shots      the numbers of images of each class
+    left_only  whether the search for the L2 penalty is that of ELEVATER's first release
+    images_of  yields the images of a file by id, in order, in the recipe's evaluation view: u8 [n, 3, S, S] on the
+               device
+    """
+
+    set: DataSet
+    drawn: Sequence[Shots]
+    shots: Sequence[int]
+    metric: Metric
+    protocol: Protocol
+    left_only: bool
+    extractor: FeatureExtractor
+    data: Data
+    images_of: Callable[[Beton, np.ndarray], Iterator[Tensor]]
+
+    @property
+    def classes(self) -> int:
+        """Return the number of classes of the set, those without any image included."""
+        return len(self.set.classes)
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the encoder."""
+        return next(self.extractor.parameters()).device
+
+    def results(self, learn: Callable[[Shots, int], Outcome]) -> list[ClassifierResult]:
+        """Learn a classifier for each number of shots and each draw, and time each."""
+        made = []
+        for k in self.shots:
+            for seed, shots in enumerate(self.drawn):
+                began = time.perf_counter()
+                found = learn(shots.first(k), seed)
+                made.append(ClassifierResult(self.set.name, k, seed, *found, time.perf_counter() - began))
+        return made
+
+    def remarks(self) -> list[str]:
+        """Describe the set: its size, and classes that have fewer images than were asked for."""
+        lines = [f"{self.set.name}: {self.classes} classes, {len(labels_of(self.set.test).ids):,} test images."]
+        for k in self.shots:
+            few = self.drawn[0].fewer(k, self.classes)
+            if len(few):
+                named = some([self.set.classes[each] for each in few], most=5)
+                lines.append(
+                    f"{self.set.name}: {len(few)} classes have fewer than {k} images, all of theirs are used: {named}."
+                )
+        return lines
+
+
+def draw(each: DataSet, shots: Sequence[int], seeds: int) -> list[Shots]:
+    """Draw the shots with seeds 0 to `seeds` - 1, as many of each class as the largest of `shots`."""
+    labels = labels_of(each.train)
+    return [draw_shots(labels, max(shots), seed) for seed in range(seeds)]
