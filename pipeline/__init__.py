@@ -1,4 +1,8 @@
-"""What the network sees: images on disk to a Batch of weak, strong and masked views."""
+"""From images on disk to what the network sees: a Batch of weak, strong and masked views.
+
+The files at this level are the seams (`batch.py`, `spec.py`, `loader.py`) and the commands; everything else lies in a
+room, whose `__init__.py` says what it answers. Read `loader.py` first.
+"""
 
 import contextlib
 import hashlib
@@ -11,10 +15,10 @@ UNUSED_S = 30 * 86400
 
 
 def _kernel_cache() -> Path:
-    """Where compiled kernels are kept, one folder for each state of this package's sources.
+    """Name the folder of compiled kernels, one for each state of this package's sources.
 
-    numba notices a change in a kernel's own file but not in the files of those that it calls: an edit, or a `git
-    pull`, would leave it running old code.
+    numba notices a change in a kernel's own file but not in the files of the kernels that it calls: with one folder for
+    all states it would run old code after an edit or a `git pull`.
     """
     sources = sorted(Path(__file__).parent.rglob("*.py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
@@ -23,10 +27,10 @@ def _kernel_cache() -> Path:
 
 
 def _use(cache: Path) -> None:
-    """Note that these kernels are in use; where they are to be compiled first, remove those not used for 30 days.
+    """Mark the folder as used now; where it is new, remove folders that were not used for 30 days.
 
-    By age, not because their sources are others: checkouts, and the snapshots that jobs restart from, take turns, and
-    each would compile anew. Who loses its folder all the same compiles again, and makes it again.
+    Folders of other sources are kept: checkouts, and the snapshots that jobs restart from, take turns, and each would
+    compile again. A process whose folder is removed compiles again and makes a new one.
     """
     with contextlib.suppress(OSError):
         if cache.exists():

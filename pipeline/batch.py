@@ -1,18 +1,23 @@
-"""What travels from the data path to a method."""
+"""The batch that the loader hands to a method.
+
+batch.labelled.images     # u8 [N, 3, S, S]
+batch.unlabelled.weak     # u8 [M, 3, S, S]
+"""
 
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-DIMENSIONS = {"visible": (2, 3), "hidden": (3,)}
+DIMENSIONS = {"visible": (2, 3), "hidden": (3,)}  # of a tensor that is no image; 1 for every other
 
 
 @dataclass(frozen=True)
 class Labelled:
     """Images whose labels may be seen: ids i64 [N], images u8 [N, 3, S, S], labels i64 [N].
 
-    visible i64 [N, K] and hidden as in Unlabelled, of `images`.
+    visible  i64 [N, K]      patches of `images` that the masked branch may see; [N, W, K] in W windows of each image
+    hidden   i64 [N, W, M]   the windows' other patches; None without windows, where the hidden patches are the rest
     """
 
     ids: Tensor
@@ -26,8 +31,8 @@ class Labelled:
 class Unlabelled:
     """Images without labels: ids i64 [N], weak and strong u8 [N, 3, S, S].
 
-    visible  i64 [N, K]      patches of weak that the masked branch may see; [N, W, K] in W windows of each image
-    hidden   i64 [N, W, M]   the windows' other patches; None where no windows were asked for: simply the rest
+    visible  i64 [N, K]      patches of `weak` that the masked branch may see; [N, W, K] in W windows of each image
+    hidden   i64 [N, W, M]   the windows' other patches; None without windows, where the hidden patches are the rest
     """
 
     ids: Tensor
@@ -39,14 +44,14 @@ class Unlabelled:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's (or micro-step's) images on the device; a part that the method does not need is None."""
+    """Images of one step (or micro-batch) on the device; a part that the method does not need is None."""
 
     step: int
     labelled: Labelled | None
     unlabelled: Unlabelled | None
 
     def check(self) -> "Batch":
-        """Return self if every tensor has its dtype and shape; raise TypeError naming the first that has not."""
+        """Return self if every tensor has its dtype and shape. Raises TypeError naming the first that has not."""
         for name, part in (("labelled", self.labelled), ("unlabelled", self.unlabelled)):
             if part is not None:
                 _check(name, part)

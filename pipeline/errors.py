@@ -1,36 +1,40 @@
-"""The one kind of error a user can cause, and how a command ends on it."""
+"""Errors that a user can cause or meet, and how a command ends on them.
+
+raise InputError(f"{path}: no such file; expected a .beton")
+command(main)     # prints "error: ..." and exits with code 2
+"""
 
 import os
 import sys
 import time
 from collections.abc import Callable
 
-FIRST_RANK_S = 3.0
+FIRST_RANK_S = 3.0  # seconds that other ranks wait for the first to report an error
 
 
 class InputError(ValueError):
-    """Wrong input, said in one line: what was expected, what came, what to do."""
+    """Error of wrong input, in one line: what was expected, what came, what to do."""
 
     code = 2
 
 
 class Unavailable(InputError):
-    """Storage or a machine that failed, said as plainly: not the command's fault, so that another try is worth it."""
+    """Error of storage or of a machine, in one line: the input is right, so that another try may succeed."""
 
     code = 1
 
 
 left_behind: list[str] = []
-"""Threads that were given up (pipeline.concurrency.threads): Python's own shut-down could trip over one that wakes amid
-it."""
+"""Names of threads that did not end (pipeline.concurrency.threads). Python's shut-down may crash if one of them wakes
+during it, so a command then ends without it."""
 
 
 def command(main: Callable[[], int | None]) -> None:
     """Run a command line's main; an InputError becomes one line on stderr and its exit code, Ctrl-C one line and 130.
 
-    Of several ranks the first says at once what is wrong. The others wait, and speak only if they are still there:
-    where the first has ended on the same error torchrun ends them meanwhile, so that the line comes once; an error
-    that the first does not have is said all the same.
+    Of several ranks the first reports an error at once. The others wait before they report theirs: if the first has
+    ended on the same error, torchrun ends them meanwhile, so that the line comes once; an error that the first does not
+    have is still reported.
     """
     code = _code(main)
     if left_behind:
@@ -48,7 +52,7 @@ def _code(main: Callable[[], int | None]) -> int:
         if first:
             print("interrupted", file=sys.stderr)
         return 130  # as shells call it
-    except BrokenPipeError:  # whoever read our output, `head` say, has enough
+    except BrokenPipeError:  # the reader of our output, `head` for example, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except InputError as error:

@@ -1,11 +1,11 @@
-"""Flags of a command: typed by tyro, bounded where the field says so, and refused in one line.
+"""Parse the flags of a command: typed by tyro, bounded by their fields' annotations, and refused in one line.
 
 @dataclass(frozen=True)
 class Options:
     threads: Annotated[int | None, AT_LEAST_1] = None
 
 options = parse(Options, prog="python -m pipeline.bench")
-check_bounds(options)                 # threads is 0, expected at least 1
+check_bounds(options)     # raises InputError("threads is 0, expected at least 1")
 """
 
 import io
@@ -81,39 +81,41 @@ def _bounds(kind: type) -> dict[str, Bound]:
 
 
 def parse(kind: Any, **options: Any) -> Any:
-    """`tyro.cli`. Raises InputError, in one line, for what tyro refuses."""
-    import tyro  # here, because training imports modules whose commands it does not run
+    """Call `tyro.cli`. Raises InputError, in one line, for what tyro refuses."""
+    import tyro  # late, because training imports modules whose commands it does not run
 
     with in_one_line():
         return tyro.cli(kind, **options)
 
 
-def later(door: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """A function whose parameters are a command's flags, to be called when all of them are known to be right."""
+def later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """Wrap a function whose parameters are a command's flags, so that tyro's call of it returns the call to make once
+    all flags are checked."""
 
-    @wraps(door)
-    def known(*args: Any, **named: Any) -> Callable[[], None]:
-        return partial(door, *args, **named)
+    @wraps(command)
+    def bound(*args: Any, **named: Any) -> Callable[[], None]:
+        return partial(command, *args, **named)
 
-    return known
+    return bound
 
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """What tyro refuses inside, in a box of several lines, becomes an InputError; what else it prints passes."""
-    said = io.StringIO()
+    """Turn what tyro refuses inside, in a box of several lines, into an InputError; let its other output pass."""
+    printed = io.StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(printed):
             yield
     except SystemExit as ended:
         if ended.code != 2:
             raise
-        raise InputError(unboxed(said.getvalue())) from None
-    sys.stderr.write(said.getvalue())
+        raise InputError(unboxed(printed.getvalue())) from None
+    sys.stderr.write(printed.getvalue())
 
 
 def unboxed(box: str) -> str:
-    """The message at the top of tyro's box, what was expected or is similar, and where all flags are shown."""
+    """Take from tyro's box the message at its top and what was expected or is similar; add where all flags are
+    shown."""
     rows = [line.strip("│ ") for line in box.splitlines()[1:]]
     parts: list[list[str]] = [[]]  # between rules
     for row in rows:
@@ -127,7 +129,7 @@ def unboxed(box: str) -> str:
 
 
 def _hint(part: list[str]) -> str:
-    """What a part of the box below its message adds; nothing where it only says how to see the help."""
+    """Take the hint from a part of the box below its message; nothing where it only says how to see the help."""
     if part[0].startswith("Available subcommands: "):
         return f"the first word is one of: {' '.join(part).partition(': ')[2]}"
     if len(part) == 1 or not part[0].endswith(":") or part[0].startswith("For full helptext"):

@@ -1,4 +1,7 @@
-"""What can be asked of the data path: views, masks and the data of a run, as frozen dataclasses."""
+"""Settings of the data path: views, masks and the data of a run, as frozen dataclasses.
+
+Data(root="data/imagenet", split="10-percent", strong=View(augment="timm", erase="random"), mask=Mask(ratio=0.75))
+"""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -8,11 +11,12 @@ from pipeline.flags import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE
 
 @dataclass(frozen=True)
 class View:
-    """How one view of an image is cut, then changed; colours before erasing, as in every peer."""
+    """How one view of an image is cut, then changed: first colours, then erasing."""
 
     crop: Literal["random_resized", "resize_then_crop", "centre"] = "random_resized"
     """random_resized: torchvision's RandomResizedCrop. resize_then_crop: short side to `short_side`, then a random
-    crop with reflected `padding` (Semiformer's weak view). centre: the same without chance, for evaluation."""
+    crop with reflected `padding` (Semiformer's weak view). centre: short side to `short_side`, then the centre crop,
+    for evaluation."""
     scale: tuple[float, float] = (0.08, 1.0)
     """random_resized: share of the image's area."""
     short_side: Annotated[float, POSITIVE] = 256 / 224
@@ -22,7 +26,7 @@ class View:
     flip: bool = True
     """Mirror left and right half of the time."""
     augment: Literal["none", "usb", "timm", "torchvision"] = "none"
-    """RandAugment, which means a different thing in each library."""
+    """RandAugment as this library defines it; its operations and strengths differ between libraries."""
     layers: Annotated[int | None, AT_LEAST_1] = None
     """RandAugment: operations on an image; the preset's own number when absent (usb 3, timm 2, torchvision 2)."""
     jitter: Annotated[tuple[float, float, float, float] | None, NOT_NEGATIVE] = None
@@ -64,7 +68,7 @@ class Data:
     val: str = "val.beton"
     """File in `root` that is evaluated on."""
     test: str | None = None
-    """File in `root` that is evaluated on once, at the end; choices are made on `val`."""
+    """File in `root` that is evaluated on once, at the end; choices, such as hyperparameters, are made on `val`."""
     split: str | None = None
     """Name of the split whose labels may be seen; every label when absent."""
     unlabelled: Literal["all", "rest"] = "all"
@@ -86,27 +90,30 @@ class Data:
     strong: View = field(default_factory=lambda: View(augment="timm", erase="random"))
     """The view that must agree with the pseudo-label."""
     evaluate: View = field(default_factory=lambda: View(crop="centre", flip=False))
-    """The view that is evaluated: resize to 256, centre crop 224 as in every peer, by area instead of bicubically."""
+    """The view that is evaluated: resize to 256, then the centre crop of 224, resized by area and not bicubically."""
     mask: Mask = field(default_factory=Mask)
     """Which patches of the weak view the encoder sees in the masked branch."""
     backend: Literal["auto", "ffcv", "dali", "memory"] = "auto"
-    """Who reads and decodes while training: auto keeps sets of up to `memory_mb` decoded in memory and streams larger
-    ones. What is looked at once, as in an evaluation, is streamed in any case."""
+    """What reads and decodes while training: auto keeps sets of up to `memory_mb` decoded in memory and streams larger
+    ones. Images that are read once, as in an evaluation, are streamed in any case."""
     memory_mb: Annotated[int, AT_LEAST_1] = 1024
     """backend auto: decoded size up to which a set is kept in memory."""
     views_on: Literal["auto", "cpu", "device"] = "auto"
-    """Where views are made: auto is the GPU where there is one."""
+    """Where views are made: on the CPU, or on the device that trains; auto is the GPU where there is one."""
     threads: Annotated[int | None, AT_LEAST_1] = None
     """Decoding threads; as many as this process may use cores when absent."""
     ahead: Annotated[int, AT_LEAST_1] = 3
     """Batches prepared in advance."""
     hang_timeout_s: Annotated[float | None, POSITIVE] = 300
-    """No batch for so many seconds says where every thread stands and ends the run; None waits for ever."""
+    """Seconds without a batch after which a run prints where every thread stands and ends; None waits for ever."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """The parts of a batch that a method reads; nothing else is decoded, cut or drawn."""
+    """Parts of a batch that a method reads; other parts are neither drawn nor decoded.
+
+    Needs(labelled=True, unlabelled=True, strong=True)     # of FixMatch
+    """
 
     labelled: bool = False
     labelled_visible: bool = False

@@ -17,8 +17,8 @@ from pipeline.bench.cases import BOUND, CPU_VIEWS, GPU_END_TO_END, GPU_VIEWS, OV
 from pipeline.bench.peers import PEERS, chosen, peer_cases
 from pipeline.bench.rounds import Turns, interleaved, rate, times
 from pipeline.bench.verdict import Machine, machine, need, verdict
-from pipeline.errors import InputError, command
-from pipeline.flags import parse
+from pipeline.errors import command
+from pipeline.flags import AT_LEAST_1, POSITIVE, Bound, check_bounds, parse
 from pipeline.store.beton import Beton, open_beton
 
 GOAL_IMAGES_PER_S = 1000  # rate for which the loader's own share of a core is printed
@@ -35,26 +35,20 @@ class Options:
     """Peers, with commas between: torchvision, ffcv, ffcv-ssl, dali. All that are installed when absent."""
     model: str = "vit_small_patch16_224"
     """The network that the verdict is about."""
-    step_images_per_s: float | None = None
+    step_images_per_s: Annotated[float | None, POSITIVE] = None
     """Images (not views) that one GPU trains on in a second, if you measured it."""
-    size: int = 224
+    size: Annotated[int, Bound(f"at least {2 * PATCH}", lambda value: value >= 2 * PATCH)] = 224
     """Side of the views, in pixels."""
-    threads: int = 1
+    threads: Annotated[int, AT_LEAST_1] = 1
     """Decoding threads; more of them share caches and memory, and each prepares a little less."""
-    rounds: int = 5
+    rounds: Annotated[int, AT_LEAST_1] = 5
     """How often each case runs."""
-    images: int = 500
+    images: Annotated[int, AT_LEAST_1] = 500
     """Images of a round, the file's first."""
-    batch: int = 128
+    batch: Annotated[int, AT_LEAST_1] = 128
     """Images in a batch."""
     json: bool = False
     """Print JSON instead of the table."""
-
-    def check(self) -> None:
-        """Raise InputError on a value out of range."""
-        for name, low in (("size", 2 * PATCH), ("threads", 1), ("rounds", 1), ("images", 1), ("batch", 1)):
-            if getattr(self, name) < low:
-                raise InputError(f"--{name} must be {low} or more, got {getattr(self, name)}")
 
 
 def measure(options: Options, beton: Beton, peers: list[str]) -> Turns:
@@ -127,7 +121,7 @@ def figures(turns: Turns) -> dict[str, dict[str, float]]:
 def main() -> None:
     """Print the table and the verdict, or JSON."""
     options = parse(Options, description=__doc__, prog="python -m pipeline.bench")
-    options.check()
+    check_bounds(options, "--")
     need(options.model, options.step_images_per_s)
     peers, path = chosen(options.against), Path(options.path)
     beton = open_beton(path / "train.beton" if path.is_dir() else path)

@@ -16,12 +16,13 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from pipeline.bench.sparse_file import write_sparse
 from pipeline.errors import InputError, command
-from pipeline.flags import parse
+from pipeline.flags import AT_LEAST_1, check_bounds, parse
 from pipeline.store.beton import Beton, open_beton
 
 LABELLED, UNLABELLED, EVERY, STEPS = 256, 1792, 100, 50
@@ -31,7 +32,7 @@ LABELLED, UNLABELLED, EVERY, STEPS = 256, 1792, 100, 50
 class Options:
     """Write sparse .beton files and measure how they open."""
 
-    images: tuple[int, ...] = (1_281_167, 100_000_000)
+    images: Annotated[tuple[int, ...], AT_LEAST_1] = (1_281_167, 100_000_000)
     """Images of each file."""
     folder: str | None = None
     """Where to write them (48 bytes of disk an image, removed at the end); the system's temporary folder if absent."""
@@ -130,8 +131,9 @@ def table(rows: list[tuple[str, dict]]) -> str:
 def main() -> None:
     """Print the table."""
     options = parse(Options, description=__doc__, prog="python -m pipeline.bench.simulate")
-    if min(options.images, default=0) < 1:
-        raise InputError("--images: expected numbers of 1 or more")
+    check_bounds(options, "--")
+    if not options.images:
+        raise InputError("--images: expected numbers of images, got none")
     if options.folder and not Path(options.folder).is_dir():
         raise InputError(f"--folder: {options.folder} is no folder")
     rows = []

@@ -47,8 +47,6 @@ def machine() -> Machine:
 def need(model: str, images_per_s: float | None = None) -> Need:
     """Find a model's need from a measured rate, or from its FLOPs. Raises InputError for a model without either."""
     if images_per_s is not None:
-        if images_per_s <= 0:
-            raise InputError(f"--step-images-per-s must be above 0, got {images_per_s:g}")
         return Need(model, images_per_s, "as you say")
     if model not in GFLOP:
         raise InputError(f"--model knows {', '.join(GFLOP)}, got {model!r}; for another one say --step-images-per-s")

@@ -93,10 +93,10 @@ def test_a_door_is_entered_when_its_flags_are_known(capsys):
 
 
 @pytest.mark.parametrize(
-    "module", ["pipeline.convert", "pipeline.labels.splits", "pipeline.bench.simulate", "models.predict"]
+    "module", ["pipeline.convert", "pipeline.split", "pipeline.bench.simulate", "models.predict"]
 )
 def test_every_door_says_it_in_a_line(module):
-    flags = ["make"] if module == "pipeline.labels.splits" else []
+    flags = ["make"] if module == "pipeline.split" else []
     ran = subprocess.run(
         [sys.executable, "-m", module, *flags, "a", "b", "--no-such-flag"], capture_output=True, text=True, check=False
     )

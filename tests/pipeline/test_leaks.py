@@ -28,7 +28,7 @@ from pipeline.train_data import loader_spec, open_train_data
 
 CPU = torch.device("cpu")
 NEEDS = Needs(unlabelled=True, strong=True, unlabelled_visible=True)
-KINDS = {"T0": ("ffcv", "cpu"), "T2": ("ffcv", "device"), "memory": ("memory", "cpu")}
+KINDS = {"CPU views": ("ffcv", "cpu"), "GPU views": ("ffcv", "device"), "memory": ("memory", "cpu")}
 BATCH_MB = 16 * 2 * 3 * 128 * 128 / 1e6
 
 
@@ -61,7 +61,7 @@ def settled() -> Held:
 
 def open_loader(beton: Beton, kind: str, threads: int | None = 2, device: torch.device = CPU) -> Loader:
     backend, views_on = KINDS[kind]
-    size = 64 if kind == "T2" else 128  # whose views take a device, or long
+    size = 64 if kind == "GPU views" else 128  # whose views take a device, or long
     where = str(beton.path.parent)
     data = Data(where, batch=16, size=size, backend=backend, views_on=views_on, threads=threads, ahead=2)
     train_data = open_train_data(data, NEEDS)
@@ -181,10 +181,10 @@ def test_a_beton_crosses_a_fork_and_a_loader_says_that_it_does_not(beton) -> Non
         return str(libffcv.decode(beton.jpeg(3), int(beton.heights[3]), int(beton.widths[3])).sum())
 
     def anew() -> str:
-        with open_loader(beton, "T0") as batches:
+        with open_loader(beton, "CPU views") as batches:
             return str(next(batches).unlabelled.ids.tolist())
 
-    with open_loader(beton, "T0") as batches:
+    with open_loader(beton, "CPU views") as batches:
         first = next(batches)
 
         def on_with_the_parents() -> str:
@@ -204,9 +204,9 @@ def test_two_sets_at_once_are_each_as_they_are_alone(beton) -> None:
         batch = next(loader)
         return [*batch.unlabelled.ids.tolist(), int(batch.unlabelled.weak.sum()), int(batch.unlabelled.strong.sum())]
 
-    with open_loader(beton, "T0") as batches:
+    with open_loader(beton, "CPU views") as batches:
         alone = [ids(batches) for _ in range(4)]
-    with open_loader(beton, "T0") as first, open_loader(beton, "memory") as second:
+    with open_loader(beton, "CPU views") as first, open_loader(beton, "memory") as second:
         together = [(ids(first), ids(second)) for _ in range(4)]
     assert [a for a, _ in together] == [b for _, b in together] == alone
 
@@ -215,7 +215,7 @@ def on_one_core(path: str) -> None:
     """Print the cores that count, and the decoders of two loaders at once, on one core of this machine."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     beton = open_beton(path)
-    with open_loader(beton, "T0", None) as first, open_loader(beton, "T2", None) as second:
+    with open_loader(beton, "CPU views", None) as first, open_loader(beton, "GPU views", None) as second:
         for _ in range(3):
             next(first), next(second)
         decoders = sum(thread.name.startswith("decode") for thread in threading.enumerate())
@@ -236,7 +236,7 @@ def test_pinned_memory_does_not_grow_from_loader_to_loader(beton) -> None:
         torch.cuda.synchronize()
         return torch.cuda.host_memory_stats()["allocated_bytes.current"]
 
-    for kind in ("T0", "T2"):
+    for kind in ("CPU views", "GPU views"):
         closed(open_loader(beton, kind, device=torch.device("cuda")))
         before = pinned()
         for end in (closed, *ENDS):

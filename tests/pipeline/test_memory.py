@@ -1,5 +1,5 @@
 """What a loader holds beyond the page cache.  `python -m tests.pipeline.test_memory FILE.beton` measures it in full:
-a semi-supervised step of 256 labelled and 1,792 unlabelled images at 224 pixels, T0 and T2, three batches ahead.
+a semi-supervised step of 256 labelled and 1,792 unlabelled images at 224 pixels, with CPU views and with GPU views, three batches ahead.
 """
 
 import json
@@ -23,7 +23,7 @@ NEEDS = {
     "cpu": Needs(labelled=True, unlabelled=True, strong=True, unlabelled_visible=True),
     "device": Needs(labelled=True, unlabelled=True, unlabelled_visible=True),
 }
-"""T2 without strong views: their intermediates lie on the device, which here is the CPU."""
+"""GPU views without strong ones: their intermediates lie on the device, which here is the CPU."""
 AHEAD = 3
 
 
@@ -92,8 +92,8 @@ def main() -> None:
     """Print the figures at full size."""
     path = Path(sys.argv[1])
     print(f"{path}: {open_beton(path).n} images; the most held beyond files, a batch is {view_mb(2048, 224):.0f} MB:")
-    print(f"T0 {figures(path, 'cpu', [(2048, 224)], 3)[0]:.0f} MB", flush=True)
-    print(f"T2, weak views alone, the CPU as device {figures(path, 'device', [(2048, 224)], 3)[0]:.0f} MB")
+    print(f"CPU views {figures(path, 'cpu', [(2048, 224)], 3)[0]:.0f} MB", flush=True)
+    print(f"GPU views, weak ones alone, the CPU as device {figures(path, 'device', [(2048, 224)], 3)[0]:.0f} MB")
 
 
 if __name__ == "__main__":

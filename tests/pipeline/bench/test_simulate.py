@@ -94,9 +94,13 @@ def test_a_probe_that_fails_says_why(tmp_path):
         probed(tmp_path / "absent.beton", cold=False)
 
 
-def test_no_images_are_refused(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["simulate", "--images", "0"])
-    with pytest.raises(InputError, match="expected numbers of 1 or more"):
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [(["0"], "--images is 0, expected at least 1"), ([], "--images: expected numbers of images, got none")],
+)
+def test_no_images_are_refused(words, line, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["simulate", "--images", *words])
+    with pytest.raises(InputError, match=f"^{line}$"):
         main()
 
 
