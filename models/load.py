@@ -9,7 +9,7 @@ import torch
 from models.checkpoint import save_load
 from models.config.recipe import Recipe
 from models.config.resolve import named
-from models.method import method_class
+from models.factory import method_class
 from models.method import Method
 from models.records.run_folder import LAST
 from pipeline.errors import InputError

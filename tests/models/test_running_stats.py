@@ -33,7 +33,7 @@ dist.destroy_process_group()
 def parts() -> dict[str, RunningStats]:
     """One of each that remembers something."""
     kinds = ("flexmatch", "freematch", "softmatch", "adamatch")
-    made = {kind: build_build_threshold(Pseudo(0.5, kind, MOMENTUM), CLASSES) for kind in kinds}
+    made = {kind: build_threshold(Pseudo(0.5, kind, MOMENTUM), CLASSES) for kind in kinds}
     made |= {target: Alignment(target, CLASSES, MOMENTUM) for target in ("uniform", "labels", "predictions")}
     for part in made.values():
         part.set_dataset_size(IMAGES, IMAGES)
