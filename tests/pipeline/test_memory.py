@@ -1,5 +1,6 @@
 """What a loader holds beyond the page cache.  `python -m tests.pipeline.test_memory FILE.beton` measures it in full:
-a semi-supervised step of 256 labelled and 1,792 unlabelled images at 224 pixels, with CPU views and with GPU views, three batches ahead.
+a semi-supervised step of 256 labelled and 1,792 unlabelled images at 224 pixels, with CPU views and with GPU views,
+three batches ahead.
 """
 
 import json
