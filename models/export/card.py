@@ -8,10 +8,10 @@ import timm
 import torch
 
 from models.config.resolve import command_of
-from models.evaluate.results import journalled
+from models.evaluate.result_columns import last_evaluations
 from models.export.base import Checked
-from models.load import Loaded
 from models.factory import method_class
+from models.load import Loaded
 from models.records.metrics import read
 from models.records.run_folder import ENVIRONMENT
 from pipeline.text import measured, table
@@ -65,7 +65,7 @@ def agreement(checked: Checked) -> str:
 
 def results(folder: Path) -> list[str]:
     """The last evaluation on each file that the run's journal holds, as a table."""
-    last = journalled(read(folder))
+    last = last_evaluations(read(folder))
     if not last:
         return ["None were recorded."]
     rows = [(file, name, measured(name, value)) for (file, name), value in last.items()]

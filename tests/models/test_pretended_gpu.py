@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from models.evaluate.shifts import share_wrong
 from torch import nn
 
 from models.config.recipe import Run
@@ -15,6 +14,7 @@ from models.distributed.precision import precision
 from models.distributed.process_group import World
 from models.encoder.patches import _scale_and_shift
 from models.evaluate.accuracy import hits
+from models.evaluate.distribution_shift import share_wrong
 from models.evaluate.knn import features
 from models.factory import method_class
 from models.method import StepInfo

@@ -23,9 +23,9 @@ from models.encoder.vit import (
     encode,
     eval_logits,
 )
-from models.masked.settings import Reconstruct
 from models.masked.decoder import Decoder, predicted_ids
 from models.masked.mae import MAEBranch
+from models.masked.settings import Reconstruct
 
 DOUBLE = torch.float64
 SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4, "num_classes": 5}

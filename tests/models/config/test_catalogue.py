@@ -11,7 +11,7 @@ from models.config.catalogue import catalogue, sweeps
 from models.config.recipe import Recipe, Run
 from models.config.resolve import named
 from models.config.sweep import members
-from models.method import method_class
+from models.factory import method_class
 from models.method import Method, StepInfo
 from models.optim.build import build_optimiser
 from models.optim.update import set_lr

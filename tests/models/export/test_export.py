@@ -17,8 +17,8 @@ from models.export.base import Checked, as_input, images_like
 from models.export.to_onnx import ToOnnx
 from models.export.to_timm import ToTimm
 from models.export.to_vitmae import ToViTMAE
-from models.load import Loaded, load_run
 from models.factory import method_class
+from models.load import Loaded, load_run
 from pipeline.errors import InputError
 
 ONNX = pytest.mark.skipif(
