@@ -5,7 +5,7 @@ decoder is the same library with more around it. ffcv, if DALI is not installed.
 ffcv, if it decodes ENOUGH_IMAGES_PER_S with the threads that it has. Otherwise the faster of the two, measured on the
 first images of the file; DALI must be faster by a tenth, as it takes the GPU's time.
 
-    choose(data, beton, device).said(before=None)     # "back-end ffcv: DALI is not installed"
+    choose(data, beton, device).describe(before=None)     # "back-end ffcv: DALI is not installed"
 """
 
 from collections.abc import Callable
@@ -26,17 +26,17 @@ ENOUGH_IMAGES_PER_S = 5000
 a quarter of its peak (pipeline.bench.verdict); larger models take fewer."""
 WINS_BY = 1.1
 
-Backend = Literal["ffcv", "dali", "memory"]
+BackendName = Literal["ffcv", "dali", "memory"]
 
 
 @dataclass(frozen=True)
 class Choice:
     """A back-end and the reason for it, in words."""
 
-    backend: Backend
+    backend: BackendName
     why: str
 
-    def said(self, before: Backend | None) -> str:
+    def describe(self, before: BackendName | None) -> str:
         """Put the choice in a line, and add the back-end that a resumed run was on `before`, if it was another."""
         changed = f"; until now the run was on {before}" if before not in (None, self.backend) else ""
         return f"back-end {self.backend}: {self.why}{changed}"
@@ -53,7 +53,7 @@ def views_on(data: Data, device: torch.device) -> Literal["cpu", "device"]:
     return data.views_on if data.views_on != "auto" else "cpu" if device.type == "cpu" else "device"
 
 
-def choose(data: Data, beton: Beton, device: torch.device, before: Backend | None = None) -> Choice:
+def choose(data: Data, beton: Beton, device: torch.device, before: BackendName | None = None) -> Choice:
     """Choose the back-end of a run that was on `before` when it was last started; takes seconds where it has to
     measure.
 
@@ -77,7 +77,7 @@ def rule(
     memory: tuple[float, float],
     on_gpu: bool,
     dali_there: bool,
-    before: Backend | None,
+    before: BackendName | None,
     ffcv: Callable[[], float],
     dali: Callable[[], float],
 ) -> Choice:

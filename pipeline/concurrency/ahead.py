@@ -1,4 +1,4 @@
-"""Work ahead of whoever uses the results."""
+"""Begin work before its result is needed."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator

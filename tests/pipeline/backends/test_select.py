@@ -55,8 +55,8 @@ def test_the_rule(memory, on_gpu, there, before, ffcv, dali, backend, why):
 
 def test_a_change_is_said_and_nothing_else():
     chosen = Choice("ffcv", "so")
-    assert chosen.said(None) == chosen.said("ffcv") == "back-end ffcv: so"
-    assert chosen.said("dali") == "back-end ffcv: so; until now the run was on dali"
+    assert chosen.describe(None) == chosen.describe("ffcv") == "back-end ffcv: so"
+    assert chosen.describe("dali") == "back-end ffcv: so; until now the run was on dali"
 
 
 def test_what_the_recipe_says_is_not_questioned(beton, monkeypatch):
