@@ -167,7 +167,9 @@ def _formats() -> list[str]:
 
 def _unknown(blob: bytes) -> str:
     """Why Pillow does not know what a file is."""
-    if blob[4:8] == b"ftyp" and blob[8:12] in HEIC_BRANDS and pillow_heif is None:
+    if blob[4:8] == b"ftyp" and blob[8:12] in HEIC_BRANDS:
+        if heic_can_be_read():
+            return "corrupt or truncated HEIC image"
         return "a HEIC image, which needs pillow-heif; install it: python -m pip install pillow-heif"
     if blob[4:8] == b"ftyp" and blob[8:12] in AVIF_BRANDS and not features.check("avif"):
         return "an AVIF image, which this Pillow cannot read; install Pillow 11.3 or later"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.store.jpeg_header import check, is_sound
+from pipeline.backends.libffcv import decode
+from pipeline.store.jpeg_header import check, is_sound, plain_size
 
 HEIGHT, WIDTH = 40, 56
 
@@ -86,3 +87,37 @@ def test_a_file_is_checked_image_by_image():
     heights, widths, errors = np.full(3, HEIGHT), np.array([WIDTH, WIDTH, WIDTH + 1]), np.full(3, 9, np.int32)
     check(0, 3, data, offsets, sizes, heights, widths, errors)
     assert errors.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(("marker", "at", "value"), [
+    (0xE0, 9, 2),        # major version of JFIF
+    (0xDA, 12, 0),       # last coefficient of a sequential scan
+    (0xDA, 11, 1),       # first coefficient
+    (0xDA, 13, 1),       # successive approximation
+])  # fmt: skip
+def test_a_value_that_libjpeg_warns_of_is_not_sound(marker, at, value):
+    data = jpeg()
+    data[segment(data, marker) + at] = value
+    assert decode(data, HEIGHT, WIDTH) is None
+    assert not is_sound(data, HEIGHT, WIDTH)
+    assert plain_size(data) is None
+
+
+def test_a_colour_transform_of_adobe_counts_where_jfif_does_not_decide():
+    data = jpeg(keep_rgb=True)
+    transform = segment(data, 0xEE) + 4 + 11
+    for value, sound in ((0, True), (1, True), (2, False), (9, False)):
+        data[transform] = value
+        assert (decode(data, HEIGHT, WIDTH) is not None) == sound
+        assert is_sound(data, HEIGHT, WIDTH) == sound
+    with_jfif = jpeg()
+    both = np.concatenate([with_jfif[:20], data[2 : transform + 1], with_jfif[20:]])
+    assert decode(both, HEIGHT, WIDTH) is not None
+    assert is_sound(both, HEIGHT, WIDTH)
+
+
+def test_a_frame_without_width_or_height_has_no_size():
+    for at in (5, 7):
+        data = jpeg()
+        data[segment(data, 0xC0) + at : segment(data, 0xC0) + at + 2] = 0
+        assert plain_size(data) is None
