@@ -12,15 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import rng
 from pipeline.backends import cpu_views, kernels, libffcv, staged_decode
 from pipeline.backends.select import views_on
 from pipeline.backends.staging_buffers import SLOT_PIXELS, staging_buffers_for
+from pipeline.concurrency.ahead import ahead
 from pipeline.concurrency.pool import CHUNK, Pool, cores
 from pipeline.concurrency.threads import Threads
 from pipeline.errors import InputError
 from pipeline.executors.gpu_views import check_device
-from pipeline.sampling.sampler import SampleIds
 from pipeline.sources.encode import Decoding, prepare
 from pipeline.sources.listing import Listing, listing, unreadable
 from pipeline.sources.regular import MOST_BYTES, open_regular
@@ -28,7 +27,7 @@ from pipeline.spec import Data
 from pipeline.store.jpeg_header import plain_size
 from pipeline.store.sample_names import escape
 from pipeline.text import some
-from pipeline.views.plan import ViewParams, ViewSpec, draw
+from pipeline.views.plan import ViewParams, evaluation_plan
 
 ROOM = SLOT_PIXELS  # pixels of each thread's scratch too; memory that no image touches costs nothing
 QUALITY = 100  # of what libffcv does not take (PNG, turned or CMYK JPEG): it goes through a JPEG in memory
@@ -104,21 +103,17 @@ def sweep_files(
     """
     libffcv.load()
     decoding = decoding or Decoding()
-    threads, views, memory = Threads(data.threads or cores(), "read"), _Views(data, device), _ReadBuffers()
-    read: deque[tuple[list[Path], list[Future[Chunk]]]] = deque()
-    begun: deque[Callable[[], Shown]] = deque()
+    threads, views, memory = Threads(data.threads or cores(), "read"), _ViewMaker(data, device), _ReadBuffers()
+
+    def read() -> Iterator[tuple[list[Path], list[Future[Chunk]]]]:
+        for first in range(0, len(paths), batch):
+            part = list(paths[first : first + batch])
+            chunks = [part[at : at + CHUNK] for at in range(0, len(part), CHUNK)]
+            yield part, [threads.submit(_read_all, chunk, memory, decoding) for chunk in chunks]
+
     try:
-        for first in range(0, len(paths) + 2 * batch, batch):
-            if part := list(paths[first : first + batch]):
-                chunks = [part[at : at + CHUNK] for at in range(0, len(part), CHUNK)]
-                jobs = [threads.submit(_read_all, chunk, memory, decoding) for chunk in chunks]
-                read.append((part, jobs))
-            if len(read) > 1 or (read and not part):
-                begun.append(_begin(*read.popleft(), data, device, views, memory, decoding))
-            if len(begun) > 1 or (begun and not part and not read):
-                yield begun.popleft()()
-        while begun:
-            yield begun.popleft()()
+        for finish in ahead(_begin(*part, data, device, views, memory, decoding) for part in ahead(read())):
+            yield finish()
     finally:
         threads.close()
         views.close()
@@ -178,7 +173,7 @@ def _begin(
     jobs: list[Future[Chunk]],
     data: Data,
     device: torch.device,
-    views: "_Views",
+    views: "_ViewMaker",
     memory: "_ReadBuffers",
     decoding: Decoding,
 ) -> Callable[[], Shown]:
@@ -208,7 +203,7 @@ def _begin(
 
 
 def _start(
-    files: list[Read], data: Data, device: torch.device, views: "_Views"
+    files: list[Read], data: Data, device: torch.device, views: "_ViewMaker"
 ) -> Callable[[], tuple[Tensor, np.ndarray]]:
     """Begin to decode files; the result waits: images u8 [n, 3, S, S], and errors i32 [n], 0 where all is well."""
     if not files:
@@ -218,8 +213,7 @@ def _start(
     heights, widths, sizes = (np.array(column, np.int64) for column in (heights, widths, list(map(len, jpegs))))
     places = np.array([jpeg.ctypes.data for jpeg in jpegs], np.int64)  # each where it was read to: nothing is copied
     source = kernels.Source(0, places, sizes, heights, widths, False)
-    samples = SampleIds(np.zeros(len(files), np.int64), np.zeros(len(files), np.int64))
-    plan = draw(ViewSpec({"images": (data.evaluate, rng.WEAK)}, data.size), samples, heights, widths, 0)
+    plan = evaluation_plan(data, np.zeros(len(files), np.int64), heights, widths)
     wait = views.start(source, plan.params)
 
     def finish(_keep: Sequence[np.ndarray] = jpegs) -> tuple[Tensor, np.ndarray]:  # the decoder holds addresses only
@@ -230,9 +224,9 @@ def _start(
 
 
 @final
-class _Views:
-    """What makes views, where the recipe wants them made, with memory for the largest image so far: scratch of threads
-    that make them, or the ring through which decoded pixels cross. Smaller images may still be at work in the old."""
+class _ViewMaker:
+    """Makes views where the recipe says, with memory for the largest image so far: scratch of threads, or the staging
+    buffers through which decoded pixels cross. Batches of smaller images may still use the memory before it."""
 
     def __init__(self, data: Data, device: torch.device) -> None:
         self.data, self.device, self.on_cpu = data, device, views_on(data, device) == "cpu"
@@ -240,13 +234,13 @@ class _Views:
         if not self.on_cpu:
             check_device(device)
 
-    def start(self, source: kernels.Source, plan: ViewParams) -> Callable[[], tuple[list[Tensor], np.ndarray]]:
+    def start(self, source: kernels.Source, params: ViewParams) -> Callable[[], tuple[list[Tensor], np.ndarray]]:
         pixels = int((source.heights * source.widths).max())
         if pixels > self.largest:
             self._grow(pixels)
         if self.on_cpu:
-            return cpu_views.start_views(self.pools[-1], source, plan, self.data.size, self.device)
-        return staged_decode.start_views(self.pools[-1], self.buffers, source, plan, self.data.size, self.device)
+            return cpu_views.start_views(self.pools[-1], source, params, self.data.size, self.device)
+        return staged_decode.start_views(self.pools[-1], self.buffers, source, params, self.data.size, self.device)
 
     def close(self) -> None:
         for pool in self.pools:
