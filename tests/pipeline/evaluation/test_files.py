@@ -1,6 +1,7 @@
 """Image files as they come: shown as the converter and the loader would show them, and the broken ones named."""
 
 import io
+import os
 import struct
 import warnings
 from dataclasses import replace
@@ -17,8 +18,11 @@ from pipeline.evaluation import files
 from pipeline.evaluation.files import find_images, sweep_files
 from pipeline.evaluation.sweep import sweep
 from pipeline.open import open_data
+from pipeline.sources.encode import Decoding
 from pipeline.spec import Data, View
+from pipeline.store.beton import open_beton
 from pipeline.store.jpeg_header import plain_size
+from pipeline.store.sample_names import read_names
 
 CPU = torch.device("cpu")
 DATA = Data(size=32, threads=2, evaluate=View(crop="centre", short_side=1.25, flip=False))
@@ -233,6 +237,96 @@ def test_whatever_bytes_of_exif_are_broken_a_turned_image_is_never_taken_for_an_
         except (SyntaxError, struct.error):  # then nothing says that it is turned
             continue
     assert taken > 10
+
+
+def test_files_are_shown_and_rejected_as_convert_stores_and_rejects_them(tmp_path):
+    """Names of every kind, orders of pixels of every kind, and JPEGs that libjpeg merely warns of."""
+    good = jpeg(picture(60, 80))
+    blobs = {
+        "a.jpg": good, "b": good, "c.jpg_large": good, "d.HEIC": good, "e.avif": stored(picture(60, 80), "AVIF"),
+        "f.jpg": warned(good), "g.jpg": turned(picture(60, 80)), "h.jpg": good[:-200], "i.jpg": b"no", "j.jpg": b"",
+        "k.tif": stored(picture(60, 80), "TIFF"), "l.jpg": cut(good), "m.JPG": warned(jpeg(picture(31, 33))),
+    }  # fmt: skip
+    (tmp_path / "in/x").mkdir(parents=True)
+    for name, blob in blobs.items():
+        (tmp_path / "in/x" / name).write_bytes(blob)
+    stored_here = convert(tmp_path / "in", tmp_path / "a.beton", Options(side=None, quality=100, max_bad=1))
+    beton = open_beton(tmp_path / "a.beton")
+    by_convert = {name.removeprefix("x/"): i for i, name in enumerate(read_names(beton))}
+    names, images, rejected = shown(find_images([tmp_path / "in"]), batch=5)
+    assert names == sorted(by_convert)
+    assert {"a.jpg", "b", "c.jpg_large", "d.HEIC", "f.jpg", "m.JPG"} <= set(names)
+    assert rejected == {name.removeprefix("x/"): reason for name, reason in stored_here.rejected}
+    assert rejected.keys() == {"h.jpg", "i.jpg", "j.jpg", "l.jpg"}
+    data = replace(DATA, root=str(tmp_path))
+    ids = np.array([by_convert[name] for name in names])
+    expected = torch.cat(list(sweep(data, open_data(data, "a.beton"), CPU, ids, 5)))
+    assert (images.int() - expected.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("views_on", ["cpu", "device"])
+def test_files_that_only_the_converter_can_decode_keep_their_place(views_on, tmp_path):
+    """All of a batch, some, or none; the pixels are Pillow's."""
+    for i in range(8):
+        blob = jpeg(picture(40 + i, 50, i))
+        other = padded(blob) if i in (1, 4) else warned(blob)
+        (tmp_path / f"{i}.jpg").write_bytes(other if i in (1, 4, 5, 6, 7) else blob)
+        (tmp_path / f"plain{i}.jpg").write_bytes(blob)
+    names, images, rejected = shown(find_images([tmp_path]), data=replace(DATA, views_on=views_on))
+    assert names == [f"{i}.jpg" for i in range(8)] + [f"plain{i}.jpg" for i in range(8)]
+    assert not rejected
+    assert (images[:8].float() - images[8:].float()).abs().mean() < 2
+
+
+def test_only_regular_files_are_read_and_a_fifo_does_not_hang(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg(picture(60, 80)))
+    os.mkfifo(tmp_path / "b.jpg")
+    (tmp_path / "c.jpg").symlink_to("/dev/zero")
+    (tmp_path / "d.jpg").symlink_to("nowhere")
+    (tmp_path / "e.jpg").touch()
+    os.truncate(tmp_path / "e.jpg", 1 << 42)  # sparse: it takes no disk
+    names, _, rejected = shown([tmp_path / f"{name}.jpg" for name in "abcde"], batch=2)
+    assert names == ["a.jpg"]
+    assert rejected == {
+        "b.jpg": "a FIFO, expected a regular file", "c.jpg": "a device, expected a regular file",
+        "d.jpg": "No such file or directory", "e.jpg": "4,398 GB, expected a file of at most 2 GB",
+    }  # fmt: skip
+
+
+def test_a_window_and_a_limit_of_pixels_are_those_of_the_conversion(tmp_path):
+    scan = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(scan).save(tmp_path / "a.png")
+    paths = find_images([tmp_path])
+    (dark,), (bright,) = (
+        torch.cat([part.images for part in sweep_files(paths, DATA, CPU, 1, Decoding(window))])
+        for window in (None, (0, 4095))
+    )
+    assert dark.max() < 20
+    assert bright.max() > 200
+    ((_, reason),) = next(sweep_files(paths, DATA, CPU, 1, Decoding(max_pixels=1000))).rejected
+    assert "64 x 64 pixels" in reason
+
+
+def stored(image: Image.Image, kind: str) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind)
+    return out.getvalue()
+
+
+def warned(blob: bytes) -> bytes:
+    """A JPEG of a major version of JFIF that libjpeg warns of, and decodes."""
+    at = blob.index(b"JFIF\0") + 5
+    return blob[:at] + b"\2" + blob[at + 1 :]
+
+
+def padded(blob: bytes) -> bytes:
+    """A JPEG with bytes between the pixels and the end marker, of which libjpeg warns when it has decoded them."""
+    return blob[:-2] + b"\0\0\0" + blob[-2:]
+
+
+def cut(blob: bytes) -> bytes:
+    """A JPEG that ends amid its pixels, with an end marker."""
+    return blob[: len(blob) // 2] + b"\xff\xd9"
 
 
 def test_paths_that_are_not_there_and_folders_without_images_are_said(tmp_path):

@@ -120,8 +120,10 @@ def test_a_class_that_train_does_not_have_is_refused_by_name_and_how_it_differs(
 @pytest.mark.parametrize(("name", "text", "message"), [
     ("deep.json", "[" * 100_000, "expected JSON"), ("n.json", "[1, 2]", "expected a list of class names"),
     ("e.json", "[]", "found none"), ("e.txt", "\n\n", "found none"), ("twice.txt", "a\nb\na\n", "'a' twice"),
-    ("nul.txt", "a\0b", "a NUL byte"), ("long.txt", "x" * 999, "1 to 255 characters"), ("q.json", '["a"', "expected JSON"),
-    ("half.json", b'["\xff"]', "expected JSON"), ("none.json", '{"classes": null}', "expected a list of class names"),
+    ("nul.txt", "a\0b", "a NUL byte"), ("long.txt", "x" * 999, "1 to 255 characters"),
+    ("q.json", '["a"', "expected JSON"),
+    ("half.json", b'["\xff"]', "expected JSON"),
+    ("none.json", '{"classes": null}', "expected a list of class names"),
 ])  # fmt: skip
 def test_what_is_no_list_of_classes_is_refused_in_a_line(tmp_path, name, text, message):
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())

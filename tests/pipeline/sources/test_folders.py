@@ -45,7 +45,8 @@ def test_unlabelled_images_follow_the_labelled(tmp_path):
     (["train/cat/1.jpg", "test/cat/1.jpg", "unlabelled/1.jpg"],
      "holds test, train, unlabelled, not classes; convert R/test and R/train, with --unlabelled R/unlabelled"),
     (["train/cat/1.jpg", "test/cat/1.jpg", "extra/1.jpg"], "holds extra, test, train, not classes"),
-    (["cat/1.jpg", "dog/1.jpg", "unlabeled/1.jpg"], "holds unlabeled beside other folders; .* --unlabelled, .*--levels 1"),
+    (["cat/1.jpg", "dog/1.jpg", "unlabeled/1.jpg"],
+     "holds unlabeled beside other folders; .* --unlabelled, .*--levels 1"),
     (["photos/cat/1.jpg", "photos/dog/1.jpg"], "holds one folder, photos, with the folders cat, dog; convert R/photos"),
     (["Aves/3013/1.jpg", "Aves/3014/1.jpg", "Plantae/5/1.jpg"],
      r"3 images 2 folders deep.*--levels 1 makes 2 classes \(Aves\), --levels 2 makes 3 classes \(Aves/3013\)"),
@@ -53,7 +54,7 @@ def test_unlabelled_images_follow_the_labelled(tmp_path):
      "2 images 2 folders deep and 1 images 3 folders deep.*--levels 2 makes 3 .*--levels leaf makes 3 classes"),
     (["Aves/cover.jpg", "Aves/1/a.jpg", "Aves/2/a.jpg", "Aves/2/b.jpg", "Bees/3/a.jpg"], "--levels 1 makes 2 classes"),
     (["cat/1.jpg", "dog/a/1.jpg", "dog/b/1.jpg"],
-     r"directly in 1 of its folders \(cat\), and in folders below 1 others \(dog\); --levels 1 makes 2 .*--levels leaf"),
+     r"directly in 1 of its folders \(cat\), and in folders below 1 others \(dog\); --levels 1 makes .*--levels leaf"),
 ])  # fmt: skip
 def test_folders_that_mean_several_things_are_refused_with_what_was_probably_meant(tmp_path, names, message):
     lay(tmp_path, *names)
@@ -109,7 +110,7 @@ def test_missing_and_empty_folders_are_refused(tmp_path):
         with pytest.raises(InputError, match=message):
             find(path)
     (tmp_path / "x.txt").touch()
-    with pytest.raises(InputError, match="found none, but 1 .txt"):
+    with pytest.raises(InputError, match=r"found none, but 1 \.txt"):
         find(tmp_path)
     lay(tmp_path, "l/a/1.jpg")
     with pytest.raises(InputError, match="found none"):

@@ -51,7 +51,7 @@ def test_named_words_replace_the_usual_ones():
     (["0", "2", "1"], ("0", "1", "2")),
     (["0.0", "1.0", "nan", "-1.0"], ("0", "1")),
     (["1.000000e+00", "0.000000e+00"], ("0", "1")),  # as numpy.savetxt writes numbers
-    (["10", "9", "8", "7", "6", "5", "4", "3", "2", "1"], tuple(str(i) for i in range(1, 11))),  # by size, not by letter
+    (["10", "9", "8", "7", "6", "5", "4", "3", "2", "1"], tuple(str(i) for i in range(1, 11))),  # by size
     (["0", "255", "0"], ("0", "255")),
     (["2480528", "17", "17", "2480528"], ("17", "2480528")),  # numbers of species
     (["01", "02", "10"], ("01", "02", "10")),
@@ -99,10 +99,13 @@ def test_more_classes_than_images_can_have_are_worth_a_word():
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zs"]), max_size=8), max_size=30))
 def test_whatever_the_cells_are_each_has_its_own_class_or_none_or_all_are_refused(cells):
+    refused = ""
     try:
         found = labels_of(cells, (), "t.csv")
     except InputError as error:
-        assert "\n" not in str(error)
+        refused = str(error)
+    assert "\n" not in refused
+    if refused:
         return
     assert len(found.numbers) == len(cells)
     assert (found.numbers < len(found.classes or ())).all()
