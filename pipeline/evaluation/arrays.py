@@ -14,6 +14,7 @@ from pipeline.backends.cpu_views import start_views
 from pipeline.concurrency.ahead import ahead
 from pipeline.concurrency.pool import Pool
 from pipeline.spec import Data
+from pipeline.store.image_size import checked_size
 from pipeline.views.plan import evaluation_plan
 
 
@@ -32,6 +33,7 @@ def sweep_pixels(pixels: np.ndarray, data: Data, device: torch.device, batch: in
 
 def _start(part: np.ndarray, data: Data, pool: Pool, device: torch.device) -> Callable[[], Tensor]:
     n, height, width, _ = part.shape
+    checked_size(width, height)
     heights, widths, zeros = np.full(n, height, np.int64), np.full(n, width, np.int64), np.zeros(n, np.int64)
     places = 3 * height * width * np.arange(n, dtype=np.int64)
     plan = evaluation_plan(data, zeros, heights, widths)

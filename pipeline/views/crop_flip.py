@@ -85,7 +85,7 @@ def _resize_then_crop(keys: np.ndarray, heights: np.ndarray, widths: np.ndarray,
         u = rng.uniforms(keys, 2)
         start = np.floor(u * (resized + 2 * padding - size + 1)) - padding
     before, after = np.maximum(-start, 0), np.maximum(start + size - resized, 0)
-    low = np.rint((start + before) * sides / resized)
+    low = np.minimum(np.rint((start + before) * sides / resized), sides - 1)  # of one pixel, not the one behind it
     high = np.rint((start + size - after) * sides / resized)
     boxes = np.concatenate([low, np.maximum(high - low, 1)], -1).astype(np.int32)
     return boxes, np.concatenate([before, after], -1).astype(np.int32)
