@@ -59,8 +59,7 @@ class Dataset(Source):
         item = self.items.get(i)
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise WrongItem(f"item {i}: expected (image, label), got {_described(item)}")
-        label = self._label(item[1], i)
-        return _own(item[0], i), label
+        return _own(item[0], i), self._label(item[1], i)
 
     def _label(self, label: Any, i: int) -> int:
         if label is None:
