@@ -189,7 +189,7 @@ def _begin(
             results[good[place]] = _prepared(results[good[place]].jpeg, decoding)
         memory.give_back(chunks)
         mended = [place for place in again if isinstance(results[good[place]], Read)]
-        others, errors = _start([results[good[place]] for place in mended], data, device, views)()
+        others, errors = _start([results[good[place]] for place in mended], data, device, views, alone=True)()
         for place, image, error in zip(mended, others, errors, strict=True):
             images[place] = image
             results[good[place]] = "corrupt or truncated JPEG" if error else results[good[place]]
@@ -203,9 +203,12 @@ def _begin(
 
 
 def _start(
-    files: list[Read], data: Data, device: torch.device, views: "_ViewMaker"
+    files: list[Read], data: Data, device: torch.device, views: "_ViewMaker", *, alone: bool = False
 ) -> Callable[[], tuple[Tensor, np.ndarray]]:
-    """Begin to decode files; the result waits: images u8 [n, 3, S, S], and errors i32 [n], 0 where all is well."""
+    """Begin to decode files; the result waits: images u8 [n, 3, S, S], and errors i32 [n], 0 where all is well.
+
+    alone  the result is waited for while a batch that began before has not been: these files get buffers of their own
+    """
     if not files:
         nothing = torch.empty(0, 3, data.size, data.size, dtype=torch.uint8, device=device)
         return lambda: (nothing, np.zeros(0, np.int32))
@@ -214,7 +217,7 @@ def _start(
     places = np.array([jpeg.ctypes.data for jpeg in jpegs], np.int64)  # each where it was read to: nothing is copied
     source = kernels.Source(0, places, sizes, heights, widths, False)
     plan = evaluation_plan(data, np.zeros(len(files), np.int64), heights, widths)
-    wait = views.start(source, plan.params)
+    wait = views.start(source, plan.params, alone)
 
     def finish(_keep: Sequence[np.ndarray] = jpegs) -> tuple[Tensor, np.ndarray]:  # the decoder holds addresses only
         (images,), errors = wait()
@@ -230,17 +233,20 @@ class _ViewMaker:
 
     def __init__(self, data: Data, device: torch.device) -> None:
         self.data, self.device, self.on_cpu = data, device, views_on(data, device) == "cpu"
-        self.largest, self.pools, self.buffers = 0, [], None
+        self.largest, self.pools, self.buffers, self.own_buffers = 0, [], None, None
         if not self.on_cpu:
             check_device(device)
 
-    def start(self, source: kernels.Source, params: ViewParams) -> Callable[[], tuple[list[Tensor], np.ndarray]]:
+    def start(
+        self, source: kernels.Source, params: ViewParams, alone: bool
+    ) -> Callable[[], tuple[list[Tensor], np.ndarray]]:
         pixels = int((source.heights * source.widths).max())
         if pixels > self.largest:
             self._grow(pixels)
         if self.on_cpu:
             return cpu_views.start_views(self.pools[-1], source, params, self.data.size, self.device)
-        return staged_decode.start_views(self.pools[-1], self.buffers, source, params, self.data.size, self.device)
+        buffers = self.own_buffers if alone else self.buffers  # the next batch may hold all of the others
+        return staged_decode.start_views(self.pools[-1], buffers, source, params, self.data.size, self.device)
 
     def close(self) -> None:
         for pool in self.pools:
@@ -252,7 +258,7 @@ class _ViewMaker:
             self.pools.append(Pool(self.data.threads, lambda: kernels.scratch(largest, self.data.size)))
             return
         self.pools = self.pools or [Pool(self.data.threads, lambda: None)]
-        self.buffers = staging_buffers_for(largest, self.data.threads, self.device)
+        self.buffers, self.own_buffers = (staging_buffers_for(largest, self.data.threads, self.device) for _ in "ab")
 
 
 @final

@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.backends import staging_buffers
 from pipeline.convert.conversion import Options, convert
 from pipeline.errors import InputError
 from pipeline.evaluation import files
@@ -276,6 +278,22 @@ def test_files_that_only_the_converter_can_decode_keep_their_place(views_on, tmp
     assert names == [f"{i}.jpg" for i in range(8)] + [f"plain{i}.jpg" for i in range(8)]
     assert not rejected
     assert (images[:8].float() - images[8:].float()).abs().mean() < 2
+
+
+def test_files_that_are_decoded_again_do_not_wait_for_buffers_that_the_next_batch_holds(tmp_path, monkeypatch):
+    """One buffer for about two images, batches of four, and an image to mend in each."""
+    monkeypatch.setattr(files, "ROOM", 1)
+    monkeypatch.setattr(staging_buffers, "SLOTS", 1)
+    monkeypatch.setattr(staging_buffers, "SLOT_PIXELS", 5000)
+    for i in range(16):
+        blob = jpeg(picture(40, 50, i))
+        (tmp_path / f"{i:02d}.jpg").write_bytes(padded(blob) if i % 4 == 1 else blob)
+    found: list[list[str]] = []
+    data, paths = replace(DATA, views_on="device"), find_images([tmp_path])
+    thread = threading.Thread(target=lambda: found.append(shown(paths, data=data)[0]), daemon=True)
+    thread.start()
+    thread.join(120)
+    assert found == [[path.name for path in paths]]
 
 
 def test_only_regular_files_are_read_and_a_fifo_does_not_hang(tmp_path):
