@@ -9,6 +9,7 @@ import torch
 
 import train
 from models.checkpoint import save_load
+from models.training import finish
 
 TINY = [
     "--encoder.width=32", "--encoder.depth=2", "--encoder.heads=2", "--data.batch=32", "--data.ratio=3",
@@ -28,15 +29,28 @@ def digits(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tiny(monkeypatch, digits):
-    """tiny(recipe, folder, *flags) trains a recipe on digits with a toy network; -> exit code."""
+    """tiny(recipe, folder, *flags) trains a recipe on digits with a toy network; -> exit code.
 
-    def run(recipe: str, folder: Path, *flags: str) -> int:
+    Its report is an empty page: plotting takes longer than training. With `report=True` it is the real one.
+    """
+
+    def run(recipe: str, folder: Path, *flags: str, report: bool = False) -> int:
         decoder = DECODER if "mae" in recipe else []
         argv = ["train.py", recipe, *TINY, *decoder, f"--data.root={digits}", f"--run.folder={folder}", *flags]
-        monkeypatch.setattr(sys, "argv", argv)
-        return train.main()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", argv)
+            if not report:
+                patch.setattr(finish, "write_report", empty_page)
+            return train.main()
 
     return run
+
+
+def empty_page(folder: Path, **_: object) -> Path:
+    """What a run writes in place of its report."""
+    page = folder / "report.html"
+    page.touch()
+    return page
 
 
 @pytest.fixture(scope="session")
@@ -48,11 +62,10 @@ def trained(tmp_path_factory, digits):
         if recipe not in made:
             made[recipe] = folder = tmp_path_factory.mktemp("trained")
             more = [*TINY, *(DECODER if "mae" in recipe else []), f"--data.root={digits}", f"--run.folder={folder}"]
-            before, sys.argv = sys.argv, ["train.py", recipe, *more, "--data.weak.jitter", "0.1", "0.1", "0", "0"]
-            try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "argv", ["train.py", recipe, *more, "--data.weak.jitter", "0.1", "0.1", "0", "0"])
+                patch.setattr(finish, "write_report", empty_page)
                 assert train.main() == 0
-            finally:
-                sys.argv = before
         return made[recipe]
 
     return of

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-PRELOAD = ["train", "tests.processes", *(f"models.methods.{name}" for name in ("semi_mae", "mae", "supmae")),
-           "torch.utils.tensorboard"]  # fmt: skip
+METHODS = "semi_mae", "mae", "supmae", "crossmae"
+PRELOAD = ["train", "tests.processes", *(f"models.methods.{name}" for name in METHODS), "torch.utils.tensorboard",
+           "torch.distributed.fsdp", "torch.distributed.tensor"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,24 +75,38 @@ def start(argv: list[str], log: Path, *, file_bytes: int | None = None, **enviro
     SLOW="12": from step 12 on each takes a while, so that whoever signals there finds it training on any machine.
     """
     log.mkdir(parents=True, exist_ok=True)
+    return Started(forked(_run, argv, log, file_bytes, environment), log)
+
+
+def forked(target: Callable[..., None], *arguments: object) -> BaseProcess:
+    """Start target(*arguments) in a process forked from one that has imported torch, the trainer and methods."""
     fork = multiprocessing.get_context("forkserver")
     fork.set_forkserver_preload(PRELOAD)
-    process = fork.Process(target=_run, args=(argv, log, file_bytes, environment), daemon=True)
+    process = fork.Process(target=target, args=arguments, daemon=True)
     process.start()
-    return Started(process, log)
+    return process
+
+
+def prints_into(folder: Path) -> None:
+    """Let all that this process prints go into the files "out" and "err" of a folder."""
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
 
 
 def start_ranks(argv: list[str], log: Path, ranks: int, **environment: str) -> list[Started]:
     """What `torchrun --nproc-per-node RANKS train.py ARGV` starts; FAULT="rank step hang|raise" breaks one of them."""
-    port, size = str(_free_port()), str(ranks)
-    shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    shared |= environment
-    return [start(argv, log / str(r), RANK=str(r), LOCAL_RANK=str(r), **shared) for r in range(ranks)]
+    return [start(argv, log / own["RANK"], **own, **environment) for own in worlds(ranks)]
+
+
+def worlds(ranks: int) -> list[dict[str, str]]:
+    """What torchrun adds to the environment of each rank on one machine."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    shared |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(ranks))
+    return [shared | dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)) for rank in range(ranks)]
 
 
 def _run(argv: list[str], log: Path, file_bytes: int | None, environment: dict[str, str]) -> None:
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(log / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    prints_into(log)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(environment)
     sys.argv = ["train.py", *argv]

@@ -30,7 +30,7 @@ def test_every_recipe_trains_on_growing_images_and_is_evaluated_on_full_ones(rec
     assert tiny(recipe, tmp_path, *flags, *GROWING, "--run.stop-step=6") == 75
     assert set(seen) == {8}
     seen.clear()
-    assert tiny(recipe, tmp_path, *flags, *GROWING) == 0
+    assert tiny(recipe, tmp_path, *flags, *GROWING, report=True) == 0
     assert set(seen) == {16}
     assert "images of 8 pixels from step 0, 16 pixels from step 6" in capsys.readouterr().out
     assert {row["evaluation"] for row in rows(tmp_path) if "evaluation" in row} == {"val", "test"}

@@ -20,7 +20,7 @@ LOW = "--method.pseudo.threshold=0.108"  # ten classes: a new network is this su
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_trains_evaluates_and_reports(recipe, tiny, tmp_path, capsys):
-    assert tiny(recipe, tmp_path) == 0
+    assert tiny(recipe, tmp_path, report=True) == 0
     for name in ("recipe.json", "environment.json", "metrics.jsonl", "last.pt", "report.html", "report.md"):
         assert (tmp_path / name).stat().st_size > 0
     steps = [row for row in rows(tmp_path) if "loss" in row]
@@ -162,6 +162,6 @@ def test_a_run_that_lost_its_report_writes_it_again(tiny, tmp_path):
     assert tiny("mae:digits", tmp_path) == 0
     before = weights(tmp_path)
     (tmp_path / "report.html").unlink()
-    assert tiny("mae:digits", tmp_path) == 0
+    assert tiny("mae:digits", tmp_path, report=True) == 0
     assert (tmp_path / "report.html").stat().st_size > 0
     assert same(weights(tmp_path), before)

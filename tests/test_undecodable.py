@@ -35,7 +35,7 @@ def test_a_run_goes_on_counts_and_resumes_where_images_no_longer_decode(backend,
             pytest.skip(str(missing))
     flags = [f"--data.root={damaged}", f"--data.backend={backend}", "--data.batch=16", "--data.ratio=1"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert tiny("fixmatch:digits", whole, *flags) == 0
+    assert tiny("fixmatch:digits", whole, *flags, report=True) == 0
     said = capsys.readouterr()
     assert tiny("fixmatch:digits", parts, *flags, "--run.stop-step=4") == 75
     assert tiny("fixmatch:digits", parts, *flags) == 0
@@ -52,7 +52,7 @@ def test_a_run_goes_on_counts_and_resumes_where_images_no_longer_decode(backend,
 
 
 def test_a_run_over_whole_files_says_nothing_of_it(tiny, tmp_path, capsys):
-    assert tiny("supervised:digits", tmp_path) == 0
+    assert tiny("supervised:digits", tmp_path, report=True) == 0
     assert "no longer decodes" not in (tmp_path / "report.html").read_text() + capsys.readouterr().err
     assert all("replaced" not in row for row in rows(tmp_path))
 

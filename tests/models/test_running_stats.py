@@ -119,7 +119,7 @@ def test_what_is_remembered_survives_a_checkpoint_to_the_bit():
 def test_a_run_that_stopped_and_went_on_is_the_one_that_did_not(tiny, tmp_path):
     flags = ["--method.pseudo.kind=flexmatch", "--method.pseudo.align=predictions", "--method.pseudo.threshold=0.11",
              "--method.pseudo.mixup", "--method.mixup=0.8", "--method.cutmix=1", "--optim.epochs=6"]  # fmt: skip
-    assert tiny("fixmatch:digits", tmp_path / "straight", *flags) == 0
+    assert tiny("fixmatch:digits", tmp_path / "straight", *flags, report=True) == 0
     assert tiny("fixmatch:digits", tmp_path / "stopped", *flags, "--run.stop-step=3") == 75
     assert tiny("fixmatch:digits", tmp_path / "stopped", *flags) == 0
     one, other = (weights(tmp_path / name) for name in ("straight", "stopped"))

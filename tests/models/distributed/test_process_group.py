@@ -7,7 +7,7 @@ import torch
 from models.config.recipe import Run
 from models.distributed.process_group import World, any_rank, from_main, start, sum_over_ranks, wrap_ddp
 from pipeline.errors import InputError
-from tests.models.ranks import run_ranks
+from tests.models.ranks import run_interpreters, run_ranks
 
 TOGETHER = """
 import json, sys
@@ -88,7 +88,7 @@ print(json.dumps([before, threads()]))
 
 
 def test_no_thread_of_gloo_outlives_the_groups() -> None:
-    for output in run_ranks(LEAVING, 2):
+    for output in run_interpreters(LEAVING, 2):
         before, after = json.loads(output)
         assert any("gloo" in name for name in before)
         assert not any("gloo" in name for name in after)

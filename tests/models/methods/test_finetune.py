@@ -101,7 +101,7 @@ def test_a_batch_is_mixed_by_one_draw_half_of_the_time_by_a_rectangle():
 
 def test_a_run_says_what_it_started_from_and_what_it_trains(trained, tiny, tmp_path, capsys):
     trained_mae = trained("mae:digits")
-    assert tiny("finetune:digits", tmp_path, f"--run.start={trained_mae}", "--method.trained=half") == 0
+    assert tiny("finetune:digits", tmp_path, f"--run.start={trained_mae}", "--method.trained=half", report=True) == 0
     said = capsys.readouterr().out
     assert f"28 tensors of the encoder from {trained_mae}/last.pt (mae:digits, step 12); left out: " in said
     assert "new: fc_norm.weight, fc_norm.bias, head.weight, head.bias" in said

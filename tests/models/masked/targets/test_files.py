@@ -62,7 +62,7 @@ def test_a_loss_beside_others_is_called_what_its_target_is(name, fitted):
 
 def test_a_run_on_tokens_says_so_on_the_terminal_and_in_its_journal(tiny, fitted, tmp_path, capsys):
     flags = "--method.reconstruct.target=tokens", f"--method.reconstruct.target-file={fitted / 'vq.pt'}"
-    assert tiny("semi_mae:digits", tmp_path, *flags, "--optim.epochs=3") == 0
+    assert tiny("semi_mae:digits", tmp_path, *flags, "--optim.epochs=3", report=True) == 0
     (row,) = [row for row in read_metrics(tmp_path) if "parts" in row]
     assert set(row["parts"]) == {"label", "pseudo", "tokens"}
     assert 0 < row["parts"]["tokens"] < 3 * torch.tensor(8.0).log()  # codes: a cross-entropy over eight
