@@ -22,7 +22,7 @@ from pipeline.errors import InputError, command
 from pipeline.evaluation.files import Given, Shown, find_files, sweep_files
 from pipeline.flags import parse
 from pipeline.sources.encode import Decoding
-from pipeline.sources.levels import Window, check_window
+from pipeline.sources.levels import Window, check_window, stored_window
 from pipeline.store.atomic_write import write_whole
 from pipeline.store.image_size import MAX_PIXELS, MAX_SIDE
 from pipeline.store.sample_names import escape, printable
@@ -45,7 +45,7 @@ class Arguments:
     threads: int | None = None
     """Decoding threads; as many as this process may use cores when absent."""
     window: Window | None = None
-    """Values shown as black and white where pixels have more than 8 bits, as in pipeline.convert."""
+    """Values shown as black and white where pixels have more than 8 bits; those of the training data when absent."""
     max_pixels: int = MAX_PIXELS
     """Largest image that is read, as in pipeline.convert."""
 
@@ -73,7 +73,8 @@ def main() -> int:
     writer = csv.writer(text, lineterminator="\n")
     header = [name for i in range(1, a.top + 1) for name in (f"class_{i}", f"confidence_{i}")]
     writer.writerow(["file", *(header if a.top > 1 else ("class", "confidence"))])
-    data, decoding = replace(loaded.recipe.data, threads=a.threads), Decoding(a.window, max_pixels=a.max_pixels)
+    data = replace(loaded.recipe.data, threads=a.threads)
+    decoding = Decoding(a.window or trained_window(loaded), max_pixels=a.max_pixels)
     for shown in sweep_files(given.paths, data, device, a.batch, decoding):
         writer.writerows(predictions(loaded, shown, a.top))
         rejected += shown.rejected
@@ -85,6 +86,14 @@ def main() -> int:
     write_whole(a.out, text.getvalue())
     print(f"{escape(str(a.out))}: {done:,} images in {taken:.1f} s, {done / taken:,.0f} img/s; {n:,} left out")
     return 0
+
+
+def trained_window(loaded: Loaded) -> Window | None:
+    """The window of the training data, where that is here and was made with one."""
+    try:
+        return stored_window(Path(loaded.recipe.data.root) / loaded.recipe.data.train)
+    except InputError:
+        return None
 
 
 def left_out(given: Given, rejected: list[tuple[Path, str]]) -> int:

@@ -3,15 +3,23 @@
 grey, span = to_eight_bits(scan, window=(0, 4095))     # u16 [H, W] -> u8 [H, W], (lowest, highest) of the scan
 """
 
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from pipeline.errors import InputError
+from pipeline.store.manifest import read_manifest
 
 Window = tuple[float, float] | Literal["auto"]
 WHITE = 65_535  # of 16 bits
 EIGHTH = (WHITE + 1) / 8
+
+
+def stored_window(beton: Path) -> Window | None:
+    """The window with which a .beton was made; None without one. Raises InputError if its manifest cannot be read."""
+    found = read_manifest(beton).arguments.get("window")
+    return tuple(found) if isinstance(found, list | tuple) else found
 
 
 class Span(NamedTuple):
