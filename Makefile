@@ -19,6 +19,9 @@ export GOMP_SPINCOUNT := 20000
 UV     := .venv/bin/uv
 SHIM   := pipeline/opencv_shim
 
+# Container images ask Python to write no byte code; without it each start compiles for some five seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 # FFCV comes as source. The shim spares it OpenCV; without fused multiply-add its resize equals OpenCV's to the bit.
 # --reinstall-package: a copy in uv's cache may have been compiled against something else.
 COMPILE := PKG_CONFIG_PATH="$(CURDIR)/$(SHIM)/pkgconfig:$$PKG_CONFIG_PATH" CFLAGS="$$CFLAGS -O3 -ffp-contract=off"
@@ -37,8 +40,6 @@ test: $(STAMP)
 
 setup: $(STAMP)
 
-# The import writes Python's byte code where the environment says not to, as container images do: without it each start
-# takes some five seconds longer.
 $(STAMP): requirements.lock build-constraints.txt $(SHIM)/include/opencv2/opencv.hpp
 	@.ci/system_packages $(PYTHON)
 	test -x $(RUN) || $(PYTHON) -m venv .venv
@@ -48,7 +49,7 @@ ifeq ($(EXTRA),cuda13)
 else
 	$(INSTALL) -r pyproject.toml --extra $(EXTRA) --extra test $(TORCH_BACKEND:%=--torch-backend=%)
 endif
-	PYTHONDONTWRITEBYTECODE= $(RUN) -c "import train, pipeline.convert"
+	$(RUN) -c "import train, pipeline.convert"
 	@echo $(EXTRA) >$@
 
 lint: $(STAMP)
