@@ -49,7 +49,7 @@ class Outcome:
         if span is None:
             return
         low = min(self.deep["low"], span.low) if self.deep else span.low
-        self.deep.update(images=1, narrow=span.narrow)
+        self.deep.update(images=1, narrow=int(span.narrow))
         self.deep["low"], self.deep["high"] = low, max(self.deep["high"], span.high)
 
     def check(self) -> None:

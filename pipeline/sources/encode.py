@@ -9,7 +9,7 @@ not touch the pixels: such a file is encoded again. So is one whose header anoth
 """
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import numpy as np
@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline.backends.libffcv import decode
 from pipeline.errors import InputError
-from pipeline.sources.image_file import from_array, open_image, orientation, turned, upright_rgb
+from pipeline.sources.image_file import from_array, has_more_frames, open_image, orientation, turned, upright_rgb
 from pipeline.sources.jpeg_segments import Stripped, strip
 from pipeline.sources.levels import Span, Window
 from pipeline.sources.libjpeg import complaint, only_padding
@@ -47,13 +47,21 @@ class Decoding:
 @final
 @dataclass(frozen=True)
 class Prepared:
-    """A JPEG ready to store, its size in pixels, what was done to get it, and the span of a source of 16 bits."""
+    """A JPEG ready to store, its size in pixels, what was done to get it, and the span of a source of 16 bits.
+
+    kind      of the source: JPEG, PNG, ... as Pillow calls it, "Pillow image" or "array"
+    frames    the source has more frames or pages than the first, which is what is stored
+    dropped   bytes of metadata that a JPEG which passed through was without afterwards
+    """
 
     jpeg: bytes
     height: int
     width: int
     how: How
     span: Span | None = None
+    kind: str = "JPEG"
+    frames: bool = False
+    dropped: int = 0
 
 
 def prepare(
@@ -72,16 +80,18 @@ def prepare(
     of an animation counts. Metadata is dropped, unless decoding.keep_metadata keeps it where the file passes through.
     Raises InputError with the reason if the image is empty, corrupt, truncated, huge or no image at all.
     """
+    frames = False
     if isinstance(source, np.ndarray):
-        image, span = from_array(source, decoding.window, decoding.max_pixels)
+        kind, (image, span) = "array", from_array(source, decoding.window, decoding.max_pixels)
     elif isinstance(source, Image.Image):
-        image, span = upright_rgb(source, decoding.window, decoding.max_pixels)
+        kind, (image, span) = "Pillow image", upright_rgb(source, decoding.window, decoding.max_pixels)
     else:
         opened = open_image(source, decoding.max_pixels)
         if opened.format in ("JPEG", "MPO"):
             return _from_jpeg(source, opened, side, quality, reencode, decoding)
-        image, span = upright_rgb(opened, decoding.window, decoding.max_pixels)
-    return _encode(image, side, quality, span)
+        kind, (image, span) = opened.format or "image", upright_rgb(opened, decoding.window, decoding.max_pixels)
+        frames = has_more_frames(opened)
+    return replace(_encode(image, side, quality, span), kind=kind, frames=frames)
 
 
 def _from_jpeg(
@@ -98,7 +108,8 @@ def _from_jpeg(
     if fits and not reencode and (opened.mode, facing) == ("RGB", 1) and not stripped.repaired:
         kept = source if decoding.keep_metadata else stripped.data
         if _every_back_end_decodes(kept, stripped):
-            return Prepared(kept, stripped.height, stripped.width, "passed through")
+            dropped = len(source) - len(kept)
+            return Prepared(kept, stripped.height, stripped.width, "passed through", dropped=dropped)
     return _encode(turned(Image.fromarray(pixels), facing), side, quality)
 
 

@@ -117,6 +117,16 @@ def decoded_copy(image: Image.Image) -> Image.Image:
     return mine
 
 
+def has_more_frames(image: Image.Image) -> bool:
+    """Whether a decoded image has frames or pages behind the first, which was decoded."""
+    try:
+        with _quiet():
+            image.seek(1)
+    except Exception:  # no second one, or none that can be found
+        return False
+    return True
+
+
 def orientation(image: Image.Image) -> int:
     """EXIF's or XMP's orientation, 1 to 8; 1 if there is none, or none that can be read.
 
