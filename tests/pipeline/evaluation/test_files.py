@@ -339,7 +339,7 @@ def warned(blob: bytes) -> bytes:
 
 def padded(blob: bytes) -> bytes:
     """A JPEG with bytes between the pixels and the end marker, of which libjpeg warns when it has decoded them."""
-    return blob[:-2] + b"\0\0\0" + blob[-2:]
+    return blob[:-2] + bytes(300) + blob[-2:]
 
 
 def cut(blob: bytes) -> bytes:
