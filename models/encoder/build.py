@@ -104,6 +104,16 @@ def build_encoder(
     vit = as_packed(_create(model, options), attention)
     vit.normalisation = normalisation
     vit.set_grad_checkpointing(checkpointing)
+    _initialise(vit, weights)
+    if position == "sincos":
+        fix_positions(vit)
+    if position in KINDS:
+        add_relative(vit, position)
+    return vit
+
+
+def _initialise(vit: VisionTransformer, weights: Literal["timm", "mae", "beit"]) -> None:
+    """Draw initial weights anew, in place; "timm" keeps those that timm drew."""
     if weights == "mae":
         vit.apply(mae_init)
         for token in (vit.cls_token, vit.reg_token):
@@ -111,11 +121,6 @@ def build_encoder(
                 nn.init.normal_(token, std=0.02)
     if weights == "beit":
         beit_init(vit)
-    if position == "sincos":
-        fix_positions(vit)
-    if position in KINDS:
-        add_relative(vit, position)
-    return vit
 
 
 def _create(model: str | Size, options: dict) -> nn.Module:

@@ -12,7 +12,7 @@ from models.config.recipe import Encoder, Recipe
 from models.masked.crossmae import CrossMAEBranch, predicted_count
 from models.masked.settings import Cross
 from models.methods.masked_pretraining import MaskedPretraining
-from models.methods.presets.shared import digits_data, digits_encoder, digits_optim, in1k_run, mae_data, mae_optim
+from models.methods.presets import in1k, small
 from pipeline.errors import InputError
 from pipeline.sampling.resolution import distinct_sizes
 
@@ -49,9 +49,9 @@ def digits() -> Recipe[Settings]:
     """Embedded digits: mae:digits with another decoder, half of the hidden predicted.  Here: not yet run to its end."""
     return Recipe(
         Settings(Cross(depth=2, width=64, heads=4, predict=0.25, target="pixel")),  # ours
-        digits_data(),
-        digits_encoder(),
-        digits_optim(labels_only=0, ema_decay=None),
+        small.digits_data(),
+        small.digits_encoder(),
+        small.digits_optim(labels_only=0, ema_decay=None),
     )
 
 
@@ -63,11 +63,11 @@ def in1k_b16() -> Recipe[Settings]:
     """
     return Recipe(
         Settings(Cross(depth=12, predict=0.25, every_layer=True, target="norm_pix")),  # README's command
-        mae_data(),  # the README's mask ratio, batch and views are MAE's
+        in1k.mae_data(),  # the README's mask ratio, batch and views are MAE's
         Encoder("vit_base_patch16_224", position="sincos"),  # as MAE
         # README's command; authors' code: 1.5e-4 times 0.25 / 0.75
-        replace(mae_optim(epochs=800, warmup_epochs=40), lr=5e-5),
-        in1k_run(),
+        replace(in1k.mae_optim(epochs=800, warmup_epochs=40), lr=5e-5),
+        in1k.run(),
     )
 
 

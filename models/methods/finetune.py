@@ -17,9 +17,8 @@ from models.encoder.freeze import describe, freeze
 from models.encoder.vit import FullImages, classify, encode
 from models.losses import label_loss
 from models.method import Loss, Method, StepInfo
-from models.methods.presets.cifar10 import cifar10_data, cifar10_encoder, cifar10_optim
+from models.methods.presets import in1k, small
 from models.methods.presets.finetune import in1k_data, in1k_encoder, in1k_optim
-from models.methods.presets.shared import digits_data, digits_encoder, digits_optim, in1k_run
 from models.pseudo_labels.mixup import batch_pairs, mixed
 from pipeline.batch import Batch
 from pipeline.flags import AT_LEAST_1, BELOW_1, NOT_NEGATIVE, POSITIVE
@@ -94,9 +93,9 @@ def digits() -> Recipe[Settings]:
     """Embedded digits, 5 labels a class, ViT of 4 x 64; --run.start runs/mae-digits."""
     return Recipe(
         Settings(smoothing=0.0, mixup=0.0, cutmix=0.0),  # ours: as supervised:digits
-        digits_data(),
-        replace(digits_encoder(), fc_norm=True),  # MAE code
-        replace(digits_optim(labels_only=0), layer_decay=0.75),  # MAE Table 9
+        small.digits_data(),
+        replace(small.digits_encoder(), fc_norm=True),  # MAE code
+        replace(small.digits_optim(labels_only=0), layer_decay=0.75),  # MAE Table 9
     )
 
 
@@ -104,9 +103,9 @@ def cifar10() -> Recipe[Settings]:
     """CIFAR-10, 4,000 labels, a small ViT, 1,000 steps; --run.start runs/mae-cifar10.  Here: not yet run."""
     return Recipe(
         Settings(smoothing=0.0, mixup=0.0, cutmix=0.0),  # ours: as supervised:cifar10
-        cifar10_data(),
-        replace(cifar10_encoder(), position="learned", fc_norm=True),  # MAE code
-        replace(cifar10_optim(labels_only=0), layer_decay=0.75),  # MAE Table 9
+        small.cifar10_data(),
+        replace(small.cifar10_encoder(), position="learned", fc_norm=True),  # MAE code
+        replace(small.cifar10_optim(labels_only=0), layer_decay=0.75),  # MAE Table 9
     )
 
 
@@ -188,5 +187,5 @@ def _in1k(
         in1k_data(),
         in1k_encoder(name, drop_path, patch),
         in1k_optim(lr, layer_decay, epochs),
-        in1k_run(),
+        in1k.run(),
     )

@@ -8,23 +8,7 @@ from models.config.recipe import Recipe
 from models.encoder.vit import FullImages, classify, encode, eval_logits
 from models.losses import label_loss
 from models.method import Loss, Method, StepInfo
-from models.methods.presets.cifar10 import (
-    cifar10_data,
-    cifar10_encoder,
-    cifar10_optim,
-    cifar10_tiny_data,
-    cifar10_tiny_encoder,
-    cifar10_tiny_optim,
-)
-from models.methods.presets.shared import (
-    digits_data,
-    digits_encoder,
-    digits_optim,
-    in1k_10pct_data,
-    in1k_10pct_encoder,
-    in1k_run,
-    semiformer_optim,
-)
+from models.methods.presets import in1k, small
 from models.pseudo_labels.mixup import mixed, random_pairs
 from models.pseudo_labels.pseudo_label import PseudoLabels
 from models.pseudo_labels.settings import ADAMATCH, FLEXMATCH, FREEMATCH, SOFTMATCH, Pseudo
@@ -91,9 +75,9 @@ def digits() -> Recipe[Settings]:
     """Embedded digits, 5 labels a class, ViT of 4 x 64: the middle of the ladder."""
     return Recipe(
         Settings(lambda_u=1.0, smoothing=0.0, pseudo=Pseudo(0.7, teacher="ema")),  # ours, chosen on val
-        digits_data(),
-        digits_encoder(),
-        digits_optim(),
+        small.digits_data(),
+        small.digits_encoder(),
+        small.digits_optim(),
     )
 
 
@@ -102,9 +86,9 @@ def cifar10() -> Recipe[Settings]:
     return Recipe(
         # ours, chosen on val: at section 4's 0.95 no pseudo-label passes in 1,000 steps; teacher: as on digits
         Settings(lambda_u=1.0, smoothing=0.0, pseudo=Pseudo(0.7, teacher="ema")),
-        cifar10_data(),
-        cifar10_encoder(),
-        cifar10_optim(),
+        small.cifar10_data(),
+        small.cifar10_encoder(),
+        small.cifar10_optim(),
     )
 
 
@@ -112,9 +96,9 @@ def cifar10_tiny() -> Recipe[Settings]:
     """CIFAR-10, 4,000 labels, ViT-Tiny/4, 40,000 steps.  Here: not yet run."""
     return Recipe(
         Settings(lambda_u=1.0, smoothing=0.0, pseudo=Pseudo(0.95)),  # section 4
-        cifar10_tiny_data(),
-        cifar10_tiny_encoder(),
-        cifar10_tiny_optim(),
+        small.cifar10_tiny_data(),
+        small.cifar10_tiny_encoder(),
+        small.cifar10_tiny_optim(),
     )
 
 
@@ -122,10 +106,10 @@ def in1k_10pct() -> Recipe[Settings]:
     """ImageNet, 10 % of the labels, ViT-S from scratch with Semiformer's settings.  Here: not yet run."""
     return Recipe(
         Settings(lambda_u=10.0, smoothing=0.1, pseudo=Pseudo(0.7)),  # Semiformer code; lambda: Semi-MAE section 4
-        in1k_10pct_data(),
-        in1k_10pct_encoder(),
-        semiformer_optim(),
-        in1k_run(),
+        in1k.data_10pct(),
+        in1k.encoder_10pct(),
+        in1k.semiformer_optim(),
+        in1k.run(),
     )
 
 

@@ -7,8 +7,8 @@ from models.config.recipe import Encoder, Recipe
 from models.masked.lomar import LoMaRBranch
 from models.masked.settings import Reconstruct
 from models.methods.masked_pretraining import MaskedPretraining
+from models.methods.presets import in1k, small
 from models.methods.presets.masked import digits_windows, lomar_mask, with_irpe, with_mask
-from models.methods.presets.shared import digits_data, digits_encoder, digits_optim, in1k_run, mae_data, mae_optim
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ def digits() -> Recipe[Settings]:
     """Embedded digits, no labels: pre-training for semi_mae:digits_lomar --run.start.  Here: not yet run to its end."""
     return Recipe(
         Settings(target="pixel"),  # ours: most patches of a digit are flat, and normalised to noise
-        with_mask(digits_data(), digits_windows()),
-        digits_encoder(),
-        digits_optim(labels_only=0, ema_decay=None),
+        with_mask(small.digits_data(), digits_windows()),
+        small.digits_encoder(),
+        small.digits_optim(labels_only=0, ema_decay=None),
     )
 
 
@@ -51,10 +51,10 @@ def in1k_b16() -> Recipe[Settings]:
     """ImageNet, ViT-B/16, 400 epochs.  Paper: 84.1 % fine-tuned after its longest schedule.  Here: not yet run."""
     return Recipe(
         Settings(),  # LoMaR code
-        with_mask(mae_data(), lomar_mask()),  # LoMaR code: as MAE
+        with_mask(in1k.mae_data(), lomar_mask()),  # LoMaR code: as MAE
         Encoder("vit_base_patch16_224", position="irpe"),  # LoMaR code
-        mae_optim(epochs=400, warmup_epochs=20),  # LoMaR code
-        in1k_run(),
+        in1k.mae_optim(epochs=400, warmup_epochs=20),  # LoMaR code
+        in1k.run(),
     )
 
 

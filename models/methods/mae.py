@@ -8,25 +8,7 @@ from models.config.recipe import Encoder, Recipe
 from models.masked.mae import MAEBranch
 from models.masked.settings import Reconstruct
 from models.methods.masked_pretraining import MaskedPretraining
-from models.methods.presets.cifar10 import (
-    cifar10_data,
-    cifar10_decoder,
-    cifar10_encoder,
-    cifar10_optim,
-    cifar10_tiny_data,
-    cifar10_tiny_decoder,
-    cifar10_tiny_encoder,
-    cifar10_tiny_optim,
-)
-from models.methods.presets.shared import (
-    digits_data,
-    digits_decoder,
-    digits_encoder,
-    digits_optim,
-    in1k_run,
-    mae_data,
-    mae_optim,
-)
+from models.methods.presets import in1k, small
 
 
 @dataclass(frozen=True)
@@ -49,30 +31,30 @@ class MAE(MaskedPretraining):
 def digits() -> Recipe[Settings]:
     """Embedded digits, no labels, ViT of 4 x 64: pre-training for semi_mae:digits --run.start."""
     return Recipe(
-        Settings(digits_decoder()),
-        digits_data(),
-        digits_encoder(),
-        digits_optim(labels_only=0, ema_decay=None),
+        Settings(small.digits_decoder()),
+        small.digits_data(),
+        small.digits_encoder(),
+        small.digits_optim(labels_only=0, ema_decay=None),
     )
 
 
 def cifar10() -> Recipe[Settings]:
     """CIFAR-10, no labels, a small ViT, 1,000 steps: pre-training for semi_mae:cifar10 --run.start."""
     return Recipe(
-        Settings(cifar10_decoder()),
-        cifar10_data(),
-        cifar10_encoder(),
-        cifar10_optim(labels_only=0, ema_decay=None),
+        Settings(small.cifar10_decoder()),
+        small.cifar10_data(),
+        small.cifar10_encoder(),
+        small.cifar10_optim(labels_only=0, ema_decay=None),
     )
 
 
 def cifar10_tiny() -> Recipe[Settings]:
     """CIFAR-10, no labels, ViT-Tiny/4, 40,000 steps.  Here: not yet run."""
     return Recipe(
-        Settings(cifar10_tiny_decoder()),
-        cifar10_tiny_data(),
-        cifar10_tiny_encoder(),
-        cifar10_tiny_optim(labels_only=0, ema_decay=None),
+        Settings(small.cifar10_tiny_decoder()),
+        small.cifar10_tiny_data(),
+        small.cifar10_tiny_encoder(),
+        small.cifar10_tiny_optim(labels_only=0, ema_decay=None),
     )
 
 
@@ -80,10 +62,10 @@ def in1k_b16() -> Recipe[Settings]:
     """ImageNet, ViT-B/16, 800 epochs.  Paper: 83.6 % fine-tuned after 1600.  Here: not yet run."""
     return Recipe(
         Settings(Reconstruct(target="norm_pix")),  # Table 1d
-        mae_data(),
+        in1k.mae_data(),
         Encoder("vit_base_patch16_224", position="sincos"),  # section A.1
-        mae_optim(epochs=800, warmup_epochs=40),  # Table 1, Table 8
-        in1k_run(),
+        in1k.mae_optim(epochs=800, warmup_epochs=40),  # Table 1, Table 8
+        in1k.run(),
     )
 
 
@@ -97,7 +79,7 @@ def in1k_h14() -> Recipe[Settings]:
     return replace(
         in1k_b16(),
         encoder=Encoder("vit_huge_patch14_224", patch=14, position="sincos"),
-        optim=mae_optim(epochs=1600, warmup_epochs=40),  # Table 3's schedule
+        optim=in1k.mae_optim(epochs=1600, warmup_epochs=40),  # Table 3's schedule
     )
 
 
@@ -125,10 +107,10 @@ def in1k_s16() -> Recipe[Settings]:
     """ImageNet, ViT-S/16, 800 epochs: a size that MAE does not define, with its settings.  Here: not yet run."""
     return Recipe(
         Settings(Reconstruct(target="norm_pix")),
-        mae_data(),
+        in1k.mae_data(),
         Encoder("vit_small_patch16_224", position="sincos"),  # ours: MAE starts at ViT-B
-        mae_optim(epochs=800, warmup_epochs=40),
-        in1k_run(),
+        in1k.mae_optim(epochs=800, warmup_epochs=40),
+        in1k.run(),
     )
 
 

@@ -15,8 +15,7 @@ from models.encoder.heads import probe_head
 from models.encoder.vit import FullImages, encode
 from models.losses import label_loss
 from models.method import Loss, Method, StepInfo
-from models.methods.presets.cifar10 import cifar10_data, cifar10_encoder
-from models.methods.presets.shared import digits_data, digits_encoder, in1k_run
+from models.methods.presets import in1k, small
 from pipeline.batch import Batch
 from pipeline.errors import InputError
 from pipeline.flags import AT_LEAST_1
@@ -96,12 +95,12 @@ def check(recipe: Recipe[Settings]) -> None:
 
 def digits() -> Recipe[Settings]:
     """Embedded digits, 5 labels a class, on the features of mae:digits.  Here: 75 % test after 900 of its steps."""
-    return Recipe(Settings(), digits_data(labelled_view="weak"), digits_encoder(), small_optim(steps=300))
+    return Recipe(Settings(), small.digits_data(labelled_view="weak"), small.digits_encoder(), small_optim(steps=300))
 
 
 def cifar10() -> Recipe[Settings]:
     """CIFAR-10, 4,000 labels, on the features of mae:cifar10 (--run.start).  Here: not yet run."""
-    return Recipe(Settings(), cifar10_data(), cifar10_encoder(), small_optim(steps=1000))
+    return Recipe(Settings(), small.cifar10_data(), small.cifar10_encoder(), small_optim(steps=1000))
 
 
 def small_optim(steps: int) -> Optim:
@@ -114,7 +113,7 @@ def in1k_b16() -> Recipe[Settings]:
 
     SupMAE's probe is this one at --data.batch 8192 (authors' code), on the class token, too.
     """
-    return Recipe(Settings(), in1k_data(), Encoder("vit_base_patch16_224", position="sincos"), lars(90), in1k_run())
+    return Recipe(Settings(), in1k_data(), Encoder("vit_base_patch16_224", position="sincos"), lars(90), in1k.run())
 
 
 def in1k_l16() -> Recipe[Settings]:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from models.config.recipe import Encoder, Recipe
 from models.methods.finetune import Settings
+from models.methods.presets import in1k
 from models.methods.presets.finetune import deit_optim, in1k_data, scratch_optim
-from models.methods.presets.shared import in1k_run
 
 
 def in1k_b16() -> Recipe[Settings]:
@@ -43,7 +43,7 @@ def _mae(name: str, patch: int = 16, *, drop_path: float, epochs: float) -> Reci
         # appendix A.1: positions of sines, a class token; Table 11: drop path
         Encoder(name, patch=patch, position="sincos", drop_path=drop_path),
         scratch_optim(epochs),
-        in1k_run(),
+        in1k.run(),
     )
 
 
@@ -53,5 +53,5 @@ def _deit(name: str) -> Recipe[Settings]:
         in1k_data(),  # DeiT Table 9: the same batch and views
         Encoder(name, drop_path=0.1),  # DeiT Table 9; a class token and learned positions
         deit_optim(),
-        in1k_run(),
+        in1k.run(),
     )

@@ -17,27 +17,8 @@ from models.losses import label_loss
 from models.masked.build import Kind, build_branch
 from models.masked.settings import Reconstruct
 from models.method import Loss, Method, StepInfo, touch_for_ddp
-from models.methods.presets.cifar10 import (
-    cifar10_data,
-    cifar10_decoder,
-    cifar10_encoder,
-    cifar10_optim,
-    cifar10_tiny_data,
-    cifar10_tiny_decoder,
-    cifar10_tiny_encoder,
-    cifar10_tiny_optim,
-)
+from models.methods.presets import in1k, small
 from models.methods.presets.masked import digits_units, digits_windows, lomar_mask, with_irpe, with_mask
-from models.methods.presets.shared import (
-    digits_data,
-    digits_decoder,
-    digits_encoder,
-    digits_optim,
-    in1k_10pct_data,
-    in1k_10pct_encoder,
-    in1k_run,
-    semiformer_optim,
-)
 from models.pseudo_labels.pseudo_label import PseudoLabels
 from models.pseudo_labels.settings import Pseudo
 from pipeline.batch import Batch
@@ -119,11 +100,11 @@ def digits() -> Recipe[Settings]:
             mu=3.0,
             smoothing=0.0,
             pseudo=Pseudo(0.7, teacher="ema"),
-            reconstruct=digits_decoder(),
+            reconstruct=small.digits_decoder(),
         ),  # ours, chosen on val
-        digits_data(),
-        digits_encoder(),
-        digits_optim(),
+        small.digits_data(),
+        small.digits_encoder(),
+        small.digits_optim(),
     )
 
 
@@ -135,11 +116,11 @@ def cifar10() -> Recipe[Settings]:
             mu=3.0,  # as on digits
             smoothing=0.0,
             pseudo=Pseudo(0.7, teacher="ema"),  # as fixmatch:cifar10
-            reconstruct=cifar10_decoder(),
+            reconstruct=small.cifar10_decoder(),
         ),
-        cifar10_data(),
-        cifar10_encoder(),
-        cifar10_optim(),
+        small.cifar10_data(),
+        small.cifar10_encoder(),
+        small.cifar10_optim(),
     )
 
 
@@ -151,11 +132,11 @@ def cifar10_tiny() -> Recipe[Settings]:
             mu=5.0,  # section 4
             smoothing=0.0,
             pseudo=Pseudo(0.95),  # as fixmatch:cifar10_tiny
-            reconstruct=cifar10_tiny_decoder(),
+            reconstruct=small.cifar10_tiny_decoder(),
         ),
-        cifar10_tiny_data(),
-        cifar10_tiny_encoder(),
-        cifar10_tiny_optim(),
+        small.cifar10_tiny_data(),
+        small.cifar10_tiny_encoder(),
+        small.cifar10_tiny_optim(),
     )
 
 
@@ -163,10 +144,10 @@ def in1k_10pct() -> Recipe[Settings]:
     """ImageNet, 10 % of the labels, ViT-S from scratch.  Paper: 75.9 % top-1 (Table 1).  Here: not yet run."""
     return Recipe(
         Settings(),  # section 4; what it leaves open: Semiformer code
-        in1k_10pct_data(),
-        in1k_10pct_encoder(),
-        semiformer_optim(),
-        in1k_run(),
+        in1k.data_10pct(),
+        in1k.encoder_10pct(),
+        in1k.semiformer_optim(),
+        in1k.run(),
     )
 
 
@@ -174,10 +155,10 @@ def in1k_10pct_fast() -> Recipe[Settings]:
     """in1k_10pct with a 1-block decoder: 2.0 times fewer FLOPs than USB's step at a 50 % pass rate.  Not yet run."""
     return Recipe(
         Settings(reconstruct=Reconstruct(depth=1)),  # depth: SupMAE Table 2e keeps its accuracy with one block
-        in1k_10pct_data(),
-        in1k_10pct_encoder(),
-        semiformer_optim(),
-        in1k_run(),
+        in1k.data_10pct(),
+        in1k.encoder_10pct(),
+        in1k.semiformer_optim(),
+        in1k.run(),
     )
 
 
@@ -204,8 +185,8 @@ def in1k_10pct_lomar() -> Recipe[Settings]:
     """
     return Recipe(
         Settings(branch="lomar", reconstruct=Reconstruct(target="norm_pix")),  # LoMaR code
-        with_mask(in1k_10pct_data(), lomar_mask()),
-        with_irpe(in1k_10pct_encoder()),
-        semiformer_optim(),
-        in1k_run(),
+        with_mask(in1k.data_10pct(), lomar_mask()),
+        with_irpe(in1k.encoder_10pct()),
+        in1k.semiformer_optim(),
+        in1k.run(),
     )

@@ -13,7 +13,7 @@ from dataclasses import replace
 from models.config.recipe import Encoder, Optim, Recipe
 from models.methods import fixmatch
 from models.methods.fixmatch import Settings
-from models.methods.presets.shared import in1k_run
+from models.methods.presets import in1k
 from models.pseudo_labels.settings import SEMI_VIT
 from pipeline.spec import Data, View
 
@@ -47,5 +47,5 @@ def in1k_10pct_b16() -> Recipe[Settings]:
             layer_decay=0.75,
             ema_decay=0.9999,
         ),  # authors' code
-        in1k_run(),
+        in1k.run(),
     )

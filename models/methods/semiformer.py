@@ -16,15 +16,7 @@ from models.config.recipe import Encoder, Recipe
 from models.losses import at_least_f32, label_loss
 from models.masked.settings import Reconstruct
 from models.method import Loss, Method, StepInfo, touch_for_ddp
-from models.methods.presets.shared import (
-    digits_data,
-    digits_decoder,
-    digits_optim,
-    in1k_10pct_data,
-    in1k_run,
-    semiformer_data,
-    semiformer_optim,
-)
+from models.methods.presets import in1k, small
 from models.pseudo_labels.pseudo_label import PseudoLabels
 from models.pseudo_labels.settings import Pseudo
 from models.semiformer.branch import StreamBranch
@@ -147,9 +139,9 @@ def digits() -> Recipe[Settings]:
     """
     return Recipe(
         Settings(Pseudo(threshold=0.7, teacher="ema"), lambda_u=1.0, smoothing=0.0, channels=32),  # ours
-        digits_data(),
+        small.digits_data(),
         Encoder(None, width=64, depth=4, heads=4, patch=4, position="none"),
-        digits_optim(),
+        small.digits_optim(),
     )
 
 
@@ -158,7 +150,7 @@ def digits_mae() -> Recipe[Settings]:
     plain = digits()
     return replace(
         plain,
-        method=replace(plain.method, mu=3.0, reconstruct=digits_decoder()),  # ours, as semi_mae:digits
+        method=replace(plain.method, mu=3.0, reconstruct=small.digits_decoder()),  # ours, as semi_mae:digits
         encoder=replace(plain.encoder, position="sincos"),
     )
 
@@ -167,10 +159,10 @@ def in1k_10pct() -> Recipe[Settings]:
     """ImageNet, 10 % of the labels, Semiformer small (41.7 M).  Paper: 75.5 % top-1.  Here: not yet run."""
     return Recipe(
         Settings(),  # Semiformer's scripts
-        semiformer_data(),
+        in1k.semiformer_data(),
         Encoder("semiformer_small", patch=16, position="none", drop_path=0.1),  # Semiformer code
-        semiformer_optim(epochs=600, labels_only_epochs=30),  # Semiformer's scripts
-        in1k_run(),
+        in1k.semiformer_optim(epochs=600, labels_only_epochs=30),  # Semiformer's scripts
+        in1k.run(),
     )
 
 
@@ -182,8 +174,8 @@ def in1k_10pct_mae() -> Recipe[Settings]:
     """
     return Recipe(
         Settings(lambda_u=10.0, mu=5.0),  # Semi-MAE section 4; the rest: Semiformer code
-        in1k_10pct_data(),
+        in1k.data_10pct(),
         Encoder("semiformer_small", patch=16, position="sincos", drop_path=0.1),  # positions: ours
-        semiformer_optim(),  # Semi-MAE section 4
-        in1k_run(),
+        in1k.semiformer_optim(),  # Semi-MAE section 4
+        in1k.run(),
     )

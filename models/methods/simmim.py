@@ -7,8 +7,8 @@ from models.config.recipe import Encoder, Optim, Recipe
 from models.masked.settings import Reconstruct
 from models.masked.simmim import SimMIMBranch
 from models.methods.masked_pretraining import MaskedPretraining
+from models.methods.presets import in1k, small
 from models.methods.presets.masked import digits_units, simmim_mask, with_mask
-from models.methods.presets.shared import digits_data, digits_encoder, digits_optim, in1k_run
 from pipeline.spec import Data, View
 
 
@@ -36,9 +36,9 @@ def digits() -> Recipe[Settings]:
     """Embedded digits, no labels: pre-training for semi_mae:digits_simmim --run.start.  Not yet run to its end."""
     return Recipe(
         Settings(),
-        with_mask(digits_data(), digits_units()),
-        digits_encoder(),
-        digits_optim(labels_only=0, ema_decay=None),
+        with_mask(small.digits_data(), digits_units()),
+        small.digits_encoder(),
+        small.digits_optim(labels_only=0, ema_decay=None),
     )
 
 
@@ -69,5 +69,5 @@ def in1k_b16() -> Recipe[Settings]:
             betas=(0.9, 0.999),
             clip=5.0,
         ),  # SimMIM code
-        in1k_run(),
+        in1k.run(),
     )

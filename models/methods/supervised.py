@@ -7,23 +7,7 @@ from models.config.recipe import Recipe
 from models.encoder.vit import FullImages, classify, encode
 from models.losses import label_loss
 from models.method import Loss, Method, StepInfo
-from models.methods.presets.cifar10 import (
-    cifar10_data,
-    cifar10_encoder,
-    cifar10_optim,
-    cifar10_tiny_data,
-    cifar10_tiny_encoder,
-    cifar10_tiny_optim,
-)
-from models.methods.presets.shared import (
-    digits_data,
-    digits_encoder,
-    digits_optim,
-    in1k_10pct_data,
-    in1k_10pct_encoder,
-    in1k_run,
-    semiformer_optim,
-)
+from models.methods.presets import in1k, small
 from pipeline.batch import Batch
 from pipeline.flags import BELOW_1
 from pipeline.spec import Needs
@@ -59,16 +43,18 @@ class Supervised(Method):
 
 def digits() -> Recipe[Settings]:
     """Embedded digits, 5 labels a class, ViT of 4 x 64: the floor of the ladder."""
-    return Recipe(Settings(smoothing=0.0), digits_data(), digits_encoder(), digits_optim(labels_only=0))
+    return Recipe(
+        Settings(smoothing=0.0), small.digits_data(), small.digits_encoder(), small.digits_optim(labels_only=0)
+    )
 
 
 def cifar10() -> Recipe[Settings]:
     """CIFAR-10, 4,000 labels, a small ViT, 1,000 steps: the floor of the ladder."""
     return Recipe(
         Settings(smoothing=0.0),
-        cifar10_data(),
-        cifar10_encoder(),
-        cifar10_optim(labels_only=0),
+        small.cifar10_data(),
+        small.cifar10_encoder(),
+        small.cifar10_optim(labels_only=0),
     )
 
 
@@ -76,9 +62,9 @@ def cifar10_tiny() -> Recipe[Settings]:
     """CIFAR-10, 4,000 labels, ViT-Tiny/4, 40,000 steps.  Here: not yet run."""
     return Recipe(
         Settings(smoothing=0.0),
-        cifar10_tiny_data(),
-        cifar10_tiny_encoder(),
-        cifar10_tiny_optim(labels_only=0),
+        small.cifar10_tiny_data(),
+        small.cifar10_tiny_encoder(),
+        small.cifar10_tiny_optim(labels_only=0),
     )
 
 
@@ -86,8 +72,8 @@ def in1k_10pct() -> Recipe[Settings]:
     """ImageNet, 10 % of the labels, ViT-S from scratch with Semiformer's settings.  Here: not yet run."""
     return Recipe(
         Settings(smoothing=0.1),  # Semiformer code
-        in1k_10pct_data(),
-        in1k_10pct_encoder(),
-        semiformer_optim(labels_only_epochs=0, epochs=300),  # ours: no paper trains this row
-        in1k_run(),
+        in1k.data_10pct(),
+        in1k.encoder_10pct(),
+        in1k.semiformer_optim(labels_only_epochs=0, epochs=300),  # ours: no paper trains this row
+        in1k.run(),
     )

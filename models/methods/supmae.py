@@ -15,26 +15,8 @@ from models.masked.build import Kind, build_branch
 from models.masked.settings import Reconstruct
 from models.method import Loss, Method, StepInfo
 from models.methods import simmim
-from models.methods.presets.cifar10 import (
-    cifar10_data,
-    cifar10_decoder,
-    cifar10_encoder,
-    cifar10_optim,
-    cifar10_tiny_data,
-    cifar10_tiny_decoder,
-    cifar10_tiny_encoder,
-    cifar10_tiny_optim,
-)
+from models.methods.presets import in1k, small
 from models.methods.presets.masked import digits_units, with_mask
-from models.methods.presets.shared import (
-    digits_data,
-    digits_decoder,
-    digits_encoder,
-    digits_optim,
-    in1k_run,
-    mae_data,
-    mae_optim,
-)
 from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.errors import InputError
 from pipeline.flags import AT_LEAST_1, NOT_NEGATIVE, POSITIVE
@@ -156,30 +138,30 @@ def joined(labelled: Labelled, unlabelled: Unlabelled | None) -> tuple[Tensor, T
 def digits() -> Recipe[Settings]:
     """Embedded digits, 5 labels a class, ViT of 4 x 64: pre-training on the labelled images alone."""
     return Recipe(
-        Settings(class_weight=1.0, temperature=1.0, reconstruct=digits_decoder()),  # ours
-        digits_data(labelled_view="weak"),
-        digits_encoder(),
-        digits_optim(labels_only=0, ema_decay=None),
+        Settings(class_weight=1.0, temperature=1.0, reconstruct=small.digits_decoder()),  # ours
+        small.digits_data(labelled_view="weak"),
+        small.digits_encoder(),
+        small.digits_optim(labels_only=0, ema_decay=None),
     )
 
 
 def cifar10() -> Recipe[Settings]:
     """CIFAR-10, 4,000 labels, a small ViT, 1,000 steps: pre-training on the labelled images alone."""
     return Recipe(
-        Settings(class_weight=1.0, temperature=1.0, reconstruct=cifar10_decoder()),  # as on digits
-        cifar10_data(),
-        cifar10_encoder(),
-        cifar10_optim(labels_only=0, ema_decay=None),
+        Settings(class_weight=1.0, temperature=1.0, reconstruct=small.cifar10_decoder()),  # as on digits
+        small.cifar10_data(),
+        small.cifar10_encoder(),
+        small.cifar10_optim(labels_only=0, ema_decay=None),
     )
 
 
 def cifar10_tiny() -> Recipe[Settings]:
     """CIFAR-10, every label, ViT-Tiny/4, 40,000 steps.  Here: not yet run."""
     return Recipe(
-        Settings(reconstruct=cifar10_tiny_decoder()),  # weight and temperature: Table 2d, code
-        cifar10_tiny_data(split=None),
-        cifar10_tiny_encoder(),
-        cifar10_tiny_optim(labels_only=0, ema_decay=None),
+        Settings(reconstruct=small.cifar10_tiny_decoder()),  # weight and temperature: Table 2d, code
+        small.cifar10_tiny_data(split=None),
+        small.cifar10_tiny_encoder(),
+        small.cifar10_tiny_optim(labels_only=0, ema_decay=None),
     )
 
 
@@ -200,10 +182,10 @@ def in1k_b16() -> Recipe[Settings]:
     """ImageNet, ViT-B/16, 400 epochs, 1-block decoder.  Paper: 83.6 % fine-tuned (Table 1).  Here: not yet run."""
     return Recipe(
         Settings(),  # Tables 2b, 2d, 2e, 2f; temperature: the authors' code
-        mae_data(labelled_view="weak"),
+        in1k.mae_data(labelled_view="weak"),
         Encoder("vit_base_patch16_224", position="sincos"),  # as MAE
-        mae_optim(epochs=400, warmup_epochs=20, epoch_unit="labelled"),  # authors' code
-        in1k_run(),
+        in1k.mae_optim(epochs=400, warmup_epochs=20, epoch_unit="labelled"),  # authors' code
+        in1k.run(),
     )
 
 
@@ -224,11 +206,11 @@ def in1k_b16_simmim() -> Recipe[Settings]:
 
 def in1k_10pct_b16() -> Recipe[Settings]:
     """ImageNet with a tenth of its labels, ViT-B/16, 400 epochs, pixels of every image; ours.  Here: not yet run."""
-    data = mae_data(labelled_view="weak")
+    data = in1k.mae_data(labelled_view="weak")
     return Recipe(
         Settings(unlabelled=True),
         replace(data, split="0.10", ratio=7),  # as semi_mae:in1k_10pct
         Encoder("vit_base_patch16_224", position="sincos"),
-        mae_optim(epochs=400, warmup_epochs=20),  # in1k_b16, in passes of all images
-        in1k_run(),
+        in1k.mae_optim(epochs=400, warmup_epochs=20),  # in1k_b16, in passes of all images
+        in1k.run(),
     )

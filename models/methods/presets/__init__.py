@@ -1,4 +1,4 @@
-"""Settings that recipes of several methods share, each number with its origin.
+"""Which settings do recipes of several methods share? Each number has its origin beside it.
 
-May import `config` and `masked`. Read `shared.py` first.
+May import `config` and `masked`. Read `small.py` first.
 """

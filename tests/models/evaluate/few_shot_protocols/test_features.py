@@ -14,7 +14,7 @@ from models.evaluate.few_shot_protocols.features import FeatureExtractor, FineTu
 from models.evaluate.few_shot_protocols.finetune_loop import FineTuning, train_on_shots
 from models.evaluate.few_shot_protocols.shots import draw_shots
 from models.evaluate.few_shot_protocols.suite import labels_of
-from models.methods.presets.shared import digits_data
+from models.methods.presets.small import digits_data
 from models.optim.build import build_optimiser
 from models.semiformer.model import Semiformer, Shape
 from pipeline.errors import InputError

@@ -1,65 +1,16 @@
-"""Settings that recipes of several methods share, each number with its origin."""
+"""Settings of recipes on ImageNet that several methods share, each number with its origin.
+
+in1k.data_10pct(), in1k.encoder_10pct(), in1k.semiformer_optim(), in1k.run()
+"""
 
 from dataclasses import replace
 from typing import Literal
 
 from models.config.recipe import Encoder, Optim, Run
-from models.masked.settings import Reconstruct
 from pipeline.spec import Data, Mask, View
 
 
-def digits_data(labelled_view: Literal["weak", "strong"] = "strong") -> Data:
-    """scikit-learn's digits: 1,197 train, 300 val, 300 test; 5 labels a class. Ours, chosen on val.
-
-    The images are small and grey, so the views are milder than on ImageNet: one RandAugment operation, nothing erased
-    (with two and cutout Semi-MAE lost a point), no mirroring, which would turn a digit into another. As in Semiformer's
-    code the labelled loss has the strong view; with the weak one supervised training ends at 54 % instead of 88 %.
-    """
-    return Data(
-        root="data/digits",
-        test="test.beton",
-        split="5-per-class",
-        batch=128,
-        ratio=7,  # Semi-MAE section 4
-        size=16,
-        labelled_view=labelled_view,
-        weak=View(crop="resize_then_crop", short_side=1.0, padding=2, flip=False),
-        strong=View(crop="resize_then_crop", short_side=1.0, padding=2, flip=False, augment="torchvision", layers=1),
-        evaluate=View(crop="centre", short_side=1.0, flip=False),
-        mask=Mask(ratio=0.5),
-    )
-
-
-def digits_encoder() -> Encoder:
-    """A ViT of 0.2 M parameters on 4 x 4 patches. Ours; a width of 96 gained nothing (docs/measurements.md)."""
-    return Encoder(None, width=64, depth=4, heads=4, patch=4, pool="avg")
-
-
-def digits_decoder() -> Reconstruct:
-    """One block of 64. Ours."""
-    return Reconstruct(depth=1, width=64, heads=4)
-
-
-def digits_optim(labels_only: int = 500, ema_decay: float | None = 0.99) -> Optim:
-    """1,800 steps, about two minutes on 2 cores; the methods with pseudo-labels begin with 500 on labels. Ours."""
-    return short_optim(2e-3, steps=1800, warmup=100, labels_only=labels_only, ema_decay=ema_decay)
-
-
-def short_optim(lr: float, *, steps: int, warmup: int, labels_only: int, ema_decay: float | None) -> Optim:
-    """AdamW over a number of steps, with half a cosine to 1e-5. Ours."""
-    return Optim(
-        lr=lr,
-        final_lr=1e-5,
-        epochs=steps,
-        warmup_epochs=warmup,
-        labels_only_epochs=labels_only,
-        epoch_unit="step",
-        weight_decay=0.05,
-        ema_decay=ema_decay,
-    )
-
-
-def in1k_10pct_data() -> Data:
+def data_10pct() -> Data:
     """ImageNet with a tenth of its labels, as in Semiformer's code (Semi-MAE: "same data augmentation").
 
     The deviation: crops are resized by area (libffcv), there bicubically with antialiasing.
@@ -77,7 +28,7 @@ def in1k_10pct_data() -> Data:
     )
 
 
-def in1k_10pct_encoder() -> Encoder:
+def encoder_10pct() -> Encoder:
     """ViT-S for supervised training, FixMatch and Semi-MAE, which so differ in their objective alone."""
     return Encoder(
         "vit_small_patch16_224",
@@ -86,7 +37,7 @@ def in1k_10pct_encoder() -> Encoder:
     )
 
 
-def in1k_run() -> Run:
+def run() -> Run:
     """Evaluate every 5,000 steps. Ours."""
     return Run(evaluate_steps=5000, log_steps=100, save_steps=1000)
 
@@ -106,8 +57,8 @@ def semiformer_optim(epochs: float = 700, labels_only_epochs: float = 100) -> Op
 
 
 def semiformer_data() -> Data:
-    """in1k_10pct_data in the batches of Semiformer's code: 13 labelled and 95 unlabelled images on each of 8 GPUs."""
-    return replace(in1k_10pct_data(), batch=8 * (13 + 95), ratio=95 / 13)
+    """data_10pct in the batches of Semiformer's code: 13 labelled and 95 unlabelled images on each of 8 GPUs."""
+    return replace(data_10pct(), batch=8 * (13 + 95), ratio=95 / 13)
 
 
 def mae_data(labelled_view: Literal["weak", "strong"] = "weak") -> Data:
