@@ -1,4 +1,4 @@
-"""Take a trained run home.  python -m models.export RUN --to timm | safetensors | onnx | hf-vitmae [--out FOLDER]"""
+"""Export a trained run.  python -m models.export RUN --to timm | safetensors | onnx | hf-vitmae [--out FOLDER]"""
 
 import shutil
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from models.export.base import Export
-from models.export.card import agreement, card
+from models.export.export_format import ExportFormat
+from models.export.model_card import agreement, model_card
 from models.export.to_onnx import ToOnnx
 from models.export.to_safetensors import ToSafetensors
 from models.export.to_timm import ToTimm
@@ -18,7 +18,7 @@ from pipeline.errors import InputError, command
 from pipeline.flags import parse
 from pipeline.store.atomic_write import write_whole
 
-FORMS: dict[str, type[Export]] = {
+FORMATS: dict[str, type[ExportFormat]] = {
     "timm": ToTimm, "safetensors": ToSafetensors, "onnx": ToOnnx, "hf-vitmae": ToViTMAE,
 }  # fmt: skip
 USE = {
@@ -32,17 +32,21 @@ USE = {
 
 @dataclass(frozen=True)
 class Arguments:
-    """Write the judged weights of a run (its moving average where it keeps one) in another library's form."""
+    """Write the weights of a run (its moving average where it keeps one) in another library's format."""
 
     run: Positional[Path]
     """A run folder, or one of its checkpoints."""
     to: Literal["timm", "safetensors", "onnx", "hf-vitmae"] = "timm"
     out: Path | None = None
-    """Folder to make; <run>/export-<form> when absent. Must not be there yet."""
+    """Folder to make; <run>/export-<format> when absent. Must not be there yet."""
 
 
 def main() -> None:
-    """Write beside the name, load it there, compare, and only then give it its name."""
+    """Write the files into a partial folder, load and compare them, then rename the folder.
+
+    Raises InputError for a folder that exists, and where the copy's outputs differ by more than its tolerance; then no
+    folder remains.
+    """
     a = parse(Arguments, prog="python -m models.export")
     loaded = load_run(a.run)
     folder = a.out or loaded.path.parent / f"export-{a.to}"
@@ -50,16 +54,16 @@ def main() -> None:
         raise InputError(f"{folder} is there already; remove it, or choose another --out")
     if not folder.parent.is_dir():
         raise InputError(f"--out {folder}: expected an existing folder around it, {folder.parent} is none")
-    partial, form = folder.with_name(f"{folder.name}.partial"), FORMS[a.to]()
+    partial, written = folder.with_name(f"{folder.name}.partial"), FORMATS[a.to]()
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        form.write(loaded, partial)
-        checked = form.check(loaded, partial)
-        if checked.difference is not None and not checked.difference <= form.tolerance + checked.rounding:
+        written.write(loaded, partial)
+        checked = written.check(loaded, partial)
+        if checked.difference is not None and not checked.difference <= written.tolerance + checked.rounding:
             raise InputError(f"{a.to}: the copy is another model, {agreement(checked)}; nothing was written")
         use = USE[a.to].format(folder=folder)
-        write_whole(partial / "README.md", card(loaded, a.to, checked, use))
+        write_whole(partial / "README.md", model_card(loaded, a.to, checked, use))
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

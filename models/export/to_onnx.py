@@ -1,4 +1,4 @@
-"""An ONNX graph from pixels to class scores (or features): u8 images in, normalisation inside."""
+"""Export format ONNX: a graph from u8 images to class scores (or features), normalisation included."""
 
 import warnings
 from importlib.util import find_spec
@@ -10,20 +10,20 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from models.encoder.vit import eval_logits, normalisation_of
-from models.export.base import Checked, Export, images_like, relative
-from models.export.unpacked import Unpacked
+from models.export.export_format import CheckResult, ExportFormat, images_like, relative
+from models.export.unpacked_encoder import UnpackedEncoder
 from models.load import Loaded
 from pipeline.errors import InputError
 
 
 @final
 class Scores(nn.Module):
-    """u8 [N, 3, S, S] -> what the network answers, f32 [N, classes] (features where it has no classifier)."""
+    """Images u8 [N, 3, S, S] -> class scores f32 [N, classes] (features where the network has no classifier)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         normalisation = normalisation_of(network)
-        self.network = Unpacked(network) if relative(network) else network
+        self.network = UnpackedEncoder(network) if relative(network) else network
         for name in ("mean", "std"):
             values = torch.tensor(getattr(normalisation, name))
             self.register_buffer(name, values.view(1, 3, 1, 1), persistent=False)
@@ -34,7 +34,7 @@ class Scores(nn.Module):
 
 
 @final
-class ToOnnx(Export):
+class ToOnnx(ExportFormat):
     """model.onnx, any batch size; checked with onnxruntime where it is installed."""
 
     tolerance: ClassVar[float] = 1e-4
@@ -44,7 +44,7 @@ class ToOnnx(Export):
             raise InputError("ONNX needs two more packages; run uv pip install onnx onnxscript (and onnxruntime)")
         images = images_like(loaded, 2)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's, about its own insides
+            warnings.simplefilter("ignore")  # of the exporter about its own code
             torch.onnx.export(
                 Scores(loaded.method.eval_encoder.cpu().float()).eval(),
                 (images,),
@@ -56,9 +56,9 @@ class ToOnnx(Export):
                 verbose=False,
             )
 
-    def check(self, loaded: Loaded, folder: Path) -> Checked:
+    def check(self, loaded: Loaded, folder: Path) -> CheckResult:
         if not find_spec("onnxruntime"):
-            return Checked(None, "onnxruntime is not installed")
+            return CheckResult(None, "onnxruntime is not installed")
         import onnxruntime
 
         session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
@@ -66,6 +66,8 @@ class ToOnnx(Export):
         (theirs,) = session.run(None, {"images": images.numpy()})
         with torch.inference_mode():
             method = loaded.method.cpu().float()
-            judged = method.eval_encoder
-            ours = eval_logits(judged, images) if isinstance(judged, VisionTransformer) else method.logits(images)
-        return Checked(float((ours - torch.from_numpy(theirs)).abs().max()), f"onnxruntime {onnxruntime.__version__}")
+            encoder = method.eval_encoder
+            ours = eval_logits(encoder, images) if isinstance(encoder, VisionTransformer) else method.logits(images)
+        return CheckResult(
+            float((ours - torch.from_numpy(theirs)).abs().max()), f"onnxruntime {onnxruntime.__version__}"
+        )

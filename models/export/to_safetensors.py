@@ -1,4 +1,4 @@
-"""Every weight that is judged, by its own name, in one file that any language reads."""
+"""Export format safetensors: the weights that are evaluated, by their own names, in one file."""
 
 import json
 from dataclasses import asdict
@@ -8,12 +8,12 @@ from typing import final
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from models.export.base import Checked, Export
+from models.export.export_format import CheckResult, ExportFormat
 from models.load import Loaded
 
 
 @final
-class ToSafetensors(Export):
+class ToSafetensors(ExportFormat):
     """model.safetensors; classes and recipe in its header."""
 
     def write(self, loaded: Loaded, folder: Path) -> None:
@@ -21,10 +21,10 @@ class ToSafetensors(Export):
         held = {"classes": json.dumps(loaded.classes), "recipe": json.dumps(asdict(loaded.recipe)), "format": "pt"}
         save_file(tensors, folder / "model.safetensors", metadata=held)
 
-    def check(self, loaded: Loaded, folder: Path) -> Checked:
+    def check(self, loaded: Loaded, folder: Path) -> CheckResult:
         ours = loaded.method.eval_encoder.state_dict()
         with safe_open(folder / "model.safetensors", "pt") as file:
             if set(file.keys()) != set(ours):
-                return Checked(float("inf"), "safetensors, under other names")
+                return CheckResult(float("inf"), "safetensors, under other names")
             pairs = [(file.get_tensor(name).double(), ours[name].cpu().double()) for name in ours]
-        return Checked(max(float((theirs - mine).abs().max()) for theirs, mine in pairs), "safetensors")
+        return CheckResult(max(float((theirs - mine).abs().max()) for theirs, mine in pairs), "safetensors")

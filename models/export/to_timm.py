@@ -1,4 +1,4 @@
-"""timm's own folder: timm.create_model("local-dir:FOLDER") gives the encoder back, classifier and all."""
+"""Export format timm: a folder from which timm.create_model("local-dir:FOLDER") makes encoder and classifier."""
 
 import json
 from pathlib import Path
@@ -9,18 +9,26 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from models.export.base import Checked, Export, as_input, images_like, largest_difference, plain_encoder
+from models.export.export_format import (
+    CheckResult,
+    ExportFormat,
+    as_input,
+    images_like,
+    largest_difference,
+    plain_encoder,
+)
 from models.load import Loaded
 from pipeline.store.atomic_write import write_whole
 
 NAMELESS = "vit_tiny_patch16_224"
-"""What a size without a name of its own is a variant of."""
+"""Architecture in the config of a size that has no name in timm; `model_args` change its width and depth."""
 FOLDED = 1e-4
+"""Tolerance for a probe, whose batch norm is folded into its linear layer."""
 
 
 @final
-class ToTimm(Export):
-    """config.json and model.safetensors; outputs are bitwise ours, but for a probe's, whose norm is folded."""
+class ToTimm(ExportFormat):
+    """config.json and model.safetensors; outputs are bitwise equal, except for a probe, whose norm is folded."""
 
     def write(self, loaded: Loaded, folder: Path) -> None:
         encoder = plain_encoder(loaded, "timm")
@@ -28,16 +36,16 @@ class ToTimm(Export):
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         write_whole(folder / "config.json", json.dumps(config(loaded, encoder), indent=2) + "\n")
 
-    def check(self, loaded: Loaded, folder: Path) -> Checked:
+    def check(self, loaded: Loaded, folder: Path) -> CheckResult:
         theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         encoder = loaded.method.eval_encoder.cpu().float()
         images = as_input(loaded, images_like(loaded))
         rounding = FOLDED if isinstance(encoder.head, nn.Sequential) else 0.0
-        return Checked(largest_difference(encoder, theirs, images), f"timm {timm.__version__}", rounding)
+        return CheckResult(largest_difference(encoder, theirs, images), f"timm {timm.__version__}", rounding)
 
 
 def config(loaded: Loaded, encoder: VisionTransformer) -> dict:
-    """What timm needs to build this encoder, and to feed it."""
+    """Make timm's config: how to build this encoder and how to prepare its input."""
     recipe = loaded.recipe
     side, view, e = recipe.data.size, recipe.data.evaluate, recipe.encoder
     built = {"img_size": side, "patch_size": e.patch, "fc_norm": e.fc_norm, "global_pool": e.pool}
@@ -45,7 +53,9 @@ def config(loaded: Loaded, encoder: VisionTransformer) -> dict:
         built |= {"embed_dim": e.width, "depth": e.depth, "num_heads": e.heads}
     if encoder.pos_embed is None:
         built["pos_embed"] = "none"
-    if isinstance(encoder.norm, nn.Identity) and isinstance(encoder.fc_norm, nn.Identity):  # probed before its end
+    if isinstance(encoder.norm, nn.Identity) and isinstance(
+        encoder.fc_norm, nn.Identity
+    ):  # a probe of an earlier block
         built |= {"depth": len(encoder.blocks), "final_norm": False}
     if getattr(e, "layer_scale", None) is not None:
         built["init_values"] = e.layer_scale

@@ -1,4 +1,4 @@
-"""Hugging Face's ViTMAE, encoder and decoder: ViTMAEForPreTraining.from_pretrained("FOLDER")."""
+"""Export format hf-vitmae: encoder and decoder for Hugging Face's ViTMAEForPreTraining.from_pretrained("FOLDER")."""
 
 import json
 from importlib.util import find_spec
@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from models.encoder.patches import hidden_from_visible
-from models.export.base import Checked, Export, as_input, images_like, plain_encoder
+from models.export.export_format import CheckResult, ExportFormat, as_input, images_like, plain_encoder
 from models.load import Loaded
 from models.masked.mae import MAEBranch
 from pipeline.errors import InputError
@@ -27,10 +27,10 @@ BLOCK = {
 
 
 @final
-class ToViTMAE(Export):
+class ToViTMAE(ExportFormat):
     """config.json and model.safetensors, under the names that transformers 4 and 5 both read.
 
-    Of a run with a moving average it holds the averaged encoder and the decoder, of which there is no average.
+    For a run with a moving average they hold the averaged encoder, and the decoder, which has no average.
     """
 
     tolerance: ClassVar[float] = 1e-4
@@ -56,9 +56,9 @@ class ToViTMAE(Export):
         save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
         write_whole(folder / "config.json", json.dumps(config(loaded, branch), indent=2) + "\n")
 
-    def check(self, loaded: Loaded, folder: Path) -> Checked:
+    def check(self, loaded: Loaded, folder: Path) -> CheckResult:
         if not find_spec("transformers"):
-            return Checked(None, "transformers is not installed")
+            return CheckResult(None, "transformers is not installed")
         import transformers
 
         theirs = transformers.ViTMAEForPreTraining.from_pretrained(folder).eval()
@@ -70,11 +70,13 @@ class ToViTMAE(Export):
             found = theirs(as_input(loaded, images), noise=noise).logits
             ours = _branch(loaded).cpu().predict(loaded.method.eval_encoder.cpu(), images, visible)
         hidden = hidden_from_visible(visible, patches)[..., None].expand_as(ours)
-        return Checked(float((found.gather(1, hidden) - ours).abs().max()), f"transformers {transformers.__version__}")
+        return CheckResult(
+            float((found.gather(1, hidden) - ours).abs().max()), f"transformers {transformers.__version__}"
+        )
 
 
 def config(loaded: Loaded, branch: MAEBranch) -> dict:
-    """The fields of transformers' ViTMAEConfig."""
+    """Make the fields of transformers' ViTMAEConfig."""
     encoder, settings = loaded.method.encoder, branch.settings
     return {
         "architectures": ["ViTMAEForPreTraining"],
@@ -101,6 +103,7 @@ def config(loaded: Loaded, branch: MAEBranch) -> dict:
 
 
 def _branch(loaded: Loaded) -> MAEBranch:
+    """Return the run's MAE branch. Raises InputError for a run that ViTMAE cannot hold."""
     branch = loaded.method.branch
     plain = isinstance(branch, MAEBranch) and loaded.method.encoder.cls_token is not None
     if not plain or branch.mask_token is not None or branch.settings.target not in ("pixel", "norm_pix"):
@@ -112,7 +115,7 @@ def _branch(loaded: Loaded) -> MAEBranch:
 
 
 def _check(encoder: VisionTransformer, loaded: Loaded) -> None:
-    """Raise InputError for an encoder that has more than ViTMAE's, or less."""
+    """Raise InputError for an encoder with other parameters than ViTMAE's."""
     block = {f"{part}.{kind}" for part in ("attn.qkv", *BLOCK) for kind in ("weight", "bias")}
     wanted = {"cls_token", "pos_embed"}
     wanted |= {f"{part}.{kind}" for part in ("patch_embed.proj", "norm") for kind in ("weight", "bias")}
@@ -125,10 +128,12 @@ def _check(encoder: VisionTransformer, loaded: Loaded) -> None:
 
 
 def _of(name: str, module: torch.nn.Module) -> dict[str, Tensor]:
+    """Name a module's tensors below `name`."""
     return {f"{name}.{part}": tensor for part, tensor in module.state_dict().items()}
 
 
 def _block(name: str, held: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Name a block's tensors as transformers does; queries, keys and values are three layers there."""
     made = {}
     for part in ("weight", "bias"):
         rows = held[f"attn.qkv.{part}"].chunk(3)

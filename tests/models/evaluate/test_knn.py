@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from models.encoder.vit import Size, build_encoder
 from models.evaluate import knn as module
 from models.evaluate.knn import TEMPERATURE, features, knn
-from models.export.base import as_input, images_like
+from models.export.export_format import as_input, images_like
 from models.export.to_timm import ToTimm
 from models.load import load_run
 

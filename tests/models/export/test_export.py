@@ -1,4 +1,4 @@
-"""A run in other libraries' forms: loaded there it answers as here, and a copy that does not is not handed out."""
+"""A run in other libraries' formats: loaded there it gives the same outputs, and a copy that does not is not kept."""
 
 import json
 import shlex
@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from models.config.resolve import resolve
 from models.encoder.patches import IMAGENET
 from models.export import __main__ as export
-from models.export.base import Checked, as_input, images_like
+from models.export.export_format import CheckResult, as_input, images_like
 from models.export.to_onnx import ToOnnx
 from models.export.to_timm import ToTimm
 from models.export.to_vitmae import ToViTMAE
@@ -87,7 +87,7 @@ def test_onnxruntime_answers_alike_on_any_number_of_images(trained, asked, tmp_p
 
 
 @pytest.mark.skipif(not find_spec("transformers"), reason="transformers is not installed")
-@pytest.mark.parametrize("recipe", ["mae:digits", "semi_mae:digits"])  # the second keeps an average, which is judged
+@pytest.mark.parametrize("recipe", ["mae:digits", "semi_mae:digits"])  # the second keeps an average, which is exported
 def test_transformers_vitmae_predicts_the_same_pixels(recipe, trained, asked, tmp_path, capsys):
     asked(trained(recipe), "--to", "hf-vitmae", "--out", tmp_path / "home")
     assert "when loaded with transformers" in capsys.readouterr().out
@@ -106,7 +106,7 @@ def test_vitmae_is_written_under_the_names_of_transformers_4(trained, asked, tmp
 
 
 def answered_by_onnx(folder, images):
-    """By onnxruntime alone."""
+    """Return the outputs of onnxruntime alone."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
@@ -148,8 +148,8 @@ def test_onnx_knows_relative_positions(position, tmp_path):
     assert torch.allclose(answered_by_onnx(tmp_path, images), ours, atol=1e-4)
 
 
-def test_a_copy_that_is_another_model_is_not_handed_out(trained, asked, tmp_path, monkeypatch):
-    monkeypatch.setattr(ToTimm, "check", lambda *_: Checked(0.5, "timm"))
+def test_a_copy_that_is_another_model_is_not_kept(trained, asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(ToTimm, "check", lambda *_: CheckResult(0.5, "timm"))
     with pytest.raises(InputError, match="another model, outputs differ by"):
         asked(trained("supervised:digits"), "--out", tmp_path / "home")
     assert list(tmp_path.iterdir()) == []

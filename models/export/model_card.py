@@ -1,4 +1,4 @@
-"""The model card: what a model was trained on, with which labels, by which recipe, and what it was measured to do."""
+"""Write the model card: what a model was trained on, with which labels, by which recipe, and its measured results."""
 
 import json
 from dataclasses import asdict
@@ -9,18 +9,23 @@ import torch
 
 from models.config.resolve import command_of
 from models.evaluate.result_columns import last_evaluations
-from models.export.base import Checked
+from models.export.export_format import CheckResult
 from models.factory import method_class
 from models.load import Loaded
 from models.records.metrics import read
 from models.records.run_folder import ENVIRONMENT
-from pipeline.text import measured, table
+from pipeline.errors import InputError
+from pipeline.sources.levels import stored_window
+from pipeline.text import measured, some, table
 
 SHOWN = 12  # classes that are named
 
 
-def card(loaded: Loaded, form: str, checked: Checked, use: str) -> str:
-    """Markdown for README.md beside the exported files."""
+def model_card(loaded: Loaded, format_name: str, checked: CheckResult, use: str) -> str:
+    """Make the Markdown for README.md beside the exported files.
+
+    use  lines of Python that load the model
+    """
     recipe, folder = loaded.recipe, loaded.path.parent
     environment = _read(folder / ENVIRONMENT)
     labels = "every label of the file" if recipe.data.split is None else f"those of the split {recipe.data.split}"
@@ -28,13 +33,12 @@ def card(loaded: Loaded, form: str, checked: Checked, use: str) -> str:
     lines = [
         f"# {recipe.name}", "", "Made by this command of Shotcrete:", "", "```bash", command_of(recipe), "```", "",
         "## Use", "", "```python", use, "```", "",
-        "Images are RGB; " + how_to_cut(loaded), "",
+        "Images are RGB; " + how_to_cut(loaded) + how_to_scale(loaded), "",
         "## What it is", "",
-        f"* form: {form}, {agreement(checked)}",
+        f"* format: {format_name}, {agreement(checked)}",
         f"* trained for {loaded.step:,} steps of {recipe.data.batch} images, seed {recipe.run.seed}",
         f"* data: `{recipe.data.train}` in `{recipe.data.root}`; labels that were seen: {labels}",
-        f"* classes: {len(loaded.classes)}" + (f" ({', '.join(loaded.classes[:SHOWN])}"
-        + (", ..." if len(loaded.classes) > SHOWN else "") + ")" if loaded.classes else ""),
+        f"* classes: {len(loaded.classes)}" + (f" ({some(loaded.classes, SHOWN)})" if loaded.classes else ""),
         f"* trained with torch {environment.get('torch', 'unknown')}, timm {environment.get('timm', 'unknown')} on "
         f"{environment.get('device', 'unknown')}, commit {environment.get('commit') or 'unknown'}; "
         f"exported with torch {torch.__version__}, timm {timm.__version__}",
@@ -45,7 +49,7 @@ def card(loaded: Loaded, form: str, checked: Checked, use: str) -> str:
 
 
 def how_to_cut(loaded: Loaded) -> str:
-    """How an image becomes the network's input, in a sentence."""
+    """Describe in a sentence how an image becomes the network's input."""
     view, side = loaded.recipe.data.evaluate, loaded.recipe.data.size
     return (
         f"resized so that the short side is {round(side * view.short_side)}, then the middle {side} x {side}. "
@@ -53,8 +57,21 @@ def how_to_cut(loaded: Loaded) -> str:
     )
 
 
-def agreement(checked: Checked) -> str:
-    """What the check found."""
+def how_to_scale(loaded: Loaded) -> str:
+    """Describe in a sentence what is black and white of pixels with more than 8 bits; empty for 0 and 65535."""
+    data = loaded.recipe.data
+    try:
+        window = stored_window(Path(data.root) / data.train)
+    except InputError:
+        return f" `{data.train}` was not here to say whether pixels of 16 bits were cut to a window."
+    if window is None:
+        return ""
+    shown = "each image's own lowest and highest value" if window == "auto" else f"{window[0]:g} and {window[1]:g}"
+    return f" Of pixels with more than 8 bits, {shown} are black and white (--window in convert and predict)."
+
+
+def agreement(checked: CheckResult) -> str:
+    """Describe the result of the check."""
     if checked.difference is None:
         return f"not checked: {checked.how}"
     equal = (
@@ -64,7 +81,7 @@ def agreement(checked: Checked) -> str:
 
 
 def results(folder: Path) -> list[str]:
-    """The last evaluation on each file that the run's journal holds, as a table."""
+    """Make a table, as lines, of the last evaluation on each file in the run's journal."""
     last = last_evaluations(read(folder))
     if not last:
         return ["None were recorded."]

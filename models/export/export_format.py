@@ -1,4 +1,4 @@
-"""What an export is: files written into an empty folder, then loaded with the library that they are for."""
+"""Interface of an export format: files are written into an empty folder, then loaded with the library they are for."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -20,10 +20,12 @@ from pipeline.errors import InputError
 
 @final
 @dataclass(frozen=True)
-class Checked:
-    """How far the loaded copy is from ours: the largest difference of an output, or why nobody could look.
+class CheckResult:
+    """Comparison of the loaded copy with the run.
 
-    rounding  how much more than the form's tolerance may be, where layers were folded into one
+    difference  the largest difference of an output; None where the library is not installed
+    how         the library and its version, or why the copy was not checked
+    rounding    added to the format's tolerance, where layers were folded into one
     """
 
     difference: float | None
@@ -31,31 +33,38 @@ class Checked:
     rounding: float = 0.0
 
 
-class Export(ABC):
-    """One form.
+class ExportFormat(ABC):
+    """Interface of an export format.
 
-    tolerance  largest difference of an output that is still the same model; 0 means bitwise
+    tolerance  largest difference of an output that counts as the same model; 0 means bitwise
+
+        ToTimm().write(loaded, folder)
+        ToTimm().check(loaded, folder).difference  # 0.0
     """
 
     tolerance: ClassVar[float] = 0.0
 
     @abstractmethod
     def write(self, loaded: Loaded, folder: Path) -> None:
-        """Write the files. Raises InputError where this form cannot hold the run."""
+        """Write the files into an empty folder. Raises InputError where this format cannot hold the run."""
 
     @abstractmethod
-    def check(self, loaded: Loaded, folder: Path) -> Checked:
-        """Load them there and compare outputs on random images."""
+    def check(self, loaded: Loaded, folder: Path) -> CheckResult:
+        """Load the files with the library and compare its outputs with the run's on random images."""
 
 
-def plain_encoder(loaded: Loaded, form: str) -> VisionTransformer:
-    """The judged encoder, if it is a timm ViT and nothing more; a copy with one linear layer as its head, where it is
-    a probe's. Raises InputError if it is not."""
+def plain_encoder(loaded: Loaded, format_name: str) -> VisionTransformer:
+    """Return the encoder that is evaluated; for a probe a copy of it, whose head is folded into one linear layer.
+
+    Raises InputError if it is no timm ViT, or has relative positions.
+    """
     encoder = loaded.method.eval_encoder
     if type(encoder) is not VisionTransformer or relative(encoder):
         kind = f"positions of kind {loaded.recipe.encoder.position}"
         came = kind if type(encoder) is VisionTransformer else f"a {type(encoder).__name__}"
-        raise InputError(f"{form} holds a plain ViT, {loaded.path} has {came}; use --to safetensors or --to onnx")
+        raise InputError(
+            f"{format_name} holds a plain ViT, {loaded.path} has {came}; use --to safetensors or --to onnx"
+        )
     if isinstance(encoder.head, nn.Sequential):
         encoder = copy.deepcopy(encoder)
         encoder.head = folded(encoder.head)
@@ -63,22 +72,22 @@ def plain_encoder(loaded: Loaded, form: str) -> VisionTransformer:
 
 
 def relative(encoder: nn.Module) -> bool:
-    """Whether a ViT's positions are relative (models.encoder.relative), which timm's own forward knows nothing of."""
+    """Say whether a ViT's positions are relative (models.encoder.relative), which timm's own forward lacks."""
     return type(encoder) is VisionTransformer and encoder.blocks[0].relative
 
 
 def images_like(loaded: Loaded, n: int = 4) -> Tensor:
-    """Random images u8 [n, 3, S, S] to compare outputs on."""
+    """Draw random images u8 [n, 3, S, S] of the run's size, to compare outputs on."""
     side = loaded.recipe.data.size
     return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def as_input(loaded: Loaded, images: Tensor) -> Tensor:
-    """u8 [N, 3, S, S] -> f32, normalised as every other library expects it from its caller."""
+    """Normalise images u8 [N, 3, S, S] -> f32, which other libraries expect from their caller."""
     return as_normalised(images, normalisation_of(loaded.method.encoder))
 
 
 def largest_difference(model: nn.Module, theirs: Callable[[Tensor], Tensor], images: Tensor) -> float:
-    """max |ours - theirs| over the outputs."""
+    """Compute max |ours - theirs| over the outputs."""
     with torch.inference_mode():
         return float((model(images) - theirs(images)).abs().max())

@@ -1,4 +1,7 @@
-"""A relative encoder as plain layers on [N, tokens, C]: packing makes numbers of N, and a graph is for any N."""
+"""Encoder with relative positions as plain layers on [N, tokens, C], for export with a dynamic N.
+
+The packed pass fixes N when it is traced, so a graph of it would hold for one N.
+"""
 
 from typing import final
 
@@ -10,9 +13,11 @@ from models.encoder.relative import attention_bias, pairs
 
 
 @final
-class Unpacked(nn.Module):
-    """f32 [N, 3, S, S], normalised -> what the encoder's classifier answers (features where it has none); the weights
-    are the encoder's own."""
+class UnpackedEncoder(nn.Module):
+    """Normalised images f32 [N, 3, S, S] -> class scores [N, classes] (features where the encoder has no classifier).
+
+    The weights are shared with the encoder.
+    """
 
     def __init__(self, vit: VisionTransformer) -> None:
         super().__init__()
@@ -29,7 +34,7 @@ class Unpacked(nn.Module):
         return vit.forward_head(vit.norm(x))
 
     def attended(self, attn: Attention, x: Tensor) -> Tensor:
-        """[N, tokens, C] -> the same, in evaluation."""
+        """Attend with relative positions, without dropout: [N, tokens, C] -> [N, tokens, C]."""
         q, k, v = attn.qkv(x).unflatten(2, (3, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4).unbind()
         q, k = attn.q_norm(q), attn.k_norm(k)
         scores = q @ k.transpose(2, 3) * attn.scale + attention_bias(attn, q, self.related)
