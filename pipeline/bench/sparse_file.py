@@ -92,8 +92,9 @@ def _manifest(path: Path, n: int) -> Manifest:
     return Manifest(
         format=FORMAT, n=n, classes=CLASSES, class_counts=tuple(counts.tolist()), n_unlabelled=0, bytes=layout.bytes,
         digest=identity(index.sha256, CLASSES, names, tuple(chunks)), chunk_sha256=tuple(chunks), names_sha256=names,
-        rejected=(), n_passed_through=0, n_re_encoded=0, n_resized=0, side={"mean": 434.0, "max": 500},
+        rejected=(), n_passed_through=0, n_re_encoded=0, n_resized=0, side={"min": 300, "mean": 434.0, "max": 500},
         stored_kb={"mean": 55.0, "p50": 55.0, "p99": 89.3}, decode_images_per_s=0.0, measured_decode=False, versions={},
         arguments={}, seconds=0.0, ignored={}, index_sha256=index.sha256,
         pixels={"total": index.pixels, "largest": index.largest}, deep=None,
+        kinds={}, n_first_frames=0, dropped_bytes=0, notes=(),
     )  # fmt: skip

@@ -9,7 +9,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from pipeline.concurrency.pool import cores
 from pipeline.convert.advise import SIDES, Choice, advice
 from pipeline.convert.conversion import WORTH_ADVICE_S, Options, convert
-from pipeline.convert.report import describe
+from pipeline.convert.summary import summary
 from pipeline.errors import InputError, command
 from pipeline.flags import later, parse
 from pipeline.labels.splits import split_name
@@ -54,7 +54,7 @@ def main() -> None:
             raise InputError(f"expected the file to write: python -m pipeline.convert {source} OUT.beton")
         convert(source, out, options, reading=reading, unlabelled=unlabelled, progress=sys.stderr.isatty())
         beton = open_beton(out)
-        print(describe(beton, [split_name(fraction, k, options.seed) for fraction, k in options.draws()]))
+        print(summary(beton, [split_name(fraction, k, options.seed) for fraction, k in options.draws()]))
         if beton.manifest.seconds > WORTH_ADVICE_S:
             print(advice(find(source, unlabelled, reading), *asked))
         elif beton.manifest.side["max"] > min(SIDES):

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from pipeline.concurrency.pool import cores
 from pipeline.convert.commit import check_absent, commit, read_back, remove_stale_splits, writing
-from pipeline.convert.report import Outcome, measured
+from pipeline.convert.measure import measured
+from pipeline.convert.outcome import Outcome
 from pipeline.convert.writer import Sample, write
 from pipeline.errors import InputError
 from pipeline.labels.splits import draw, labels_each, split_name, split_path, split_text
@@ -137,7 +138,7 @@ def _check_draws(classes: tuple[str, ...] | None, labels: np.ndarray, options: O
 def _write(
     source: Source, out: Path, options: Options, arguments: dict[str, Any], started: float, progress: bool
 ) -> None:
-    outcome = Outcome(len(source) + len(source.rejected), options.max_bad, source.ignored)
+    outcome = Outcome(len(source) + len(source.rejected), options.max_bad, source.ignored, source.notes)
     for name, reason in source.rejected:
         outcome.reject(name, reason)
     order = np.random.default_rng(options.seed).permutation(len(source)).tolist()
@@ -215,9 +216,7 @@ def _samples(prepared: Iterable[tuple[int, Prepared | str, int]], source: Source
             continue
         if not -1 <= label < top:
             raise InputError(f"{name}: expected a label from 0 to {top - 1}, or -1 for none, got {label}")
-        outcome.names.append(name)
-        outcome.how[image.how] += 1
-        outcome.note_span(image.span)
+        outcome.keep(name, image)
         yield Sample(image.jpeg, image.height, image.width, label)
 
 

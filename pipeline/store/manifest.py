@@ -35,6 +35,10 @@ class Manifest:
     pixels              `total` of all images, and of the `largest`
     deep                `images` with 16 bits, how many of them use a `narrow` part of these, and the lowest and highest
                         value of them all, `low` and `high`; None where every image has 8 bits
+    kinds               images of each kind of source file, by what was done: passed through, re-encoded, resized
+    n_first_frames      images of which the first frame or page is stored, and more were there
+    dropped_bytes       metadata that JPEGs which passed through are stored without
+    notes               what the source said of how it was read: columns, missing labels, classes without an image
     decode_images_per_s images one core decodes in a second, measured by `measured_decode`, else 105 MB/s / mean bytes
     """
 
@@ -62,10 +66,14 @@ class Manifest:
     index_sha256: str
     pixels: dict[str, int]
     deep: dict[str, int] | None
+    kinds: dict[str, dict[str, int]]
+    n_first_frames: int
+    dropped_bytes: int
+    notes: tuple[str, ...]
 
 
 NAMED = {
-    "stored_kb": {"mean", "p50", "p99"}, "side": {"mean", "max"}, "pixels": {"total", "largest"},
+    "stored_kb": {"mean", "p50", "p99"}, "side": {"min", "mean", "max"}, "pixels": {"total", "largest"},
     "deep": {"images", "narrow", "low", "high"},
 }  # fmt: skip
 
@@ -84,8 +92,10 @@ def identity(
 
 
 def to_json(manifest: Manifest) -> str:
-    """The text of `<file>.beton.json`, its checksum included."""
-    return to_text(asdict(manifest), indent=1)
+    """The text of `<file>.beton.json`, its checksum included. Raises ValueError if `read_manifest` would refuse it."""
+    text = to_text(asdict(manifest), indent=1)
+    _manifest(content(text.encode(), FORMAT))  # now, while nothing is written
+    return text
 
 
 def read_manifest(beton: Path, path: Path | None = None) -> Manifest:

@@ -35,7 +35,8 @@ def test_originals_that_pass_are_stored_byte_for_byte(tree, tmp_path):
     assert (manifest.n_passed_through, manifest.n_re_encoded, manifest.n_resized) == (27, 3, 0)
     assert manifest == beton.manifest
     assert manifest.stored_kb["mean"] == pytest.approx(beton.sizes[:].mean() / 1e3, abs=1e-3)
-    assert manifest.side == {"mean": 32, "max": 32}
+    assert manifest.side == {"min": 32, "mean": 32, "max": 32}
+    assert manifest.kinds == {"JPEG": {"passed through": 27}, "PNG": {"re-encoded": 3}}
     assert not manifest.measured_decode
     assert left(tmp_path) == {"train.beton", "train.beton.json", "train.beton.names"}
 
@@ -200,9 +201,11 @@ def test_the_command_line_converts_and_says_what_it_did(tree, tmp_path, monkeypa
     beton = open_beton(tmp_path / "t.beton")
     assert splits(beton) == ["0.20", "0.50", "1-per-class"]
     assert (beton.manifest.n_unlabelled, beton.manifest.arguments["side"]) == (9, 16)
-    for part in ("37 images, 3 classes, 9 unlabelled", "37 resized", "4 files rejected", "no images: 1 .txt",
-                 "splits: 0.20, 0.50, 1-per-class", "from the mean size"):  # fmt: skip
+    for part in ("37 images", "class0 9, class1 9, class2 10", "28 images with a label, 9 without one",
+                 "4 of 41 images", " JPEG (", " PNG (", "1 other file: 1 .txt", "0.20: 6 labels", "0.50: 13 labels",
+                 "1-per-class: 3 labels", "from the mean size"):  # fmt: skip
         assert part in said
+    assert sum(how["resized"] for how in beton.manifest.kinds.values()) == 37
     assert json.loads(manifest_path(beton.path).read_text())["versions"].keys() >= {"shotcrete", "numpy"}
 
 
