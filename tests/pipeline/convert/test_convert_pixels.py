@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline.convert import __main__ as command
 from pipeline.convert.conversion import Options, convert
-from pipeline.convert.report import describe
+from pipeline.convert.summary import summary
 from pipeline.errors import InputError
 from pipeline.sources.levels import stored_window
 from pipeline.store.beton import open_beton
@@ -30,14 +30,18 @@ def brightest(beton) -> int:
     return max(int(np.asarray(Image.open(io.BytesIO(beton.jpeg(i)))).max()) for i in range(beton.n))
 
 
+def said(beton) -> str:
+    """The summary without its line breaks."""
+    return " ".join(summary(beton, []).split())
+
+
 def test_twelve_bits_in_files_of_sixteen_are_warned_of_with_the_window_that_shows_them(scans, tmp_path):
     manifest = convert(scans, tmp_path / "a.beton")
     beton = open_beton(tmp_path / "a.beton")
     assert manifest.deep == {"images": 10, "narrow": 10, "low": 5, "high": 4095}
     assert brightest(beton) < 20
-    said = describe(beton, [])
-    assert "10 of 10 images of 16 bits use under an eighth of 0 to 65535" in said
-    assert "--window 5 4095" in said
+    assert "warning: of these 10 use under an eighth of 0 to 65535" in said(beton)
+    assert "--window 5 4095, or --window auto" in said(beton)
     assert stored_window(beton.path) is None
 
 
@@ -47,7 +51,7 @@ def test_a_window_is_kept_in_the_manifest_and_ends_the_warning(scans, tmp_path, 
     beton = open_beton(tmp_path / "a.beton")
     assert brightest(beton) > 240
     assert stored_window(beton.path) == window
-    assert "use under an eighth" not in describe(beton, [])
+    assert "warning" not in said(beton)
 
 
 def test_images_of_eight_bits_and_of_a_full_range_are_not_warned_of(tmp_path):
@@ -59,7 +63,7 @@ def test_images_of_eight_bits_and_of_a_full_range_are_not_warned_of(tmp_path):
     Image.fromarray(values).save(tmp_path / "s/b.png")
     manifest = convert(tmp_path / "s", tmp_path / "b.beton")
     assert manifest.deep == {"images": 1, "narrow": 0, "low": 0, "high": 65_535}
-    assert "eighth" not in describe(open_beton(tmp_path / "b.beton"), [])
+    assert "eighth" not in said(open_beton(tmp_path / "b.beton"))
 
 
 @pytest.mark.parametrize(("flags", "expected"), [
