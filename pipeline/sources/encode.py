@@ -71,7 +71,7 @@ def prepare(
     reencode: bool,
     decoding: Decoding = Decoding(),
 ) -> Prepared:
-    """The stored form of one image: a three-component upright JPEG whose longer side is at most `side` pixels.
+    """Make the stored form of one image: a three-component upright JPEG whose longer side is at most `side` pixels.
 
     source    file contents, a Pillow image, or u8 / u16 / bool [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]
     quality   of what is encoded here (4:2:0, or 4:4:4 up to 64 pixels); `reencode` encodes even what could pass
@@ -130,7 +130,7 @@ def _strictly_decoded(stripped: Stripped) -> np.ndarray | None:
 
 
 def _every_back_end_decodes(jpeg: bytes, stripped: Stripped) -> bool:
-    """Whether the header passes the check before DALI, and libffcv decodes the bytes without a warning."""
+    """Whether the header passes the check that precedes DALI, and libffcv decodes the bytes without a warning."""
     data, height, width = np.frombuffer(jpeg, np.uint8), stripped.height, stripped.width
     if not is_sound(data, height, width):
         return False
@@ -143,7 +143,15 @@ def _encode(image: Image.Image, side: int | None, quality: int, span: Span | Non
         how, scale = "resized", side / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
-    out = io.BytesIO()
     chroma = "4:4:4" if max(image.size) <= SMALL_SIDE else "4:2:0"
-    image.save(out, "JPEG", quality=quality, subsampling=chroma, optimize=True, comment=b"")
-    return Prepared(out.getvalue(), image.height, image.width, how, span)
+    try:
+        jpeg = _saved(image, quality, chroma, optimize=True)
+    except OSError:  # noise needs more than the memory that Pillow takes for this, by the number of pixels
+        jpeg = _saved(image, quality, chroma, optimize=False)
+    return Prepared(jpeg, image.height, image.width, how, span)
+
+
+def _saved(image: Image.Image, quality: int, chroma: str, optimize: bool) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=quality, subsampling=chroma, optimize=optimize, comment=b"")
+    return out.getvalue()

@@ -55,7 +55,7 @@ def to_eight_bits(values: np.ndarray, window: Window | None) -> tuple[np.ndarray
         raise InputError("expected numbers as pixels, got nan or infinite ones")
     deep = np.issubdtype(values.dtype, np.integer) and low >= 0 and high <= WHITE
     if window is None and not deep:
-        raise InputError("32-bit pixels have no agreed white; store 8 or 16 bits, or say what they show: --window")
+        raise InputError(f"{values.dtype} pixels have no agreed white; store 8 or 16 bits, or set it with --window")
     black, white = (low, high) if window == "auto" else window or (0, WHITE)
     grey = _scaled(colours, float(black), float(white))
     if values.ndim == 3 and values.shape[2] == 4:

@@ -21,7 +21,7 @@ UNLABELLED = "unlabelled"  # what stands before the names of images that --unlab
 
 @final
 class WrongItem(InputError):
-    """An item of a source that is no image with a label: the source is at fault, not one file, so that all work ends."""
+    """An item of a source that is no image with a label; not one file is at fault but the source, so all work ends."""
 
 
 class Source(ABC):

@@ -118,6 +118,15 @@ def test_a_palette_with_a_transparent_colour_lies_on_white():
     assert pixels(prepare(stored(image, "PNG", transparency=b"\0\xff"), None, 95, False)).min() > 250
 
 
+@pytest.mark.parametrize("quality", [80, 90, 94, 100])
+def test_noise_is_encoded_though_it_needs_more_memory_than_pillow_takes(quality):
+    noise = np.random.default_rng(0).integers(0, 2, (500, 500, 3), np.uint8) * np.uint8(255)
+    came = prepare(noise, None, quality, False)
+    assert decode(np.frombuffer(came.jpeg, np.uint8), 500, 500) is not None
+    expected = Image.open(io.BytesIO(stored(noise, quality=quality, subsampling="4:2:0")))
+    assert (pixels(came) == np.asarray(expected)).all()
+
+
 def test_small_images_keep_full_chroma():
     sampling = {
         side: Image.open(io.BytesIO(prepare(photo(side, side), None, 90, False).jpeg)).layer for side in (64, 65)
