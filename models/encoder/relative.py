@@ -23,7 +23,7 @@ from pipeline.errors import InputError
 
 Kind = Literal["irpe", "bias", "block_bias"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-SHARED, OWN = "rel_pos_bias.relative_position_bias_table", "attn.relative_position_bias_table"
+SHARED_TABLE, BLOCK_TABLE = "rel_pos_bias.relative_position_bias_table", "attn.relative_position_bias_table"
 BUCKETS, PREFIX_BUCKET = 50, 49
 
 
@@ -84,9 +84,9 @@ def attention_bias(attn: nn.Module, q: Tensor, pairs: Tensor) -> Tensor:
 def kind_of(names: Iterable[str]) -> str:
     """Name the kind of positions that an encoder's state dict holds, in the words of encoder.position."""
     found = set(names)
-    if SHARED in found:
+    if SHARED_TABLE in found:
         return "bias"
-    if f"blocks.0.{OWN}" in found:
+    if f"blocks.0.{BLOCK_TABLE}" in found:
         return "block_bias"
     if "blocks.0.attn.rpe_k.lookup_table_weight" in found:
         return "irpe"
@@ -95,8 +95,8 @@ def kind_of(names: Iterable[str]) -> str:
 
 def bias_for_each_block(held: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
     """Copy the shared table of an encoder's state into a table for each block, as SimMIM does for fine-tuning."""
-    others = {name: tensor for name, tensor in held.items() if name != SHARED}
-    return others | {f"blocks.{number}.{OWN}": held[SHARED] for number in range(depth)}
+    others = {name: tensor for name, tensor in held.items() if name != SHARED_TABLE}
+    return others | {f"blocks.{number}.{BLOCK_TABLE}": held[SHARED_TABLE] for number in range(depth)}
 
 
 @final

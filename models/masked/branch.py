@@ -19,7 +19,7 @@ from pipeline.spec import Mask
 
 
 class Branch(nn.Module, ABC):
-    """A masked-image objective: the loss of predicting a part of each image from the rest, and the prediction itself.
+    """A masked-image objective: the loss of predicting a part of each image from the other part, and the prediction.
 
     loss = branch.loss(encoder, batch.unlabelled, step)      # trains the encoder and the branch
     pixels = branch.predict(encoder, images, visible)        # for pictures and their errors

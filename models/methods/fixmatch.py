@@ -49,7 +49,7 @@ class FixMatch(Method):
         return Needs(labelled=True, unlabelled=True, strong=True)
 
     def startup_note(self) -> str | None:
-        """The note of the pseudo-labels."""
+        """Return the note of the pseudo-labels."""
         return self.pseudo.startup_note()
 
     def forward(self, batch: Batch, info: StepInfo) -> Loss:

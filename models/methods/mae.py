@@ -84,7 +84,7 @@ def in1k_h14() -> Recipe[Settings]:
 
 
 def in1k_h14_448() -> Recipe[Settings]:
-    """in1k_h14 whose last quarter sees 448 pixels: ours; the paper only fine-tunes at 448.  Here: not yet run.
+    """in1k_h14 whose last quarter is at 448 pixels: ours; the paper only fine-tunes at 448.  Here: not yet run.
 
     MAE pre-trains ViT-H at 224 pixels and fine-tunes those weights at 448 (87.8 %, Table 3), which takes no recipe here
     but in1k_h14. This one also learns from the larger images: 256 visible patches of 1,024, a quarter of the time,

@@ -61,11 +61,11 @@ class SemiMAE(Method):
         return Needs(labelled=True, unlabelled=True, strong=True, unlabelled_visible=True)
 
     def inactive_params(self, info: StepInfo) -> Iterable[nn.Parameter]:
-        """The branch's, in the labels-only phase."""
+        """Return the branch's parameters in the labels-only phase."""
         return self.branch.parameters() if info.labels_only else ()
 
     def startup_note(self) -> str | None:
-        """The note of the pseudo-labels."""
+        """Return the note of the pseudo-labels."""
         return self.pseudo.startup_note()
 
     def forward(self, batch: Batch, info: StepInfo) -> Loss:

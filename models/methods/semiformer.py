@@ -1,7 +1,7 @@
 """Semiformer: FixMatch on a transformer coupled to a convolutional network (Weng et al. 2022), with an MAE branch as in
 Semi-MAE's Table 2 where mu is above 0.
 
-Two habits of its authors' code are fields: which stream labels (`stream`), and the class token that every coupling
+Two properties of its authors' code are fields: which stream labels (`stream`), and the class token that every coupling
 doubles (`double_class_token`). Batch norm mixes the images of a micro-batch, so that rejected strong views go through
 the network, too, and the result depends on `run.device_images` and on the number of devices.
 """
@@ -79,7 +79,7 @@ class SemiformerFixMatch(Method):
         return build_semiformer(recipe, classes, channels=s.channels, double_class_token=s.double_class_token)
 
     def inactive_params(self, info: StepInfo) -> Iterable[nn.Parameter]:
-        """The branch's, in the labels-only phase."""
+        """Return the branch's parameters in the labels-only phase."""
         return self.branch.parameters() if self.settings.mu and info.labels_only else ()
 
     def startup_note(self) -> str:

@@ -97,7 +97,7 @@ class PseudoLabels(nn.Module):
             self.alignment.observe_labelled(probabilities, labels)
 
     def startup_note(self) -> str | None:
-        """Return a line for the user where rejected strong views are encoded, too, without being asked for."""
+        """Return a line for the user where rejected strong views are encoded although no setting asks for it."""
         if not self.why_all_encoded or self.settings.drop_rejected == "off":
             return None
         return f"every strong view is encoded, rejected or not: {self.why_all_encoded}"

@@ -10,7 +10,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 from models.checkpoint import save_load
-from models.encoder.relative import OWN, SHARED
+from models.encoder.relative import BLOCK_TABLE, SHARED_TABLE
 from models.encoder.vit import FullImages, Size, build_encoder, encode, eval_logits
 from models.pretrained import load_encoder
 from pipeline.errors import InputError
@@ -177,7 +177,7 @@ def test_beits_and_simmims_names_are_ours(tmp_path):
     torch.save({"model": held | {"decoder.0.weight": torch.ones(3)}}, tmp_path / "simmim.pth")
     said = load_encoder(after, tmp_path / "simmim.pth")
     assert "decoder.* (1)" in said
-    assert torch.equal(after.encoder.state_dict()[f"blocks.1.{OWN}"], before.encoder.state_dict()[SHARED])
+    assert torch.equal(after.encoder.state_dict()[f"blocks.1.{BLOCK_TABLE}"], before.encoder.state_dict()[SHARED_TABLE])
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         after.encoder.head.load_state_dict(before.encoder.head.state_dict())
