@@ -14,7 +14,18 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.sources.classes import alike, class_names
-from pipeline.sources.listing import SERVICE_FOLDERS, Listing, is_folder, kind_of, listing, visible
+from pipeline.sources.listing import (
+    LOOP,
+    SERVICE,
+    SERVICE_FOLDERS,
+    Listing,
+    above_of,
+    identity,
+    is_folder,
+    kind_of,
+    listing,
+    visible,
+)
 from pipeline.sources.source import Files
 from pipeline.store.sample_names import escape
 from pipeline.text import some
@@ -62,22 +73,34 @@ def flat_folder(root: Path) -> Files:
     return Files(root, found.images, np.full(len(found.images), -1, np.int64), None, found)
 
 
-def folders_in(root: Path) -> list[str]:
-    """The folders of a folder that can hold images of the user, in alphabetical order. Raises OSError."""
-    entries = visible(root, Listing())
-    return [entry.name for entry in entries if is_folder(entry) and entry.name not in SERVICE_FOLDERS]
+def folders_in(root: Path, found: Listing | None = None) -> list[str]:
+    """The folders of a folder that can hold images of the user, in alphabetical order; others are noted in `found`.
+
+    Raises OSError if the folder cannot be read.
+    """
+    found, above, folders = found or Listing(), {identity(root), *above_of(root)}, []
+    for entry in visible(root, Listing()):
+        if not is_folder(entry):
+            continue
+        if entry.name in SERVICE_FOLDERS:
+            found.skipped.append((entry.name, SERVICE))
+        elif identity(root / entry.name) in above:
+            found.skipped.append((entry.name, LOOP))
+        else:
+            folders.append(entry.name)
+    return folders
 
 
 def _listed(root: Path, shown: str) -> tuple[Listing, list[str]]:
     """All below a folder, and the names of its folders. Raises InputError if there are images beside these."""
-    found, tops, beside = Listing(), [], Listing()
-    for entry in visible(root, found):
-        if not is_folder(entry):
-            beside.add(root, entry.name, kind_of(entry))
-        elif entry.name in SERVICE_FOLDERS:
-            found.skipped.append((entry.name, f"the folder {entry.name}, which holds no images of yours"))
-        else:
-            tops.append(entry.name)
+    found, beside = Listing(), Listing()
+    try:
+        tops = folders_in(root, found)
+        for entry in visible(root, found):
+            if not is_folder(entry):
+                beside.add(root, entry.name, kind_of(entry))
+    except OSError as error:
+        raise InputError(f"{shown}: the folder cannot be read: {error.strerror}") from None
     if beside.images:
         first, n = escape(beside.images[0]), len(beside.images)
         raise InputError(f"{shown} has {n} images ({first}, ...) beside class folders; move them, or use --unlabelled")
@@ -85,11 +108,11 @@ def _listed(root: Path, shown: str) -> tuple[Listing, list[str]]:
     owner: dict[tuple[int, int], str] = {}
     for top in tops:
         inside = listing(root, top)
-        for folder, identity in inside.folders.items():
-            if identity in owner:
-                both = f"{escape(owner[identity])} and {escape(folder)}"
+        for folder, known in inside.folders.items():
+            if known in owner:
+                both = f"{escape(owner[known])} and {escape(folder)}"
                 raise InputError(f"{shown}: {both} are one folder, by a link, in two classes; remove one of them")
-        owner |= {identity: folder for folder, identity in inside.folders.items()}
+        owner |= {known: folder for folder, known in inside.folders.items()}
         found.extend(inside)
     return found, tops
 

@@ -58,6 +58,8 @@ SERVICE_FOLDERS = {
 SERVICE_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db"}
 NAMELESS, HIDDEN = "no suffix", "hidden"
 DANGLING = "a link to nothing"
+LOOP = "a link to a folder that it lies in, or that is listed already"
+SERVICE = "a folder that a system makes beside images"
 NAMED = 10  # names that a note about left-out files has; all of them are counted
 
 
@@ -139,7 +141,7 @@ def listing(root: Path, folder: str = "") -> Listing:
     """
     found = Listing()
     try:
-        seen, above = {identity(root / folder)}, _above(root / folder)
+        seen, above = {identity(root / folder)}, above_of(root / folder)
         found.folders |= dict.fromkeys([folder] if folder else [], identity(root / folder))
         inside = [_Folder(folder, iter(visible(root / folder, found)))]
     except OSError as error:
@@ -154,7 +156,7 @@ def listing(root: Path, folder: str = "") -> Listing:
         if not is_folder(entry):
             found.add(root, name, kind_of(entry))
         elif entry.name in SERVICE_FOLDERS:
-            found.skipped.append((name, f"the folder {entry.name}, which holds no images of yours"))
+            found.skipped.append((name, SERVICE))
         else:
             below = _below(root, name, above, seen, found)
             inside += [below] if below else []
@@ -168,7 +170,7 @@ def _below(
     try:
         known = identity(root / name)
         if known in above or known in seen:
-            found.skipped.append((name, "a link to a folder that it lies in, or that is listed already"))
+            found.skipped.append((name, LOOP))
             return None
         entries = iter(visible(root / name, found))
     except OSError as error:
@@ -185,7 +187,7 @@ def identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _above(folder: Path) -> set[tuple[int, int]]:
+def above_of(folder: Path) -> set[tuple[int, int]]:
     """The identities of all folders that `folder` lies in, by its name and where links lead."""
     found = set()
     for parent in {*folder.absolute().parents, *folder.resolve().parents}:

@@ -23,10 +23,11 @@ from pipeline.sources.listing import SUFFIXES, Listing, begins_like_an_image, is
 from pipeline.sources.reading import FOUND_OUT, Reading
 from pipeline.sources.regular import read_regular
 from pipeline.sources.source import Files
-from pipeline.store.sample_names import escape, printable
+from pipeline.store.sample_names import brief, escape
 from pipeline.text import some
 
 SAMPLE_ROWS = 200  # rows by which the delimiter is found
+LONGEST = 4096  # bytes of a path on Linux
 MOST_FOLDERS = 100  # beside a table, in which its files are looked for where they are not beside it
 
 
@@ -59,7 +60,7 @@ def from_csv(path: Path, more: Files | None = None, reading: Reading = FOUND_OUT
         name, reason = found.others.rejected[0]
         raise InputError(
             f"{where}: expected files in {escape(str(root))}, found none of the {len(body):,} of "
-            f"{columns.named(columns.path)}: {escape(name)} ({reason}), ...; see --image-folder and --suffix"
+            f"{columns.named(columns.path)}: {brief(name)} ({reason}), ...; see --image-folder and --suffix"
         )
     notes = (_note(len(body), encoding, delimiter, columns, found, files), *labels.notes)
     return Files(root, found.names, labels.numbers[found.kept], labels.classes, found.others, more, notes)
@@ -131,7 +132,7 @@ def _check_short(table: Table, columns: Columns, files: NamedFiles, where: str) 
             os.path.splitext(row[columns.path])[1].lower() in SUFFIXES or files.find(row[columns.path]).name is not None
         )
         if len(row) < width == 2 and not named:
-            raise InputError(f"{where}: line {line} has 1 cell, others have 2, and it names no file: {row[0][:60]!r}")
+            raise InputError(f"{where}: line {line} has 1 cell, others have 2, and it names no file: '{brief(row[0])}'")
 
 
 def _beside(rows: Sequence[list[str]], files: NamedFiles, reading: Reading, where: str) -> NamedFiles:
@@ -166,12 +167,12 @@ def _named(body: Sequence[list[str]], lines: Sequence[int], path: int, files: Na
     for i, (row, line) in enumerate(zip(body, lines, strict=True)):
         name, reason = files.find(row[path])
         if name is None:
-            others.rejected.append((row[path] or "a row without a file", f"line {line}: {reason}"))
+            others.rejected.append((row[path][:LONGEST] or "a row without a file", f"line {line}: {reason}"))
         key = os.path.normpath(row[path].replace("\\", "/")) if name is None else name
         if key in first and row[path]:
             as_written = body[first[key]][path]
-            spelled = f", once as {printable(as_written)}" if as_written != row[path] else ""
-            twice.append(f"{printable(row[path])} (lines {lines[first[key]]} and {line}{spelled})")
+            spelled = f", once as {brief(as_written)}" if as_written != row[path] else ""
+            twice.append(f"{brief(row[path])} (lines {lines[first[key]]} and {line}{spelled})")
         first.setdefault(key, i)
         if name is None:
             continue
@@ -204,7 +205,8 @@ def _one_hot(body: Sequence[list[str]], lines: Sequence[int], columns: Columns, 
         cells = [row[column] for column in columns.one_hot]
         values = [False if cell in absent else is_one(cell) for cell in cells]
         if None in values or sum(map(bool, values)) > 1:
-            shown = ", ".join(f"{name} {cell}" for name, cell in zip(classes, cells, strict=True) if cell != "0")
+            pairs = zip(classes, cells, strict=True)
+            shown = some([f"{brief(name)} {brief(cell)}" for name, cell in pairs if cell != "0"])
             raise InputError(f"{where}: line {line}: expected 1 for one of the classes and 0 for others, got {shown}")
         if any(values):
             numbers[i] = values.index(True)
@@ -220,7 +222,7 @@ def _note(n: int, encoding: str, delimiter: str, columns: Columns, found: _Named
     if files.folders != ("",):
         named += f" in {', '.join(map(escape, files.folders))}"
     if columns.one_hot:
-        classes = f"classes from the columns {', '.join((columns.header or [])[i] for i in columns.one_hot)}"
+        classes = f"classes from the columns {', '.join(brief((columns.header or [])[i]) for i in columns.one_hot)}"
     else:
         classes = "no classes" if columns.label is None else f"classes from {columns.named(columns.label)}"
     by = f", {DELIMITERS[delimiter]}" if columns.label is not None or columns.one_hot else ""

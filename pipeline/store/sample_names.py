@@ -42,6 +42,12 @@ def printable(text: str) -> str:
     return _UNFIT.sub(_replaced, text)
 
 
+def brief(text: str, most: int = 60) -> str:
+    """Make text printable and cut it to `most` characters, for a message."""
+    whole = printable(text)
+    return whole if len(whole) <= most else f"{whole[:most]}..."
+
+
 def unescape(text: str) -> str:
     """Give the name that `escape` was given."""
     return _ESCAPED.sub(_original, text)

@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.sources.cells.named_files import NamedFiles
 from pipeline.sources.listing import SUFFIXES
 from pipeline.sources.reading import Reading
-from pipeline.store.sample_names import escape, printable
+from pipeline.store.sample_names import brief, escape
 from pipeline.text import some
 
 PATH_WORDS = {
@@ -54,7 +54,7 @@ class Columns(NamedTuple):
 
     def named(self, column: int) -> str:
         """What a column is called in messages."""
-        return f"column {printable(self.header[column]) if self.header and self.header[column] else column + 1}"
+        return f"column {brief(self.header[column]) if self.header and self.header[column] else column + 1}"
 
 
 def choose(rows: Sequence[list[str]], files: NamedFiles, reading: Reading, where: str) -> Columns:
@@ -125,7 +125,9 @@ def _path(rows: Sequence[list[str]], files: NamedFiles, reading: Reading, where:
     several = [column for column, each in enumerate(evidence) if each == best]
     if len(several) > 1:
         names = [rows[0][column] or str(column + 1) for column in several]
-        raise InputError(f"{where}: several columns name files: {some(names, SHOWN)}; choose with --path-column")
+        raise InputError(
+            f"{where}: several columns name files: {some([*map(brief, names)], SHOWN)}; choose with --path-column"
+        )
     return several[0]
 
 
@@ -152,11 +154,13 @@ def _nowhere(rows: Sequence[list[str]], evidence: Sequence[tuple[int, ...]], fil
     hits, n = [each[1] for each in evidence], len(spread(rows))
     words = [column for column, name in enumerate(rows[0]) if word(name) in PATH_WORDS]
     column = hits.index(max(hits)) if max(hits) else (words or [0])[0]
-    lost = next(cell for row in spread(rows) if files.find(cell := row[column]).name is None)
+    lost = next((cell for row in spread(rows) if files.find(cell := row[column]).name is None), None)
+    if lost is None:
+        return f"column {brief(rows[0][column])} is called as classes are; if it names the files, give --path-column"
     reason = files.find(lost).reason
     return (
         f"expected a column that names files in {escape(str(files.root))}, found none: of column "
-        f"{printable(rows[0][column]) or column + 1} {hits[column]} of {n} cells are files, {lost[:60]!r} is not "
+        f"{brief(rows[0][column]) or column + 1} {hits[column]} of {n} cells are files, '{brief(lost)}' is not "
         f"({reason}); columns: {_listed(rows)}; see --image-folder, --suffix and --path-column"
     )
 
@@ -190,7 +194,7 @@ def _labelled(rows: Sequence[list[str]], path: int, header: list[str] | None, wh
         return Columns(path, named[0], (), header)
     hint = f"columns: {_listed(rows, header)}; choose with --label-column, or --one-hot for one column a class"
     if named:
-        several = some([printable((header or [])[column]) for column in named], SHOWN)
+        several = some([brief((header or [])[column]) for column in named], SHOWN)
         raise InputError(f"{where}: several columns could hold the classes: {several}; {hint}")
     if not others:
         return Columns(path, None, (), header)
@@ -259,11 +263,11 @@ def _asked(name: str, header: Sequence[str] | None, rows: Sequence[list[str]], f
     """The number of the column that a flag names, by name or by number from 1."""
     place = None if header is None else _place(name, header)
     if place is not None and list(header or ()).count(name) > 1:
-        raise InputError(f"{where}: {flag} {name}: several columns have this name; give a number from 1")
+        raise InputError(f"{where}: {flag} {brief(name)}: several columns have this name; give a number from 1")
     if place is None and re.fullmatch(r"\d{1,6}", name, re.ASCII) and 1 <= int(name) <= len(rows[0]):
         return int(name) - 1
     if place is None:
-        raise InputError(f"{where}: {flag} {name}: no such column; columns: {_listed(rows, header)}")
+        raise InputError(f"{where}: {flag} {brief(name)}: no such column; columns: {_listed(rows, header)}")
     return place
 
 
@@ -271,4 +275,4 @@ def _listed(rows: Sequence[list[str]], header: Sequence[str] | None = None) -> s
     """The columns as a message names them: by the names in the header, else by number and first cell."""
     first = rows[0]
     names = [name or str(i) for i, name in enumerate(first, 1)] if header or len(rows) < 2 else None
-    return some([*map(printable, names or (f"{i} ({cell[:30]!r})" for i, cell in enumerate(first, 1)))], SHOWN)
+    return some([*map(brief, names or [f"{i} ('{brief(cell, 30)}')" for i, cell in enumerate(first, 1)])], SHOWN)

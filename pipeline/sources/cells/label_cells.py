@@ -20,6 +20,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.sources.classes import alike, class_name, class_names
+from pipeline.store.sample_names import brief
 from pipeline.text import some
 
 NO_LABEL = {"", "nan", "-nan", "null", "n/a", "#n/a", "<na>", "?", "-1", "-1.0", "unlabelled", "unlabeled"}
@@ -91,7 +92,7 @@ def _case(word: str) -> str:
 
 def _missing_notes(counts: Mapping[str, int], absent: set[str], missing: Sequence[str]) -> Iterable[str]:
     if absent:
-        each = ", ".join(f"{cell or 'empty'} {counts[cell]:,}" for cell in sorted(absent))
+        each = ", ".join(f"{brief(cell) or 'empty'} {counts[cell]:,}" for cell in sorted(absent))
         yield f"rows without a label: {sum(counts[cell] for cell in absent):,} ({each})"
     unused = [word for word in missing if word and word not in counts]
     if unused:
@@ -128,7 +129,7 @@ def _whole(cell: str, where: str) -> int:
         raise InputError(f"{where}: expected class numbers, got one of {len(cell)} characters, {cell[:20]}...")
     value = float(cell)
     if not value.is_integer():
-        raise InputError(f"{where}: expected class numbers or names, got {cell}, which is a measure")
+        raise InputError(f"{where}: expected class numbers or names, got {brief(cell)}, which is a measure")
     if abs(value) >= 10**DIGITS:
         raise InputError(f"{where}: expected class numbers of up to {DIGITS} digits, got {cell}")
     return int(value)
@@ -140,8 +141,8 @@ def _check_padded(known: Mapping[str, int], where: str) -> None:
     for cell in filter(str.isdecimal, known):
         other = shortest.setdefault(cell.lstrip("0") or "0", cell)
         if other != cell:
-            raise InputError(f"{where}: has both {other} and {cell}; write one class in one way")
+            raise InputError(f"{where}: has both {brief(other)} and {brief(cell)}; write one class in one way")
 
 
 def _some(names: Sequence[str]) -> str:
-    return some(names, SHOWN) + (f" ({len(names):,} in all)" if len(names) > SHOWN else "")
+    return some([*map(brief, names)], SHOWN) + (f" ({len(names):,} in all)" if len(names) > SHOWN else "")

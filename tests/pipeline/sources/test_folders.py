@@ -131,6 +131,17 @@ def test_one_class_and_classes_of_nearly_one_name_are_worth_a_word(tmp_path):
     )
 
 
+def test_a_link_to_a_folder_around_is_no_class(tmp_path):
+    lay(tmp_path / "flat", "1.jpg", "2.jpg")
+    (tmp_path / "flat/loop").symlink_to(tmp_path / "flat")
+    assert content(find(tmp_path / "flat")) == {"1.jpg": -1, "2.jpg": -1}
+    lay(tmp_path / "classes", "cat/1.jpg", "dog/1.jpg")
+    (tmp_path / "classes/up").symlink_to("..")
+    source = find(tmp_path / "classes")
+    assert source.classes == ("cat", "dog")
+    assert "up" in source.notes[0]
+
+
 def test_a_class_folder_under_two_names_is_refused(tmp_path):
     lay(tmp_path, "cat/1.jpg", "dog/1.jpg")
     (tmp_path / "puppy").symlink_to("dog")

@@ -18,6 +18,7 @@ from pipeline.sources.tables import from_csv
 from pipeline.store.beton import open_beton
 from pipeline.store.manifest import read_manifest
 from pipeline.store.sample_names import read_names
+from tests.pipeline.sources import fuzz_tables
 from tests.pipeline.sources.test_sources import content, lay
 
 ABCD = "a.jpg", "b.jpg", "c.jpg", "d.jpg"
@@ -181,6 +182,8 @@ def test_paths_may_lead_out_or_be_absolute(read, tmp_path):
     ("path,label\na.jpg,cat, black\nb.jpg,dog\nc.jpg,dog\n", "line 2 has 3 cells, others have 2; .*double quotes"),
     ("path,patient,label\na.jpg,7,cat\nb.jpg,8\nc.jpg,8,cat\n", "line 3 has 2 cells, others have 3"),
     ("# mine\npath,label\na.jpg,cat\nb.jpg,dog\n", "line 1 has 1 cell, others have 2, and it names no file: '# mine'"),
+    ("label\na\nb\n", "column label is called as classes are; if it names the files, give --path-column"),
+    ("x" * 9000 + ",y" * 30 + "\n" + "a" + ",b" * 30, "columns name files: x{60}[.]{3}, y, y"),
     ("", "it is empty"), ("\n \n", "it is empty"), ("path,label\n", "expected rows with images below the header"),
     (b"path,label\na.jpg,c\0at\n", "a NUL byte on line 2"), ('path,label\n"a.jpg,cat\n', "line 2: unexpected end"),
     ("path,label\na.jpg," + "9" * 100_000, "one of 100000 characters"), (b"\xff\xd8\xff\xe0", "is an image; .*UTF-8"),
@@ -291,6 +294,12 @@ def test_whatever_the_bytes_of_a_table_are_it_is_read_or_refused_in_a_line(tmp_p
     assert "\n" not in refused
     labels = content(source).values() if source else ()
     assert all(-1 <= label < len(source.classes or ()) for label in labels)
+
+
+def test_damaged_tables_of_many_seeds_are_read_or_refused(tmp_path):
+    """The seeds of fuzz_tables that once ended otherwise, and some more; it runs for as long as one lets it."""
+    fuzz_tables.lay(tmp_path)
+    assert sum(fuzz_tables.check(seed, tmp_path) for seed in (*fuzz_tables.KEPT, *range(100)))
 
 
 def test_the_command_line_has_every_flag(tmp_path, monkeypatch, capsys):
