@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from pipeline.backends.base import Backend, Undecodable
-from pipeline.backends.replacement import Replacements
 from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.concurrency import watchdog
 from pipeline.concurrency.threads import Threads
 from pipeline.concurrency.transfer import copy_stream, to_device
 from pipeline.labels.known import Labels
+from pipeline.sampling.replacement import Replacements
 from pipeline.sampling.sampler import SampleIds, Sampler
 from pipeline.views.plan import Plan, ViewSpec, draw
 
@@ -70,7 +70,7 @@ class Loader:
     """Endless iterator of micro-batches from `step` on, of which `ahead` are being prepared.
 
     wait_s    seconds that the caller has waited for batches
-    replaced  images of the batches that replace others, which do not decode (pipeline.backends.replacement)
+    replaced  images of the batches that replace others, which do not decode (pipeline.sampling.replacement)
 
     next() raises an error of any thread, and raises it again each time. It raises InputError if no batch comes for
     `hang_timeout_s` seconds (None waits for ever), and in a process that was forked since.
@@ -161,7 +161,7 @@ class Loader:
             for error in errors:
                 if not isinstance(error, Undecodable):
                     raise error
-                self._replacements.add(error)
+                self._replacements.add(error.ids, error, error.named)
 
     def _plans(self, step: int, chunk: int) -> tuple[list[Plan | None], int]:
         plans, replaced = [], 0

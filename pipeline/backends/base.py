@@ -29,17 +29,17 @@ class Undecodable(InputError):
 
     def __init__(self, beton: Beton, ids: np.ndarray):
         self.beton, self.ids = beton, np.unique(ids)
-        what = f"{self.named(self.ids[0])} no longer decodes"
-        what += f" (and {len(self.ids) - 1} more)" if len(self.ids) > 1 else ""
+        more = f" (and {len(self.ids) - 1} more)" if len(self.ids) > 1 else ""
         super().__init__(
-            f"{beton.path}: {what}, though it did when the file was written; run python -m pipeline.store {beton.path}"
+            f"{self.named(self.ids[0])} no longer decodes{more}, though it did when the file was written; "
+            f"run python -m pipeline.store {beton.path}"
         )
 
     def named(self, i: int) -> str:
-        """Name an image by its id, and by the file that it was made of if that is known: "image 7
-        (n01440764/x.JPEG)"."""
+        """Name an image by its file, its id, and the file that it was made of if that is known:
+        "train.beton: image 7 (n01440764/x.JPEG)"."""
         name = read_name(self.beton, int(i))
-        return f"image {i}" + (f" ({name})" if name else "")
+        return f"{self.beton.path}: image {i}" + (f" ({name})" if name else "")
 
 
 class Backend(ABC):

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from pipeline.backends.base import Backend, PendingViews, Undecodable
-from pipeline.backends.replacement import too_many
 from pipeline.backends.select import streamed
 from pipeline.concurrency.ahead import ahead
 from pipeline.concurrency.transfer import copy_stream
 from pipeline.errors import InputError
 from pipeline.open import open_backend
+from pipeline.sampling.replacement import too_many
 from pipeline.spec import Data
 from pipeline.store.beton import Beton
 from pipeline.views.plan import evaluation_plan
@@ -47,8 +47,7 @@ def sweep_decodable(
             except Undecodable as error:
                 gone += len(error.ids)
                 for i in error.ids if say else ():
-                    image = f"{error.beton.path}: {error.named(i)}"
-                    print(f"warning: {image} no longer decodes; it is left out", file=sys.stderr, flush=True)
+                    print(f"warning: {error.named(i)} no longer decodes; it is left out", file=sys.stderr, flush=True)
                 if too_many(gone, len(ids)):
                     raise InputError(f"{gone} of {len(ids)} images do not decode: {error}") from error
                 part = part[~np.isin(part, error.ids)]

@@ -20,8 +20,8 @@ from pipeline.open import open_backend
 from pipeline.sources.source import Source
 from pipeline.store.beton import Beton, open_beton
 from tests.pipeline.backends.test_backends import BUSY, CPU, PLAIN, SIZE, plan_of
-from tests.pipeline.backends.test_replacement import damaged
 from tests.pipeline.conftest import as_pillow
+from tests.pipeline.sampling.test_replacement import damaged
 from tests.pipeline.test_loader import data_of, equal, spec_of, tensors
 
 

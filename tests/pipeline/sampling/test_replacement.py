@@ -10,10 +10,10 @@ import torch
 from pipeline.backends.base import Undecodable
 from pipeline.backends.ffcv import FFCV
 from pipeline.backends.in_memory import InMemoryBackend
-from pipeline.backends.replacement import Replacements
 from pipeline.errors import InputError
 from pipeline.evaluation.sweep import sweep
 from pipeline.loader import Loader
+from pipeline.sampling.replacement import Replacements
 from pipeline.sampling.sampler import Sampler
 from pipeline.store.beton import Beton
 from pipeline.store.sample_names import read_names
@@ -28,7 +28,8 @@ def sampler_of(batch: int = 8, labels_only_steps: int = 0) -> Sampler:
 
 def known(beton: Beton, *ids: int) -> Replacements:
     replacements = Replacements()
-    replacements.add(Undecodable(beton, np.array(ids)))
+    error = Undecodable(beton, np.array(ids))
+    replacements.add(error.ids, error, error.named)
     return replacements
 
 

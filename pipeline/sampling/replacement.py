@@ -11,7 +11,6 @@ from typing import final
 
 import numpy as np
 
-from pipeline.backends.base import Undecodable
 from pipeline.errors import InputError
 from pipeline.sampling.sampler import SampleIds
 
@@ -36,15 +35,14 @@ class Replacements:
         self._undecodable = np.empty(0, np.int64)
         self._lock = threading.Lock()
 
-    def add(self, error: Undecodable) -> None:
-        """Remember the images of an error, and name each new one on stderr."""
+    def add(self, ids: np.ndarray, error: InputError, name: Callable[[int], str]) -> None:
+        """Remember undecodable images (i64 [n]) and the error about them; `name` describes each new one on stderr."""
         with self._lock:
-            new = np.setdiff1d(error.ids, self._undecodable)
+            new = np.setdiff1d(ids, self._undecodable)
             self._undecodable = np.union1d(self._undecodable, new)
             self._error = error
         for i in new:
-            image = f"{error.beton.path}: {error.named(i)}"
-            print(f"warning: {image} no longer decodes; another image takes its place", file=sys.stderr, flush=True)
+            print(f"warning: {name(i)} no longer decodes; another image takes its place", file=sys.stderr, flush=True)
 
     def replace(self, samples: SampleIds, later: Callable[[int], SampleIds]) -> tuple[SampleIds, int]:
         """Return the samples with every undecodable image replaced, and how many were; later(k): the samples of the
