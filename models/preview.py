@@ -1,6 +1,6 @@
-"""The views that a recipe makes of its training images, as one picture.  python -m models.preview RECIPE [FLAGS]
+"""Draw the views that a recipe makes of its training images, as one picture.
 
-Takes the recipe's flags as train.py does: python -m models.preview semi_mae:digits --data.strong.augment usb
+    python -m models.preview semi_mae:digits --data.strong.augment usb        # the recipe's flags, as of train.py
 """
 
 import sys
@@ -14,7 +14,8 @@ from models.factory import method_class
 from pipeline.errors import InputError, command
 from pipeline.flags import parse
 from pipeline.open import open_data
-from pipeline.preview import COLUMNS, check_picture, rows, save, sheet, shown_side, spread
+from pipeline.preview.picture import check_picture, save, sheet, shown_side
+from pipeline.preview.views import COLUMNS, rows, spread
 from pipeline.store.beton import Beton
 
 PROGRAM = "python -m models.preview"
@@ -22,15 +23,16 @@ PROGRAM = "python -m models.preview"
 
 @dataclass(frozen=True)
 class Arguments:
-    """Draw what a recipe makes of a few training images; every other flag is the recipe's, as in train.py."""
+    """Draw the views that a recipe makes of a few training images; all other flags are the recipe's, as of train.py."""
 
     out: str = "preview.png"
-    """Picture to write."""
+    """File of the picture."""
     images: int = 8
+    """Number of images to draw."""
 
 
 def columns(recipe: Recipe) -> tuple[str, ...]:
-    """The original and the views that the recipe's method reads."""
+    """Names of the columns: the original, and the views that the recipe's method reads."""
     needs = method_class(recipe).needs(recipe)
     read = {
         "original": True,
@@ -47,7 +49,7 @@ def views(recipe: Recipe, beton: Beton, ids: np.ndarray) -> list[list[np.ndarray
 
 
 def main() -> None:
-    """Write the picture and say where it is."""
+    """Write the picture and print where it is."""
     if len(sys.argv) < 2:
         raise InputError(f"expected a recipe: {PROGRAM} RECIPE [--out FILE] [FLAGS]; `python train.py` lists them")
     own = sys.argv[1:] if sys.argv[1].startswith("-") else sys.argv[2:]

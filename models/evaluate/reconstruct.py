@@ -20,7 +20,8 @@ from models.reporting.render import Picture
 from pipeline import rng
 from pipeline.errors import InputError
 from pipeline.flags import AT_LEAST_1, check_bounds
-from pipeline.preview import mask, sheet, spread
+from pipeline.preview.picture import sheet
+from pipeline.preview.views import mask, spread
 from pipeline.spec import Mask
 from pipeline.store.beton import Beton
 from pipeline.text import percent

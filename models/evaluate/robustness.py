@@ -23,7 +23,7 @@ from pipeline.evaluation.corruptions.stream import CorruptionSettings, Corruptio
 from pipeline.evaluation.sweep import sweep
 from pipeline.flags import AT_LEAST_1, check_bounds
 from pipeline.labels.splits import known_labels
-from pipeline.preview import sheet
+from pipeline.preview.picture import sheet
 from pipeline.store.beton import Beton
 from pipeline.text import percent
 

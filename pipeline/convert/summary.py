@@ -106,7 +106,9 @@ def _files(found: Manifest) -> Iterator[str]:
     )
     yield ", ".join(each)
     if found.dropped_bytes:
-        yield f"{found.dropped_bytes / 1e6:,.1f} MB of metadata dropped from JPEG files (--keep-metadata keeps it)"
+        dropped = found.dropped_bytes / 1e3
+        size = f"{dropped:,.1f} kB" if dropped < 1000 else f"{dropped / 1e3:,.1f} MB"
+        yield f"{size} of metadata dropped from JPEG files (--keep-metadata keeps it)"
     if found.n_first_frames:
         yield f"{_n(found.n_first_frames, 'file')} with several frames or pages: the first is stored"
 

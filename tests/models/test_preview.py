@@ -9,7 +9,7 @@ from PIL import Image
 from models import preview
 from models.config.resolve import resolve
 from pipeline.errors import command
-from pipeline.preview import HIDDEN
+from pipeline.preview.views import HIDDEN
 from pipeline.store.beton import open_beton
 
 

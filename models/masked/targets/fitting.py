@@ -15,7 +15,7 @@ from models.encoder.patches import grid_of, patchify
 from pipeline.errors import InputError
 from pipeline.evaluation.sweep import sweep
 from pipeline.open import open_data
-from pipeline.preview import spread
+from pipeline.preview.views import spread
 from pipeline.spec import Data
 from pipeline.store.beton import Beton
 

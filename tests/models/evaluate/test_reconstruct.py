@@ -15,7 +15,7 @@ from models.evaluate.reconstruct import RATIOS, Reconstructions, keys_of, recons
 from models.factory import method_class
 from models.masked.mae import MAEBranch
 from pipeline.errors import InputError
-from pipeline.preview import HIDDEN
+from pipeline.preview.views import HIDDEN
 
 PATCH, GRID, N = 4, 6, 3
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

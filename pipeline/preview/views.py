@@ -1,50 +1,29 @@
-"""The default views of real images as one picture: original, weak, strong, masked.  python -m pipeline.preview DATA
+"""Draw the default views of real images beside the originals: weak, strong, masked.
 
-A recipe's own views: python -m models.preview RECIPE
+pictures = rows(beton, Data(size=224), patch=16, ids=spread(beton, 8))
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated
+from dataclasses import replace
 
 import numpy as np
 import torch
-import tyro
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from pipeline.backends import libffcv
-from pipeline.errors import InputError, command
-from pipeline.flags import parse
+from pipeline.errors import InputError
 from pipeline.open import open_backend
+from pipeline.preview.picture import COLOURS
 from pipeline.sampling.sampler import SampleIds
 from pipeline.spec import Data
-from pipeline.store.beton import Beton, open_beton
+from pipeline.store.beton import Beton
 from pipeline.train_data import unlabelled_spec
 from pipeline.views.plan import draw
 
 COLUMNS = ("original", "weak", "strong", "masked")
-COLOURS = {"weak": (0, 114, 178), "strong": (213, 94, 0)}  # of headings and boxes; colour-blind eyes tell them apart
 HIDDEN = 118  # grey of a hidden patch
 PALE = 4  # how much weaker an image is outside a window
-GAP, HEADING = 6, 24
 OUTLINE = 125  # pixels of an image to one of its boxes' outlines: a small image has none
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """Draw the default views of a few images of a .beton file; `python -m models.preview` draws a recipe's."""
-
-    path: Annotated[str, tyro.conf.Positional]
-    """A .beton file, or a folder with train.beton."""
-    out: str = "preview.png"
-    """Picture to write."""
-    images: int = 8
-    size: int = Data.size
-    """Side of the views, in pixels."""
-    patch: int = 16
-    """Side of a patch of the masked view, in pixels."""
-    seed: int = 0
 
 
 def rows(
@@ -79,25 +58,6 @@ def rows(
 def spread(beton: Beton, images: int) -> np.ndarray:
     """Ids i64 [N] of up to so many images, from the first to the last."""
     return np.linspace(0, beton.n - 1, min(images, beton.n)).astype(np.int64)
-
-
-def check_picture(out: str, images: int) -> None:
-    """Raise InputError if there would be nothing to draw, or no place or format to write it to."""
-    path = Path(out)
-    if images < 1:
-        raise InputError(f"--images must be 1 or more, got {images}")
-    if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise InputError(f"--out: expected a name that ends in .png, .jpg or .webp, got {out}")
-    if not path.parent.is_dir() or path.is_dir():
-        raise InputError(f"--out: {path if path.is_dir() else path.parent} is {'a' if path.is_dir() else 'no'} folder")
-
-
-def save(page: Image.Image, out: str) -> None:
-    """Write the picture. Raises InputError if the disk refuses."""
-    try:
-        page.save(out)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror or error}") from error
 
 
 def outlined(image: np.ndarray, box: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
@@ -135,46 +95,3 @@ def masked(image: np.ndarray, visible: np.ndarray, hidden: np.ndarray | None, pa
     framed = [np.pad(tile, ((0, gap), (0, gap), (0, 0)), constant_values=255) for tile in tiles]
     lines = [np.concatenate(framed[i : i + across], 1) for i in range(0, len(framed), across)]
     return np.concatenate(lines)[: -gap or None, : -gap or None]
-
-
-def sheet(pictures: list[list[np.ndarray]], headings: tuple[str, ...], side: int) -> Image.Image:
-    """Pictures u8 [h, w, 3] in rows and columns, each fitted into `side` pixels, headings above the columns."""
-    width = len(headings) * (side + GAP) + GAP
-    page = Image.new("RGB", (width, HEADING + len(pictures) * (side + GAP) + GAP), "white")
-    draw_on, font = ImageDraw.Draw(page), ImageFont.load_default(min(15, side // 8))
-    for column, heading in enumerate(headings):
-        middle = GAP + column * (side + GAP) + side // 2, HEADING // 2
-        draw_on.text(middle, heading, fill=COLOURS.get(heading, "black"), font=font, anchor="mm")
-        for row, line in enumerate(pictures):
-            picture = _fitted(Image.fromarray(line[column]), side)
-            x, y = GAP + column * (side + GAP), HEADING + row * (side + GAP)
-            page.paste(picture, (x + (side - picture.width) // 2, y + (side - picture.height) // 2))
-    return page
-
-
-def shown_side(size: int) -> int:
-    """The side at which views of `size` pixels are shown."""
-    return max(96, min(224, size))
-
-
-def _fitted(picture: Image.Image, side: int) -> Image.Image:
-    scale = side / max(picture.size)
-    how = Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS  # small images: show their pixels
-    return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), how)
-
-
-def main() -> None:
-    """Write the picture and say where it is."""
-    a = parse(Arguments, prog="python -m pipeline.preview")
-    check_picture(a.out, a.images)
-    if a.patch < 1 or a.size < 1 or a.seed < 0:
-        raise InputError(f"--patch and --size must be 1 or more, --seed 0 or more, got {a.patch}, {a.size}, {a.seed}")
-    data, path = Data(size=a.size), Path(a.path)
-    beton = open_beton(path / data.train if path.is_dir() else path)
-    ids = spread(beton, a.images)
-    save(sheet(rows(beton, data, a.patch, ids, a.seed), COLUMNS, shown_side(a.size)), a.out)
-    print(f"{a.out}: {len(ids)} images of {beton.path}, {' | '.join(COLUMNS)}")
-
-
-if __name__ == "__main__":
-    command(main)
