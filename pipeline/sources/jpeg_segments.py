@@ -5,7 +5,7 @@ stripped.data, stripped.height, stripped.width
 
 Dropped are EXIF (with GPS and thumbnails), XMP, ICC profiles, comments, the segments of all other applications, bytes
 between segments, and what follows the end marker, such as a motion photo's film. Decoders go by JFIF's and Adobe's
-segments alone, and no back-end applies an ICC profile, so the decoded pixels stay the same to the bit.
+segments alone, and neither libjpeg nor DALI applies an ICC profile, so the decoded pixels stay the same to the bit.
 """
 
 import re

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
+from pipeline.backends import dali_pipe
 from pipeline.backends.libffcv import decode
 from pipeline.errors import InputError
 from pipeline.sources.jpeg_segments import strip
@@ -85,6 +86,17 @@ def test_metadata_and_what_follows_the_image_are_dropped_and_the_pixels_stay_to_
     assert (in_pillow(stripped.data) == in_pillow(blob)).all()
     if not kind.startswith("CMYK"):
         assert (in_libffcv(stripped.data) == in_libffcv(blob)).all()
+
+
+def test_dali_applies_no_profile_of_colours_either(dali):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    blob = jpeg(icc_profile=profile)
+    assert strip(blob).data == jpeg()
+    pipe = dali_pipe.Pipe(None, 1, 2)
+    pipe.feed([np.frombuffer(each, np.uint8) for each in (blob, strip(blob).data)])
+    with_profile, without = dali_pipe.packed(pipe.take()).chunk(2)
+    assert with_profile.shape == (40 * 56, 3)
+    assert (with_profile == without).all()
 
 
 def test_metadata_between_the_scans_of_a_progressive_file_is_dropped():
