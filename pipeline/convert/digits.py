@@ -1,4 +1,7 @@
-"""The embedded default: scikit-learn's 1,797 digits as .beton files, so that the first run needs no download."""
+"""Write scikit-learn's 1,797 digits as .beton files: the embedded data set, so that the first run needs no download.
+
+ensure_digits("data/digits")
+"""
 
 import tempfile
 from pathlib import Path
@@ -46,17 +49,22 @@ class _Digits(Source):
 def ensure_digits(root: str | Path) -> Path:
     """Write train.beton (1,197 images), val.beton (300), test.beton (300) and the splits of train; -> root.
 
-    Nothing is done where all of them are already valid. Several processes may call this at once: they write equal
-    files, and each is renamed into place whole.
+    Nothing is done where all of them are valid; files of an older format are not, and are written again. Several
+    processes may call this at once: they write equal files, and each is renamed into place whole.
+
+    Raises InputError if the folder cannot be written.
     """
     root = Path(root)
     if not _valid(root):
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".digits-") as building:
-            _build(Path(building))
-            written = sorted(Path(building).iterdir(), key=lambda path: path.suffix == ".beton")
-            for path in written:  # each .beton after what belongs to it
-                path.replace(root / path.name)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=root, prefix=".digits-") as building:
+                _build(Path(building))
+                written = sorted(Path(building).iterdir(), key=lambda path: path.suffix == ".beton")
+                for path in written:  # each .beton after what belongs to it
+                    path.replace(root / path.name)
+        except OSError as error:
+            raise InputError(f"the digits cannot be written to {root}: {error.strerror or error}") from error
     return root
 
 

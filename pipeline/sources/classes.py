@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.errors import InputError
 from pipeline.sources.cells.delimited import decode
 from pipeline.sources.regular import read_regular
-from pipeline.store.manifest import read_manifest
+from pipeline.store.beton import open_beton
 from pipeline.store.sample_names import escape, printable
 from pipeline.text import some
 
@@ -54,7 +54,7 @@ def read_class_list(path: Path) -> tuple[str, ...]:
     """
     shown = escape(str(path))
     if path.suffix == ".beton":
-        names = read_manifest(path).classes
+        names = open_beton(path).manifest.classes
     else:
         try:
             blob = read_regular(path)

@@ -2,5 +2,5 @@
 read-ahead, and what happens when the file is cut short while it is mapped.
 `python -m pipeline.store FILE` checks every byte.
 
-Imports the root's nouns (`errors`, `rng`). Read `beton.py` first.
+Imports the root's nouns (`errors`, `flags`, `rng`, `text`). Read `beton.py` first.
 """

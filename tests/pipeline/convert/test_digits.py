@@ -1,3 +1,5 @@
+import json
+import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,6 +10,7 @@ from sklearn.datasets import load_digits
 
 from pipeline.backends.libffcv import decode
 from pipeline.convert.digits import PER_CLASS, ensure_digits
+from pipeline.errors import InputError
 from pipeline.labels.splits import known_labels, load_split, splits
 from pipeline.store.beton import open_beton
 from pipeline.store.sample_names import read_names
@@ -57,6 +60,28 @@ def test_valid_digits_are_left_alone_and_others_written_again(root):
     after = {path.name: path.read_bytes() for path in root.iterdir()}
     assert after.keys() == before.keys()
     assert all(after[name] == before[name][1] for name in before if not name.endswith("beton.json"))
+
+
+def test_digits_of_an_older_format_are_written_again(root, tmp_path):
+    shutil.copytree(root, tmp_path / "digits")
+    for path in (tmp_path / "digits").glob("*.json"):
+        content = json.loads(path.read_text())
+        del content["sha256"]
+        path.write_text(json.dumps(content | {"format": 1}))
+    with pytest.raises(InputError, match="expected format 2, got 1"):
+        open_beton(tmp_path / "digits" / "train.beton")
+    ensure_digits(tmp_path / "digits")
+    assert {path.name for path in (tmp_path / "digits").iterdir()} == {path.name for path in root.iterdir()}
+    for path in root.glob("*.beton"):
+        assert open_beton(tmp_path / "digits" / path.name).digest == open_beton(path).digest
+    assert load_split(open_beton(tmp_path / "digits" / "train.beton"), "5-per-class").labelled.size == 50
+
+
+def test_a_place_where_no_digits_can_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/digits"):
+        with pytest.raises(InputError, match=r"the digits cannot be written to .*file"):
+            ensure_digits(tmp_path / place)
 
 
 def test_several_processes_may_write_the_digits_at_once(root, tmp_path):
