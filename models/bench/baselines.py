@@ -18,7 +18,7 @@ from torch import Tensor
 from models.encoder.patches import hidden_from_visible, patchify
 from models.encoder.vit import FullImages, SelectedImages, VisiblePatches, classify, encode, eval_logits
 from models.losses import pixel_loss, pseudo_label_loss
-from models.masked.decoder import Decoder
+from models.masked.mae import Decoder
 
 LAMBDA_U, MU = 10.0, 5.0  # Semi-MAE, implementation details
 

@@ -15,8 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.encoder.relative import BUCKETS
-from models.masked.cross_decoder import CrossDecoder
-from models.masked.decoder import Decoder
+from models.masked.crossmae import CrossDecoder
+from models.masked.mae import Decoder
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from models.encoder.packed import PackedBlock
-from models.masked.cross_decoder import CrossBlock
+from models.masked.crossmae import CrossBlock
 
 
 def blocks(module: nn.Module) -> Iterator[PackedBlock | CrossBlock]:

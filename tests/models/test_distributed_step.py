@@ -11,7 +11,7 @@ from models.distributed.compile import compile_blocks
 from models.distributed.fsdp import shard
 from models.distributed.process_group import World, settle
 from models.encoder.vit import Size, build_encoder, eval_logits
-from models.masked.decoder import Decoder
+from models.masked.mae import Decoder
 from tests.models.ranks import run_ranks
 
 RANK = "import sys; from tests.models.test_distributed_step import one_rank; one_rank(*sys.argv[1:])"

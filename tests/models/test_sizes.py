@@ -23,8 +23,7 @@ from models.encoder.vit import (
     encode,
     eval_logits,
 )
-from models.masked.decoder import Decoder, predicted_ids
-from models.masked.mae import MAEBranch
+from models.masked.mae import Decoder, MAEBranch, predicted_ids
 from models.masked.settings import Reconstruct
 
 DOUBLE = torch.float64

@@ -10,7 +10,7 @@ from timm.layers import DropPath
 from models.bench import baselines
 from models.encoder import packed as packed_file
 from models.encoder.packed import as_packed
-from models.masked.decoder import Decoder
+from models.masked.mae import Decoder
 
 DOUBLE = torch.float64
 AVERAGE = {"global_pool": "avg", "fc_norm": False}

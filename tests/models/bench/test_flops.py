@@ -17,7 +17,7 @@ from models.encoder.vit import (
     encode,
     eval_logits,
 )
-from models.masked.decoder import Decoder
+from models.masked.mae import Decoder
 
 META = {"device": "meta"}
 

@@ -11,7 +11,7 @@ from models.config.catalogue import catalogue, print_catalogue, sweeps
 from models.config.resolve import resolve
 from models.config.sweep import along, changed, check_apart, member, members
 from models.factory import method_class
-from models.masked.decoder import Decoder
+from models.masked.mae import Decoder
 from models.methods import mae
 from pipeline.errors import InputError
 from pipeline.train_data import check_views, open_train_data

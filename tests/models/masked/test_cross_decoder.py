@@ -11,8 +11,8 @@ from models.bench.flops import GroupCost, count, cross_decoder_flops, decoder_fl
 from models.distributed.compile import compile_blocks
 from models.encoder.patches import hidden_from_visible
 from models.encoder.vit import Size, VisiblePatches, build_encoder, encode, encode_every
-from models.masked.cross_decoder import CrossBlock, CrossDecoder
-from models.masked.decoder import Decoder
+from models.masked.crossmae import CrossBlock, CrossDecoder
+from models.masked.mae import Decoder
 from pipeline.errors import InputError
 
 DOUBLE = torch.float64

@@ -9,7 +9,7 @@ from models.config.resolve import named, resolve
 from models.encoder.patches import hidden_from_visible, patchify
 from models.factory import method_class
 from models.masked.crossmae import drawn
-from models.masked.decoder import predicted_ids
+from models.masked.mae import predicted_ids
 from models.method import StepInfo
 from models.optim.build import build_optimiser
 from models.optim.schedule import Pools, learning_rate, run_length

@@ -6,8 +6,7 @@ import torch
 from models.bench.flops import GroupCost, count, decoder_flops, encoder_flops
 from models.encoder.patches import hidden_from_visible, patchify
 from models.encoder.vit import Size, VisiblePatches, build_encoder, encode
-from models.masked.decoder import Decoder
-from models.masked.mae import MAEBranch
+from models.masked.mae import Decoder, MAEBranch
 from models.masked.settings import Reconstruct
 from models.masked.simmim import check_hidden_alone
 from models.optim.build import TOKENS

@@ -12,7 +12,7 @@ from models.config.recipe import Encoder, Optim, Recipe, Run
 from models.encoder.heads import folded, probe_head
 from models.encoder.vit import eval_logits
 from models.export import __main__ as export
-from models.export.base import as_input, images_like
+from models.export.export_format import as_input, images_like
 from models.export.to_timm import ToTimm
 from models.load import Loaded, load_run
 from models.method import Method, StepInfo
@@ -159,7 +159,7 @@ def test_a_probe_leaves_the_encoder_bit_for_bit_resumes_and_goes_home_to_timm(
     start, trained, tiny, tmp_path, capsys, monkeypatch
 ):
     flags, whole, parts, home = (start, "--optim.clip=0.5"), *(tmp_path / name for name in ("whole", "parts", "home"))
-    assert tiny("probe:digits", whole, *flags) == 0
+    assert tiny("probe:digits", whole, *flags, report=True) == 0
     assert "random features" not in capsys.readouterr().out
     held, before = weights(whole), weights(trained("mae:digits"))
     encoder = {name: tensor for name, tensor in held.items() if not name.startswith("encoder.head.")}

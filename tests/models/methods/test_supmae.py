@@ -8,7 +8,7 @@ from torch import nn
 from models.bench.baselines import plain_mae, plain_visible_tokens
 from models.config.resolve import resolve
 from models.encoder.patches import hidden_from_visible, patchify
-from models.masked.decoder import Decoder
+from models.masked.mae import Decoder
 from models.method import StepInfo
 from models.methods.supmae import SupMAE
 from pipeline.batch import Batch, Labelled, Unlabelled

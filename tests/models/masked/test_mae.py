@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.bench.baselines import plain_decode
-from models.masked.decoder import Decoder, predicted_ids
+from models.masked.mae import Decoder, predicted_ids
 from pipeline.errors import InputError
 
 DOUBLE = torch.float64
