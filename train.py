@@ -21,7 +21,6 @@ if __name__ == "__main__":
 import torch
 
 from models.distributed import process_group
-from models.distributed.precision import precision
 from models.distributed.process_group import World
 from models.method import Loss, StepInfo
 from models.optim.schedule import learning_rate
@@ -29,16 +28,16 @@ from models.optim.update import clip_grad_norm, set_lr
 from models.records.exit_codes import DONE, STOPPED
 from models.records.failures import FailureLog, run_rank
 from models.records.run_folder import finished_line, folder_of
-from models.training.finish import tell
+from models.training.finish import finish_run
 from models.training.liveness import HangTimeout
 from models.training.stop import STEP, WHY, Stop, Vote, job_left_s
-from models.training.trainer import Training, loader, prepare
+from models.training.trainer import Training, open_loader, prepare
 from pipeline import rng
 from pipeline.loader import Loader
 
 
 def main() -> int:
-    """Train the recipe that the command line names, unless its folder holds all of it already; -> exit code."""
+    """Train the recipe that the command line names, unless its run has finished; -> exit code."""
     recipe = resolve(sys.argv[1], sys.argv[2:])
     if line := finished_line(folder_of(recipe), recipe):
         if os.environ.get("RANK", "0") == "0":
@@ -47,73 +46,58 @@ def main() -> int:
     world = process_group.start(recipe.run)
     with FailureLog(folder_of(recipe), world.rank, world.size) as failures, ExitStack() as ending:
         code = train(recipe, world, failures, ending)
-    process_group.finish(world)  # not after a failure: it could wait for ranks that are gone
+    process_group.finish(world)  # not after an error: it could wait for ranks that are gone
     return code
 
 
 def train(recipe: Recipe, world: World, failures: FailureLog, ending: ExitStack) -> int:
     """Train a recipe from its last checkpoint, or from the start, to the end; -> exit code."""
-    stop = Stop(job_left_s() if world.main else None)  # before anything that takes time: data may still be opening
+    stop = Stop(job_left_s() if world.main else None)  # before data is opened, which may take minutes
     ending.enter_context(closing(stop))
-    hang_timeout = HangTimeout(failures.folder, world.rank, world.size, recipe.run.hang_timeout_s)
+    hang_timeout = HangTimeout(folder_of(recipe), world.rank, world.size, recipe.run.hang_timeout_s)
     ending.enter_context(closing(hang_timeout))
     run = prepare(recipe, world, failures, ending, hang_timeout)
-    return to_the_end(run, stop)
+    return train_to_end(run, stop)
 
 
-def to_the_end(run: Training, stop: Stop) -> int:
-    """The loop; -> exit code."""
+def train_to_end(run: Training, stop: Stop) -> int:
+    """The loop: step, evaluate, save, until the last step or a reason to stop; -> exit code."""
     recipe, vote = run.recipe, Vote(run.world)
-    with loader(run) as batches:
+    with open_loader(run) as batches:
         while run.step < run.length.total_steps:
-            one_step(run, batches)
+            train_step(run, batches)
             last = run.step == run.length.total_steps
-            if every(recipe.run.evaluate_steps, run.step) and not last:
+            if is_due(recipe.run.evaluate_steps, run.step) and not last:
                 with run.paused():
-                    run.journal.evaluation(run.step, "val", run.judges["val"](run.whole()))
+                    run.journal.evaluation(run.step, "val", run.validators["val"](run.full_method()))
             why = STEP if run.step == recipe.run.stop_step else vote(stop.why(run.saver.save_s))
-            if why or last or every(recipe.run.save_steps, run.step):
+            if why or last or is_due(recipe.run.save_steps, run.step):
                 run.save()
             if why and not last:
                 break
         vote.close()
     with run.paused():
-        if run.step < run.length.total_steps:
-            return stopped(run, WHY[why])
-        tell(recipe, run.whole(), run.journal, run.train_data, run.judges, run.folder, run.world)
-        run.saver.wait()
-    run.note("done", step=run.step)
-    return DONE
+        return finish(run) if run.step == run.length.total_steps else stopped(run, WHY[why])
 
 
-def stopped(run: Training, why: str) -> int:
-    """Leave together, once all is on disk; -> exit code."""
-    run.saver.wait()
-    process_group.any_rank(True, run.world)  # no rank leaves while another saves: torchrun would end that one
-    run.note("stopped", step=run.step, why=why)
-    run.say(f"stopped after step {run.step} and saved ({why}); the same command carries on")
-    return STOPPED
-
-
-def one_step(run: Training, batches: Loader) -> None:
-    """One optimiser update: forward and backward of every micro-batch, clip, step, average, note."""
+def train_step(run: Training, batches: Loader) -> None:
+    """One update: forward and backward of every micro-batch, clip, step, moving average, journal."""
     recipe, step, micro = run.recipe, run.step, run.micro
     lr = learning_rate(step, run.length, recipe.optim, recipe.data.batch)
     set_lr(run.optimiser, lr)
     info = StepInfo(step, run.length.labels_only(step))
     waited_s, replaced = batches.wait_s, batches.replaced
-    losses, ids = [], []
+    losses: list[Loss] = []
+    ids = []
     for number in range(micro):
         batch = next(batches)
         seed_step(recipe.run.seed, step, run.world.rank * micro + number)
         with run.no_sync() if number < micro - 1 else nullcontext():
-            with run.journal.clock.forward(), precision(recipe.run, run.world.device):
-                loss: Loss = run.model(batch, info)
+            with run.journal.timer.forward(), run.autocast:
+                loss = run.model(batch, info)
             (loss.total / micro).backward()
         losses.append(loss)
         ids += [part.ids for part in (batch.labelled, batch.unlabelled) if part is not None]
-        if loss.pseudo_stats is not None:
-            run.journal.tally.add(loss.pseudo_stats)
     for parameter in run.method.inactive_params(info):
         parameter.grad = None
     norm = clip_grad_norm(run.method.parameters(), recipe.optim.clip)
@@ -121,30 +105,47 @@ def one_step(run: Training, batches: Loader) -> None:
     run.guard.step(run.optimiser, total, norm, torch.cat(ids), step)
     run.optimiser.zero_grad(set_to_none=True)
     run.method.after_step(step)
-    run.done(step + 1)
-    parts = {name: torch.stack([loss.parts[name] for loss in losses]).mean() for name in losses[0].parts}
+    run.step_done()
     due = run.journal.record(
         run.step,
         total,
-        parts,
+        {name: torch.stack([loss.parts[name] for loss in losses]).mean() for name in losses[0].parts},
         norm,
         lr=lr,
         images=recipe.data.batch,
         wait_s=batches.wait_s - waited_s,
         replaced=batches.replaced - replaced,
+        pseudo_stats=[loss.pseudo_stats for loss in losses if loss.pseudo_stats is not None],
     )
     if due:
         run.guard.check(run.folder)
 
 
 def seed_step(seed: int, step: int, chunk: int) -> None:
-    """Drop-path and dropout draw from torch's generator: a pure function of step and slice, so resuming is exact."""
+    """Seed torch's generator, for drop-path and dropout, by step and micro-batch, so that a resumed run is exact."""
     torch.manual_seed(int(rng.keys(seed, step, chunk, rng.TORCH)[0]) >> 1)
 
 
-def every(steps: int | None, step: int) -> bool:
-    """Whether something that happens every so many steps is due after this one."""
+def is_due(steps: int | None, step: int) -> bool:
+    """Whether what happens every so many steps happens after this one; None: it does not happen."""
     return steps is not None and step % steps == 0
+
+
+def finish(run: Training) -> int:
+    """Evaluate and report, once the last checkpoint is on disk; -> exit code."""
+    finish_run(run)
+    run.saver.wait()
+    run.record_event("done", step=run.step)
+    return DONE
+
+
+def stopped(run: Training, why: str) -> int:
+    """Wait until all ranks have saved; -> exit code."""
+    run.saver.wait()
+    process_group.any_rank(True, run.world)  # torchrun ends the others, which may still save, as soon as one has left
+    run.record_event("stopped", step=run.step, why=why)
+    run.print_once(f"stopped after step {run.step} and saved ({why}); the same command carries on")
+    return STOPPED
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A trained run, taken up again to be looked at: its recipe, its method with the weights, its classes."""
+"""Load a trained run: its recipe, its method with the weights, and its classes."""
 
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from pipeline.errors import InputError
 @final
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """The method is in eval mode on its device; classes in the order of its scores."""
+    """A trained run; `method` is in eval mode on its device, `classes` are in the order of its scores."""
 
     path: Path
     recipe: Recipe
@@ -28,9 +28,12 @@ class Loaded:
 
 
 def load_run(path: Path, device: torch.device | None = None) -> Loaded:
-    """Load a run folder's last.pt, or a checkpoint of ours by its own path.
+    """Load a run folder's last.pt, or a checkpoint by its own path.
 
-    Raises InputError if there is none, if it is no checkpoint of a run, or was written by a recipe that is no more.
+    loaded = load_run(Path("runs/mae-digits"))
+    loaded.method.logits(images)               # u8 [N, 3, S, S] -> [N, classes]
+
+    Raises InputError if there is no checkpoint, if it is not one of a run, or if its recipe no longer exists.
     """
     file = path / LAST if path.is_dir() else path
     if not file.exists():
@@ -38,7 +41,7 @@ def load_run(path: Path, device: torch.device | None = None) -> Loaded:
     state = save_load.load(file)
     if not isinstance(state.get("method"), dict) or not isinstance(state.get("recipe"), dict):
         raise InputError(f"{file} is no checkpoint of a run: it holds no method and recipe; use a run's {LAST}")
-    recipe = restored(state["recipe"], file)
+    recipe = restore_recipe(state["recipe"], file)
     method = method_class(recipe)(runnable(recipe, device), len(state["classes"]))
     try:
         method.load_state_dict(state["method"])
@@ -49,14 +52,17 @@ def load_run(path: Path, device: torch.device | None = None) -> Loaded:
 
 
 def runnable(recipe: Recipe, device: torch.device | None) -> Recipe:
-    """The recipe with sdpa for varlen attention where there is no CUDA to run that on: the same function."""
+    """The recipe with sdpa in place of varlen attention, which computes the same, unless the device is CUDA."""
     if recipe.encoder.attention == "sdpa" or (device is not None and device.type == "cuda"):
         return recipe
     return replace(recipe, encoder=replace(recipe.encoder, attention="sdpa"))
 
 
-def restored(saved: dict[str, Any], file: Path) -> Recipe:
-    """The Recipe that a checkpoint's JSON describes; a field that has come since keeps its default."""
+def restore_recipe(saved: dict[str, Any], file: Path) -> Recipe:
+    """The Recipe that a checkpoint's JSON describes; a field that is newer than the checkpoint keeps its default.
+
+    Raises InputError if the recipe's name or one of the fields is unknown.
+    """
     try:
         return _filled(named(saved["name"]), saved, "")
     except (InputError, KeyError) as error:
@@ -77,7 +83,7 @@ def _filled(default: Any, saved: dict[str, Any], prefix: str) -> Any:
 
 
 def chosen_device(name: str) -> torch.device:
-    """auto: a GPU where there is one. Raises InputError for a GPU that is not there."""
+    """The device called auto (a GPU where there is one), cpu or cuda. Raises InputError for a GPU that is not there."""
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("no GPU is visible; set --device cpu")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

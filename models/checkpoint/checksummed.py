@@ -68,15 +68,6 @@ def disk_error(folder: Path, error: OSError | RuntimeError) -> InputError:
     )
 
 
-def sync_folder(folder: Path) -> None:
-    """Sync the names in a folder to disk, so that a rename survives a power failure."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _append_checksum(file: BinaryIO) -> str:
     """Make the checksum the archive's zip comment, whose length is the last two bytes before it, and sync the file."""
     file.flush()

@@ -17,6 +17,7 @@ from models.checkpoint.checksummed import Damaged
 from models.distributed.process_group import World
 from models.records.run_folder import LAST, PREVIOUS
 from pipeline.errors import InputError
+from pipeline.store.atomic_write import sync_folder
 
 PARTIAL, DAMAGED = "last.pt.partial", "last.pt.damaged"
 
@@ -38,7 +39,7 @@ def save(folder: Path, state: dict) -> Path:
         if last.exists():
             _link(last, folder / PREVIOUS)
         os.replace(partial, last)
-        checksummed.sync_folder(folder)
+        sync_folder(folder)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise checksummed.disk_error(folder, error) from error

@@ -24,6 +24,7 @@ from models.checkpoint import checksummed
 from models.checkpoint.checksummed import Damaged
 from models.checkpoint.nested import map_nested
 from pipeline.errors import InputError
+from pipeline.store.atomic_write import sync_folder
 
 FOLDER, SHARDS, NUMBER = "shards", "shards", "number of shard"
 """The folder; the key of the files' names and digests in last.pt; the one key of what stands for a sharded tensor."""
@@ -53,7 +54,7 @@ def write(folder: Path, parts: dict, rank: int, size: int) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         digest = checksummed.write(path, {"shards": parts["shards"]})
         for above in (path.parent, path.parent.parent, folder):
-            checksummed.sync_folder(above)
+            sync_folder(above)
     except OSError as error:
         raise checksummed.disk_error(folder, error) from error
     return digest

@@ -28,7 +28,7 @@ from models.evaluate.result_columns import (
     recorded_evaluations,
 )
 from models.factory import method_class
-from models.load import restored
+from models.load import restore_recipe
 from models.records.metrics import read
 from models.records.run_folder import RECIPE, REPORT
 from models.reporting.render import Section, Table, Text, html
@@ -119,7 +119,7 @@ def kind_of(recipe: dict) -> str:
 def labels_seen(recipe: dict, folder: Path) -> str:
     """Return the split whose labels the run's method read: all, none, or its name."""
     try:
-        known = restored(recipe, folder / RECIPE)
+        known = restore_recipe(recipe, folder / RECIPE)
     except InputError:
         return recipe["data"]["split"] or "?"
     return (known.data.split or "all") if method_class(known).needs(known).labelled else "none"

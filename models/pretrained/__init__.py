@@ -1,9 +1,11 @@
-"""Whose weights does a run start from? A run of ours, an export, a released file, or a timm name with weights on this
-machine.
+"""From whose weights does a run start? From an earlier run's, an exported folder's, a released file's, or those of a
+timm name on this machine.
 
-May import `encoder`, `method`, `checkpoint` and `load`. Read `fit.py` first.
+    load_encoder(method, "vit_base_patch16_224.mae")
+
+May import `pipeline`, `encoder`, `method`, `checkpoint` and `records`. Read `load_into.py` first.
 """
 
-from models.pretrained.fit import load_encoder
+from models.pretrained.load_into import load_encoder
 
 __all__ = ["load_encoder"]

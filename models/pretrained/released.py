@@ -1,6 +1,6 @@
-"""Weights that others released as a file: MAE's, SupMAE's, SimMIM's, BEiT's, DeiT's and timm's; our own exports.
+"""Read weights that others have released as a file (MAE, SupMAE, SimMIM, BEiT, DeiT, timm), and our own exports.
 
-What such files look like, as far as it matters here:
+The forms that are read:
 
     MAE, SupMAE, DeiT   {"model": {...}} with timm's names; MAE's own trainer adds optimiser, epoch and args
     SimMIM, BEiT        {"model": {...}}, in SimMIM's under "encoder."; biases of queries and values, none of keys
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.encoder.patches import Normalisation
-from models.pretrained.found import Found
+from models.pretrained.weights import Weights
 from pipeline.errors import InputError
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -29,10 +29,12 @@ RENAMED = {".gamma_1": ".ls1.gamma", ".gamma_2": ".ls2.gamma"}
 CONSTANT = "relative_position_index"
 
 
-def read_safetensors(path: Path, config: Path | None = None) -> Found:
-    """Weights in a .safetensors file; `config` is timm's config.json, which says how its images were normalised.
+def read_safetensors(path: Path, config: Path | None = None) -> Weights:
+    """Weights in a .safetensors file.
 
-    Raises InputError for a file that is none.
+    config  timm's config.json, which says how the images were normalised; it may be missing
+
+    Raises InputError for a file that is not of this format.
     """
     try:
         tensors = load_file(path)
@@ -41,13 +43,13 @@ def read_safetensors(path: Path, config: Path | None = None) -> Found:
     return _found(tensors, path, "safetensors", _normalisation(config))
 
 
-def read_released(path: Path) -> Found:
-    """Weights in a torch file; only tensors and plain types are unpickled, and the arguments of a command line.
+def read_released(path: Path) -> Weights:
+    """Weights in a torch file; tensors, plain types and an argparse.Namespace are unpickled, and nothing else.
 
-    Raises InputError for anything else.
+    Raises InputError for a file that holds anything else, or no tensors.
     """
     try:
-        # MAE's trainer keeps its arguments, which run nothing; torch warns of others' pickles before it refuses them
+        # MAE's trainer saves its arguments as a Namespace, which runs no code; torch warns before it refuses a pickle
         with torch.serialization.safe_globals([Namespace]), warnings.catch_warnings(action="ignore"):
             held = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
@@ -63,15 +65,15 @@ def read_released(path: Path) -> Found:
     return _found(tensors, path, f"a released file, {holder}" if holder else "a released file")
 
 
-def _found(tensors: dict[str, Tensor], path: Path, what: str, normalisation: Normalisation | None = None) -> Found:
+def _found(tensors: dict[str, Tensor], path: Path, what: str, normalisation: Normalisation | None = None) -> Weights:
     for wrapper in WRAPPERS:
         if any(name.startswith(f"{wrapper}blocks.") or name.startswith(f"{wrapper}encoder.") for name in tensors):
             tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
-    return Found(_timm_names(tensors), str(path), what, normalisation=normalisation)
+    return Weights(_timm_names(tensors), str(path), what, normalisation=normalisation)
 
 
 def _timm_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """BEiT's and SimMIM's names as timm's and ours: LayerScale's factors, and one bias for queries, keys and values."""
+    """Rename the tensors of BEiT and SimMIM as timm's: LayerScale's factors, and one bias for queries, keys, values."""
     made = {}
     for name, tensor in tensors.items():
         for theirs, ours in RENAMED.items():
@@ -88,7 +90,7 @@ def _normalisation(config: Path | None) -> Normalisation | None:
     if config is None or not config.exists():
         return None
     try:
-        said = json.loads(config.read_text()).get("pretrained_cfg", {})
+        found = json.loads(config.read_text()).get("pretrained_cfg", {})
     except ValueError as error:
         raise InputError(f"{config} is not JSON ({error}); export again") from error
-    return Normalisation(tuple(said["mean"]), tuple(said["std"])) if {"mean", "std"} <= said.keys() else None
+    return Normalisation(tuple(found["mean"]), tuple(found["std"])) if {"mean", "std"} <= found.keys() else None

@@ -1,5 +1,5 @@
-"""What does a run tell? A journal while it trains, figures and a page at its end, and the recipe and machine that its
-folder was begun with.
+"""How does a run report itself? The journal and its timing while it trains; the counts of pseudo-labels; figures and a
+page at the end; the machine that it ran on.
 
-May import `records`, `distributed`, `checkpoint` and `optim`. Read `journal.py` first.
+May import `pipeline`, `config`, `method`, `records`, `distributed` and `optim`. Read `journal.py` first.
 """

@@ -1,4 +1,4 @@
-"""The report's figures, as PNG; None where there is nothing to draw."""
+"""Draw the report's figures as PNG; a figure is None if there is nothing to draw."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -15,13 +15,16 @@ INK, SOFT, LINE = "#1d2733", "#5b6875", "#dfe4e9"
 COLOURS = "#2f6690", "#d1603d", "#3a9679", "#8d5a97", "#c9a227", "#5b6875", "#9c3848"
 CORRECT, WRONG, UNKNOWN = COLOURS[2], COLOURS[1], "#aab4be"
 FLAT, TALL, WIDE = (5.0, 3.0), (5.0, 4.3), (7.2, 3.0)
-"""Inches; at 180 dots each, the first two stand side by side on a wide page."""
+"""Sizes in inches, at 180 dots an inch; two of the first two stand side by side on a wide page."""
 Row = dict
 Series = dict[str, tuple[list[float], list[float]]]
 
 
 def series(rows: Sequence[Row], value: Callable[[Row], dict[str, float | None] | None]) -> Series:
-    """Steps and values by name, over the rows where `value` has them."""
+    """Steps and values by name, of the rows for which `value` returns numbers.
+
+    series(rows, lambda row: {"loss": row.get("loss")})  # {"loss": ([50, 100], [2.3, 1.9])}
+    """
     found: Series = {}
     for row in rows:
         for name, number in (value(row) or {}).items():
@@ -33,7 +36,7 @@ def series(rows: Sequence[Row], value: Callable[[Row], dict[str, float | None] |
 
 
 def evaluations(rows: Sequence[Row]) -> Series:
-    """Every evaluation that is a share, 0 to 1, as "name value"."""
+    """The series of each evaluation that is a share, 0 to 1, named as in "val top1"."""
 
     def shares(row: Row) -> dict[str, float]:
         values = row.get("values", {}).items()
@@ -45,7 +48,13 @@ def evaluations(rows: Sequence[Row]) -> Series:
 def curves(
     lines: Series, *, percent: bool = False, log: bool = False, points: bool = False, tall: bool = False
 ) -> bytes | None:
-    """Lines over the step; None if no line has two points. log: a log axis if values span a factor of over 20."""
+    """Lines over the step; None if no line has two points.
+
+    percent  values are shares, drawn in percent
+    log      a logarithmic axis, if the values span a factor of over 20
+    points   a dot at each value, also where there are many
+    tall     as high as the confusion beside it
+    """
     if all(len(steps) < 2 for steps, _ in lines.values()):
         return None
     figure, axes = _axes(TALL if tall else FLAT)
@@ -68,19 +77,22 @@ def curves(
 
 
 def classes(passed: np.ndarray, confusion: np.ndarray | None, names: Sequence[str]) -> bytes | None:
-    """Passed pseudo-labels of each class, i64 [C]: correct, wrong or unknown; most frequent first where C > 40."""
+    """Bars of the passed pseudo-labels of each class, i64 [C], as correct, wrong or unknown; by frequency if C > 40.
+
+    confusion  i64 [C, C] of those with a known label (true class, guessed class); None: all are unknown
+    """
     if passed.sum() == 0:
         return None
     correct = np.zeros_like(passed) if confusion is None else confusion.diagonal()
-    judged = np.zeros_like(passed) if confusion is None else confusion.sum(0)
+    known = np.zeros_like(passed) if confusion is None else confusion.sum(0)
     many = len(passed) > 40
     order = np.argsort(-passed, kind="stable") if many else np.arange(len(passed))
     figure, axes = _axes(WIDE)
     base, place = np.zeros(len(passed)), np.arange(len(passed))
     for name, part, colour in (
         ("correct", correct, CORRECT),
-        ("wrong", judged - correct, WRONG),
-        ("truth unknown", passed - judged, UNKNOWN),
+        ("wrong", known - correct, WRONG),
+        ("truth unknown", passed - known, UNKNOWN),
     ):
         if part.any():
             axes.bar(place, part[order], bottom=base, color=colour, width=1.0 if many else 0.72, label=name)
@@ -101,7 +113,7 @@ def classes(passed: np.ndarray, confusion: np.ndarray | None, names: Sequence[st
 
 
 def confusions(confusion: np.ndarray, names: Sequence[str]) -> bytes | None:
-    """Share of each true class (rows) that passed as each guessed class (columns), for up to 20 classes."""
+    """A matrix of the percent of each true class (row) that passed as each guessed class (column), up to 20 classes."""
     if confusion.sum() == 0 or len(names) > 20:
         return None
     shares = confusion / np.maximum(1, confusion.sum(1, keepdims=True))
@@ -121,7 +133,9 @@ def confusions(confusion: np.ndarray, names: Sequence[str]) -> bytes | None:
 
 
 def _axes(inches: tuple[float, float]) -> "tuple[Figure, Axes]":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # a second's import, for reports only
+    from matplotlib.backends.backend_agg import (
+        FigureCanvasAgg,  # imported here, as it takes a second and is for reports alone
+    )
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=inches, dpi=180, layout="constrained")
@@ -149,7 +163,10 @@ def _steps(axes: "Axes") -> None:
 
 
 def _logarithmic(axes: "Axes", factor: float) -> None:
-    """A log axis; up to a factor of 1,000 between the values 2 and 5 are marked beside the powers of ten."""
+    """Make the axis logarithmic, with marks at powers of ten, and at 2 and 5 times them if `factor` is below 1,000.
+
+    factor  the largest value over the smallest
+    """
     from matplotlib.ticker import LogLocator
 
     axes.set_yscale("log")
@@ -172,6 +189,6 @@ def _colours(count: int) -> list[str]:
 def _png(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
     with catch_warnings():
-        filterwarnings("ignore", r"Glyph \d+ .* missing from font")  # class names in any script; the tables have them
+        filterwarnings("ignore", r"Glyph \d+ .* missing from font")  # class names in any script; the tables show them
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -1,50 +1,51 @@
-"""Running tallies of pseudo-labels, for the report: what was guessed, what passed, and, where known, what was right."""
+"""Count pseudo-labels for the report: by class, those that passed, and those of known truth that were right."""
 
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from models.distributed.process_group import World, sum_over_ranks
+from models.method import PseudoLabelStats
 from pipeline.text import percent
 
-if TYPE_CHECKING:
-    from models.method import PseudoLabelStats
-
-GUESSED, PASSED, JUDGED, CORRECT = range(4)
-SCARCE, LATELY = 0.01, 0.1
+FEW, LAST_SHARE = 0.01, 0.1
 THRESHOLDS = "fixed", "flexmatch", "adamatch"
-"""The kinds (models.pseudo_labels.settings) of which a setting is the threshold; the others learn theirs."""
+"""The kinds (models.pseudo_labels.settings) that have the threshold as a setting; the others learn theirs."""
 
 
-def scarce(rows: Sequence[dict], recipe: dict) -> str | None:
-    """What to say of a run in the last tenth of whose rows fewer than SCARCE of the pseudo-labels passed.
+def few_passed(rows: Sequence[dict], recipe: dict) -> str | None:
+    """A warning, in one line, if fewer than FEW of the pseudo-labels passed in the last tenth of a run's rows.
 
-    Nothing of a run that gives them no weight on purpose.
+    None for a run whose pseudo-labels have no weight in the loss.
     """
     passed = [row["pseudo"]["passed"] for row in rows if "passed" in row.get("pseudo", {})]
     method = recipe.get("method", {})
     if not passed or not method.get("lambda_u", 1):
         return None
-    share, settings = fmean(passed[-max(1, round(LATELY * len(passed))) :]), method.get("pseudo", {})
-    if share >= SCARCE:
+    share, settings = fmean(passed[-max(1, round(LAST_SHARE * len(passed))) :]), method.get("pseudo", {})
+    if share >= FEW:
         return None
     known = settings.get("kind") in THRESHOLDS
-    what, cure = (f"the threshold of {settings['threshold']:g}", "threshold") if known else ("the threshold", "kind")
+    what, field = (f"the threshold of {settings['threshold']:g}", "threshold") if known else ("the threshold", "kind")
     return (
         f"pseudo-labels: {percent(share)} passed {what} at the end, so that they taught next to nothing; train for "
-        f"longer, or see --method.pseudo.{cure}"
+        f"longer, or see --method.pseudo.{field}"
     )
 
 
 @final
-class Tally:
+class PseudoLabelCounts:
     """Counts over the run, i64 on the host: guessed [C], passed [C], confusion [C, C] (true class, guessed class).
 
-    The confusion counts the passed guesses whose true label `oracle` knows; it maps ids i64 [N] to labels i64 [N],
-    -1 where unknown. Nothing of it reaches the training.
+    counts = PseudoLabelCounts(classes=10)
+    counts.count(stats_of_some_steps, world)
+    counts.interval()                           # {"passed": 0.4}
+
+    oracle  maps ids i64 [N] to true labels i64 [N], -1 where unknown; the confusion counts the passed pseudo-labels
+            whose truth it knows. The counts are not used in training. None: there is no confusion
     """
 
     def __init__(self, classes: int, oracle: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -52,24 +53,18 @@ class Tally:
         self.guessed = torch.zeros(classes, dtype=torch.int64)
         self.passed = torch.zeros(classes, dtype=torch.int64)
         self.confusion = torch.zeros(classes, classes, dtype=torch.int64) if oracle else None
-        self.since = torch.zeros(4, dtype=torch.int64)
-        self.pending: list[PseudoLabelStats] = []
+        self._since = torch.zeros(4, dtype=torch.int64)  # guessed, passed, of known truth, right; since `interval`
 
-    def add(self, guesses: "PseudoLabelStats") -> None:
-        """Remember one (micro-)step's guesses; they stay on the device until the next `settle`."""
-        self.pending.append(guesses)
-
-    def settle(self, world: World) -> None:
-        """Count what is pending, over all ranks; collective, and the only place that waits for the device."""
-        pending, self.pending = self.pending, []
+    def count(self, stats: Sequence[PseudoLabelStats], world: World) -> None:
+        """Add the pseudo-labels of some (micro-)steps of all ranks. Waits for the device; a collective call."""
         ids, classes, passed = (
-            torch.cat([guesses[part].detach() for guesses in pending]).cpu() if pending else torch.zeros(0).long()
+            torch.cat([each[part].detach() for each in stats]).cpu() if stats else torch.zeros(0).long()
             for part in range(3)
         )
         passed = passed.bool()
         guessed = torch.bincount(classes, minlength=self.classes)
         kept = torch.bincount(classes[passed], minlength=self.classes)
-        pairs = self._judge(ids[passed], classes[passed])
+        pairs = self._confusion(ids[passed], classes[passed])
         counts = sum_over_ranks(torch.cat([guessed, kept, pairs.flatten()]), world)
         guessed, kept, pairs = counts.split([self.classes, self.classes, pairs.numel()])
         self.guessed += guessed
@@ -79,26 +74,26 @@ class Tally:
             pairs = pairs.view(self.classes, self.classes)
             self.confusion += pairs
             right = int(pairs.diagonal().sum())
-        self.since += torch.tensor([int(guessed.sum()), int(kept.sum()), int(pairs.sum()), right])
+        self._since += torch.tensor([int(guessed.sum()), int(kept.sum()), int(pairs.sum()), right])
 
     def interval(self) -> dict[str, float]:
         """Shares since the last call: `passed` of the guessed, `correct` of the passed with a known label."""
-        guessed, passed, judged, correct = self.since.tolist()
-        self.since.zero_()
+        guessed, passed, known, right = self._since.tolist()
+        self._since.zero_()
         shares = {"passed": passed / guessed} if guessed else {}
-        return shares | ({"correct": correct / judged} if judged else {})
+        return shares | ({"correct": right / known} if known else {})
 
     def state_dict(self) -> dict[str, Tensor | None]:
-        """The settled counts; equal on every rank."""
-        return {"guessed": self.guessed, "passed": self.passed, "confusion": self.confusion, "since": self.since}
+        """The counts, which are equal on every rank."""
+        return {"guessed": self.guessed, "passed": self.passed, "confusion": self.confusion, "since": self._since}
 
     def load_state_dict(self, state: dict[str, Tensor | None]) -> None:
-        """Go on counting from `state`; a confusion that only one side has begins anew."""
-        self.guessed, self.passed, self.since = (state[name].clone() for name in ("guessed", "passed", "since"))
+        """Continue from `state`; the confusion starts from zero if either side has none."""
+        self.guessed, self.passed, self._since = (state[name].clone() for name in ("guessed", "passed", "since"))
         if self.confusion is not None and state["confusion"] is not None:
             self.confusion = state["confusion"].clone()
 
-    def _judge(self, ids: Tensor, classes: Tensor) -> Tensor:
+    def _confusion(self, ids: Tensor, classes: Tensor) -> Tensor:
         if self.oracle is None:
             return torch.zeros(0, dtype=torch.int64)
         truth = self.oracle(ids)

@@ -1,4 +1,4 @@
-"""A report's content as one self-contained HTML page, or as Markdown beside its pictures."""
+"""Render the content of a report as one self-contained HTML page, or as Markdown beside its pictures."""
 
 import base64
 import re
@@ -17,7 +17,7 @@ PAGE = Path(__file__).with_name("page.html")
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; the report's first one is set larger."""
+    """A paragraph; a `lead` one is set larger."""
 
     text: str
     lead: bool = False
@@ -25,14 +25,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Facts:
-    """Numbers to be seen first: (what, how much)."""
+    """The most important numbers, (what, how much), shown side by side."""
 
     items: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Text cells; the first column is the row's name."""
+    """A table of text cells; the first column holds the names of the rows."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -40,7 +40,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG with a title and a caption that says how to read it; narrow ones stand side by side."""
+    """A PNG with a title and a caption that says how to read it; pictures that are not `wide` stand side by side."""
 
     title: str
     caption: str
@@ -50,7 +50,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Folded:
-    """Text in a fixed pitch that opens on a click."""
+    """Text in a fixed pitch, folded until it is clicked."""
 
     title: str
     text: str
@@ -61,14 +61,17 @@ Block = Text | Facts | Table | Picture | Folded
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it; the first section has no heading."""
+    """A heading and its blocks; a section with an empty title has no heading."""
 
     title: str
     blocks: Sequence[Block]
 
 
 def html(title: str, sections: Sequence[Section]) -> str:
-    """One page that needs nothing else: pictures are inside, and its policy forbids the browser to fetch anything."""
+    """One page with its pictures inside, and a content policy that forbids the browser to fetch anything.
+
+    html("semi_mae:digits", [Section("", [Text("It was trained.", lead=True)])])
+    """
     body = []
     for section in sections:
         body += [f"<h2>{escape(section.title)}</h2>"] if section.title else []
@@ -79,7 +82,9 @@ def html(title: str, sections: Sequence[Section]) -> str:
 
 
 def markdown(title: str, sections: Sequence[Section], pictures: Path) -> str:
-    """The same in Markdown; its pictures are written to the folder `pictures`, beside the file."""
+    """The sections in Markdown. Their pictures are written to the folder `pictures`, to stand beside the Markdown file;
+    pictures that an earlier report left there are removed.
+    """
     pictures.mkdir(parents=True, exist_ok=True)
     lines, count, before = [f"# {title}", ""], 0, set(pictures.glob("[0-9][0-9]-*.png"))
     for section in sections:
@@ -90,8 +95,8 @@ def markdown(title: str, sections: Sequence[Section], pictures: Path) -> str:
                 path = pictures / f"{count:02d}-{re.sub(r'[^a-z0-9]+', '-', block.title.lower()).strip('-')}.png"
                 write_whole(path, block.png)
                 before.discard(path)
-                said = f"**{block.title}.** {block.caption}"
-                lines += [said, "", f"![{block.title}]({pictures.name}/{path.name})", ""]
+                caption = f"**{block.title}.** {block.caption}"
+                lines += [caption, "", f"![{block.title}]({pictures.name}/{path.name})", ""]
             else:
                 lines += [*_markdown(block), ""]
     for path in before:
@@ -112,8 +117,8 @@ def _html(block: Block) -> str:
             return f'<div class="scroll"><table>{"".join(made)}</table></div>'
         case Picture(title, caption, png):
             source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-            says = f"<figcaption><b>{escape(title)}</b> {escape(caption)}</figcaption>"
-            return f'<figure>{says}<img alt="{escape(title)}" src="{source}"></figure>'
+            caption_html = f"<figcaption><b>{escape(title)}</b> {escape(caption)}</figcaption>"
+            return f'<figure>{caption_html}<img alt="{escape(title)}" src="{source}"></figure>'
         case Folded(title, text):
             return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
 

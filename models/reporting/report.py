@@ -1,4 +1,4 @@
-"""The report of a run: report.html, one page with everything in it, and report.md beside its pictures."""
+"""Write the report of a run: report.html, one page with everything in it, and report.md beside its pictures."""
 
 import json
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ import numpy as np
 
 from models.records.run_folder import ENVIRONMENT, RECIPE, REPORT
 from models.reporting import figures
-from models.reporting.progress import duration
-from models.reporting.pseudo_label_stats import Tally, scarce
+from models.reporting.pseudo_label_stats import PseudoLabelCounts, few_passed
 from models.reporting.render import Facts, Folded, Picture, Section, Table, Text, html, markdown
+from models.reporting.terminal import duration
 from pipeline.store.atomic_write import write_whole
 from pipeline.text import number, percent
 
@@ -25,30 +25,34 @@ def write_report(
     final: Sequence[tuple[str, str]],
     pictures: Sequence[Picture],
     verdict: str,
-    known: int = 0,
+    labelled: int = 0,
     command: str = "",
-    pseudo: Tally | None = None,
+    pseudo_labels: PseudoLabelCounts | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Path:
     """Write both reports from the journal's rows; recipe.json and environment.json are read from `folder`.
 
-    final     what the finished model was measured to do, a row each
-    pictures  reconstructions, views and the like, in this order
-    verdict   `verdict`'s sentence about the throughput
-    known     images whose label was learned from
-    command   what trains the same again
+    final          results of the finished model, (what, value)
+    pictures       reconstructions, views and the like, in this order
+    verdict        sentence about the throughput, as `verdict` returns it
+    labelled       images whose label was learned from
+    command        the shell command that trains the same again
+    pseudo_labels  their counts, if the method gives any
+    class_names    in label order; numbers if None
+
+    -> the path of report.html.
     """
     recipe, environment = (_json(folder / name) for name in (RECIPE, ENVIRONMENT))
     steps = [row for row in rows if "timing" in row]
     scores = figures.evaluations(rows)
     sections = [
-        Section("", _summary(steps, scores, recipe, environment, known)),
+        Section("", _summary(steps, scores, recipe, environment, labelled)),
         Section("Results", [Table(("measured", "value"), final)] * bool(final)),
         Section("Curves", _curves(steps, scores)),
-        Section("Pseudo-labels", _pseudo(steps, pseudo, class_names, scarce(rows, recipe))),
+        Section("Pseudo-labels", _pseudo_labels(steps, pseudo_labels, class_names, few_passed(rows, recipe))),
         Section("What the network saw and made", list(pictures)),
         Section("Throughput", _throughput(steps, verdict)),
-        Section("To run it again", _again(recipe_name, command, recipe, environment)),
+        Section("To run it again", _reproduce(recipe_name, command, recipe, environment)),
     ]
     sections = [section for section in sections if section.blocks]
     write_whole(folder / REPORT, html(recipe_name, sections))
@@ -57,25 +61,28 @@ def write_report(
 
 
 def verdict(images_per_s: float, wait_share: float, device: str = "device") -> str:
-    """One sentence on who waited for whom; below 3 % of waiting the data path counts as fast enough."""
-    said = f"{images_per_s:,.0f} images/s; the {device} waited for data {percent(wait_share)} of the time"
+    """One sentence about the share of time that the device waited for data; below 3 % the data path is fast enough.
+
+    verdict(1150.0, 0.02, "GPU")
+    """
+    text = f"{images_per_s:,.0f} images/s; the {device} waited for data {percent(wait_share)} of the time"
     if wait_share < 0.03:
-        return f"{said}: it is never short of images, and only a faster {device} or a smaller model would be quicker."
+        return f"{text}: it is never short of images, and only a faster {device} or a smaller model would be quicker."
     possible = images_per_s / max(0.01, 1 - wait_share)
     if wait_share < 0.15:
-        return f"{said}: data and {device} are nearly in balance, {possible:,.0f} images/s if data were free."
-    return f"{said}: limited by the data path, up to {possible:,.0f} images/s with more cores or cheaper views."
+        return f"{text}: data and {device} are nearly in balance, {possible:,.0f} images/s if data were free."
+    return f"{text}: limited by the data path, up to {possible:,.0f} images/s with more cores or cheaper views."
 
 
 def speed(rows: Sequence[dict]) -> tuple[float, float]:
-    """Median images per second and median share of waiting over the rows that timed a step; zeros without any."""
+    """Median images per second and median share of waiting, of the rows that timed a step; 0.0, 0.0 if none did."""
     timed = [row["timing"] for row in rows if row.get("timing", {}).get("images_per_s") is not None]
     if not timed:
         return 0.0, 0.0
     return float(np.median([t["images_per_s"] for t in timed])), float(np.median([t["wait_share"] for t in timed]))
 
 
-def _summary(steps: Sequence[dict], scores: figures.Series, recipe: dict, environment: dict, known: int) -> list:
+def _summary(steps: Sequence[dict], scores: figures.Series, recipe: dict, environment: dict, labelled: int) -> list:
     if not steps:
         return [Text("No step has been logged yet.", lead=True)]
     last = steps[-1]
@@ -85,25 +92,25 @@ def _summary(steps: Sequence[dict], scores: figures.Series, recipe: dict, enviro
     encoder, data = recipe.get("encoder", {}), recipe.get("data", {})
     size = f"ViT of {encoder.get('depth')} x {encoder['width']}" if encoder.get("width") else None
     what = f"{size or encoder.get('name', 'An encoder')} on {data.get('root', 'its data')}"
-    what += f", {known:,} known labels" if known else ", no label"
-    what += f" (split {data['split']})" if known and data.get("split") else ""
+    what += f", {labelled:,} known labels" if labelled else ", no label"
+    what += f" (split {data['split']})" if labelled and data.get("split") else ""
     what += f", seed {recipe['run']['seed']}" if "run" in recipe else ""
-    said = f"{what}: {_length(last, recipe)} in {took} on {where}."
+    text = f"{what}: {_length(last, recipe)} in {took} on {where}."
     facts = [("Time", took), ("Images per second", f"{images_per_s:,.0f}"), ("Waiting for data", percent(wait_share))]
     name = _headline(scores)
     if name:
         values = scores[name][1]
         best = f", best {percent(max(values))}" if max(values) > values[-1] else ""
-        said += f" Final {name} {percent(values[-1])}{best}."
+        text += f" Final {name} {percent(values[-1])}{best}."
         facts.insert(0, (f"Final {name}", percent(values[-1])))
     facts.insert(1 if name else 0, ("Final loss", "–" if last["loss"] is None else number(last["loss"])))
     if "memory_gb" in last["timing"]:
         facts.append(("GPU memory", f"{last['timing']['memory_gb']:.1f} GB"))
-    return [Text(said, lead=True), Facts(facts), *_replaced(steps, data)]
+    return [Text(text, lead=True), Facts(facts), *_replaced(steps, data)]
 
 
 def _length(last: dict, recipe: dict) -> str:
-    """300 steps of 128 images, 40 epochs, the first 5 on labels alone; no epochs where each is a step."""
+    """The length as "300 steps of 128 images, 40 epochs, the first 5 on labels alone"; no epochs if each is a step."""
     optim, batch = recipe.get("optim", {}), recipe.get("data", {}).get("batch")
     parts = [f"{last['step']:,} steps" + (f" of {batch:,} images" if batch else "")]
     parts += [] if optim.get("epoch_unit") == "step" else [f"{last['epoch']:.3g} epochs"]
@@ -114,14 +121,14 @@ def _length(last: dict, recipe: dict) -> str:
 def _replaced(steps: Sequence[dict], data: dict) -> list[Text]:
     n = sum(row.get("replaced", 0) for row in steps)
     check = f"python -m pipeline.store {data.get('root', '')}/{data.get('train', '')}"
-    said = f"{n:,} times an image that no longer decodes was replaced by another: {check} says what is damaged."
-    return [Text(said)] if n else []
+    text = f"{n:,} times an image that no longer decodes was replaced by another: {check} says what is damaged."
+    return [Text(text)] if n else []
 
 
 def _headline(scores: figures.Series) -> str | None:
-    """The evaluation that the page leads with: a top-1 accuracy where there is one."""
-    wanted = [name for name in scores if "top1" in name or "accuracy" in name]
-    return next(iter(wanted or scores), None)
+    """The evaluation to show first: a top-1 accuracy if there is one, else the first; None if there is none."""
+    accuracies = [name for name in scores if "top1" in name or "accuracy" in name]
+    return next(iter(accuracies or scores), None)
 
 
 def _curves(steps: Sequence[dict], scores: figures.Series) -> list[Picture]:
@@ -142,22 +149,24 @@ def _curves(steps: Sequence[dict], scores: figures.Series) -> list[Picture]:
     )
 
 
-def _pseudo(steps: Sequence[dict], tally: Tally | None, class_names: Sequence[str] | None, warning: str | None) -> list:
+def _pseudo_labels(
+    steps: Sequence[dict], counts: PseudoLabelCounts | None, class_names: Sequence[str] | None, warning: str | None
+) -> list:
     shares = figures.series(steps, lambda row: row.get("pseudo"))
-    if not shares or tally is None:
+    if not shares or counts is None:
         return []
-    guessed, passed = tally.guessed.numpy(), tally.passed.numpy()
-    confusion = None if tally.confusion is None else tally.confusion.numpy()
-    names = class_names or [str(index) for index in range(tally.classes)]
-    said = f"Of {guessed.sum():,} guesses, {percent(passed.sum() / max(1, guessed.sum()))} passed the threshold"
+    guessed, passed = counts.guessed.numpy(), counts.passed.numpy()
+    confusion = None if counts.confusion is None else counts.confusion.numpy()
+    names = class_names or [str(index) for index in range(counts.classes)]
+    text = f"Of {guessed.sum():,} guesses, {percent(passed.sum() / max(1, guessed.sum()))} passed the threshold"
     if confusion is not None and confusion.sum():
-        said += f"; of those with a known label, {percent(confusion.trace() / confusion.sum())} were correct"
+        text += f"; of those with a known label, {percent(confusion.trace() / confusion.sum())} were correct"
     caption = "Passed: share of all guesses."
     if "correct" in shares:
         caption += " Correct: share of those passed whose hidden label was read for this report."
     per_class = "Passed guesses by guessed class: a few tall bars mean that the model feeds on its favourites."
     return [
-        Text(said + "."),
+        Text(text + "."),
         *([Text(warning)] if warning else []),
         *_pictures(
             ("Over time", caption, figures.curves(shares, percent=True, tall=True)),
@@ -175,7 +184,7 @@ def _pseudo(steps: Sequence[dict], tally: Tally | None, class_names: Sequence[st
 def _weakest(
     guessed: np.ndarray, passed: np.ndarray, confusion: np.ndarray | None, names: Sequence[str]
 ) -> list[Text | Table]:
-    """The ten classes of which the smallest share of passed guesses is correct, or else passes at all."""
+    """The ten classes of which the smallest share of pseudo-labels is correct, or, without confusion, passes at all."""
     share = passed / np.maximum(1, guessed)
     head, correct = ["class", "guessed", "passed"], None
     if confusion is not None and confusion.sum():
@@ -207,7 +216,7 @@ def _throughput(steps: Sequence[dict], verdict: str) -> list:
     ]
 
 
-def _again(name: str, command: str, recipe: dict, environment: dict) -> list[Folded]:
+def _reproduce(name: str, command: str, recipe: dict, environment: dict) -> list[Folded]:
     versions = "\n".join(f"{key:<12}{value}" for key, value in environment.items() if value is not None)
     whole = json.dumps(recipe, indent=2) if recipe else ""
     found = (("Command", command), ("Environment", versions), (f"Recipe {name}", whole))

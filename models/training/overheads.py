@@ -1,8 +1,11 @@
-"""What survival costs while nothing goes wrong:  python -m models.training.overheads [FOLDER ON THE DISK TO SAVE TO]
+"""Measure what fault tolerance costs a run in which nothing fails.
 
-Prints rows for docs/reliability.md: how long a checkpoint blocks training, written at once and beside it; and, beside a
-training step of ViT-S on 8 images, the check that a step is finite, the vote on a stop, and what else follows a step.
-What is compared takes turns; each figure is a median, with quartiles behind it. About two minutes on 2 cores.
+    python -m models.training.overheads [FOLDER]         # on the disk to save to
+
+Prints the rows of docs/reliability.md: how long a checkpoint blocks training, saved by the loop and by a thread; and,
+compared with a training step of ViT-S on 8 images, the time of the finite check, of the vote on a stop, of heartbeat
+and hang timeout. What is compared takes turns; each figure is a median, with quartiles behind it. It takes about two
+minutes on 2 cores.
 """
 
 import argparse
@@ -32,13 +35,13 @@ from pipeline.text import line, table
 
 ENCODERS = "vit_small_patch16_224", "vit_base_patch16_224"
 IMAGES = 8
-SAVES = "encoder", "checkpoint, MB", "written by the loop, ms", "beside it: the loop waits, ms", "on disk, ms"
+SAVES = "encoder", "checkpoint, MB", "saved by the loop, ms", "by a thread: the loop waits, ms", "on disk, ms"
 STEPS = "after each step", "ms", "% of a step"
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """How often each thing is timed."""
+    """Number of times that each thing is timed."""
 
     saves: int = 5
     updates: int = 40
@@ -60,24 +63,24 @@ def main(rounds: Rounds = Rounds()) -> None:
 
 
 def saves(name: str, folder: Path, device: torch.device, rounds: int) -> str:
-    """A row: weights and two moments of a ViT, saved at once and by the thread in turn."""
+    """A row: weights and two moments of a ViT, saved by the loop and by the thread in turn."""
     method = build_encoder(name, image_size=224, patch=16, classes=1000).to(device)
     state = {"method": method.state_dict(), "optimiser": stepped(method).state_dict()}
     saver, spent = AsyncSaver(folder), []
     for _ in range(rounds + 1):
-        at_once = timed(lambda: save_load.save(folder, state), device)
+        in_loop = wall_s(lambda: save_load.save(folder, state), device)
         began = time.perf_counter()
-        blocked = timed(lambda: saver.save(state), device)  # on a GPU the copies hold up the next step, not the host
+        blocked = wall_s(lambda: saver.save(state), device)  # with the device, which copies before its next step
         saver.wait()
-        spent.append((at_once, blocked, time.perf_counter() - began))
+        spent.append((in_loop, blocked, time.perf_counter() - began))
     saver.close()
     size = (folder / save_load.LAST).stat().st_size / 1e6
-    columns = zip(*spent[1:], strict=True)  # the first allocates
+    columns = zip(*spent[1:], strict=True)  # the first round allocates
     return line([name, f"{size:.0f}", *(ms(column, 0) for column in columns)])
 
 
 def stepped(method: nn.Module) -> torch.optim.AdamW:
-    """An optimiser with moments."""
+    """An optimiser of the method that has taken a step, so that it has moments."""
     for parameter in method.parameters():
         parameter.grad = torch.full_like(parameter, 1e-3)
     made = build_optimiser(method, Optim())
@@ -86,7 +89,7 @@ def stepped(method: nn.Module) -> torch.optim.AdamW:
 
 
 def updates(device: torch.device, rounds: int) -> float:
-    """Rows for one rank: AdamW with the check and without, in turn, for ViT-S; -> seconds of a whole step."""
+    """Print rows for one rank: AdamW with the finite check and without, in turn, for ViT-S; -> seconds of a step."""
     method = build_encoder(ENCODERS[0], image_size=224, patch=16, classes=1000).to(device)
     made, guard = stepped(method), FiniteGuard(World(0, 1, 0, device))
     images, ids = torch.zeros(IMAGES, 3, 224, 224, device=device), torch.arange(IMAGES)
@@ -99,20 +102,20 @@ def updates(device: torch.device, rounds: int) -> float:
     def checked() -> None:
         guard.step(made, loss, norm, ids, 0)
 
-    passes = [timed(lambda: method(images).sum().backward(), device) for _ in range(4)][1:]
+    passes = [wall_s(lambda: method(images).sum().backward(), device) for _ in range(4)][1:]
     ways = in_turn((plain, checked, lambda: clip_grad_norm(method.parameters(), None)), rounds, device)
     step_s = statistics.median(passes) + sum(statistics.median(spent) for spent in (ways[1], ways[2]))
     extra = [b - a for a, b in zip(*ways[:2], strict=True)]
     print(line([f"a step of {IMAGES} images, {1000 * step_s:.0f} ms, in which AdamW takes", ms(ways[0], 1), ""]))
     row("the gradient's norm, which the journal reads, too", ways[2], step_s)
     row("AdamW that skips what is not finite, over AdamW", extra, step_s)
-    row("the question at a log step, whether all were", [timed(lambda: guard.check(Path()), device)], step_s)
+    row("the check at a log step whether all were finite", [wall_s(lambda: guard.check(Path()), device)], step_s)
     return step_s
 
 
 def after_steps(rank: int, folder: Path, step_s: float, rounds: int) -> None:
-    """Rows, from two ranks: the finite check's word to the others, the vote that nobody waits for, one that all wait
-    for, heartbeat and hang timeout; in turn, each after some computing, in which a vote travels.
+    """Print rows for two ranks: the finite check's all-reduce, the vote that is read a step later, one that is waited
+    for, heartbeat and hang timeout; in turn, each after some computing, during which a vote is exchanged.
     """
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
@@ -129,8 +132,8 @@ def after_steps(rank: int, folder: Path, step_s: float, rounds: int) -> None:
     ways = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            computed(work, world)
-            ways[name].append(timed(call, world.device))
+            compute(work, world)
+            ways[name].append(wall_s(call, world.device))
     for name, spent in ways.items():
         if rank == 0:
             row(f"{name} (2 ranks)", spent[1:], step_s)
@@ -139,25 +142,25 @@ def after_steps(rank: int, folder: Path, step_s: float, rounds: int) -> None:
     process_group.finish(world)
 
 
-def computed(work: torch.Tensor, world: World) -> None:
-    """Some milliseconds of computing, from which both ranks come at about the same time."""
+def compute(work: torch.Tensor, world: World) -> None:
+    """Compute for some milliseconds, beginning on both ranks at the same time."""
     dist.barrier(world.control)
     for _ in range(5):
         work @ work
 
 
 def in_turn(calls: Sequence[Callable[[], object]], rounds: int, device: torch.device) -> list[list[float]]:
-    """Seconds of each call, each round; every other round in the opposite order. The first round is not counted."""
+    """Seconds of each call in each round; every other round in the opposite order. A round before is not counted."""
     spent: list[list[float]] = [[] for _ in calls]
     for number in range(rounds + 1):
         turn = list(enumerate(calls))
         for place, call in turn if number % 2 else turn[::-1]:
-            spent[place].append(timed(call, device))
+            spent[place].append(wall_s(call, device))
     return [each[1:] for each in spent]
 
 
-def timed(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds until the call has returned and the device is done."""
+def wall_s(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds until the call has returned and the device has done its work."""
     began = time.perf_counter()
     call()
     if device.type == "cuda":
@@ -166,6 +169,7 @@ def timed(call: Callable[[], object], device: torch.device) -> float:
 
 
 def row(name: str, spent: Sequence[float], step_s: float) -> None:
+    """Print a row: name, milliseconds, and percent of a step."""
     print(line([name, ms(spent, 2), f"{100 * statistics.median(spent) / step_s:.2f}"]), flush=True)
 
 

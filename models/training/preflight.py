@@ -1,4 +1,4 @@
-"""What a run needs, opened, built and checked against each other, before anything is written into its folder."""
+"""Open and build what a run needs, and check it against each other, before anything is written into its folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ from models.distributed.micro_batches import micro_batches
 from models.distributed.precision import half
 from models.distributed.process_group import World
 from models.evaluate.knn import check_tokens
-from models.evaluate.judge import Judge
-from models.method import method_class
+from models.evaluate.validator import Validator
+from models.factory import method_class
 from models.masked.targets.file import NoTarget
 from models.method import Method
 from models.optim.schedule import Pools, RunLength, run_length
@@ -25,41 +25,55 @@ from pipeline.errors import InputError
 from pipeline.train_data import TrainData, check_views, open_train_data
 
 CLASSES = 1000
-"""Of a method that is only built to be checked, where its data is not at hand."""
+"""Classes of a method that is built to be checked where its data is not at hand."""
 
 
 @final
 @dataclass(frozen=True)
-class Opened:
+class Inputs:
+    """The data of a run, and what follows from it.
+
+    validators  by name: "val", and "test" where the recipe has one
+    micro       micro-batches of a step on each rank
+    """
+
+    train_data: TrainData
+    validators: dict[str, Validator]
+    length: RunLength
+    micro: int
+
+
+@final
+@dataclass(frozen=True)
+class OpenRun:
     """A run before its first step.
 
-    judges  by name: "val", and "test" where the recipe has one
-    micro   micro-batches of a step on each rank
-    found   the state to carry on from; its method's part is loaded already
-    origin  what was loaded from run.start, in a line
+    checkpoint  the state to continue from, already loaded into `method`; None for a new run
+    origin      one line about the weights loaded from run.start; None if there are none
     """
 
     folder: Path
-    train_data: TrainData
-    judges: dict[str, Judge]
-    length: RunLength
-    micro: int
+    inputs: Inputs
     method: Method
-    found: dict | None
+    checkpoint: dict | None
     origin: str | None
 
 
-def open_run(recipe: Recipe, world: World) -> Opened:
-    """All that can be wrong about a run raises InputError here, before its folder is touched."""
-    where = folder_of(recipe)
-    check_same_recipe(where, recipe)
+def open_run(recipe: Recipe, world: World) -> OpenRun:
+    """Open the data, build the method and load its weights. A collective call.
+
+    Raises InputError for whatever can be wrong about a run; its folder is not touched here.
+    """
+    folder = folder_of(recipe)
+    check_same_recipe(folder, recipe)
     check_attention(recipe, world)
-    train_data, judges, steps, micro = open_inputs(recipe, world)
+    inputs = open_inputs(recipe, world)
     torch.manual_seed(recipe.run.seed)
+    train_data = inputs.train_data
     method, origin = build_method(recipe, len(train_data.classes)), None
     method.set_dataset_size(train_data.beton.n, train_data.pools[1])
-    found = None if recipe.run.fresh else save_load.latest(where)
-    process_group.check_same(found[0]["step"] if found else 0, world, f"the step to carry on from in {where}")
+    found = None if recipe.run.fresh else save_load.latest(folder)
+    process_group.check_same(found[0]["step"] if found else 0, world, f"the step to carry on from in {folder}")
     if found:
         state, path = found
         if state["data"] != train_data.fingerprint:
@@ -69,64 +83,61 @@ def open_run(recipe: Recipe, world: World) -> Opened:
         method.load_state_dict(state["method"])
     elif recipe.run.start:
         origin = load_encoder(method, recipe.run.start)
-    return Opened(where, train_data, judges, steps, micro, method, found[0] if found else None, origin)
+    return OpenRun(folder, inputs, method, found[0] if found else None, origin)
 
 
 def check(recipe: Recipe, ranks: int) -> None:
-    """What `open_run` would refuse in a job of so many processes, raised here as far as this machine can tell.
+    """Raise InputError for what `open_run` would refuse in a job of so many processes, as far as this machine can tell.
 
-    Nothing is computed or written. Data that is not here may be there, and so may what the run starts from.
+    Nothing is computed or written. Training data and weights to start from are not required to be here, as the job may
+    see other disks.
     """
     check_same_recipe(folder_of(recipe), recipe)
     classes = CLASSES
     if Path(recipe.data.root, recipe.data.train).exists():
-        train_data, *_ = open_inputs(recipe, World(0, ranks, 0, torch.device("cpu")))
-        classes = len(train_data.classes)
+        inputs = open_inputs(recipe, World(0, ranks, 0, torch.device("cpu")))
+        classes = len(inputs.train_data.classes)
     with torch.device("meta"):
         build_method(recipe, classes)
 
 
-def open_inputs(recipe: Recipe, world: World) -> tuple[TrainData, dict[str, Judge], RunLength, int]:
-    """The data of a run, who judges it, its length, and the micro-batches of a step on each of the ranks."""
+def open_inputs(recipe: Recipe, world: World) -> Inputs:
+    """Open the data of a recipe, and compute the length of the run and its micro-batches."""
     needs = method_class(recipe).needs(recipe)
     train_data = open_train_data(recipe.data, needs)
     check_views(train_data, recipe.data, needs, recipe.encoder.patch)
     files = {"val": recipe.data.val, "test": recipe.data.test}
-    judges = {name: Judge(recipe, file, train_data.beton, world) for name, file in files.items() if file}
-    steps = run_length(recipe.optim, Pools(*train_data.pools, *train_data.batches))
-    return (
-        train_data,
-        judges,
-        steps,
-        micro_batches(train_data.batches, world.size, recipe.run.device_images),
-    )
+    validators = {name: Validator(recipe, file, train_data.beton, world) for name, file in files.items() if file}
+    length = run_length(recipe.optim, Pools(*train_data.pools, *train_data.batches))
+    micro = micro_batches(train_data.batches, world.size, recipe.run.device_images)
+    return Inputs(train_data, validators, length, micro)
 
 
 def build_method(recipe: Recipe, classes: int) -> Method:
-    """The method of a recipe. Raises InputError with the whole command if the file of its target is to be made."""
+    """The method of a recipe. Raises InputError, with the command to run, if its target is read from a missing file."""
     try:
         method = method_class(recipe)(recipe, classes)
     except NoTarget as error:
-        whole = f"{error.command} {arguments(recipe, error.kind)}"
-        raise InputError(str(error).replace(error.command, whole)) from error
+        command = f"{error.command} {_fit_arguments(recipe, error.kind)}"
+        raise InputError(str(error).replace(error.command, command)) from error
     if recipe.run.knn:
         check_tokens(method.eval_encoder, "avg", recipe.name)
     return method
 
 
-def arguments(recipe: Recipe, kind: str) -> str:
-    """What the command that fits a recipe's target is told: its images, cut as it cuts them."""
-    data, patch, usual = recipe.data, recipe.encoder.patch, named(recipe.name)
-    said = f"{Path(data.root, data.train)} --recipe {recipe.name}"
-    said += f" --size {data.size}" if data.size != usual.data.size else ""
-    said += f" --patch {patch}" if patch != usual.encoder.patch else ""
-    return f"{said} --out {recipe.method.reconstruct.target_file or Path(data.root, f'{kind}.pt')}"
-
-
 def check_attention(recipe: Recipe, world: World) -> None:
-    """Raise InputError if the recipe asks for varlen attention where torch has none."""
+    """Raise InputError if the recipe asks for varlen attention on a device or in a precision that has none."""
     came = world.device.type, "bfloat16" if half(recipe.run, world.device) else "float32"
     if recipe.encoder.attention == "varlen" and came != ("cuda", "bfloat16"):
         raise InputError(
             f"encoder.attention is varlen, which runs on CUDA in half precision, got {' in '.join(came)}; choose sdpa"
         )
+
+
+def _fit_arguments(recipe: Recipe, kind: str) -> str:
+    """Arguments of the command that fits a recipe's target, with the recipe's images, size and patch."""
+    data, patch, usual = recipe.data, recipe.encoder.patch, named(recipe.name)
+    arguments = f"{Path(data.root, data.train)} --recipe {recipe.name}"
+    arguments += f" --size {data.size}" if data.size != usual.data.size else ""
+    arguments += f" --patch {patch}" if patch != usual.encoder.patch else ""
+    return f"{arguments} --out {recipe.method.reconstruct.target_file or Path(data.root, f'{kind}.pt')}"

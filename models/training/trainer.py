@@ -1,4 +1,4 @@
-"""One run in progress: all that the loop reads and changes, and how it comes to be."""
+"""A run in progress: all that the loop reads and changes, and how it is set up."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -16,8 +16,9 @@ from models.checkpoint.async_save import AsyncSaver
 from models.config.recipe import Recipe
 from models.distributed import fsdp, process_group
 from models.distributed.compile import compile_blocks
+from models.distributed.precision import precision
 from models.distributed.process_group import World
-from models.evaluate.judge import Judge
+from models.evaluate.validator import Validator
 from models.method import Method
 from models.optim.build import build_optimiser
 from models.optim.schedule import RunLength
@@ -26,11 +27,11 @@ from models.records import events, metrics, run_folder
 from models.records.failures import FailureLog
 from models.reporting.environment import write_environment
 from models.reporting.journal import Journal
-from models.reporting.progress import headline
-from models.reporting.pseudo_label_stats import Tally
+from models.reporting.pseudo_label_stats import PseudoLabelCounts
+from models.reporting.terminal import headline
 from models.training.liveness import HangTimeout, Heartbeat
-from models.training.preflight import open_run
-from pipeline.backends.select import Backend, choose
+from models.training.preflight import OpenRun, open_run
+from pipeline.backends.select import BackendName, choose
 from pipeline.labels.hidden import Oracle
 from pipeline.loader import Loader
 from pipeline.open import open_backend
@@ -41,19 +42,29 @@ from pipeline.train_data import TrainData, loader_spec
 @final
 @dataclass
 class Training:
-    """One run in progress: all that a step reads and changes."""
+    """A run in progress: all that a step reads and changes.
+
+    micro          micro-batches of a step on this rank
+    method         the method; its parameters are DTensors if the run is sharded
+    empty_method   a sharded run's method without weights, for `full_method`; None otherwise
+    model          what computes the loss: the method, or DDP around it
+    no_sync        context for the micro-batches before the last: DDP then exchanges gradients once a step
+    autocast       context in which the loss is computed
+    step           number of updates that are done
+    """
 
     recipe: Recipe
     world: World
     folder: Path
     train_data: TrainData
-    judges: dict[str, Judge]
+    validators: dict[str, Validator]
     length: RunLength
     micro: int
     method: Method
-    outline: Method | None
+    empty_method: Method | None
     model: nn.Module
     no_sync: Callable[[], AbstractContextManager]
+    autocast: torch.autocast
     optimiser: torch.optim.Optimizer
     journal: Journal
     guard: FiniteGuard
@@ -63,7 +74,7 @@ class Training:
     step: int
 
     def state(self) -> dict:
-        """What a checkpoint holds: tensors and JSON types. A collective call."""
+        """The content of a checkpoint, tensors and JSON types. A collective call."""
         return {
             "step": self.step,
             "method": self.method.state_dict(),
@@ -75,7 +86,10 @@ class Training:
         }
 
     def save(self) -> None:
-        """Copy what last.pt will hold, if every step since the last save was finite; it is written beside training."""
+        """Copy the state, if all updates since the last save were finite, and write it to last.pt in the background.
+
+        A collective call. Raises InputError if an update was not finite, or if the save before failed.
+        """
         with self.paused():
             self.guard.check(self.folder)
             state = self.state()
@@ -84,31 +98,33 @@ class Training:
             elif self.world.main:
                 self.saver.save(state)
 
-    def whole(self) -> Method:
-        """The method with all its weights, to be evaluated. A collective call."""
-        return self.method if self.outline is None else fsdp.full_method(self.method, self.outline, self.world)
+    def full_method(self) -> Method:
+        """The method with all its weights on this rank, to be evaluated. A collective call."""
+        if self.empty_method is None:
+            return self.method
+        return fsdp.full_method(self.method, self.empty_method, self.world)
 
-    def done(self, steps: int) -> None:
-        """This many steps are done: show it, and hear what became of the save under way."""
-        self.step = steps
-        self.hang_timeout(steps)
-        self.heartbeat(steps)
+    def step_done(self) -> None:
+        """Count a step, show that this rank is alive, and raise the error of a save that failed in the background."""
+        self.step += 1
+        self.hang_timeout(self.step)
+        self.heartbeat(self.step)
         self.saver.check()
 
-    def note(self, event: str, **more: object) -> None:
-        """Put an event into the run folder, once."""
+    def record_event(self, event: str, **fields: object) -> None:
+        """Append an event to events.jsonl, on the main rank."""
         if self.world.main:
-            events.append(self.folder, event, rank=0, node=events.NODE, **more)
+            events.append(self.folder, event, rank=0, node=events.NODE, **fields)
 
-    def say(self, *lines: str | None) -> None:
-        """Print once, whatever the number of processes, what there is to say."""
+    def print_once(self, *lines: str | None) -> None:
+        """Print the lines that are not None, on the main rank."""
         for line in lines if self.world.main else ():
             if line:
                 print(line, flush=True)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """For what is no training and takes longer than a step."""
+        """Leave what happens inside out of the measured speed, and allow it more time than a step."""
         with self.journal.paused(), self.hang_timeout.extended():
             yield
 
@@ -116,71 +132,89 @@ class Training:
 def prepare(
     recipe: Recipe, world: World, failures: FailureLog, ending: ExitStack, hang_timeout: HangTimeout
 ) -> Training:
-    """Everything before the first step, carried on from the run folder where it holds a checkpoint."""
-    opened = open_run(recipe, world)
-    known = oracle(recipe, opened.train_data)
-    if world.main:
-        ending.callback(os.close, run_folder.claim(opened.folder, recipe))
-        write_environment(opened.folder, world)
-    process_group.any_rank(True, world)  # the others write into the folder, too, which now is there, and ours
+    """Set up a run, from the last checkpoint in its folder if there is one. A collective call.
+
+    ending  closes what the run opens, when the caller leaves it
+    """
+    found = open_run(recipe, world)
+    train_data, checkpoint = found.inputs.train_data, found.checkpoint
+    oracle = hidden_labels(train_data) if recipe.run.oracle else None
+    claim_folder(found, recipe, world, ending)
     failures.run_began()
-    method, outline, model = laid_out(recipe, opened.method.train(), world)
-    stepper = build_optimiser(method, recipe.optim)
-    tally = Tally(len(opened.train_data.classes), known) if method.needs(recipe).strong else None
-    start = opened.found["step"] if opened.found else 0
-    journal = Journal(opened.folder, opened.length, world, log_steps=recipe.run.log_steps, tally=tally, resumed=start)
+    method, empty_method, model = place(recipe, found.method.train(), world)
+    optimiser = build_optimiser(method, recipe.optim)
+    counts = PseudoLabelCounts(len(train_data.classes), oracle) if method.needs(recipe).strong else None
+    start = checkpoint["step"] if checkpoint else 0
+    journal = Journal(
+        found.folder, found.inputs.length, world, log_steps=recipe.run.log_steps, pseudo_labels=counts, resumed=start
+    )
     ending.enter_context(closing(journal))
-    if opened.found:
-        stepper.load_state_dict(fsdp.shard_state(opened.found["optimiser"], stepper))
-        journal.load_state_dict(opened.found["journal"])
-    files = f"{opened.train_data.beton.n:,} images of {opened.train_data.beton.path}"
-    files += f", {opened.train_data.pools[0]:,} with a known label" if opened.train_data.pools[0] else ""
+    if checkpoint:
+        optimiser.load_state_dict(fsdp.shard_state(checkpoint["optimiser"], optimiser))
+        journal.load_state_dict(checkpoint["journal"])
     save_as = partial(save_load.save_sharded, world=world) if recipe.run.shard else None
-    saver = ending.enter_context(closing(AsyncSaver(opened.folder, opened.folder / metrics.FILE, save_as=save_as)))
+    saver = ending.enter_context(closing(AsyncSaver(found.folder, found.folder / metrics.FILE, save_as=save_as)))
     run = Training(
         recipe=recipe,
         world=world,
-        folder=opened.folder,
-        train_data=opened.train_data,
-        judges=opened.judges,
-        length=opened.length,
-        micro=opened.micro,
+        folder=found.folder,
+        **vars(found.inputs),
         method=method,
-        outline=outline,
+        empty_method=empty_method,
         model=model,
-        no_sync=getattr(model, "no_sync", nullcontext),  # under DDP: micro-batches but the last exchange no gradients
-        optimiser=stepper,
+        no_sync=getattr(model, "no_sync", nullcontext),
+        autocast=precision(recipe.run, world.device),
+        optimiser=optimiser,
         journal=journal,
         guard=FiniteGuard(world),
         saver=saver,
         hang_timeout=hang_timeout,
-        heartbeat=Heartbeat(opened.folder, world.rank),
+        heartbeat=Heartbeat(found.folder, world.rank),
         step=start,
     )
-    run.note("resumed" if opened.found else "started", step=start, ranks=world.size)
-    run.say(headline(recipe.name, files, opened.train_data.batches, opened.length, world, opened.micro, start))
-    run.say(opened.origin, growth(opened.length.total_steps, recipe.data), opened.method.startup_note())
+    run.record_event("resumed" if checkpoint else "started", step=start, ranks=world.size)
+    print_headline(run, found.origin)
     return run
 
 
-def laid_out(recipe: Recipe, method: Method, world: World) -> tuple[Method, Method | None, nn.Module]:
-    """A method on its device or devices, what `Training.whole` fills if they share it, and what gives the loss."""
+def claim_folder(found: OpenRun, recipe: Recipe, world: World, ending: ExitStack) -> None:
+    """Lock the run folder and write recipe and environment into it, on the main rank; the others wait for that."""
+    if world.main:
+        ending.callback(os.close, run_folder.claim(found.folder, recipe))
+        write_environment(found.folder, world)
+    process_group.any_rank(True, world)
+
+
+def place(recipe: Recipe, method: Method, world: World) -> tuple[Method, Method | None, nn.Module]:
+    """Compile a method and move it to its device or shard it; -> `method`, `empty_method` and `model` of Training."""
     if recipe.run.compile == "on" or (recipe.run.compile == "auto" and world.device.type == "cuda"):
         compile_blocks(method, sizes=len(distinct_sizes(recipe.data)))
     if recipe.run.shard:
-        outline = fsdp.without_weights(method)
-        return method, outline, fsdp.shard(method, world)
+        empty_method = fsdp.without_weights(method)
+        return method, empty_method, fsdp.shard(method, world)
     return method, None, process_group.wrap_ddp(method.to(world.device), world)
 
 
-def loader(run: Training) -> Loader:
-    """The run's batches from its step on."""
+def print_headline(run: Training, origin: str | None) -> None:
+    """Print what begins: recipe, data, length and devices; where the weights come from; what the user should know."""
+    train_data = run.train_data
+    files = f"{train_data.beton.n:,} images of {train_data.beton.path}"
+    files += f", {train_data.pools[0]:,} with a known label" if train_data.pools[0] else ""
+    run.print_once(
+        headline(run.recipe.name, files, train_data.batches, run.length, run.world, run.micro, run.step),
+        origin,
+        growth(run.length.total_steps, run.recipe.data),
+        run.method.startup_note(),
+    )
+
+
+def open_loader(run: Training) -> Loader:
+    """Open the loader of the run's batches from its step on."""
     recipe, world = run.recipe, run.world
-    needs = run.method.needs(recipe)
-    fed = loader_spec(
+    spec = loader_spec(
         run.train_data,
         recipe.data,
-        needs,
+        run.method.needs(recipe),
         patch=recipe.encoder.patch,
         seed=recipe.run.seed,
         labels_only_steps=run.length.labels_only_steps,
@@ -189,23 +223,21 @@ def loader(run: Training) -> Loader:
         micro=run.micro,
         total_steps=run.length.total_steps,
     )
-    backend = open_backend(replace(recipe.data, backend=back_end(run)), run.train_data.beton, world.device)
-    return Loader(fed, backend, world.device, run.step, recipe.data.ahead, recipe.data.hang_timeout_s)
+    backend = open_backend(replace(recipe.data, backend=choose_backend(run)), run.train_data.beton, world.device)
+    return Loader(spec, backend, world.device, run.step, recipe.data.ahead, recipe.data.hang_timeout_s)
 
 
-def back_end(run: Training) -> Backend:
-    """Who decodes from here on, by the main rank's word; said where it was chosen, and noted for the next start."""
+def choose_backend(run: Training) -> BackendName:
+    """The decoding back-end, as the main rank chooses it; recorded in events.jsonl for the next start."""
     data, before = run.recipe.data, events.latest(run.folder, "backend")
-    found = process_group.from_main(choose(data, run.train_data.beton, run.world.device, before), run.world)
-    if data.backend == "auto" or before not in (None, found.backend):
-        run.say(found.said(before))
-    run.note("decoding", backend=found.backend, why=found.why)
-    return found.backend
+    choice = process_group.from_main(choose(data, run.train_data.beton, run.world.device, before), run.world)
+    if data.backend == "auto" or before not in (None, choice.backend):
+        run.print_once(choice.describe(before))
+    run.record_event("decoding", backend=choice.backend, why=choice.why)
+    return choice.backend
 
 
-def oracle(recipe: Recipe, train_data: TrainData) -> Callable[[Tensor], Tensor] | None:
-    """Hidden labels by id, for the report's tally and nothing else; None unless the recipe asks."""
-    if not recipe.run.oracle:
-        return None
-    known = Oracle(train_data.beton)
-    return lambda ids: torch.from_numpy(known.labels(ids.numpy()))
+def hidden_labels(train_data: TrainData) -> Callable[[Tensor], Tensor]:
+    """A function of ids i64 [N] to their true labels i64 [N], for the report's counts; training does not call it."""
+    oracle = Oracle(train_data.beton)
+    return lambda ids: torch.from_numpy(oracle.labels(ids.numpy()))

@@ -8,7 +8,7 @@ import torch
 
 from models.checkpoint import save_load
 from models.config.resolve import resolve
-from models.load import load_run, restored, runnable
+from models.load import load_run, restore_recipe, runnable
 from pipeline.errors import InputError
 from pipeline.evaluation.sweep import sweep
 from pipeline.labels.splits import known_labels
@@ -75,4 +75,4 @@ def test_a_recipe_survives_json(name, tmp_path):
     from dataclasses import asdict
 
     recipe = resolve(name, [])
-    assert restored(json.loads(json.dumps(asdict(recipe))), tmp_path) == recipe
+    assert restore_recipe(json.loads(json.dumps(asdict(recipe))), tmp_path) == recipe

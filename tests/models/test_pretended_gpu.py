@@ -22,7 +22,7 @@ from models.optim.build import build_optimiser
 from models.optim.schedule import RunLength
 from models.optim.update import FiniteGuard, clip_grad_norm, set_lr
 from models.reporting.journal import Journal
-from models.reporting.pseudo_label_stats import Tally
+from models.reporting.pseudo_label_stats import PseudoLabelCounts
 from tests.models.config.test_catalogue import CLASSES, TOYS, changed, has, toy, two_batches, with_files
 from tests.pretended import NONZERO, Watch, move, pretended_gpu
 
@@ -54,7 +54,8 @@ def test_the_host_asks_at_most_how_many_passed(recipe, digits, target_files, tmp
     recipe = with_files(recipe, digits, target_files)
     method = method_class(recipe)(recipe, CLASSES).train()
     *_, batch = two_batches(recipe, method)
-    journal = Journal(tmp_path, LENGTH, replace(ONE, device=torch.device("cpu")), log_steps=100, tally=Tally(CLASSES))
+    pseudo_labels, cpu = PseudoLabelCounts(CLASSES), replace(ONE, device=torch.device("cpu"))
+    journal = Journal(tmp_path, LENGTH, cpu, log_steps=100, pseudo_labels=pseudo_labels)
     with pretended_gpu(monkeypatch) as mode:
         move(method, mode)
         batch, info = there(batch, mode), StepInfo(10**6, labels_only=False)
@@ -70,9 +71,9 @@ def test_the_host_asks_at_most_how_many_passed(recipe, digits, target_files, tmp
             norm = clip_grad_norm(method.parameters(), 1.0)
             FiniteGuard(ONE).step(stepper, loss.total, norm, torch.zeros(4, dtype=torch.int64, device="cuda"), 0)
             method.after_step(0)
-            journal.record(1, loss.total.detach(), loss.parts, norm, lr=1e-3, images=32, wait_s=0.0)
-            if loss.pseudo_stats is not None:
-                journal.tally.add(loss.pseudo_stats)
+            stats = [loss.pseudo_stats] if loss.pseudo_stats is not None else []
+            total, parts = loss.total.detach(), loss.parts
+            journal.record(1, total, parts, norm, lr=1e-3, images=32, wait_s=0.0, pseudo_stats=stats)
     assert {loss.total.device.type, norm.device.type, *(part.device.type for part in loss.parts.values())} == {"cuda"}
     assert watch.waits == {} or (loss.pseudo_stats is not None and watch.waits == {str(NONZERO): 1})
     assert watch.mixed == watch.unpinned == {}

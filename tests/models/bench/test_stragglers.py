@@ -57,15 +57,15 @@ def counting(rank, ranks, steps, folder):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29433"}
     import train
-    from models.reporting.pseudo_label_stats import Tally
+    from models.reporting.pseudo_label_stats import PseudoLabelCounts
 
-    found, add = [], Tally.add
+    found, count = [], PseudoLabelCounts.count
 
-    def noted(self, guesses):
-        found.append(int(guesses.passed.sum()))
-        add(self, guesses)
+    def noted(self, stats, world):
+        found.extend(int(each.passed.sum()) for each in stats)
+        count(self, stats, world)
 
-    Tally.add = noted
+    PseudoLabelCounts.count = noted
     flags = [f"--run.folder={folder}/run", f"--run.stop-step={steps}", "--run.device=cpu"]
     sys.argv = ["train.py", "semi_mae:digits", *flags]
     with contextlib.redirect_stdout(io.StringIO()):

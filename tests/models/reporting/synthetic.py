@@ -1,4 +1,4 @@
-"""A run that never was: rows, tallies and pictures for the report's tests, or to look at."""
+"""A run that never was: rows, counts and pictures for the report's tests, or to look at."""
 
 import io
 import math
@@ -16,7 +16,7 @@ from models.distributed.process_group import World
 from models.method import PseudoLabelStats
 from models.records.run_folder import claim
 from models.reporting.environment import write_environment
-from models.reporting.pseudo_label_stats import Tally
+from models.reporting.pseudo_label_stats import PseudoLabelCounts
 from models.reporting.render import Picture
 from models.reporting.report import speed, verdict, write_report
 
@@ -51,13 +51,13 @@ def rows(steps: int = 300, every: int = 10) -> list[dict]:
     return found
 
 
-def tally(classes: int = 10) -> Tally:
+def counts(classes: int = 10) -> PseudoLabelCounts:
     torch.manual_seed(0)
     truth = torch.arange(classes).repeat(60)
-    made = Tally(classes, oracle=lambda ids: truth[ids])
+    made = PseudoLabelCounts(classes, oracle=lambda ids: truth[ids])
     guess = torch.where(torch.rand(len(truth)) < 0.88, truth, (truth * 7 + 1) % classes)
-    made.add(PseudoLabelStats(torch.arange(len(truth)), guess, torch.rand(len(truth)) < 0.5 + 0.05 * (guess % 10)))
-    made.settle(ALONE)
+    passed = torch.rand(len(truth)) < 0.5 + 0.05 * (guess % 10)
+    made.count([PseudoLabelStats(torch.arange(len(truth)), guess, passed)], ALONE)
     return made
 
 
@@ -79,8 +79,8 @@ def report(folder: Path, classes: int = 10) -> Path:
         final=[("top-1, held-out images", "93.1 %"), ("k nearest neighbours", "90.0 %"), ("images", "360")],
         pictures=[picture()],
         verdict=verdict(*speed(rows()), device="CPU"),
-        known=50,
-        pseudo=tally(classes),
+        labelled=50,
+        pseudo_labels=counts(classes),
     )
 
 

@@ -12,8 +12,7 @@ from models.method import PseudoLabelStats
 from models.optim.schedule import RunLength
 from models.records.metrics import read
 from models.reporting.journal import Journal
-from models.reporting.progress import Stragglers, duration
-from models.reporting.pseudo_label_stats import Tally
+from models.reporting.pseudo_label_stats import PseudoLabelCounts
 from tests.models.ranks import run_ranks
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
@@ -21,7 +20,7 @@ LENGTH = RunLength(total_steps=10, warmup_steps=0, labels_only_steps=0, labels_o
 
 
 def journal(folder: Path, resumed: int = 0) -> Journal:
-    return Journal(folder, LENGTH, ALONE, log_steps=4, tally=Tally(3), resumed=resumed)
+    return Journal(folder, LENGTH, ALONE, log_steps=4, pseudo_labels=PseudoLabelCounts(3), resumed=resumed)
 
 
 def losses(step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
@@ -33,9 +32,9 @@ def losses(step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tens
 def record(to: Journal, step: int) -> bool:
     torch.manual_seed(100 + step)
     classes = torch.randint(0, 3, (5,))
-    to.tally.add(PseudoLabelStats(torch.arange(5), classes, torch.rand(5) > 0.5))
+    stats = [PseudoLabelStats(torch.arange(5), classes, torch.rand(5) > 0.5)]
     loss, parts, norm = losses(step)
-    return to.record(step, loss, parts, norm, lr=step / 10, images=8, wait_s=0.0)
+    return to.record(step, loss, parts, norm, lr=step / 10, images=8, wait_s=0.0, pseudo_stats=stats)
 
 
 def untimed(folder: Path) -> list[dict]:
@@ -78,8 +77,8 @@ def test_stopping_after_any_step_changes_no_row(tmp_path: Path, stop: int) -> No
     for step in range(stop + 1, 11):
         record(second, step)
     assert untimed(parts) == untimed(whole)
-    for name, value in made.tally.state_dict().items():
-        assert value is None or torch.equal(value, second.tally.state_dict()[name])
+    for name, value in made.pseudo_labels.state_dict().items():
+        assert value is None or torch.equal(value, second.pseudo_labels.state_dict()[name])
     seconds = [row["timing"]["elapsed_s"] for row in read(parts)]
     assert seconds == sorted(seconds)
     for each in (made, first, second):
@@ -108,7 +107,7 @@ def test_events_of_steps_run_again_are_not_doubled(tmp_path: Path) -> None:
     assert "parts/label" in events.Tags()["scalars"]
 
 
-def test_an_evaluation_is_noted_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_evaluation_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = journal(tmp_path)
     first.evaluation(8, "accuracy", {"top1": 0.5})
     first.close()
@@ -156,16 +155,16 @@ from models.config.recipe import Run
 from models.checkpoint import save_load
 from models.distributed.process_group import finish, start
 from models.reporting.journal import Journal
-from models.reporting.pseudo_label_stats import Tally
+from models.reporting.pseudo_label_stats import PseudoLabelCounts
 from models.optim.schedule import RunLength
 
 world = start(Run(device="cpu"))
 folder = Path(sys.argv[1])
-made = Journal(folder, RunLength(4, 0, 0, 1.0, 1.0), world, log_steps=2, tally=Tally(3))
+made = Journal(folder, RunLength(4, 0, 0, 1.0, 1.0), world, log_steps=2, pseudo_labels=PseudoLabelCounts(3))
 for step in range(1, 4):
     loss = torch.tensor(float(step + 10 * world.rank))
-    made.tally.add((torch.tensor([0]), torch.tensor([world.rank]), torch.tensor([world.rank == 1])))
-    made.record(step, loss, {"label": loss}, loss, lr=0.1, images=8, wait_s=0.0)
+    stats = [(torch.tensor([0]), torch.tensor([world.rank]), torch.tensor([world.rank == 1]))]
+    made.record(step, loss, {"label": loss}, loss, lr=0.1, images=8, wait_s=0.0, pseudo_stats=stats)
 state = made.state_dict()
 if world.main:
     save_load.save(folder, state)
@@ -182,9 +181,10 @@ def test_two_ranks_write_one_row_of_means_and_resume_on_one(tmp_path: Path) -> N
     assert row["timing"]["node_images_per_s"] == row["timing"]["images_per_s"]  # both ranks are on one node
     assert row["timing"]["slowest_rank"] in (0, 1)
     state = save_load.load(tmp_path / "last.pt")
-    assert state["tally"]["guessed"].tolist() == [3, 3, 0]
-    assert state["tally"]["passed"].tolist() == [0, 3, 0]
-    made = Journal(tmp_path, RunLength(4, 0, 0, 1.0, 1.0), ALONE, log_steps=2, tally=Tally(3), resumed=3)
+    assert state["pseudo_labels"]["guessed"].tolist() == [3, 3, 0]
+    assert state["pseudo_labels"]["passed"].tolist() == [0, 3, 0]
+    length, counts = RunLength(4, 0, 0, 1.0, 1.0), PseudoLabelCounts(3)
+    made = Journal(tmp_path, length, ALONE, log_steps=2, pseudo_labels=counts, resumed=3)
     made.load_state_dict(state)
     loss = torch.tensor(9.0)
     made.record(4, loss, {"label": loss}, loss, lr=0.1, images=8, wait_s=0.0)
@@ -205,7 +205,7 @@ world = start(Run(device="cpu"))
 made = Journal(Path(sys.argv[1]), RunLength(99, 0, 0, 1.0, 1.0), world, log_steps=2)
 loss = torch.tensor(1.0)
 for step in range(1, 13):
-    with made.clock.forward():
+    with made.timer.forward():
         time.sleep(0.06 if world.rank == 2 and step > 2 else 0.02)
     made.record(step, loss, {}, loss, lr=0.1, images=12, wait_s=0.01)
 finish(world)
@@ -222,30 +222,3 @@ def test_a_rank_that_holds_up_the_others_is_named_once(tmp_path: Path) -> None:
     for each in timing:
         assert each["slowest_own_s"] >= 0.07  # waiting for data, and forward
         assert 0.03 <= each["median_own_s"] < each["slowest_own_s"]
-
-
-@pytest.mark.parametrize(
-    ("usual_s", "slowest_s", "step_s", "lines"),
-    [(0.10, 0.13, 0.3, 1), (0.10, 0.11, 0.3, 0), (0.010, 0.013, 0.3, 0), (0.10, 0.13, None, 0)],
-)
-def test_a_straggler_is_slow_several_times_running_and_by_an_amount_that_matters(
-    usual_s: float, slowest_s: float, step_s: float | None, lines: int
-) -> None:
-    watch = Stragglers(("a", "a", "b", "b"))
-    timing = watch.timing([usual_s, usual_s, slowest_s, usual_s], 100.0)
-    assert timing["slowest_rank"] == 2
-    assert timing["node_images_per_s"] == 50.0
-    said = [watch.line(timing, step_s) for _ in range(6)]
-    assert [line is not None for line in said] == [False, False, bool(lines), False, False, False]
-    assert said[2] is None or said[2].startswith("rank 2 on b holds up the others")
-    even = watch.timing([usual_s] * 4, None)
-    assert "node_images_per_s" not in even
-    assert [watch.line(each, step_s) for each in (timing, even, timing, timing, even)] == [None] * 5
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0.4, "0 s"), (42, "42 s"), (69, "1 min 09 s"), (7500, "2 h 05 min"), (3 * 86400 + 4 * 3600, "3 d 04 h")],
-)
-def test_durations_are_said_in_two_units(seconds: float, said: str) -> None:
-    assert duration(seconds) == said

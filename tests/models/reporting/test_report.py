@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from models.reporting import figures
-from models.reporting.pseudo_label_stats import Tally
+from models.reporting.pseudo_label_stats import PseudoLabelCounts
 from models.reporting.render import Folded, Picture, Section, Table, Text, html, markdown
 from models.reporting.report import speed, verdict, write_report
+from pipeline.store import atomic_write
 from tests.models.reporting.synthetic import picture, report, rows
 
 
@@ -92,19 +93,19 @@ def test_a_run_on_pixels_alone_says_so(tmp_path: Path) -> None:
 def test_a_disk_that_fills_up_leaves_the_report_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report(tmp_path)
     before = contents(tmp_path)
-    write, room = Path.write_bytes, len(before["report.html"]) + len(before["report.md"])
+    room = len(before["report.html"]) + len(before["report.md"])
 
-    def until_full(path: Path, data: bytes) -> int:
+    def until_full(path: Path, content: str | bytes) -> None:
         nonlocal room
-        written, room = write(path, data[:room]), max(0, room - len(data))
+        data = content.encode() if isinstance(content, str) else content
+        written, room = path.write_bytes(data[:room]), max(0, room - len(data))
         if written < len(data):
             raise OSError(errno.ENOSPC, "No space left on device")
-        return written
 
     for free in (0, room // 2, room):
         room = free
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "write_bytes", until_full)
+            patch.setattr(atomic_write, "write_synced", until_full)
             with pytest.raises(OSError, match="No space"):
                 report(tmp_path)
         after = contents(tmp_path)
@@ -148,9 +149,10 @@ def test_a_method_without_pseudo_labels_has_no_such_section(tmp_path: Path) -> N
     assert "Fast." in path.read_text()
 
 
-def test_only_a_run_whose_hidden_labels_were_read_tells_what_correct_means(tmp_path: Path, folder: Path) -> None:
+def test_what_correct_means_is_said_where_hidden_labels_were_read(tmp_path: Path, folder: Path) -> None:
     blind = [row | {"pseudo": {"passed": 0.001}} if "pseudo" in row else row for row in rows()]
-    path = write_report(tmp_path, recipe_name="a", rows=blind, final=[], pictures=[], verdict="", pseudo=Tally(10))
+    none = PseudoLabelCounts(10)
+    path = write_report(tmp_path, recipe_name="a", rows=blind, final=[], pictures=[], verdict="", pseudo_labels=none)
     assert "Correct:" in (folder / "report.html").read_text()
     text = path.read_text()
     assert "Passed: share of all guesses." in text

@@ -70,7 +70,7 @@ module["all_reduce"]()
 """
 
 
-def test_who_waits_for_others_lets_them_go_first_and_says_what_it_heard(tmp_path: Path) -> None:
+def test_a_rank_that_waits_for_others_ends_after_them_and_names_their_last_steps(tmp_path: Path) -> None:
     ended = run(tmp_path, WAITS, ranks=2)
     assert ended.returncode == 1
     assert "timed out waiting for other ranks, last heard at steps 7 (rank 1 on" in failure(tmp_path)["error"]
@@ -78,7 +78,7 @@ def test_who_waits_for_others_lets_them_go_first_and_says_what_it_heard(tmp_path
 
 
 def test_python_that_stands_still_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A library that keeps Python's lock: no thread of ours can look."""
+    """A library keeps Python's lock: no thread of ours runs."""
     locked = "hang_timeout(5)\nctypes.PyDLL(None).usleep(20_000_000)"
     short = "import models.training.liveness as here\nhere.SPARE_S = 0.5\ntime.sleep(0.1)\n"
     ended = run(tmp_path, short + locked)

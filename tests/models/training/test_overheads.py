@@ -39,9 +39,9 @@ def test_a_check_that_takes_longer_is_seen_and_named(
 
 
 def test_calls_take_turns_in_both_orders_and_the_first_round_does_not_count() -> None:
-    said: list[str] = []
-    spent = overheads.in_turn((lambda: said.append("a"), lambda: said.append("b")), 3, CPU)
-    assert "".join(said) == "ba" + "ab" + "ba" + "ab"
+    calls: list[str] = []
+    spent = overheads.in_turn((lambda: calls.append("a"), lambda: calls.append("b")), 3, CPU)
+    assert "".join(calls) == "ba" + "ab" + "ba" + "ab"
     assert [len(each) for each in spent] == [3, 3]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from models.distributed.process_group import World
 from models.training import stop as stopping
-from models.training.stop import CLOCK, NO, SIGNAL, SIGNALS, Stop, Vote, duration_s, job_left_s
+from models.training.stop import NO, SIGNAL, SIGNALS, TIME, Stop, Vote, duration_s, job_left_s
 from tests.models.ranks import run_ranks
 
 
@@ -39,7 +39,7 @@ def test_a_second_ctrl_c_interrupts_unless_it_is_torchruns_echo(stop: Stop, monk
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_the_signals_are_given_back() -> None:
+def test_the_signal_handlers_are_restored() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     Stop().close()
     assert [signal.getsignal(number) for number in SIGNALS] == before
@@ -49,7 +49,7 @@ def test_the_signals_are_given_back() -> None:
     ("left_s", "save_s", "at_s"),
     [(3600, 5, 3600 - 40), (3600, 0, 3600 - 30), (3600, 300, 3600 - 630), (50, 0, 25), (600, 3600, 300)],
 )
-def test_the_clock_leaves_time_for_two_saves(
+def test_the_time_limit_leaves_time_for_two_saves(
     left_s: float, save_s: float, at_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [1000.0]
@@ -58,7 +58,7 @@ def test_the_clock_leaves_time_for_two_saves(
     clock[0] = 1000.0 + at_s - 0.1
     assert made.why(save_s) == NO
     clock[0] = 1000.0 + at_s + 0.1
-    assert made.why(save_s) == CLOCK
+    assert made.why(save_s) == TIME
     made.close()
 
 
@@ -101,19 +101,19 @@ from models.distributed.process_group import finish, start, sum_over_ranks
 from models.training.stop import Vote
 
 world = start(Run(device="cpu"))
-vote, heard = Vote(world), []
+vote, results = Vote(world), []
 for step in range(6):
     if world.rank == 1:
         time.sleep(0.02)  # a slow rank
-    said = {(1, 3): 2, (0, 3): 1, (0, 5): 1}.get((world.rank, step), 0)
-    heard.append(vote(said))
+    why = {(1, 3): 2, (0, 3): 1, (0, 5): 1}.get((world.rank, step), 0)
+    results.append(vote(why))
     sum_over_ranks(torch.ones(1), world)  # other collectives of the same group come between
-heard.append(vote.close())
-print(json.dumps([*heard, vote.close()]))
+results.append(vote.close())
+print(json.dumps([*results, vote.close()]))
 finish(world)
 """
 
 
 def test_all_ranks_read_the_same_votes_one_step_later() -> None:
-    """A signal (2) on one rank over the clock (1) on the other; what was said last is heard before they part."""
+    """A signal (2) on one rank outvotes the time limit (1) on another; the last vote is read before the ranks part."""
     assert [json.loads(output) for output in run_ranks(VOTES, 2)] == 2 * [[0, 0, 0, 0, 2, 0, 1, 0]]

@@ -15,7 +15,7 @@ from models.encoder.vit import build_encoder, eval_logits
 from models.export import __main__ as export
 from models.pretrained import load_encoder
 from pipeline.errors import InputError
-from tests.models.pretrained.test_files import method
+from tests.models.pretrained.test_released import method
 
 
 @pytest.mark.parametrize("form", ["timm", "safetensors"])

@@ -1,4 +1,4 @@
-"""Weights of a timm name, such as vit_base_patch16_224.mae, if they are on this machine; no network is asked."""
+"""Read the weights of a timm name, such as vit_base_patch16_224.mae, from this machine's caches, without network."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,20 +7,20 @@ import timm
 import torch
 
 from models.encoder.patches import Normalisation
-from models.pretrained.found import Found
 from models.pretrained.released import WEIGHTS, read_released, read_safetensors
+from models.pretrained.weights import Weights
 from pipeline.errors import InputError
 
 
-def is_name(start: str) -> bool:
-    """Whether timm knows weights or a model of this name."""
+def is_timm_name(start: str) -> bool:
+    """Whether timm knows a model or weights of this name."""
     return timm.is_model(start)
 
 
-def read_named(name: str) -> Found:
-    """The weights of a name in the caches of the Hugging Face hub or of torch.hub, where timm puts what it downloads.
+def read_timm(name: str) -> Weights:
+    """The weights of a name in the caches of the Hugging Face hub and of torch.hub, to which timm downloads.
 
-    Raises InputError if neither has them.
+    Raises InputError, with the command that downloads them, if neither has them.
     """
     config = timm.get_pretrained_cfg(name)
     path = None if config is None else _cached(config.hf_hub_id, config.hf_hub_filename or WEIGHTS, config.url)
@@ -35,7 +35,7 @@ def read_named(name: str) -> Found:
 
 
 def _cached(repo: str | None, file: str, url: str | None) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache  # with timm, but only this reads it
+    from huggingface_hub import try_to_load_from_cache  # imported here, as no other start needs it
 
     names = (file, "pytorch_model.bin") if repo else ()
     paths = [Path(p) for p in (try_to_load_from_cache(repo, each) for each in names) if isinstance(p, str)]

@@ -1,0 +1,42 @@
+"""Find the weights that run.start names, by what it is: a run, an exported folder, a file or a timm name."""
+
+from pathlib import Path
+
+from models.checkpoint import checksummed
+from models.checkpoint.checksummed import Damaged
+from models.pretrained.own_run import read_run
+from models.pretrained.released import CONFIG, WEIGHTS, read_released, read_safetensors
+from models.pretrained.timm_name import is_timm_name, read_timm
+from models.pretrained.weights import Weights
+from models.records.run_folder import LAST
+from pipeline.errors import InputError
+
+
+def find_weights(start: str) -> Weights:
+    """Read the weights that `start` names.
+
+    find_weights("runs/mae-digits")            # or a checkpoint, a folder of models.export, a .pth or .safetensors file
+    find_weights("vit_base_patch16_224.mae")   # a timm name
+
+    Raises InputError, in one line, for a name or file that is none of these or cannot be read.
+    """
+    path = Path(start)
+    if not path.exists() and is_timm_name(start):
+        return read_timm(start)
+    if path.is_dir():
+        path = _file_in(path)
+    if path.suffix == ".safetensors" and path.exists():
+        return read_safetensors(path, path.with_name(CONFIG))
+    try:
+        return read_run(path)
+    except Damaged:
+        if checksummed.has_checksum(path):  # a checkpoint of this trainer whose bytes have changed
+            raise
+        return read_released(path)
+
+
+def _file_in(folder: Path) -> Path:
+    for name in (LAST, WEIGHTS):
+        if (folder / name).exists():
+            return folder / name
+    raise InputError(f"cannot read checkpoint {folder}: Is a directory without {LAST} or {WEIGHTS}; name a file")

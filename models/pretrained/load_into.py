@@ -1,0 +1,154 @@
+"""Load pretrained weights into a method's encoder: copy what fits, adapt positions and normalisation, or refuse."""
+
+from collections.abc import Iterator
+from math import isqrt
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.encoder.patches import Normalisation
+from models.encoder.positions import prefix_positions, resampled
+from models.encoder.relative import bias_for_each_block, kind_of, resampled_bias
+from models.encoder.vit import normalisation_of
+from models.method import Method
+from models.pretrained.find import find_weights
+from models.pretrained.weights import Weights, summarise
+from pipeline.errors import InputError
+
+HEAD, NORM, POOLED_NORM, POSITIONS = "head.", "norm.", "fc_norm.", "pos_embed"
+BIASES = "relative_position_bias_table"
+BODY = "blocks", "patch_embed", "cls_token", "reg_token", "dist_token", "pos_embed", "norm_pre", "rel_pos_bias"
+"""First parts of the names of an encoder's tensors without its head: none of the source's may be left out."""
+
+
+def load_encoder(method: Method, start: str | Path) -> str:
+    """Load the weights that `start` names (models.pretrained.find) into a method's encoder, and into its EMA.
+
+    -> one line: how many tensors were loaded, what was adapted, what was left out, what is new.
+
+    A classifier is copied if the source has one of the same shape behind the same norm; otherwise it stays as it was
+    initialised. So does a norm behind the pooling (encoder.fc_norm) if the source has none. Positions and position
+    biases of another grid are resampled. A bias table that all blocks share is copied to each block if the method's
+    encoder has one a block.
+
+    Raises InputError for positions of another kind, for a tensor that is missing or of another shape, and for a tensor
+    of the source's encoder that the method's does not have.
+    """
+    found, own = find_weights(str(start)), method.encoder.state_dict()
+    held = _positions_of_kind(found, own, len(method.encoder.blocks))
+    held, positions = _resampled(held, own, prefix_positions(method.encoder))
+    held, biases = _biases_resampled(held, own)
+    held, folded = _folded(held, found.normalisation, method.encoder)
+    new = list(_new(held, own))
+    _check(held, own, new, found.where)
+    method.encoder.load_state_dict(own | {name: held[name] for name in own if name not in new})
+    if method.ema is not None:
+        method.ema.module.load_state_dict(method.encoder.state_dict())
+    out = [name for name in held if name not in own]
+    loaded = f"{len(own) - len(new)} tensors of the encoder from {found.where} ({found.what})"
+    parts = [loaded, positions, biases, folded]
+    parts += [f"left out: {summarise([*out, *found.others])}" if out or found.others else None]
+    return "; ".join([part for part in parts if part] + [f"new: {', '.join(new) or 'none'}"])
+
+
+def _positions_of_kind(found: Weights, own: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
+    theirs, ours = kind_of(found.tensors), kind_of(own)
+    if (theirs, ours) == ("bias", "block_bias"):
+        return bias_for_each_block(found.tensors, depth)
+    if theirs != ours and any(name.startswith("blocks.") for name in found.tensors):
+        raise InputError(
+            f"{found.where} was trained with position {theirs}, got {ours}; set encoder.position to {theirs}"
+        )
+    return found.tensors
+
+
+def _resampled(held: dict[str, Tensor], own: dict[str, Tensor], prefix: int) -> tuple[dict[str, Tensor], str | None]:
+    """Resample a table of positions [1, prefix + L, C], learned or of sines, to the encoder's grid, bicubically as MAE.
+
+    -> the tensors, and a note on what was done. Both grids must be square; otherwise nothing is done.
+    """
+    theirs, ours = held.get(POSITIONS), own.get(POSITIONS)
+    if theirs is None or ours is None or theirs.shape == ours.shape or theirs.shape[-1] != ours.shape[-1]:
+        return held, None
+    sides = [isqrt(max(0, table.shape[1] - prefix)) for table in (theirs, ours)]
+    if any(side**2 + prefix != table.shape[1] for side, table in zip(sides, (theirs, ours), strict=True)):
+        return held, None
+    before, after = ((side, side) for side in sides)
+    table = resampled(theirs.float(), before, after, prefix)
+    note = f"positions resampled from {before[0]} x {before[1]} to {after[0]} x {after[1]} patches"
+    return held | {POSITIONS: table}, note
+
+
+def _biases_resampled(held: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[dict[str, Tensor], str | None]:
+    """Resample tables of position biases to the encoder's grid, as it does itself for images of another size.
+
+    -> the tensors, and a note on what was done. Both grids must be square; otherwise nothing is done.
+    """
+    fitted, note = {}, None
+    for name, table in held.items():
+        ours = own.get(name)
+        if not name.endswith(BIASES) or ours is None or table.shape == ours.shape or table.shape[1:] != ours.shape[1:]:
+            continue
+        before, after = (_side(each) for each in (table, ours))
+        if before and after:
+            fitted[name] = resampled_bias(table.float(), (before, before), (after, after))
+            note = f"position biases resampled from {before} x {before} to {after} x {after} patches"
+    return held | fitted, note
+
+
+def _side(table: Tensor) -> int | None:
+    """Side h of the square grid that a table of position differences [(2h - 1)² + 3, heads] is for; None if of none."""
+    differences = isqrt(max(0, len(table) - 3))
+    return (differences + 1) // 2 if differences % 2 and differences**2 + 3 == len(table) else None
+
+
+def _folded(
+    held: dict[str, Tensor], theirs: Normalisation | None, encoder: nn.Module
+) -> tuple[dict[str, Tensor], str | None]:
+    """Adapt the patch embedding to the encoder's normalisation, so that it stays the same function of the pixels."""
+    ours, name = normalisation_of(encoder), "patch_embed.proj"
+    if theirs in (None, ours) or f"{name}.weight" not in held or f"{name}.bias" not in held:
+        return held, None
+    weight = held[f"{name}.weight"].double()
+    (mean, std), (own_mean, own_std) = (
+        (torch.tensor(each, dtype=torch.float64).view(3, 1, 1) for each in (n.mean, n.std)) for n in (theirs, ours)
+    )
+    bias = held[f"{name}.bias"].double() + (weight * (own_mean - mean) / std).sum((1, 2, 3))
+    adapted = {f"{name}.weight": (weight * own_std / std).float(), f"{name}.bias": bias.float()}
+    return held | adapted, "patch embedding adapted to this encoder's normalisation"
+
+
+def _new(held: dict[str, Tensor], own: dict[str, Tensor]) -> Iterator[str]:
+    """Names of the encoder's tensors that stay as they were initialised."""
+    norm = any(name.startswith(POOLED_NORM) and name not in held for name in own)
+    for name in own:
+        other = name.startswith(HEAD) and not _same(held, own, name)
+        if other or (norm and name.startswith((POOLED_NORM, HEAD))):  # it was trained on features behind another norm
+            yield name
+
+
+def _check(held: dict[str, Tensor], own: dict[str, Tensor], new: list[str], where: str) -> None:
+    for name in own:
+        if name in new or _same(held, own, name):
+            continue
+        if name.startswith(NORM) and name not in held and f"fc_{name}" in held:
+            raise InputError(f"{where} has its final norm behind the pooling ({POOLED_NORM}*); add --encoder.fc-norm")
+        came = list(held[name].shape) if name in held else "nothing"
+        raise InputError(
+            f"{where}: expected {name} of shape {list(own[name].shape)}, got {came}; "
+            "use the encoder and image size of the run that wrote it"
+        )
+    # an encoder without a final norm is the first blocks of the source's: a probe of a block before the last
+    cut = not any(name.startswith((NORM, POOLED_NORM)) for name in own)
+    body = [part for part in BODY if not (cut and part == "blocks")]
+    more = [name for name in held if name not in own and name.split(".")[0] in body]
+    if more:
+        raise InputError(
+            f"{where} has {more[0]} of shape {list(held[more[0]].shape)}, which this encoder has not; "
+            "set encoder to the one that it was"
+        )
+
+
+def _same(held: dict[str, Tensor], own: dict[str, Tensor], name: str) -> bool:
+    return name in held and held[name].shape == own[name].shape

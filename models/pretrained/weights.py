@@ -1,0 +1,34 @@
+"""Pretrained weights, with what is known of their source."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from models.encoder.patches import Normalisation
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Tensors under timm's names, and their source.
+
+    where          the file or name, for messages
+    what           kind of source, in words, such as "mae:digits, step 300"
+    others         names of the file's other tensors: decoders, heads
+    normalisation  of the images that the weights were trained on; None if the source does not say
+    """
+
+    tensors: dict[str, Tensor]
+    where: str
+    what: str
+    others: tuple[str, ...] = ()
+    normalisation: Normalisation | None = None
+
+
+def summarise(names: Iterable[str]) -> str:
+    """Names grouped by their first part, with the size of each group: "decoder_blocks.* (12), mask_token"."""
+    parts = Counter(name.split(".")[0] + (".*" if "." in name else "") for name in names)
+    return ", ".join(part if count == 1 and "." not in part else f"{part} ({count})" for part, count in parts.items())
