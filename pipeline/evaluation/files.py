@@ -163,7 +163,7 @@ def _prepared(content: np.ndarray, decoding: Decoding) -> Read | str:
 def _content(path: Path, target: np.ndarray) -> np.ndarray:
     done = 0
     with open_regular(path) as file:
-        while done < len(target) and (n := file.readinto(target[done:])):
+        while done < len(target) and (n := file.readinto(target[done:].data)):
             done += n
     return target[:done]
 
@@ -179,25 +179,30 @@ def _begin(
 ) -> Callable[[], Shown]:
     chunks = [job.result() for job in jobs]
     results = [each for chunk in chunks for each in chunk.files]
-    good = [i for i, each in enumerate(results) if isinstance(each, Read)]
-    wait = _start([results[i] for i in good], data, device, views)
+    good = {i: each for i, each in enumerate(results) if isinstance(each, Read)}
+    reasons = {i: each for i, each in enumerate(results) if isinstance(each, str)}
+    wait = _start(list(good.values()), data, device, views)
 
     def finish() -> Shown:
         images, errors = wait()
-        again = [place for place, error in enumerate(errors) if error]
-        for place in again:  # whole to the converter, maybe, which encodes it again: libjpeg may have merely warned
-            results[good[place]] = _prepared(results[good[place]].jpeg, decoding)
+        order, mended = list(good), dict[int, Read]()  # which file each image is of; files by the place of their image
+        for place in np.flatnonzero(errors).tolist():  # libjpeg may have merely warned: a conversion encodes such again
+            made = _prepared(good[order[place]].jpeg, decoding)
+            if isinstance(made, Read):
+                mended[place] = made
+            else:
+                reasons[order[place]] = made
         memory.give_back(chunks)
-        mended = [place for place in again if isinstance(results[good[place]], Read)]
-        others, errors = _start([results[good[place]] for place in mended], data, device, views, alone=True)()
-        for place, image, error in zip(mended, others, errors, strict=True):
+        others, errors = _start(list(mended.values()), data, device, views, alone=True)()
+        for place, image, error in zip(mended, others, errors.tolist(), strict=True):
             images[place] = image
-            results[good[place]] = "corrupt or truncated JPEG" if error else results[good[place]]
-        kept = [place for place, i in enumerate(good) if isinstance(results[i], Read)]
-        if len(kept) < len(good):
+            if error:
+                reasons[order[place]] = "corrupt or truncated JPEG"
+        kept = [place for place, i in enumerate(order) if i not in reasons]
+        if len(kept) < len(order):
             images = images[torch.tensor(kept, dtype=torch.int64).to(device)]
-        rejected = [(path, why) for path, why in zip(paths, results, strict=True) if isinstance(why, str)]
-        return Shown([paths[good[place]] for place in kept], images, rejected)
+        shown = [paths[order[place]] for place in kept]
+        return Shown(shown, images, [(paths[i], why) for i, why in sorted(reasons.items())])
 
     return finish
 

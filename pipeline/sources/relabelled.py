@@ -41,9 +41,11 @@ class Relabelled(Source):
 def relabelled(source: Source, listed: tuple[str, ...], where: str, origin: str) -> Source:
     """The source with the classes `listed`, in their order. Raises InputError for a class of it that is not listed."""
     ours = source.classes or ()
-    counts = None if source.labels is None else np.bincount(source.labels[source.labels >= 0], minlength=len(ours))
+    counts = None
+    if source.labels is not None:
+        counts = np.bincount(source.labels[source.labels >= 0], minlength=len(ours)).tolist()
     numbers = renumbered(ours, counts, listed, where, origin)
-    held = set(numbers.tolist()) if counts is None else set(numbers[counts > 0].tolist())
+    held = {place for i, place in enumerate(numbers.tolist()) if counts is None or counts[i]}
     absent = [name for i, name in enumerate(listed) if i not in held]
     notes = [f"classes: the {len(listed):,} of {origin}"]
     if absent:

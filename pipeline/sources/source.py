@@ -81,7 +81,7 @@ class Files(Source):
         rejected = [(escape(name), reason) for name, reason in others.rejected]
         rejected += [(f"{UNLABELLED}/{name}", reason) for name, reason in (more.rejected if more else ())]
         self.rejected = tuple(rejected)
-        self.ignored = others.ignored + (more.ignored if more else Counter())
+        self.ignored = others.ignored + Counter(more.ignored if more else ())
         self.notes = (*notes, *others.notes(), *(more.notes if more else ()))
 
     def __len__(self) -> int:

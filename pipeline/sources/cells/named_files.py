@@ -10,6 +10,7 @@ in its last part, then with every suffix that an image may have. Each folder is 
 import os
 import unicodedata
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, final
 
@@ -71,8 +72,6 @@ class _Names:
 
     def __init__(self, folder: Path) -> None:
         self.kinds: dict[str, str | None] = {}
-        self._near: dict[str, list[str]] | None = None
-        self._stems: dict[str, list[str]] = {}
         try:
             with os.scandir(folder) as entries:
                 self.kinds = {entry.name: kind_of(entry) for entry in entries}
@@ -83,9 +82,7 @@ class _Names:
         """(name, None) of the regular file that `last` means, or (None, reason); `guess`: a suffix may be lacking."""
         if last in self.kinds:
             return self._checked(last)
-        if self._near is None:
-            self._index()
-        near = self._near.get(_folded(last), [])
+        near = self._alike.get(_folded(last), [])
         if not near and guess:
             near = self._stems.get(_folded(last), [])
         if len(near) == 1:
@@ -98,13 +95,23 @@ class _Names:
         reason = f"{kind}, expected a regular file" if kind is not None else unreadable(name)
         return (name, None) if reason is None else (None, reason)
 
-    def _index(self) -> None:
-        self._near = {}
+    @cached_property
+    def _alike(self) -> dict[str, list[str]]:
+        """The entries by their names without regard to case and Unicode form."""
+        found: dict[str, list[str]] = {}
         for name in self.kinds:
-            self._near.setdefault(_folded(name), []).append(name)
+            found.setdefault(_folded(name), []).append(name)
+        return found
+
+    @cached_property
+    def _stems(self) -> dict[str, list[str]]:
+        """The entries with an image's suffix, by their names without it."""
+        found: dict[str, list[str]] = {}
+        for name in self.kinds:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in SUFFIXES:
-                self._stems.setdefault(_folded(stem), []).append(name)
+                found.setdefault(_folded(stem), []).append(name)
+        return found
 
 
 def _folded(name: str) -> str:
