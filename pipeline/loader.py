@@ -18,7 +18,7 @@ from typing import final
 import numpy as np
 import torch
 
-from pipeline.backends.base import Backend, Undecodable
+from pipeline.backends.backend import Backend, Undecodable
 from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.concurrency import watchdog
 from pipeline.concurrency.threads import Threads

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.backends.base import Backend
+from pipeline.backends.backend import Backend
 from pipeline.backends.dali import Dali
 from pipeline.backends.ffcv import FFCV
 from pipeline.backends.in_memory import InMemoryBackend

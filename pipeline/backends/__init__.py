@@ -3,5 +3,5 @@
 A back-end takes a plan and returns its views. On a CPU, numba kernels make them right behind the decoder; for a GPU the
 decoded pixels cross through a few staging buffers, and `pipeline.executors` makes the views there.
 
-May import `executors`, `views`, `sampling`, `store` and `concurrency`. Read `base.py` first.
+May import `executors`, `views`, `sampling`, `store` and `concurrency`. Read `backend.py` first.
 """

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.backends import kernels, libffcv
-from pipeline.backends.base import Backend, PendingViews
+from pipeline.backends.backend import Backend, PendingViews
 from pipeline.backends.cpu_views import start_views
 from pipeline.backends.dali_decoder import Decoder
 from pipeline.concurrency.pool import Pool, cores

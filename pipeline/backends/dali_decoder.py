@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.backends.base import Undecodable, jpeg_source
+from pipeline.backends.backend import Undecodable, jpeg_source
 from pipeline.backends.dali_pipe import Pipe, packed
 from pipeline.concurrency.pool import Pool
 from pipeline.concurrency.threads import END_S

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.backends import libffcv
-from pipeline.backends.base import jpeg_source
+from pipeline.backends.backend import jpeg_source
 from pipeline.backends.staged_decode import StagedDecode
 from pipeline.backends.staging_buffers import staging_buffers_for
 from pipeline.concurrency.ahead import ahead

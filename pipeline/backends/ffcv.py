@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.backends import cpu_views, kernels, libffcv, staged_decode
-from pipeline.backends.base import Backend, PendingViews, check_decoded, jpeg_source
+from pipeline.backends.backend import Backend, PendingViews, check_decoded, jpeg_source
 from pipeline.backends.staging_buffers import staging_buffers_for
 from pipeline.concurrency.pool import Pool
 from pipeline.store.beton import Beton

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pipeline.backends import kernels, libffcv
-from pipeline.backends.base import Backend, PendingViews, check_decoded, jpeg_source
+from pipeline.backends.backend import Backend, PendingViews, check_decoded, jpeg_source
 from pipeline.backends.cpu_views import start_views
 from pipeline.concurrency.pool import Pool
 from pipeline.executors.gpu_views import Packed, make_views

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.backends import kernels
-from pipeline.backends.base import Backend, PendingViews, jpeg_source
+from pipeline.backends.backend import Backend, PendingViews, jpeg_source
 from pipeline.backends.ffcv import FFCV
 from pipeline.backends.select import dali_there
 from pipeline.backends.staged_decode import StagedDecode

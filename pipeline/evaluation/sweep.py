@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.backends.base import Backend, PendingViews, Undecodable
+from pipeline.backends.backend import Backend, PendingViews, Undecodable
 from pipeline.backends.select import streamed
 from pipeline.concurrency.ahead import ahead
 from pipeline.concurrency.transfer import copy_stream

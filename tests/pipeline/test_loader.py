@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.backends.base import Backend, PendingViews
+from pipeline.backends.backend import Backend, PendingViews
 from pipeline.backends.ffcv import FFCV
 from pipeline.backends.in_memory import InMemoryBackend
 from pipeline.batch import Batch, Unlabelled

@@ -10,7 +10,7 @@ import torch
 
 from pipeline import rng
 from pipeline.backends import libffcv
-from pipeline.backends.base import Backend
+from pipeline.backends.backend import Backend
 from pipeline.backends.ffcv import FFCV
 from pipeline.backends.in_memory import InMemoryBackend
 from pipeline.backends.select import views_on

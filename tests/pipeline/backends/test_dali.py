@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from pipeline.backends import dali_decoder, dali_pipe
-from pipeline.backends.base import Undecodable
+from pipeline.backends.backend import Undecodable
 from pipeline.backends.dali import Dali
 from pipeline.backends.ffcv import FFCV
 from pipeline.convert.conversion import Options, convert

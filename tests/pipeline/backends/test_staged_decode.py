@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from pipeline.backends import kernels, libffcv
-from pipeline.backends.base import jpeg_source
+from pipeline.backends.backend import jpeg_source
 from pipeline.backends.staged_decode import StagedDecode, parts
 from pipeline.backends.staging_buffers import StagingBuffers
 from pipeline.concurrency.pool import Pool

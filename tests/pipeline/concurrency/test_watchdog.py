@@ -18,7 +18,7 @@ import torch
 from numba import njit
 
 import train
-from pipeline.backends.base import Backend, PendingViews
+from pipeline.backends.backend import Backend, PendingViews
 from pipeline.batch import Batch
 from pipeline.concurrency import watchdog
 from pipeline.concurrency.pool import Pool

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.backends.base import Undecodable
+from pipeline.backends.backend import Undecodable
 from pipeline.backends.ffcv import FFCV
 from pipeline.backends.in_memory import InMemoryBackend
 from pipeline.errors import InputError
