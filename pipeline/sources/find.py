@@ -31,6 +31,9 @@ def find(source: Any, unlabelled: str | Path | None = None, reading: Reading = F
     reading.check()
     found = _found(source, unlabelled, reading)
     if reading.classes_from is None:
+        note = f"one class only, {(found.classes or [''])[0]}: labels teach nothing; were several classes meant?"
+        if found.classes is not None and len(found.classes) == 1 and note not in found.notes:
+            found.notes = (*found.notes, note)
         return found
     origin = escape(str(reading.classes_from))
     where = escape(str(source)) if isinstance(source, str | Path) else type(source).__name__

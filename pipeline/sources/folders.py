@@ -229,8 +229,6 @@ def _notes(classes: tuple[str, ...], labels: np.ndarray, found: Listing, levels:
     elif deeper := Counter(_folder(name) for name in found.images if name.count("/") > 1):
         folders = some(list(map(escape, deeper)), SHOWN)
         notes.append(f"{deeper.total():,} images in folders below a class's ({folders}) belong to that class")
-    if len(classes) == 1:
-        notes.append(f"one class only, {classes[0]}: labels teach nothing; was a folder of several classes meant?")
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     if empty:
         notes.append(f"{len(empty)} classes without an image: {', '.join(empty)}")

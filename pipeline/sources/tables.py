@@ -128,10 +128,12 @@ def _check_short(table: Table, columns: Columns, files: NamedFiles, where: str) 
     """Raise InputError for a row of fewer cells that names no file: it may be a comment or a title, and no row."""
     width = max(map(len, table.rows))
     for row, line in zip(table.rows, table.lines, strict=True):
+        if len(row) == width or width > 2:
+            continue
         named = len(row) > columns.path and (
             os.path.splitext(row[columns.path])[1].lower() in SUFFIXES or files.find(row[columns.path]).name is not None
         )
-        if len(row) < width == 2 and not named:
+        if not named:
             raise InputError(f"{where}: line {line} has 1 cell, others have 2, and it names no file: '{brief(row[0])}'")
 
 

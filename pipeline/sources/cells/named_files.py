@@ -41,6 +41,8 @@ class NamedFiles:
 
     def find(self, cell: str) -> Match:
         """The file that a cell names. Several files of one name, and what is no regular file, are none."""
+        if len(self.folders) == 1:
+            return self._find(self.folders[0], cell)
         matches = [self._find(folder, cell) for folder in self.folders]
         found = sorted({match.name for match in matches if match.name is not None})
         if len(found) > 1:
@@ -49,7 +51,7 @@ class NamedFiles:
 
     def _find(self, folder: str, cell: str) -> Match:
         refused = ABSENT
-        for spelled in dict.fromkeys((cell, cell.replace("\\", "/"))):
+        for spelled in (cell, cell.replace("\\", "/")) if "\\" in cell else (cell,):
             parent, last = os.path.split(os.path.join(folder, spelled))
             if not last or last in (".", "..") or "\0" in spelled:
                 continue
