@@ -147,3 +147,16 @@ def test_the_smallest_and_the_longest_images_are_shown(tmp_path, size, views_on,
     (part,) = sweep_files(sorted(tmp_path.iterdir()), data, CPU, 4)
     assert not part.rejected
     assert (part.images.permute(0, 2, 3, 1).int() - torch.tensor([200, 100, 50])).abs().max() <= 3
+
+
+def test_whoever_hands_sizes_to_the_kernels_has_them_checked():
+    """By `Beton.where`, `plain_size` or `prepare`, or here; a module that is new in this list is to do so, too."""
+    root = Path(__file__).parents[3] / "pipeline"
+    makers = {str(path.relative_to(root)) for path in root.rglob("*.py") if "kernels.Source(" in path.read_text()}
+    assert makers == {
+        "backends/base.py",  # where
+        "backends/dali.py",  # where, when the decoder is given the images
+        "backends/in_memory.py",  # where, of every image
+        "evaluation/arrays.py",  # checked_size
+        "evaluation/files.py",  # plain_size, prepare
+    }
