@@ -6,6 +6,7 @@ Encoding, delimiter, header and columns are found out (`pipeline.sources.cells`)
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from pipeline.store.sample_names import brief, escape
 from pipeline.text import some
 
 SAMPLE_ROWS = 200  # rows by which the delimiter is found
+SEPARATOR = re.compile(r"\Asep=[,;\t|](\r?\n|\r)")  # a line for Excel, which is no row
 LONGEST = 4096  # bytes of a path on Linux
 MOST_FOLDERS = 100  # beside a table, in which its files are looked for where they are not beside it
 
@@ -56,13 +58,14 @@ def from_csv(path: Path, more: Files | None = None, reading: Reading = FOUND_OUT
     _check_short(table, columns, files, where)
     found = _named(body, lines, columns.path, files, where)
     labels = _labels(body, lines, columns, reading, where)
+    lost = set(labels.numbers.tolist()) - {-1, *labels.numbers[found.kept].tolist()}
     if not found.names:
         name, reason = found.others.rejected[0]
         raise InputError(
             f"{where}: expected files in {escape(str(root))}, found none of the {len(body):,} of "
             f"{columns.named(columns.path)}: {brief(name)} ({reason}), ...; see --image-folder and --suffix"
         )
-    notes = (_note(len(body), encoding, delimiter, columns, found, files), *labels.notes)
+    notes = (_note(len(body), encoding, delimiter, columns, found, files), *labels.notes, *_lost_note(lost, labels))
     return Files(root, found.names, labels.numbers[found.kept], labels.classes, found.others, more, notes)
 
 
@@ -76,6 +79,7 @@ def _text(path: Path, where: str) -> tuple[str, str]:
         raise InputError(f"{where}: {error.strerror}") from None
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+    text = SEPARATOR.sub(r"\1", text)
     if not text.strip():
         raise InputError(f"{where}: expected a table with a row for each image, found none: it is empty")
     return text, encoding
@@ -122,6 +126,12 @@ def _squared(table: Table, where: str) -> list[list[str]]:
         came, hint = len(rows[wrong]), "a cell that holds the delimiter stands in double quotes"
         raise InputError(f"{where}: line {table.lines[wrong]} has {came} cells, others have {usual}; {hint}")
     return [row + [""] * (width - len(row)) for row in rows]
+
+
+def _lost_note(lost: set[int], labels: Labels) -> list[str]:
+    """A line about classes that only rows without a file have: the header of a table below a title, for instance."""
+    names = [brief((labels.classes or ())[number]) for number in sorted(lost)]
+    return [f"classes of rows whose file is not there: {some(names, 10)} ({len(names):,} in all)"] if names else []
 
 
 def _check_short(table: Table, columns: Columns, files: NamedFiles, where: str) -> None:

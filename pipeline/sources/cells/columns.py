@@ -66,6 +66,10 @@ def choose(rows: Sequence[list[str]], files: NamedFiles, reading: Reading, where
     named = any(_place(name, rows[0]) is not None for name in asked)
     path = _path(rows, files, reading, where)
     header = rows[0] if named or _is_header(rows, path, files) else None
+    if header and len(rows) > 1 and _is_title(rows[1], path, files):
+        raise InputError(
+            f"{where}: its second row reads like the header; remove what stands above: {brief(rows[0][0])}"
+        )
     if reading.one_hot:
         one_hot = tuple(_asked(name, rows[0] if header else None, rows, "--one-hot", where) for name in reading.one_hot)
         return Columns(path, None, one_hot, header)
@@ -182,6 +186,12 @@ def _is_header(rows: Sequence[list[str]], path: int, files: NamedFiles) -> bool:
         return False
     others = [column for column in range(len(first)) if column != path and first[column]]
     return not any(first[column] == row[column] for column in others for row in body)
+
+
+def _is_title(second: list[str], path: int, files: NamedFiles) -> bool:
+    """Whether a row names columns, so that what stands above it is a title."""
+    usual = {word(cell) for cell in second} & (PATH_WORDS | LABEL_WORDS)
+    return word(second[path]) in PATH_WORDS and len(usual) > 1 and files.find(second[path]).name is None
 
 
 def _labelled(rows: Sequence[list[str]], path: int, header: list[str] | None, where: str) -> Columns:

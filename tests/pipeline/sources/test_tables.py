@@ -62,6 +62,7 @@ CATS = {"a.jpg": "cat", "b.jpg": "dog", "c.jpg": "cat", "d.jpg": "dog"}
     ",path,animal\n0,a.jpg,cat\n1,b.jpg,dog\n2,c.jpg,cat\n3,d.jpg,dog\n",
     "path,label,label_name\na.jpg,0,cat\nb.jpg,1,dog\nc.jpg,0,cat\nd.jpg,1,dog\n",
     ".\\a.jpg,cat\n./b.jpg,dog\nx/../c.jpg,cat\nd.JPG,dog\n",
+    "sep=;\r\npath;label\r\na.jpg;cat\r\nb.jpg;dog\r\nc.jpg;cat\r\nd.jpg;dog\r\n",
     "Photo,Species\nA,cat\nB.JPG,dog\nc,cat\nD,dog\n",
 ])  # fmt: skip
 def test_each_image_gets_its_own_class(read, tmp_path, text):
@@ -181,7 +182,9 @@ def test_paths_may_lead_out_or_be_absolute(read, tmp_path):
     ("path,label\na.jpg,1\na,2\nb.jpg,3\n", r"listed twice \(1\): a \(lines 2 and 3, once as a.jpg\)"),
     ("path,label\na.jpg,cat, black\nb.jpg,dog\nc.jpg,dog\n", "line 2 has 3 cells, others have 2; .*double quotes"),
     ("path,patient,label\na.jpg,7,cat\nb.jpg,8\nc.jpg,8,cat\n", "line 3 has 2 cells, others have 3"),
-    ("# mine\npath,label\na.jpg,cat\nb.jpg,dog\n", "line 1 has 1 cell, others have 2, and it names no file: '# mine'"),
+    ("# mine\npath,label\na.jpg,cat\nb.jpg,dog\n", "its second row reads like the header; .*: # mine"),
+    ("# mine\na.jpg,cat\nb.jpg,dog\nc.jpg,cat\n", "line 1 has 1 cell, others have 2, and it names no file: '# mine'"),
+    ("our,table\npath,label\na.jpg,cat\nb.jpg,dog\n", "its second row reads like the header; .*: our"),
     ("label\na\nb\n", "column label is called as classes are; if it names the files, give --path-column"),
     ("x" * 9000 + ",y" * 30 + "\n" + "a" + ",b" * 30, "columns name files: x{60}[.]{3}, y, y"),
     ("", "it is empty"), ("\n \n", "it is empty"), ("path,label\n", "expected rows with images below the header"),
@@ -223,6 +226,11 @@ def test_flags_that_do_not_fit_are_refused(read, reading, message):
         read("filename,animal,colour\na.jpg,cat,red\nb.jpg,dog,red\n", **reading)
 
 
+def test_one_class_only_is_worth_a_word(read):
+    read("path,label\na.jpg,cat\nb.jpg,cat\n")
+    assert read.source.notes[-1] == "one class only, cat: labels teach nothing; were several classes meant?"
+
+
 def test_columns_that_number_the_rows_are_no_classes(read):
     files = [f"{i}.jpg" for i in range(12)]
     text = "".join(f"{i} {name}\n" for i, name in enumerate(files))
@@ -244,6 +252,11 @@ def test_rows_whose_file_is_not_there_are_rejected_by_their_line(read, tmp_path)
     with pytest.raises(InputError, match="4 of 8 files rejected"):
         convert(tmp_path / "t.csv", tmp_path / "t.beton")
     assert convert(tmp_path / "t.csv", tmp_path / "t.beton", Options(max_bad=1)).n == 4
+
+
+def test_classes_that_only_rows_without_a_file_have_are_said(read):
+    assert read("x;Titel\nDatei;Klasse\na.jpg;Hund\nb.jpg;Katze\n") == {"a.jpg": "Hund", "b.jpg": "Katze"}
+    assert "classes of rows whose file is not there: Klasse (1 in all)" in read.source.notes
 
 
 def test_a_first_row_is_a_header_only_if_it_is_no_row(read):
