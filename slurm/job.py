@@ -1,4 +1,4 @@
-"""What runs in every task of a job, from the code snapshot."""
+"""Run one task of a job, from the code snapshot."""
 
 import importlib
 import os
@@ -18,72 +18,74 @@ from models.records.exit_codes import BAD_INPUT, CRASHED, STOPPED
 from models.records.failures import line_count
 from models.records.run_folder import InUse
 from pipeline.errors import InputError
-from slurm import address, events, failure
+from slurm import first_failure, job_events, rendezvous
+from slurm.first_failure import Failure
 
-AGAIN_LOCALLY = 144
+RESTART_LOCALLY = 144
 """The exit code on which submitit's local executor starts the tasks again, six times at most."""
 
 
 @final
 class Job(Checkpointable):
-    """The pickled submission: strings by reference. Running it again is resuming, so a requeue changes nothing.
+    """The submission that submitit pickles: names as text, no code. A second call resumes the run.
 
-    submitit asks for `checkpoint` (which is: the same again) if a signal comes before train.py listens itself.
+    submitit calls `checkpoint`, which submits the same again, if a signal comes before train.py handles it.
     """
 
     def __init__(self, module: str, argv: list[str], run: str) -> None:
         self.module, self.argv, self.run = module, argv, run
 
     def __call__(self) -> None:
-        """Run the module's main() as torchrun would have it; leave with its exit code."""
+        """Run the module's main() in the environment that torchrun would set; end with its exit code."""
         signal.signal(signal.SIGTERM, _stop)
         job = JobEnvironment()
         first, local = job.global_rank == 0, job.cluster == "local"
-        if local and first:  # on Slurm slurm.between does
-            events.note(Path(self.run), "started", job.job_id, nodes=socket.gethostname())
-        code, found = self._train(job)
+        if local and first:  # on Slurm slurm.attempt records the events
+            job_events.append(Path(self.run), "started", job.job_id, nodes=socket.gethostname())
+        code, failure = self._train(job)
         if local and first:
             event = {0: "done", BAD_INPUT: "failed", STOPPED: "preempted"}.get(code, "crashed")
-            events.note(Path(self.run), event, job.job_id, code=code, **(failure.fields(found) if found else {}))
-        if found:
-            failure.write(job.paths.folder, _start(job), found)
+            error = first_failure.event_fields(failure) if failure else {}
+            job_events.append(Path(self.run), event, job.job_id, code=code, **error)
+        if failure:
+            first_failure.write(job.paths.folder, _start_id(job), failure)
         sys.stdout.flush()
         sys.stderr.flush()
-        if code:
-            os._exit(AGAIN_LOCALLY if local and code == CRASHED else code)  # no thread holds back the other ranks
+        if code:  # at once, as a thread that does not end would keep the other ranks waiting
+            os._exit(RESTART_LOCALLY if local and code == CRASHED else code)
 
-    def _train(self, job: JobEnvironment) -> tuple[int, failure.Failure | None]:
+    def _train(self, job: JobEnvironment) -> tuple[int, Failure | None]:
+        """Run the module's main(); return its exit code, and its failure if it failed."""
         sys.argv = [f"{self.module}.py", *self.argv]
         try:
-            os.environ.update(
-                address.environment(job.global_rank, job.num_tasks, job.local_rank, list(job.hostnames), _start(job))
-            )
+            ranks, nodes = (job.global_rank, job.num_tasks, job.local_rank), list(job.hostnames)
+            os.environ.update(rendezvous.environment(*ranks, nodes, _start_id(job)))
             return importlib.import_module(self.module).main() or 0, None
         except InputError as error:
-            found = _failure(job, error, CRASHED if isinstance(error, InUse) else BAD_INPUT)
+            failure = _failure(job, error, CRASHED if isinstance(error, InUse) else BAD_INPUT)
             print(f"error: {error}", file=sys.stderr)
-        except SystemExit as error:  # a module's own, which has said why
+        except SystemExit as error:  # of the module itself, which has printed why
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
             return code, _failure(job, error, code) if code not in (0, STOPPED) else None
         except BaseException as error:
-            found = _failure(job, error, CRASHED)
+            failure = _failure(job, error, CRASHED)
             traceback.print_exc()
-        return found.code, found
+        return failure.code, failure
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Told to stop before train.py listens itself, or in a module that never does: there is nothing to save."""
+    """End on SIGTERM before train.py handles it, or in a module that does not: there is nothing to save."""
     raise SystemExit(STOPPED)
 
 
-def _failure(job: JobEnvironment, error: BaseException, code: int) -> failure.Failure:
-    said = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1].removeprefix("pipeline.errors.")
+def _failure(job: JobEnvironment, error: BaseException, code: int) -> Failure:
+    line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1].removeprefix("pipeline.errors.")
     log = job.paths.stderr
-    return failure.Failure(_node(), str(job.global_rank), said, str(log), line_count(log) + 1, time.time(), code)
+    return Failure(_node(), str(job.global_rank), line, str(log), line_count(log) + 1, time.time(), code)
 
 
-def _start(job: JobEnvironment) -> str:
-    """One name for this start of the job: every rank knows it, no other start has it."""
+def _start_id(job: JobEnvironment) -> str:
+    """Return the name of this start of the job, which all of its ranks share and another start does not."""
     return f"{job.job_id}_{os.environ.get('SLURM_RESTART_COUNT', 0)}_{os.environ.get('ATTEMPT', 0)}"
 
 

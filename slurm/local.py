@@ -1,4 +1,4 @@
-"""The same jobs on this machine, without Slurm: submitit starts one process per GPU, and again after a crash."""
+"""Run jobs on this machine, without Slurm: submitit starts one process per GPU, and starts them again after a crash."""
 
 import contextlib
 import fcntl
@@ -12,37 +12,39 @@ from pathlib import Path
 
 import submitit
 
+from models.records.run_folder import LOCK
 from pipeline.errors import InputError
-from slurm import show
+from slurm.commands import print_state
 from slurm.job import Job
 from slurm.request import Request
 from slurm.snapshot import Snapshot
-from slurm.state import LOCK, status
+from slurm.state import status
 
 POLL_S = 0.2
 
 
 def start(jobs: Sequence[Job], request: Request, logs: Path, code: Snapshot, sweep: bool) -> Iterator[tuple[Job, str]]:
-    """Start the jobs in the background, at most `parallel` (1 when absent) at a time; yields each and its process id.
+    """Start the jobs in the background, at most `parallel` (1 when absent) at a time; yield each and its process id.
 
-    Of a sweep, leaves out whose turn was cancelled, says how each ends, and returns when all have.
+    The members of a sweep that were cancelled while they waited are left out. For a sweep the state of each is printed
+    when it ends, and the iteration ends when all have.
     """
     own = {"PYTHONPATH": f"{code.folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "PYTHONSAFEPATH": "1"}
     os.environ.update(own | {"SHOTCRETE_COMMIT": code.commit})
     executor = submitit.LocalExecutor(folder=logs)
     running: dict[int, tuple[Path, submitit.Job]] = {}
-    wide, there = request.parallel or 1, _gpus(request.gpus)
+    wide, gpus = request.parallel or 1, _gpus(request.gpus)
     for job in jobs:
         while len(running) >= wide:
-            running = _left(running)
+            running = _still_running(running)
         if sweep and status(Path(job.run)).state == "cancelled":
-            show.say(Path(job.run))
+            print_state(Path(job.run))
             continue
         place = min({*range(wide)} - {*running})
         executor.update_parameters(
             tasks_per_node=request.tasks_per_node,
             gpus_per_node=request.gpus,
-            visible_gpus=[there[(place * request.gpus + each) % len(there)] for each in range(request.gpus)],
+            visible_gpus=[gpus[(place * request.gpus + each) % len(gpus)] for each in range(request.gpus)],
             timeout_min=request.hours * 60,
             signal_delay_s=request.signal_delay,
         )
@@ -51,14 +53,14 @@ def start(jobs: Sequence[Job], request: Request, logs: Path, code: Snapshot, swe
             running[place] = Path(job.run), executor.submit(job)
         yield job, running[place][1].job_id
     while running and sweep:
-        running = _left(running)
+        running = _still_running(running)
 
 
 @contextlib.contextmanager
-def turns(root: Path) -> Iterator[None]:
-    """Inside, this process is the one that gives the members of a sweep their turns: they are queued while it lives.
+def sweep_lock(root: Path) -> Iterator[None]:
+    """Hold the lock of a sweep's folder, so that this process alone starts its members, which are queued meanwhile.
 
-    Raises InputError if another process is.
+    Raises InputError if another process holds it.
     """
     with open(root / LOCK, "w") as held:
         until = time.monotonic() + 1
@@ -66,7 +68,7 @@ def turns(root: Path) -> Iterator[None]:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError:  # for a moment also where `status` looks
+            except BlockingIOError:  # `status`, too, holds it for a moment
                 if time.monotonic() > until:
                     raise InputError(f"{root} is being run by another process; cancel it first, or wait") from None
                 time.sleep(0.02)
@@ -74,24 +76,24 @@ def turns(root: Path) -> Iterator[None]:
 
 
 def text(jobs: Sequence[Job], request: Request, logs: Path, code: Snapshot) -> str:
-    """What `start` would do: how much at a time, and each command."""
+    """Describe what `start` would do: how many jobs at a time, and each command."""
     each = f"--tasks {request.tasks_per_node} --gpus {request.gpus} --hours {request.hours:g}"
     head = f"on this machine, {request.parallel or 1} at a time, each with {each}; code: {code.folder}, logs: {logs}"
     programs = [["train.py"] if job.module == "train" else ["-m", job.module.removesuffix(".__main__")] for job in jobs]
     return "\n".join([head, *(shlex.join(["python", *p, *job.argv]) for p, job in zip(programs, jobs, strict=True))])
 
 
-def _left(running: dict[int, tuple[Path, submitit.Job]]) -> dict[int, tuple[Path, submitit.Job]]:
-    """Those that still run, a moment later; of the others it is said how they ended."""
+def _still_running(running: dict[int, tuple[Path, submitit.Job]]) -> dict[int, tuple[Path, submitit.Job]]:
+    """Return those that still run after POLL_S; print the state of the others."""
     time.sleep(POLL_S)
     ended = [place for place, (_, job) in running.items() if job.done()]
     for place in ended:
-        show.say(running[place][0])
+        print_state(running[place][0])
     return {place: each for place, each in running.items() if place not in ended}
 
 
 def _gpus(each: int) -> Sequence[int]:
-    """The GPUs that jobs take in turn: those named in CUDA_VISIBLE_DEVICES, else all; at least what each asks for."""
+    """Return the GPUs that jobs take in turn: those in CUDA_VISIBLE_DEVICES, else all; at least what each asks for."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     found = [int(name) for name in named if name.isdigit()] or range(len([*Path("/dev").glob("nvidia[0-9]*")]))
     return found if len(found) >= each else range(each)
@@ -99,12 +101,13 @@ def _gpus(each: int) -> Sequence[int]:
 
 @contextlib.contextmanager
 def _in_background(log: Path) -> Iterator[None]:
-    """What starts inside survives the end of the terminal, and holds no pipe of this process open.
+    """Let processes that start inside survive the end of the terminal, with their output in `log` instead of a pipe.
 
-    Of Ctrl-C, which reaches all, train.py hears and saves; submitit's controller must not, or it would kill it.
+    Ctrl-C reaches all of them: train.py handles it and saves; submitit's controller ignores it, or it would kill
+    train.py.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     with open(log, "ab") as file:
@@ -117,4 +120,4 @@ def _in_background(log: Path) -> Iterator[None]:
             for number, held in before.items():
                 os.dup2(held, number)
                 os.close(held)
-            signal.signal(signal.SIGINT, heard)
+            signal.signal(signal.SIGINT, handler)

@@ -1,40 +1,42 @@
-"""What is asked of the cluster: typed flags, and the words that sbatch knows for them."""
+"""Request of a job: typed flags for the cluster, and their names in submitit and sbatch."""
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, final
 
 from tyro.conf import UseAppendAction
 
 from pipeline.errors import InputError
+from pipeline.flags import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, check_bounds
 
 Repeated = Annotated[tuple[str, ...], UseAppendAction]
-HERE = "gpus", "tasks", "hours", "folder", "signal_delay", "parallel", "cluster", "code", "dry_run"
-"""What --cluster local does, too; the rest is Slurm's."""
+LOCAL_FLAGS = "gpus", "tasks", "hours", "folder", "signal_delay", "parallel", "cluster", "code", "dry_run"
+"""Flags that --cluster local supports, too; the others are Slurm's."""
 
 
+@final
 @dataclass(frozen=True)
 class Request:
-    """Nodes, time and how to behave when things go wrong."""
+    """Nodes, time, and what to do after a crash, a preemption or the end."""
 
-    nodes: int = 1
-    gpus: int = 1
+    nodes: Annotated[int, AT_LEAST_1] = 1
+    gpus: Annotated[int, NOT_NEGATIVE] = 1
     """Per node; one process each. 0 on a cluster without GPUs."""
-    tasks: int | None = None
+    tasks: Annotated[int | None, AT_LEAST_1] = None
     """Processes per node where gpus is 0."""
-    cpus: int | None = None
+    cpus: Annotated[int | None, AT_LEAST_1] = None
     """Per process, for decoding; the partition's default when absent."""
     mem: str | None = None
     """Per node, as sbatch writes it: 200G."""
-    hours: float = 24
-    """Of one stretch: a run that needs longer is requeued, and carries on, as often as it takes. With --cluster local
-    it saves and stops there; the same command carries on."""
+    hours: Annotated[float, POSITIVE] = 24
+    """Time limit of one start: a run that needs longer saves, is requeued and resumes, as often as it takes. With
+    --cluster local it saves and stops; the same command resumes it."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
     exclude: str | None = None
-    """Nodes to keep away from."""
+    """Nodes to avoid."""
     after: Repeated = ()
     """Run folder or job id that has to end well first; repeat the flag for more."""
     setup: Repeated = ()
@@ -48,74 +50,68 @@ class Request:
     notify: str | None = None
     """Shell command when it is over; reads $RUN and $EVENT: done, failed or cancelled."""
     signal_delay: int = 120
-    """Seconds before the time limit at which the run is told to save: more than its longest step and a save."""
-    tries: int = 3
+    """Seconds before the time limit at which the run gets the signal to save: more than its longest step and a save."""
+    tries: Annotated[int, NOT_NEGATIVE] = 3
     """Starts after a crash that led to no new checkpoint, before the job gives up."""
-    pause: float = 5
+    pause: Annotated[float, NOT_NEGATIVE] = 5
     """Seconds before starting again after a crash; doubles with each such try, to a minute at most."""
-    parallel: int | None = None
-    """Members of a sweep that run at the same time; all that there is room for when absent, locally one."""
+    parallel: Annotated[int | None, AT_LEAST_1] = None
+    """Members of a sweep that run at the same time; when absent as many as Slurm starts, locally one."""
     cluster: Literal["slurm", "local"] = "slurm"
-    """local: the same on this machine, without Slurm; six starts in all if it crashes. Refuses Slurm's own flags."""
+    """local: on this machine, without Slurm; six starts in all if it crashes. Slurm's own flags are refused."""
     code: Literal["snapshot", "live"] = "snapshot"
-    """snapshot: the job runs the code as it is now, whatever is edited later; live: as it lies there when it starts."""
+    """snapshot: the job runs a copy of the code as it is now; live: the checkout as it is when the job starts."""
     dry_run: bool = False
     """Print what would be handed to sbatch, or run here, and submit nothing."""
 
     @property
     def tasks_per_node(self) -> int:
-        """One process per GPU; without GPUs, as many as asked for."""
+        """Return the processes of a node: one per GPU; without GPUs, --tasks."""
         return self.gpus or self.tasks or 1
 
     @property
     def ranks(self) -> int:
-        """Processes in all."""
+        """Return the number of processes on all nodes."""
         return self.nodes * self.tasks_per_node
 
 
 def check(request: Request) -> None:
-    """Raise InputError for the first wish that no cluster can grant."""
-    for name in ("nodes", "cpus", "tasks", "parallel"):
-        value = getattr(request, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} is {value}, expected at least 1")
-    if request.gpus < 0:
-        raise InputError(f"--gpus is {request.gpus}, expected 0 or more")
+    """Raise InputError for the first flag that is wrong, alone or together with others."""
+    check_bounds(request, "--")
     if request.gpus and request.tasks not in (None, request.gpus):
         raise InputError(f"--tasks is {request.tasks} beside --gpus {request.gpus}; one process per GPU: drop --tasks")
-    if request.hours <= 0:
-        raise InputError(f"--hours is {request.hours:g}, expected above 0")
     if not 0 < request.signal_delay < request.hours * 3600:
         raise InputError(f"--signal-delay is {request.signal_delay} s, expected within --hours {request.hours:g}")
-    if request.tries < 0 or request.pause < 0:
-        raise InputError(f"--tries is {request.tries} and --pause {request.pause:g}, expected 0 or more")
     for option in request.sbatch:
         if "=" not in option:
             raise InputError(f"--sbatch {option} has no '='; write it as key=value, without dashes")
     for field in fields(request) if request.cluster == "local" else ():
-        if field.name not in HERE and getattr(request, field.name) != field.default:
+        if field.name not in LOCAL_FLAGS and getattr(request, field.name) != field.default:
             flag = field.name.replace("_", "-")
             raise InputError(f"--{flag} is Slurm's, and would do nothing with --cluster local; drop it")
 
 
-def slurms_own(request: Request) -> tuple[Request, dict[str, object]]:
-    """A request without what --cluster local refuses, and that: field -> value."""
-    own = {f.name: f.default for f in fields(request) if f.name not in HERE and getattr(request, f.name) != f.default}
+def without_slurm_flags(request: Request) -> tuple[Request, dict[str, object]]:
+    """Return a request without the flags that --cluster local refuses, and those by name."""
+    own = {field.name: field.default for field in fields(request) if field.name not in LOCAL_FLAGS}
+    own = {name: default for name, default in own.items() if getattr(request, name) != default}
     return replace(request, **own), {name: getattr(request, name) for name in own}
 
 
-def parameters(request: Request, name: str, dependency: str | None, setup: list[str], teardown: list[str]) -> dict:
-    """Keyword arguments of submitit.SlurmExecutor.update_parameters.
+def executor_parameters(
+    request: Request, name: str, dependency: str | None, setup: list[str], teardown: list[str]
+) -> dict:
+    """Return the keyword arguments of submitit.SlurmExecutor.update_parameters.
 
-    Always on: requeueing; logs that grow over restarts (submitit's own default); a job that waits for one that failed
-    is cancelled instead of waiting for ever; a step ends as a whole when one rank fails.
+    Set in each job: requeueing; logs that grow over restarts (submitit's default); a job that waits for one that failed
+    is cancelled; srun ends all ranks when one fails.
     """
     srun = ["--kill-on-bad-exit=1", *request.srun_args]
     if request.cpus:
         srun.insert(1, f"--cpus-per-task={request.cpus}")  # since 22.05 srun does not take it from sbatch
     extra = {"requeue": True, "kill-on-invalid-dep": "yes", "mem": request.mem}
     extra |= dict(option.split("=", 1) for option in request.sbatch)
-    asked = {
+    found = {
         "job_name": name,
         "partition": request.partition,
         "time": math.ceil(request.hours * 60),
@@ -135,4 +131,4 @@ def parameters(request: Request, name: str, dependency: str | None, setup: list[
         "teardown": teardown,
         "additional_parameters": {key: value for key, value in extra.items() if value is not None},
     }
-    return {key: value for key, value in asked.items() if value is not None}
+    return {key: value for key, value in found.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The code of a job, frozen at submission: edits while it waits in the queue change nothing."""
+"""Snapshot the code of a job at submission, so that edits while it waits in the queue do not change it."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 from pipeline.errors import InputError
 
@@ -15,9 +16,10 @@ FACTS = "snapshot.json"
 UNTRACKED_MB = 50
 
 
+@final
 @dataclass(frozen=True)
 class Snapshot:
-    """Where the code lies, and what it is: HEAD, with "+tree" if the working tree differed from it."""
+    """Folder of the code, and its commit: HEAD, with "+tree" if the working tree differed from it."""
 
     folder: Path
     commit: str
@@ -27,7 +29,7 @@ def take(root: Path, store: Path, without: tuple[Path, ...] = ()) -> Snapshot:
     """Copy the working tree (tracked and untracked files, without ignored ones) into `store`/<hash of its content>.
 
     The same content gives the same folder, so the jobs of a sweep share one. Index, branch and stash stay as they are:
-    git writes the tree from an index of its own. `store` and `without` (the run's own folder) are left out.
+    git writes the tree from a temporary index. `store` and `without` (the run's own folder) are left out.
 
     Raises InputError if `root` is no git checkout, git refuses, or untracked files are so large that they are data.
     """
@@ -43,9 +45,9 @@ def take(root: Path, store: Path, without: tuple[Path, ...] = ()) -> Snapshot:
             _git(root, "add", "-A", "--", *chosen, environment=own)
             tree = _git(root, "write-tree", environment=own)
     except (OSError, subprocess.CalledProcessError) as error:
-        said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1:]
+        reason = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1:]
         raise InputError(
-            f"cannot snapshot {root}: {' '.join(said)}; submit from a git checkout, or run the code as it lies there "
+            f"cannot snapshot {root}: {' '.join(reason)}; submit from a git checkout, or run the code as it lies there "
             "with --code live"
         ) from error
     commit = _commit(root, tree)
@@ -56,7 +58,7 @@ def take(root: Path, store: Path, without: tuple[Path, ...] = ()) -> Snapshot:
 
 
 def live(root: Path) -> Snapshot:
-    """The checkout itself, where there is no git or the user asks for it."""
+    """Return the checkout itself as the code of a job, for --code live."""
     return Snapshot(root, "")
 
 
@@ -73,14 +75,14 @@ def _unpack(root: Path, tree: str, target: Path, commit: str) -> None:
         partial.chmod(0o755)
         os.rename(partial, target)
     except OSError:
-        if not target.exists():  # else another submission was faster, with the same content
+        if not target.exists():  # else another submission has made the same folder meanwhile
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _ignored(root: Path, path: Path) -> bool:
-    """git add refuses to leave out by name what it leaves out anyway."""
+    """Say whether git ignores a path: `git add` refuses to exclude such a path by name."""
     return (
         subprocess.run(["git", "-C", str(root), "check-ignore", "-q", str(path)], capture_output=True).returncode == 0
     )

@@ -1,4 +1,7 @@
-"""What became of a run: from its own events, from squeue and sacct, or from what is left when neither knows."""
+"""Determine the state of a run: from its own events, from squeue and sacct, and from its lock.
+
+status(Path("runs/mae-digits")).state  # "running"
+"""
 
 import contextlib
 import fcntl
@@ -8,55 +11,62 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import final
 
+from models.records.run_folder import LOCK, RECIPE
 from pipeline.errors import InputError, Unavailable
-from slurm import events
-from slurm.results import RECIPE
+from slurm import job_events
 
-RECORD, LOCK = "job.json", "lock"
+RECORD = "job.json"
 QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED"}
 
 
+@final
 @dataclass(frozen=True)
-class Live:
-    """A job as Slurm sees it; `reason` says why it waits."""
+class QueueEntry:
+    """A job in Slurm's queue or history; `reason` is why it waits."""
 
     state: str
     nodes: str = ""
     reason: str = ""
 
 
+@final
 @dataclass(frozen=True)
 class Status:
-    """state: queued, running, done, failed, cancelled, stopped (locally, on request), or gone: nobody knows of it.
+    """State of a run, and the events that it is from.
 
-    job is "" for a run of plain train.py. "not started": its folder was made, or its sweep ended before its turn.
+    state  queued, running, done, failed, cancelled, stopped (locally, on request), gone (it neither ended nor runs), or
+           not started (its folder was made, or its sweep ended before its turn)
+    job    id of the job; "" for a run of plain train.py
     """
 
     run: Path
     job: str
     state: str
-    live: Live | None
+    entry: QueueEntry | None
     events: list[dict] = field(default_factory=list)
 
     @property
     def over(self) -> bool:
+        """Say whether the run neither runs nor waits."""
         return self.state not in ("queued", "running")
 
     @property
     def restarts(self) -> int:
+        """Count the starts after the first."""
         return max(0, sum(row["event"] == "started" for row in self.events) - 1)
 
     @property
     def error(self) -> dict | None:
-        """The latest event with something to say about what broke."""
-        broken = [row for row in self.events if row["event"] in events.BROKEN]
+        """Return the latest event of a crash or failure; None where there is none."""
+        broken = [row for row in self.events if row["event"] in job_events.BROKEN]
         return broken[-1] if broken else None
 
 
-def record(run: Path) -> dict:
-    """What was submitted. Raises InputError if nothing was."""
+def read_record(run: Path) -> dict:
+    """Read what was submitted: target, request, job id, logs. Raises InputError if nothing was."""
     path = run / RECORD
     try:
         return json.loads(path.read_text())
@@ -66,27 +76,30 @@ def record(run: Path) -> dict:
 
 
 def members(run: Path) -> list[Path]:
-    """The runs of a sweep; a run is its own. Raises InputError where there is none."""
-    by_hand = (run / RECIPE).exists() and not (run / RECORD).exists()
-    return [run] if by_hand else [Path(member) for member in record(run).get("members", [run])]
+    """Return the runs of a sweep; for a run, itself. Raises InputError where there is neither."""
+    without_job = (run / RECIPE).exists() and not (run / RECORD).exists()
+    return [run] if without_job else [Path(member) for member in read_record(run).get("members", [run])]
 
 
-def status(run: Path, live: dict[str, Live] | None = None) -> Status:
-    """The state of a run; `live` is what `ask` said, asked here when absent."""
+def status(run: Path, queue: dict[str, QueueEntry] | None = None) -> Status:
+    """Determine the state of a run.
+
+    queue  the result of `query_slurm`, which is called here when absent
+    """
     if not (run / RECORD).exists():
-        return by_hand(run)
-    facts, every = record(run), events.read(run)
-    job, rows = facts["job"], events.of_job(every, facts["job"])
+        return status_without_job(run)
+    facts, every = read_record(run), job_events.read(run)
+    job, rows = facts["job"], job_events.of_job(every, facts["job"])
     if facts["cluster"] == "local":
-        live = {job: here(Path(facts["root"]), job)}
-    seen = (ask() if live is None else live).get(job)
-    found = Status(run, job, judge(rows, seen, facts["cluster"]), seen, rows)
-    return by_hand(run) if found.over and _by_hand_since(every, job) else found
+        queue = {job: local_entry(Path(facts["root"]), job)}
+    entry = (query_slurm() if queue is None else queue).get(job)
+    found = Status(run, job, state_of(rows, entry, facts["cluster"]), entry, rows)
+    return status_without_job(run) if found.over and _started_without_job_since(every, job) else found
 
 
-def by_hand(run: Path) -> Status:
-    """The state of a run without a job, from its lock and from what its ranks noted since the latest start."""
-    rows = [row for row in events.read(run) if "rank" in row]
+def status_without_job(run: Path) -> Status:
+    """Determine the state of a run of plain train.py, from its lock and its ranks' events since the latest start."""
+    rows = [row for row in job_events.read(run) if "rank" in row]
     begun = [index for index, row in enumerate(rows) if row["event"] in ("started", "resumed")]
     rows = rows[begun[-1] if begun else 0 :]
     last = rows[-1]["event"] if rows else "not started"
@@ -94,46 +107,46 @@ def by_hand(run: Path) -> Status:
     return Status(run, "", "running" if _locked(run) else last if known else "gone", None, rows)
 
 
-def judge(rows: list[dict], seen: Live | None, cluster: str = "slurm") -> str:
-    """A run's state in one word. The batch script's last word counts; Slurm's, where it did not come to one."""
+def state_of(rows: list[dict], entry: QueueEntry | None, cluster: str = "slurm") -> str:
+    """Determine the state of a job from its events, or, where the batch script recorded no end, from Slurm."""
     last = rows[-1]["event"] if rows else ""
-    if cluster == "local" and seen is not None and seen.state in RUNNING:
+    if cluster == "local" and entry is not None and entry.state in RUNNING:
         return "running"  # its first rank may be done before the others
-    if last in events.OVER:
+    if last in job_events.OVER:
         return last
-    if seen is not None:
-        if seen.state in RUNNING:
+    if entry is not None:
+        if entry.state in RUNNING:
             return "running"
-        if seen.state in QUEUED:
+        if entry.state in QUEUED:
             return "queued"
         ended = {"COMPLETED": "done", "CANCELLED": "cancelled"}
-        return ended.get(seen.state.split()[0], "failed")
+        return ended.get(entry.state.split()[0], "failed")
     if cluster == "local":
-        asked = any(row["event"] == "cancelled" for row in rows)
+        cancelled = any(row["event"] == "cancelled" for row in rows)
         known = {"preempted": "stopped", "crashed": "failed", "queued": "not started"}
-        return "cancelled" if asked else known.get(last, "gone")
+        return "cancelled" if cancelled else known.get(last, "gone")
     return "gone"
 
 
 def statuses(runs: Sequence[Path]) -> list[Status]:
-    """The state of each run; Slurm is asked once for all, if one was submitted to it."""
-    slurm = any(record(run)["cluster"] == "slurm" for run in runs if (run / RECORD).exists())
-    live = ask() if slurm else {}
-    return [status(run, live) for run in runs]
+    """Determine the state of each run, with one query to Slurm for all if any was submitted to it."""
+    slurm = any(read_record(run)["cluster"] == "slurm" for run in runs if (run / RECORD).exists())
+    queue = query_slurm() if slurm else {}
+    return [status(run, queue) for run in runs]
 
 
-def busy(run: Path) -> str | None:
-    """The id of the job that a run has in the queue or on nodes."""
-    if not (run / RECORD).exists() or "members" in record(run):
+def active_job(run: Path) -> str | None:
+    """Return the id of a run's job that waits or runs; None where there is none."""
+    if not (run / RECORD).exists() or "members" in read_record(run):
         return None
     found = status(run)
     return None if found.over else found.job
 
 
-def ask() -> dict[str, Live]:
-    """This user's jobs by id, array members as 12_3: squeue over sacct, which works only where accounting is on.
+def query_slurm() -> dict[str, QueueEntry]:
+    """Return this user's jobs by id, array members as 12_3, from squeue, and from sacct where accounting is on.
 
-    Raises Unavailable if squeue is there and fails: a controller that restarts has not lost its jobs.
+    Raises Unavailable if squeue exists and fails: the jobs of a controller that restarts still run.
     """
     user, found = getpass.getuser(), {}
     history = ["sacct", "-X", "-n", "-P", "-u", user, "-S", "now-30days", "-o", "JobID,State,NodeList"]
@@ -141,7 +154,7 @@ def ask() -> dict[str, Live]:
     for command in (history, queue):
         for line in _lines(command, needed=command is queue):
             job, state, *more = line.split("|")
-            found[job] = Live(state, *more)
+            found[job] = QueueEntry(state, *more)
     return found
 
 
@@ -159,7 +172,7 @@ def _lines(command: list[str], needed: bool = False) -> list[str]:
 
 
 def _locked(run: Path) -> bool:
-    """Whether a process holds the run folder (models.records.run_folder), here or where the file system knows of it."""
+    """Say whether a process of this node, or of another one on the same file system, holds a folder's lock."""
     with contextlib.suppress(FileNotFoundError, PermissionError), open(run / LOCK) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -168,22 +181,22 @@ def _locked(run: Path) -> bool:
     return False
 
 
-def _by_hand_since(rows: list[dict], job: str) -> bool:
-    """Whether ranks have started since the last word of a job, which says before them that it starts."""
+def _started_without_job_since(rows: list[dict], job: str) -> bool:
+    """Say whether ranks have started after the end of a job, so that the run goes on without it."""
     last = max((index for index, row in enumerate(rows) if row.get("job") == job), default=len(rows))
     since = [row for row in rows[last + 1 :] if "rank" in row and row["event"] in ("started", "resumed")]
     return bool(since) and rows[last]["event"] != "started"
 
 
-def here(root: Path, job: str) -> Live | None:
-    """A job of this machine: a process id, or such as 4711_2, the turn that a sweep's process will give it."""
+def local_entry(root: Path, job: str) -> QueueEntry | None:
+    """Look up a job of this machine: a process id, or for a member of a sweep that waits its place, such as 4711_2."""
     if "_" in job:
-        return Live("PENDING") if _locked(root) else None
-    return Live("RUNNING") if _controller(job) else None
+        return QueueEntry("PENDING") if _locked(root) else None
+    return QueueEntry("RUNNING") if _controller(job) else None
 
 
 def _controller(pid: str) -> bool:
-    """Whether a process is (still) the one that submitit started for a local job."""
+    """Say whether a process is (still) the one that submitit started for a local job."""
     with contextlib.suppress(OSError):
         return b"submitit.local" in Path(f"/proc/{pid}/cmdline").read_bytes()
     return False

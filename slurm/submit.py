@@ -1,111 +1,127 @@
-"""Train on a cluster, or as if there were one.
+"""Submit training to a Slurm cluster, or run it on this machine in the same way.
 
     python -m slurm.submit RECIPE --nodes 8 --gpus 8 --hours 24 [-- OVERRIDES OF train.py]
     python -m slurm.submit SWEEP --parallel 8 ...           a sweep: one array, then a table
-    python -m slurm.submit RECIPE --after runs/mae ...      once that run has ended well
+    python -m slurm.submit RECIPE --after runs/mae ...      once that run is done
     python -m slurm.submit MODULE ...                       another module's main(), such as models.evaluate
     python -m slurm.submit status [RUN ...]   logs RUN [-f] [--rank R]   cancel RUN ...   wait RUN ...   resubmit RUN
     python -m slurm.submit RECIPE --help                    every flag
 
-The same command again carries on with the run. --dry-run prints what would be done; --cluster local needs no Slurm.
+The same command again carries on. --dry-run prints what would be submitted; --cluster local needs no Slurm.
 """
 
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import flags as typed
 from pipeline.errors import InputError, command
 
+if TYPE_CHECKING:
+    from slurm.launch import Plan
+    from slurm.request import Request
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """One verb, or a recipe to submit; -> exit code."""
+    """Run a verb, or submit a recipe, a sweep or a module; return the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
     if not given or given[0] in ("-h", "--help"):
         print(__doc__)
         return 0
-    from slurm import show
+    from slurm import commands
 
-    verbs = {"status": show.status, "logs": show.logs, "cancel": show.cancel, "wait": show.wait, "resubmit": resubmit}
+    verbs = {
+        "status": commands.status, "logs": commands.logs, "cancel": commands.cancel, "wait": commands.wait,
+        "resubmit": resubmit,
+    }  # fmt: skip
     if given[0] in verbs:
         return verbs[given[0]](given[1:])
     return submit(given[0], given[1:])
 
 
 def submit(target: str, argv: Sequence[str]) -> int:
-    """Submit a recipe, a sweep or a module."""
+    """Submit a recipe, a sweep or a module; return the exit code."""
     from slurm import launch
 
     flags, overrides = split(argv)
     request = parse(flags, target)
-    return told(launch.plan(target, overrides, request.folder, request.ranks), request)
+    return submit_plan(launch.plan(target, overrides, request.folder, request.ranks), request)
 
 
 def resubmit(argv: Sequence[str]) -> int:
-    """Submit a run again as it was submitted, with the code as it is now; flags change the request."""
+    """Submit a run again with its recorded request, which flags change, and the code as it is now."""
     from slurm import launch
-    from slurm.request import slurms_own
-    from slurm.state import record
+    from slurm.request import without_slurm_flags
+    from slurm.state import read_record
 
     if not argv or argv[0].startswith("-"):
         raise InputError("resubmit wants a run folder first, as in `python -m slurm.submit resubmit runs/mae`")
-    facts = record(Path(argv[0]))
+    facts = read_record(Path(argv[0]))
     if "members" not in facts and facts["root"] != str(Path(argv[0]).resolve()):
         raise InputError(f"{argv[0]} is a member of a sweep; resubmit {facts['root']}: what is done is not done again")
     flags, overrides = split(argv[1:])
-    before, target, left_out = earlier(facts["request"] | facts.get("left_out", {})), f"resubmit {argv[0]}", {}
+    before, target, left_out = earlier_request(facts["request"] | facts.get("left_out", {})), f"resubmit {argv[0]}", {}
     if parse(flags, target, before).cluster == "local":
-        before, left_out = slurms_own(before)
+        before, left_out = without_slurm_flags(before)
     request = parse(flags, target, before)
     if left_out:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in left_out)
         print(f"without {names}: Slurm's own, and kept for a later `resubmit --cluster slurm`")
     overrides = [*facts["overrides"], *overrides]
-    return told(launch.plan(facts["target"], overrides, request.folder, request.ranks), request, left_out)
+    return submit_plan(launch.plan(facts["target"], overrides, request.folder, request.ranks), request, left_out)
 
 
-def told(plan, request, left_out: dict[str, object] | None = None) -> int:
-    """Submit and say what was submitted; of a sweep that is over, or has run here, show the table, too."""
-    from slurm import launch, show
+def submit_plan(plan: "Plan", request: "Request", left_out: dict[str, object] | None = None) -> int:
+    """Submit a plan and print what was submitted; for a sweep that is over, or has run here, print its table, too.
 
-    left, here = plan.unfinished(), request.cluster == "local"
+    left_out  Slurm's flags of an earlier request, which this machine does not support
+
+    Returns the exit code.
+    """
+    from slurm import commands, launch
+
+    left, local = plan.unfinished(), request.cluster == "local"
     for job in [job for job in plan.jobs if job not in left.jobs]:
-        show.say(Path(job.run))
-    if plan.members and left.jobs and here and not request.dry_run:
+        commands.print_state(Path(job.run))
+    if plan.members and left.jobs and local and not request.dry_run:
         wide = f"{len(left.jobs)} of {len(plan.members)} runs, {request.parallel or 1} at a time (--parallel)"
         print(f"{wide}; Ctrl-C lets those that run save and stop, the same command carries on", flush=True)
     ids = launch.submit(left, request, left_out) if left.jobs else []
-    for job, number in zip(left.jobs, () if here else ids, strict=False):
-        show.say(Path(job.run), f"submitted  job {number}")
-    if plan.members and not request.dry_run and (here or not left.jobs):
-        return show.concluded([str(plan.root)])
+    for job, number in zip(left.jobs, () if local else ids, strict=False):
+        commands.print_state(Path(job.run), f"submitted  job {number}")
+    if plan.members and not request.dry_run and (local or not left.jobs):
+        return commands.print_tables([str(plan.root)])
     if ids:
-        root = show.short(plan.root)
-        print(f"`python -m slurm.submit wait {root}` returns when it is over; status, logs and cancel look after it")
+        root = commands.short(plan.root)
+        print(f"`python -m slurm.submit wait {root}` returns when it is over; there are also status, logs and cancel")
     return 0
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Flags of the job, and those of train.py: what stands after `--`."""
+    """Split a command line at `--` into the flags of the job and those of train.py."""
     flags = list(argv)
     return (flags[: flags.index("--")], flags[flags.index("--") + 1 :]) if "--" in flags else (flags, [])
 
 
-def parse(flags: Sequence[str], target: str, default=None):
-    """Typed flags of the job. Raises InputError for a flag that is unknown or belongs behind `--`, or a wrong value."""
+def parse(flags: Sequence[str], target: str, default: "Request | None" = None) -> "Request":
+    """Parse the flags of the job. Raises InputError for an unknown flag, a wrong value, or a flag of train.py.
+
+    default  the request that the flags change
+    """
     from models.config.catalogue import description
     from slurm.request import Request
 
     for flag in flags:
         if flag.startswith("--") and "." in flag.partition("=")[0]:
             raise InputError(f"{flag} is a flag of train.py; put those behind `--`")
-    prog, said = f"python -m slurm.submit {target}", description(target)
-    return typed.parse(Request, default=default or Request(), args=list(flags), prog=prog, description=said)
+    prog, about = f"python -m slurm.submit {target}", description(target)
+    return typed.parse(Request, default=default or Request(), args=list(flags), prog=prog, description=about)
 
 
-def earlier(found: dict):
-    """The request of an earlier submission, from JSON. What it waited for has been, so that is dropped."""
+def earlier_request(found: dict) -> "Request":
+    """Restore the request of an earlier submission from JSON, without --after, which that submission has waited for."""
     from slurm.request import Request
 
     known = {field.name for field in fields(Request)}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm import events, results, state, submit
+from slurm import job_events, results, state, submit
 from tests.conftest import DECODER, TINY
 
 STEPS, SAVE_STEPS, LOG_STEPS = 160, 16, 4
@@ -24,11 +24,11 @@ class Job:
 
     @property
     def id(self) -> str:
-        return state.record(self.run)["job"]
+        return state.read_record(self.run)["job"]
 
     @property
     def events(self) -> list[str]:
-        return [row["event"] for row in events.of_job(events.read(self.run), self.id)]
+        return [row["event"] for row in job_events.of_job(job_events.read(self.run), self.id)]
 
     def at(self, step: int) -> "Job":
         """Wait until it has logged a step."""
@@ -43,7 +43,7 @@ class Job:
         return self
 
     def said(self) -> str:
-        logs = sorted(Path(state.record(self.run)["logs"]).glob(f"{self.id}_*log.*"))
+        logs = sorted(Path(state.read_record(self.run)["logs"]).glob(f"{self.id}_*log.*"))
         return "\n".join(f"{path}:\n{path.read_text()[-2000:]}" for path in logs)
 
     def nodes(self) -> list[str]:
@@ -59,7 +59,7 @@ class Job:
         return (len(said) - len(set(said))) * LOG_STEPS
 
     def said_by_main(self) -> list[str]:
-        return Path(state.record(self.run)["logs"], f"{self.id}_0_log.out").read_text().splitlines()
+        return Path(state.read_record(self.run)["logs"], f"{self.id}_0_log.out").read_text().splitlines()
 
 
 def submitted(digits: Path, folder: Path, recipe: str, *flags: str) -> Job:

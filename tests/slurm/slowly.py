@@ -15,7 +15,10 @@ def main() -> int:
     import train
     from models.optim.update import FiniteGuard
 
-    stepped, first = FiniteGuard.step, os.environ["ATTEMPT"] == "0" and os.environ.get("SLURM_RESTART_COUNT", "0") == "0"
+    stepped, first = (
+        FiniteGuard.step,
+        os.environ["ATTEMPT"] == "0" and os.environ.get("SLURM_RESTART_COUNT", "0") == "0",
+    )
 
     def step(self: FiniteGuard, optimiser: object, loss: object, norm: object, ids: object, number: int) -> None:
         if first and number >= STEP:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from slurm import events, launch, state, submit
+from slurm import job_events, launch, state, submit
 
 pytestmark = pytest.mark.slurm
 TOY = "tests.slurm.toy"
@@ -29,7 +29,7 @@ def toy(cluster, tmp_path):
 
 
 def names(run: Path) -> list[str]:
-    return [row["event"] for row in events.of_job(events.read(run), state.record(run)["job"])]
+    return [row["event"] for row in job_events.of_job(job_events.read(run), state.read_record(run)["job"])]
 
 
 def until(holds, timeout_s: float = 60) -> None:
@@ -82,7 +82,7 @@ def test_edits_while_the_job_waits_change_nothing(toy, tmp_path, monkeypatch):
     again = toy("s", then=("--say", str(said)), code="snapshot")
     assert finished(again) == 0
     assert said.read_text().splitlines()[1].startswith("third edition")
-    code = [Path(state.record(each)["code"]) for each in (run, again)]
+    code = [Path(state.read_record(each)["code"]) for each in (run, again)]
     assert code[0] != code[1]
     assert code[0].parent == code[1].parent
     assert json.loads((code[0] / "snapshot.json").read_text())["commit"].endswith(f"+{code[0].name}")
@@ -93,7 +93,7 @@ def test_the_failing_ranks_own_exception_comes_first(toy, capsys):
     began = time.monotonic()
     assert finished(run) == 1
     assert time.monotonic() - began < 50  # the other rank sleeps for a minute
-    row = events.read(run)[-1]
+    row = job_events.read(run)[-1]
     assert (row["event"], row["node"], row["rank"]) == ("failed", "n2", "1")
     assert row["error"] == "ValueError: rank 1 divides by its own doubt"
     assert Path(row["log"]).read_text().splitlines()[row["line"] - 1].startswith("Traceback")
@@ -114,7 +114,7 @@ def test_a_crash_is_tried_again_in_place_until_tries_are_used_up(toy, tmp_path):
 def test_a_killed_rank_is_named(toy):
     run = toy("r", "--nodes", "2", "--tries", "0", then=("--kill", "1", "--sleep", "60"))
     assert finished(run) == 1
-    row = events.read(run)[-1]
+    row = job_events.read(run)[-1]
     assert (row["node"], row["rank"], row["error"]) == ("n2", "1", "Killed")
 
 
@@ -130,13 +130,13 @@ def test_a_cancelled_job_stays_cancelled_and_its_run_can_be_submitted_again(toy,
     until(said.exists)
     with pytest.raises(InputError, match=f"{run} has job"):
         toy("r", then=("--sleep", "60"))
-    job = state.record(run)["job"]
+    job = state.read_record(run)["job"]
     assert submit.main(["cancel", str(run)]) == 0
     assert finished(run) == 1
     assert state.status(run).state == "cancelled"
-    until(lambda: state.ask()[job].state == "CANCELLED")
+    until(lambda: state.query_slurm()[job].state == "CANCELLED")
     time.sleep(4)
-    assert state.ask()[job].state == "CANCELLED"
+    assert state.query_slurm()[job].state == "CANCELLED"
     assert toy("r", then=("--sleep", "0")) == run
     assert finished(run) == 0
 
@@ -146,8 +146,8 @@ def test_a_job_that_is_cancelled_while_it_waits_is_remembered_when_slurm_has_for
     capsys.readouterr()
     assert submit.main(["cancel", str(run)]) == 0
     assert capsys.readouterr().out == f"{run}  cancelled while it waited\n"
-    until(lambda: state.ask()[state.record(run)["job"]].state == "CANCELLED")
-    monkeypatch.setattr(state, "ask", dict)
+    until(lambda: state.query_slurm()[state.read_record(run)["job"]].state == "CANCELLED")
+    monkeypatch.setattr(state, "query_slurm", dict)
     assert state.status(run).state == "cancelled"
 
 
@@ -156,7 +156,7 @@ def test_a_chain_runs_in_order_and_ends_with_its_first_failure(toy, tmp_path):
     first = toy("first", "--sbatch", "begin=now+3600", then=("--say", str(said)))
     second = toy("second", "--after", str(first), then=("--code", "2"))
     third = toy("third", "--after", str(second), then=("--say", str(said)))
-    subprocess.run(["scontrol", "update", f"JobId={state.record(first)['job']}", "StartTime=now"], check=True)
+    subprocess.run(["scontrol", "update", f"JobId={state.read_record(first)['job']}", "StartTime=now"], check=True)
     assert finished(first) == 0
     assert finished(first, second, third) == 1
     assert [state.status(run).state for run in (first, second, third)] == ["done", "failed", "cancelled"]
@@ -172,8 +172,8 @@ def test_resubmit_repeats_what_was_asked_and_takes_changes(toy, capfd):
     assert finished(run) == 1
     assert submit.main(["resubmit", str(run), "--nodes", "1", "--", "--code", "0"]) == 0
     assert finished(run) == 0
-    assert state.record(run)["request"]["nodes"] == 1
-    assert state.record(run)["request"]["mem"] == "100M"
+    assert state.read_record(run)["request"]["nodes"] == 1
+    assert state.read_record(run)["request"]["mem"] == "100M"
     capfd.readouterr()
     assert submit.main(["logs", str(run)]) == 0
     assert "Starting with JobEnvironment" in capfd.readouterr().out

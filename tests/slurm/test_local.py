@@ -7,7 +7,7 @@ import pytest
 
 from slurm import state
 from slurm.request import Request
-from tests.slurm.here import TOY, names, toy, until
+from tests.slurm.local_toys import TOY, names, toy, until
 
 
 def test_two_tasks_of_a_snapshot(command, tmp_path):
@@ -40,7 +40,7 @@ def test_cancel_ends_it(heard, command, tmp_path):
     command(*toy(tmp_path / "r", "--say", str(tmp_path / "said"), "--sleep", "200", *heard))
     assert "has job" in command(*toy(tmp_path / "r"), code=2)
     until((tmp_path / "said").exists)
-    assert command("cancel", str(tmp_path / "r")) == f"{tmp_path}/r  is told to save and stop\n"
+    assert command("cancel", str(tmp_path / "r")) == f"{tmp_path}/r  saves and stops\n"
     assert f"{tmp_path}/r  cancelled" in command("wait", str(tmp_path / "r"), "--poll", "0.1", code=1)
     assert command("cancel", str(tmp_path / "r")) == f"{tmp_path}/r  is cancelled already\n"
 
@@ -65,4 +65,4 @@ def test_resubmitting_here_leaves_out_what_is_slurms_and_keeps_it_for_slurm(comm
 def test_without_sbatch_one_line_says_what_to_do(command, tmp_path):
     said = command(TOY, "--folder", str(tmp_path / "r"), "--code", "live", code=2)
     assert said == "error: no sbatch here: submit on a login node of the cluster, or use --cluster local\n"
-    assert not state.busy(tmp_path / "r")
+    assert not state.active_job(tmp_path / "r")

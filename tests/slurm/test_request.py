@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import InputError
 from slurm import launch, submit
-from slurm.request import Request, check, parameters
+from slurm.request import Request, check, executor_parameters
 
 TOY = "tests.slurm.toy"
 
@@ -67,7 +67,7 @@ def test_a_dry_run_shows_a_script_that_bash_can_read_and_writes_nothing(capsys, 
         ({"cluster": "local", "tries": 2}, "--tries is Slurm's"),
     ],
 )
-def test_what_no_cluster_can_grant_is_refused(flags, said):
+def test_flags_that_are_wrong_alone_or_together_are_refused(flags, said):
     with pytest.raises(InputError, match=said.replace("(", r"\(")):
         check(Request(**flags))
 
@@ -78,7 +78,7 @@ def test_a_package_is_run_as_python_would(target, tmp_path):
     assert job.module == "models.evaluate.__main__"  # which has a main()
 
 
-def test_what_a_machine_without_slurm_does_too_is_granted_there():
+def test_flags_that_need_no_slurm_are_accepted_with_cluster_local():
     own = {"gpus": 2, "hours": 3.0, "parallel": 4, "signal_delay": 60, "code": "live", "folder": "x", "dry_run": True}
     check(Request(cluster="local", **own))
     check(Request(cluster="local", gpus=0, tasks=2))
@@ -86,7 +86,7 @@ def test_what_a_machine_without_slurm_does_too_is_granted_there():
 
 def test_without_gpus_there_are_as_many_processes_as_asked_for():
     check(Request(gpus=0, tasks=4))
-    words = parameters(Request(gpus=0, tasks=4), "x", None, [], [])
+    words = executor_parameters(Request(gpus=0, tasks=4), "x", None, [], [])
     assert words["ntasks_per_node"] == 4
     assert "gpus_per_node" not in words
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm import events, results, state, submit
+from slurm import job_events, results, state, submit
 from tests import local_slurm
 from tests.conftest import rows, same, weights
 from tests.slurm import hanging, slowly
@@ -104,7 +104,7 @@ def test_one_rank_is_killed(train, ends_equal):
     job = train().at(HALFWAY)
     os.kill(rank(job, "1"), signal.SIGKILL)
     ends_equal(job, "kill -9 of one rank", ["submitted", "started", "crashed", "started", "done"])
-    row = next(row for row in events.read(job.run) if row["event"] == "crashed")
+    row = next(row for row in job_events.read(job.run) if row["event"] == "crashed")
     assert (row["rank"], row["error"]) == ("1", "Killed")
     assert job.repeated() <= SAVE_STEPS
 
@@ -115,7 +115,7 @@ def test_one_rank_hangs(train, ends_equal, tmp_path):
     patient = [*METHOD["semi_mae:digits"], "--run.hang-timeout-s=4"]
     job = train("--folder", str(tmp_path / "run"), "--", *patient, recipe="tests.slurm.hanging")
     ends_equal(job, "one rank hangs", ["submitted", "started", "crashed", "started", "done"])
-    row = next(row for row in events.read(job.run) if row["event"] == "crashed")
+    row = next(row for row in job_events.read(job.run) if row["event"] == "crashed")
     assert row["rank"] == "1"
     assert row["error"].startswith(f"TimeoutError: no step for 4 s after step {hanging.STEP}, in hanging.py:")
     log = Path(row["log"]).read_text().splitlines()
@@ -191,7 +191,7 @@ def test_a_node_dies(which, name, train, ends_equal, cluster):
         local_slurm.start_node(cluster, node)
     found = job.events
     assert found[:2] + found[-2:] == ["submitted", "started", "started", "done"]
-    resumed = next(row["step"] for row in events.read(job.run) if row["event"] == "resumed")
+    resumed = next(row["step"] for row in job_events.read(job.run) if row["event"] == "resumed")
     ends_equal(job, name, found, reached - resumed)  # the batch host's last lines are lost with it
 
 

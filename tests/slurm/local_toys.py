@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from slurm import events, launch
+from slurm import job_events, launch
 
 TOY = "tests.slurm.toy"
 
@@ -18,7 +18,7 @@ def toy(folder: Path, *then: str, tasks: int = 1, code: str = "live") -> list[st
 
 
 def names(run: Path) -> list[str]:
-    return [row["event"] for row in events.read(run)]
+    return [row["event"] for row in job_events.read(run)]
 
 
 SWEEP = """
@@ -32,7 +32,7 @@ root = Path({root!r})
 runs = [str(root / str(number)) for number in range(len({then!r}))]
 jobs = [Job("tests.slurm.toy", argv, run) for argv, run in zip({then!r}, runs)]
 plan = Plan("a:sweep", (), root, tuple(jobs), tuple(runs))
-raise SystemExit(submit.told(plan, Request(cluster="local", code="live", **{flags!r})))
+raise SystemExit(submit.submit_plan(plan, Request(cluster="local", code="live", **{flags!r})))
 """
 
 

@@ -1,10 +1,11 @@
-"""The batch script around srun: it outlives every rank, so it is the one that decides what comes next.
+"""Write the batch script around srun, which outlives the ranks and therefore decides what happens after they end.
 
-submitit writes header and srun line; what stands before and after them makes a loop of it:
+submitit writes the header and the srun line; the lines before and after them make a loop of it. After each srun
+`slurm.attempt` prints one of
 
     again    after a crash: the same srun in the same allocation, without a queue
-    requeue  after a stop on request: saved, back into the queue under the same job id
-    end      trained to the end, or failed for good, or cancelled
+    requeue  after a stop on request: the run has saved, and the job goes back into the queue under the same id
+    end      trained to the end, failed for good, or cancelled
 """
 
 import shlex
@@ -17,29 +18,35 @@ from slurm.snapshot import Snapshot
 
 
 def before(request: Request, runs: Sequence[Path], logs: Path, code: Snapshot) -> list[str]:
-    """Lines above srun. `runs`: the run folder, or one for each member of an array."""
+    """Return the lines above srun.
+
+    runs  the run folder, or one for each member of an array
+    """
     return [
         *environment(code),
         *request.setup,
         f"runs=({' '.join(shlex.quote(str(run)) for run in runs)})",
         f"export RUN=${{runs[${{SLURM_ARRAY_TASK_ID:-0}}]}} LOGS={shlex.quote(str(logs))} ATTEMPT=0",
-        f"between=({shlex.quote(sys.executable)} -m slurm.between)",
-        "trap : TERM  # who is told to stop ends by itself; what that means is decided below",
+        f"attempt=({shlex.quote(sys.executable)} -m slurm.attempt)",
+        "trap : TERM  # the ranks get the signal, too, and end by themselves; what follows is decided below",
         "while :; do",
-        '"${between[@]}" begin',
+        '"${attempt[@]}" begin',
     ]
 
 
 def after(request: Request, table: Path | None) -> list[str]:
-    """Lines below srun. `table`: the sweep's folder, where there is one."""
-    over = [f"{shlex.quote(sys.executable)} -m slurm.sweep {shlex.quote(str(table))}"] if table else []
+    """Return the lines below srun.
+
+    table  the sweep's folder, where there is one
+    """
+    over = [f"{shlex.quote(sys.executable)} -m slurm.sweep_table {shlex.quote(str(table))}"] if table else []
     if request.notify:
         over.append(f"EVENT=${{next#end }} bash -c {shlex.quote(request.notify)}")
     return [
         "code=$?",
         "trap '' TERM",
-        f'next=$("${{between[@]}}" end $code --tries {request.tries} --pause {request.pause:g}) ||',
-        "  { [ $code = 75 ] && next=requeue; }  # no Python here: the least that is right",
+        f'next=$("${{attempt[@]}}" end $code --tries {request.tries} --pause {request.pause:g}) ||',
+        "  { [ $code = 75 ] && next=requeue; }  # Python does not start here: requeue at least a run that has saved",
         "trap : TERM",
         "case $next in",
         "  again*) ATTEMPT=$((ATTEMPT + 1)); sleep ${next#again }; continue ;;",
@@ -52,7 +59,7 @@ def after(request: Request, table: Path | None) -> list[str]:
 
 
 def environment(code: Snapshot) -> list[str]:
-    """Lines that make Python import the snapshot, not the folder in which the command was given."""
+    """Return the lines that make Python import the snapshot, not the folder in which the command was given."""
     path = shlex.quote(str(code.folder))
     return [
         f"export PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from slurm import events, launch, local, show, state
+from slurm import commands, job_events, launch, local, state
 from slurm.job import Job
 from slurm.request import Request
-from tests.slurm.here import TOY, begun, ended, names, sweep, until, words
+from tests.slurm.local_toys import TOY, begun, ended, names, sweep, until, words
 
 
-def test_a_sweep_says_who_starts_and_who_ends_and_shows_its_table(tmp_path):
+def test_a_sweep_prints_the_starts_and_ends_of_its_members_and_its_table(tmp_path):
     code, lines = sweep(tmp_path, ["--sleep", "0.5"], ["--code", "2"], ["--code", "0"], gpus=0)
     assert code == 1  # as `wait` would say
     assert lines[0].startswith("3 of 3 runs, 1 at a time (--parallel)")
@@ -38,7 +38,7 @@ def test_cancel_of_a_sweep_ends_it_with_the_members_that_have_not_begun(command,
     until(said.exists)
     assert words(command("status", str(root)).splitlines()) == [("0", "running"), ("1", "queued"), ("2", "queued")]
     assert [line.split("  ")[1] for line in command("cancel", str(root)).splitlines()] == [
-        "cancelled while it waited", "cancelled while it waited", "is told to save and stop"]  # fmt: skip
+        "cancelled while it waited", "cancelled while it waited", "saves and stops"]  # fmt: skip
     code, lines = ended(going)
     ends = [("0", "cancelled"), ("1", "cancelled"), ("2", "cancelled")]
     assert words(lines) == [("0", "started"), *ends]
@@ -51,7 +51,7 @@ def test_cancel_of_a_sweep_ends_it_with_the_members_that_have_not_begun(command,
 
 
 def test_cancel_of_members_leaves_the_others_alone(command, tmp_path):
-    """One that runs, one that waits; and who comes too late for its own sweep is told who has it."""
+    """One that runs and one that waits; the third runs to its end."""
     said, root = tmp_path / "said", tmp_path / "sweep"
     going = begun(root, ["--say", str(said), "--sleep", "200"], ["--say", str(said)], ["--say", str(said)], gpus=0)
     until(said.exists)
@@ -79,23 +79,23 @@ def test_members_whose_process_has_died_are_not_queued(command, tmp_path):
 
 
 def test_a_turn_that_comes_while_it_is_cancelled_is_cancelled_all_the_same(tmp_path, monkeypatch):
-    """Either side may be first: who cancels looks again, and so does who starts."""
+    """Either may be first: cancelling checks the state again, and so does starting."""
     ended = []
     monkeypatch.setattr(state, "_locked", lambda root: True)
     monkeypatch.setattr(state, "_controller", lambda pid: pid == "123")
     monkeypatch.setattr(os, "kill", lambda pid, number: ended.append(pid))
     facts = {"cluster": "local", "root": str(tmp_path), "logs": str(tmp_path)}
-    launch._remember(tmp_path / "0", facts, "7_0", "queued")
+    launch._record(tmp_path / "0", facts, "7_0", "queued")
     seen = state.status(tmp_path / "0")
-    launch._remember(tmp_path / "0", facts, "123", "submitted", "")
-    assert show.cancel_here(seen)
+    launch._record(tmp_path / "0", facts, "123", "submitted", "")
+    assert commands.cancel_local(seen)
     assert ended == [123]
 
     def start(jobs, request, logs, code, sweep):
         for job in jobs:
-            (turn,) = [row["job"] for row in events.read(Path(job.run))]
+            (turn,) = [row["job"] for row in job_events.read(Path(job.run))]
             if job is jobs[0]:
-                events.note(Path(job.run), "cancelled", turn)
+                job_events.append(Path(job.run), "cancelled", turn)
             yield job, "123"
 
     monkeypatch.setattr(launch.local, "start", start)
@@ -108,12 +108,12 @@ def test_a_turn_that_comes_while_it_is_cancelled_is_cancelled_all_the_same(tmp_p
         ["queued", "cancelled", "submitted", "cancelled"], ["queued", "submitted"]]  # fmt: skip
 
 
-def test_a_sweep_has_one_process_that_gives_turns(tmp_path):
+def test_a_sweep_has_one_process_that_starts_its_members(tmp_path):
     with (
-        local.turns(tmp_path),
+        local.sweep_lock(tmp_path),
         pytest.raises(InputError, match="is being run by another process"),
-        local.turns(tmp_path),
+        local.sweep_lock(tmp_path),
     ):
         pass
-    with local.turns(tmp_path):
+    with local.sweep_lock(tmp_path):
         pass

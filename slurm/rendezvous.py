@@ -1,5 +1,6 @@
-"""Who am I and where is rank 0: what torchrun would have put into the environment, from submitit's."""
+"""Set the environment by which a rank finds rank 0, as torchrun would, from what submitit knows of the job."""
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -8,13 +9,14 @@ import zlib
 from pipeline.errors import InputError
 
 PORTS = range(20000, 32000)
-"""Below Linux's ephemeral ports, which any connection may hold."""
+"""Ports for rank 0: below Linux's ephemeral ports, which any connection may hold."""
+SIOCGIFADDR = 0x8915
 
 
-def environment(rank: int, size: int, local_rank: int, nodes: list[str], identity: str) -> dict[str, str]:
-    """RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT of this task.
+def environment(rank: int, size: int, local_rank: int, nodes: list[str], start_id: str) -> dict[str, str]:
+    """Return RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT of this task.
 
-    identity  of this start: all ranks derive the port from it, and a later start gets another one
+    start_id  name of this start of the job: all ranks derive the port from it, and a later start gets another port
 
     Raises InputError if the first node's name does not resolve and Slurm knows no address that does.
     """
@@ -23,17 +25,18 @@ def environment(rank: int, size: int, local_rank: int, nodes: list[str], identit
         "WORLD_SIZE": size,
         "LOCAL_RANK": local_rank,
         "LOCAL_WORLD_SIZE": size // len(nodes),
-        "MASTER_ADDR": "127.0.0.1" if len(nodes) == 1 else reachable(nodes[0]),
-        "MASTER_PORT": PORTS[zlib.crc32(identity.encode()) % len(PORTS)],
+        "MASTER_ADDR": "127.0.0.1" if len(nodes) == 1 else resolvable_address(nodes[0]),
+        "MASTER_PORT": PORTS[zlib.crc32(start_id.encode()) % len(PORTS)],
     }
-    found |= {} if len(nodes) == 1 else _interface(found["MASTER_ADDR"])
+    found |= {} if len(nodes) == 1 else _gloo_interface(found["MASTER_ADDR"])
     return {name: str(value) for name, value in found.items()}
 
 
-def reachable(node: str) -> str:
-    """A node's name if it resolves here, else the address that Slurm itself uses (NodeAddr).
+def resolvable_address(node: str) -> str:
+    """Return a node's name if it resolves here, else the address that Slurm itself uses (NodeAddr).
 
-    Without this, ranks ask for a name that nobody knows until a timeout of half an hour.
+    A name that does not resolve would keep the ranks waiting until a timeout of half an hour. Raises InputError where
+    neither resolves.
     """
     if _resolves(node):
         return node
@@ -47,7 +50,7 @@ def reachable(node: str) -> str:
 
 
 def node_address(node: str) -> str | None:
-    """NodeAddr in `scontrol show node`."""
+    """Return NodeAddr of `scontrol show node`; None where scontrol fails or has none."""
     try:
         shown = subprocess.run(["scontrol", "show", "node", node], capture_output=True, text=True, timeout=30).stdout
     except (OSError, subprocess.TimeoutExpired):
@@ -64,17 +67,18 @@ def _resolves(name: str) -> bool:
     return True
 
 
-def _interface(master: str) -> dict[str, str]:
-    """Gloo listens where the host's own name points: where that is nowhere, or this host only, name the interface.
+def _gloo_interface(master: str) -> dict[str, str]:
+    """Return GLOO_SOCKET_IFNAME where gloo would listen on an address that other nodes cannot reach.
 
-    Many distributions write "127.0.1.1 <hostname>" into /etc/hosts; other nodes cannot connect to that.
+    gloo listens on the address of the host's own name. Many distributions write "127.0.1.1 <hostname>" into /etc/hosts,
+    to which other nodes cannot connect; then the interface of the route to `master` is named.
     """
     if "GLOO_SOCKET_IFNAME" in os.environ or not (_local_only(socket.gethostname()) and not _loopback(master)):
         return {}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((master, 9))  # sends nothing: it only chooses a route
+        probe.connect((master, 9))  # a datagram socket sends nothing here: connecting chooses the route
         source = probe.getsockname()[0]
-    name = _named(source)
+    name = _interface_of(source)
     return {"GLOO_SOCKET_IFNAME": name} if name else {}
 
 
@@ -89,13 +93,12 @@ def _loopback(name: str) -> bool:
         return False
 
 
-def _named(address: str) -> str | None:
-    import fcntl
-
+def _interface_of(address: str) -> str | None:
+    """Return the name of the network interface with this IPv4 address."""
     for _, name in socket.if_nameindex():
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
             try:
-                reply = fcntl.ioctl(asked.fileno(), 0x8915, name.encode().ljust(256, b"\0"))  # SIOCGIFADDR
+                reply = fcntl.ioctl(opened.fileno(), SIOCGIFADDR, name.encode().ljust(256, b"\0"))
             except OSError:
                 continue
         if socket.inet_ntoa(reply[20:24]) == address:
