@@ -126,7 +126,10 @@ def test_files_of_other_classes_or_none(refused, digits, tmp_path):
     shutil.copytree(digits, tmp_path / "mixed")
     for suffix in ("", ".json"):
         shutil.copy(two / f"train.beton{suffix}", tmp_path / "mixed" / f"val.beton{suffix}")
-    assert "has other classes than" in refused(SEMI, root=tmp_path / "mixed")
+    line = refused(SEMI, root=tmp_path / "mixed")
+    assert "has other classes than" in line
+    assert "names in val.beton; only in val.beton: 'a', 'b'; only in train.beton: '0', '1'" in line
+    assert line.endswith(f"convert it with --classes-from {tmp_path}/mixed/train.beton")
     flags = "--data.val=train.beton --data.test=None --data.split=None"
     accepted(SUPERVISED, flags, two, tmp_path / "run")
     assert "has no labelled image" in refused(SUPERVISED, flags, none)
