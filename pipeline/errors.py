@@ -34,8 +34,11 @@ def command(main: Callable[[], int | None]) -> None:
 
     Of several ranks the first reports an error at once. The others wait before they report theirs: if the first has
     ended on the same error, torchrun ends them meanwhile, so that the line comes once; an error that the first does not
-    have is still reported.
+    have is still reported. Output that its encoding cannot hold, of a path that is no UTF-8 say, is escaped.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a test's stand-in may not
+            stream.reconfigure(errors="backslashreplace")
     code = _code(main)
     if left_behind:
         sys.stdout.flush()
@@ -58,5 +61,6 @@ def _code(main: Callable[[], int | None]) -> int:
     except InputError as error:
         if not first:
             time.sleep(FIRST_RANK_S)
-        print(f"error: {error}", file=sys.stderr)
+        line = str(error).replace("\n", "\\n").replace("\r", "\\r")  # of a path, say
+        print(f"error: {line}", file=sys.stderr)
         return error.code

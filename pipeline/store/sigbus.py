@@ -52,7 +52,7 @@ def guard(data: np.ndarray, path: Path) -> None:
         f"error: {path} can no longer be read (bus error): it was cut short, or the storage under it is gone; see that "
         f"it is mounted and whole (python -m pipeline.store {path}), then run again\n"
     )
-    message = ctypes.create_string_buffer(line.encode())
+    message = ctypes.create_string_buffer(line.encode(errors="backslashreplace"))  # a path may be no UTF-8
     free[:] = data.ctypes.data, data.ctypes.data + data.size, ctypes.addressof(message), len(message) - 1
     weakref.finalize(mapped, _forget, free, message).atexit = False
 

@@ -32,6 +32,20 @@ def waits(monkeypatch) -> list[float]:
     return found
 
 
+def test_a_path_that_is_no_utf8_or_has_a_line_break_is_said_in_one_line():
+    code = """
+import sys
+from pipeline.errors import InputError, command
+def main():
+    print("written to caf\\udce9/x")
+    raise InputError("caf\\udce9/a\\nb\\rc.beton: no such file")
+command(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (2, b"written to caf\\udce9/x\n")
+    assert done.stderr == b"error: caf\\udce9/a\\nb\\rc.beton: no such file\n"
+
+
 def test_exit_codes(capsys, waits):
     assert [ended(None), ended(None, 75)] == [0, 75]
     assert capsys.readouterr().err == ""

@@ -193,3 +193,15 @@ def test_a_file_that_is_replaced_as_it_is_opened_is_opened_anew(tmp_path, monkey
     assert len(calls) == 3  # ours, the conversion's own look at what it wrote, ours again
     fresh = open_beton(out, verify=True)
     assert (beton.digest, bytes(beton.jpeg(0))) == (fresh.digest, bytes(fresh.jpeg(0)))
+
+
+def test_a_folder_whose_name_is_no_utf8_holds_a_data_set_like_any_other(tmp_path):
+    out = tmp_path / "caf\udce9" / "a.beton"
+    digest = convert(source(1), out, Options(per_class=(1,))).digest
+    beton = open_beton(out, verify=True)
+    assert beton.digest == digest
+    assert load_split(beton, "1-per-class").labelled.size == 3
+    for command in (["pipeline.store", str(out)], ["pipeline.split", "make", str(out), "--per-class", "2"]):
+        done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, check=False, timeout=60)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert b"caf\\udce9/a." in done.stdout
