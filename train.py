@@ -105,7 +105,9 @@ def train_step(run: Training, batches: Loader) -> None:
     run.guard.step(run.optimiser, total, norm, torch.cat(ids), step)
     run.optimiser.zero_grad(set_to_none=True)
     run.method.after_step(step)
-    run.step_done()
+    run.step += 1
+    run.hang_timeout(run.step)
+    run.heartbeat(run.step)
     due = run.journal.record(
         run.step,
         total,
@@ -118,7 +120,7 @@ def train_step(run: Training, batches: Loader) -> None:
         pseudo_stats=[loss.pseudo_stats for loss in losses if loss.pseudo_stats is not None],
     )
     if due:
-        run.guard.check(run.folder)
+        run.check()
 
 
 def seed_step(seed: int, step: int, chunk: int) -> None:

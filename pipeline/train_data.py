@@ -109,7 +109,7 @@ def loader_spec(
         chunks=ranks * micro,
         first_chunk=rank * micro,
         micro=micro,
-        size_at=partial(size_at, total_steps=total_steps, data=data),
+        size_at=partial(size_at, total_steps=total_steps, data=data) if data.sizes else None,
     )
 
 

@@ -23,7 +23,7 @@ class AsyncSaver:
 
     saver = AsyncSaver(folder)
     saver.save(state)      # returns when the state is copied
-    saver.check()          # after each step: raises the error of a save that failed
+    saver.check()          # every so many steps: raises the error of a save that failed
     saver.wait()           # returns when the last save is on disk
 
     The copies on the host are allocated once, in pinned memory where they come from a GPU; they take as much memory as

@@ -1,4 +1,4 @@
-"""Write what a run measures while it trains: metrics.jsonl, TensorBoard events, and a line on the terminal."""
+"""Measure a run while it trains, losses and speed, and write metrics.jsonl, TensorBoard events and terminal lines."""
 
 import contextlib
 import json
@@ -17,13 +17,74 @@ from models.method import PseudoLabelStats
 from models.optim.schedule import RunLength
 from models.records import metrics
 from models.reporting.pseudo_label_stats import PseudoLabelCounts
+from models.reporting.stragglers import Stragglers
 from models.reporting.terminal import progress_line
-from models.reporting.timing import StepTimer, Stragglers
 from pipeline.store.atomic_write import write_whole
 from pipeline.text import measured
 
 BOARD = "events"
 """Folder of TensorBoard's event files, in the run folder."""
+
+
+@final
+class StepTimer:
+    """Images and waiting since the last reading; the first step, which compiles and fills queues, is not timed.
+
+    with timer.forward(): ...          # the forward pass of each micro-batch
+    timer.step(images, wait_s)         # after each step
+    timer.read()                       # {"images_per_s", "wait_share", "step_s", "own_s"}
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._since: float | None = None
+        self._steps, self._images, self._wait_s, self._forward_s = 0, 0, 0.0, 0.0
+        self._forwards: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextlib.contextmanager
+    def forward(self) -> Iterator[None]:
+        """Time a forward pass, on the device. Ranks wait for each other in the backward pass, but not in this one."""
+        if self.device.type == "cuda":
+            began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            began.record()
+            yield
+            ended.record()
+            self._forwards.append((began, ended))
+        else:
+            began = time.perf_counter()
+            yield
+            self._forward_s += time.perf_counter() - began
+
+    def step(self, images: int, wait_s: float) -> None:
+        """Count a step of so many images over all ranks, for which this rank waited `wait_s` for the loader."""
+        if self._since is None:
+            self._since, self._forward_s, self._forwards = time.perf_counter(), 0.0, []
+        else:
+            self._steps, self._images, self._wait_s = self._steps + 1, self._images + images, self._wait_s + wait_s
+
+    def skip(self, seconds: float) -> None:
+        """Leave so many seconds, which have just passed, out of the interval."""
+        if self._since is not None:
+            self._since += seconds
+
+    def read(self) -> dict[str, float | None]:
+        """Means since the last reading; call it when the device has done its steps.
+
+        own_s  seconds of a step that this rank spends alone, on data and in the forward pass
+        """
+        now = time.perf_counter()
+        spent, steps, images, wait_s = now - self._since, self._steps, self._images, self._wait_s
+        forward_s = self._forward_s + sum(began.elapsed_time(ended) for began, ended in self._forwards) / 1000
+        self._since, self._forwards = now, []
+        self._steps, self._images, self._wait_s, self._forward_s = 0, 0, 0.0, 0.0
+        if steps == 0:
+            return {"images_per_s": None, "wait_share": 0.0, "step_s": None, "own_s": 0.0}
+        return {
+            "images_per_s": images / spent,
+            "wait_share": min(1.0, wait_s / spent),
+            "step_s": spent / steps,
+            "own_s": (wait_s + forward_s) / steps,
+        }
 
 
 @final

@@ -104,11 +104,12 @@ class Training:
             return self.method
         return fsdp.full_method(self.method, self.empty_method, self.world)
 
-    def step_done(self) -> None:
-        """Count a step, show that this rank is alive, and raise the error of a save that failed in the background."""
-        self.step += 1
-        self.hang_timeout(self.step)
-        self.heartbeat(self.step)
+    def check(self) -> None:
+        """Raise InputError if an update since the last check was not finite, or if the last save failed.
+
+        Waits for the device. A collective call.
+        """
+        self.guard.check(self.folder)
         self.saver.check()
 
     def record_event(self, event: str, **fields: object) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from models.reporting.timing import Stragglers
+from models.reporting.stragglers import Stragglers
 
 
 @pytest.mark.parametrize(
