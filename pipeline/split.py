@@ -1,4 +1,8 @@
-"""Write which labels of a .beton may be seen:  python -m pipeline.split make BETON --fraction 0.1"""
+"""Write which labels of a .beton may be seen.
+
+python -m pipeline.split make BETON --fraction 0.1          # or --per-class 25
+python -m pipeline.split import BETON LIST --name NAME      # a published list of file names
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""What another --side or --quality would cost: bytes, and images that a core decodes, measured on a few images."""
+"""Measure on a few images what another --side or --quality would cost: bytes, and images that a core decodes.
+
+print(advice(find("photos"), Choice(side=500, quality=90), seed=0, workers=8))
+"""
 
 import time
 from collections.abc import Iterator
@@ -30,7 +33,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """What the images of a sample came to: stored kB an image, and images that a core decodes in a second."""
+    """What a choice costs: stored kB an image, and images that a core decodes in a second."""
 
     choice: Choice
     kb: float
@@ -38,11 +41,12 @@ class Cost:
 
 
 def costs(source: Source, asked: Choice, seed: int, workers: int, limit_s: float) -> tuple[list[Cost], int]:
-    """Every choice that differs on this source, and how many images it was tried on: as many as `limit_s` lets in.
+    """The cost of every choice that makes a difference here, and how many images it was measured on.
 
-    Images that cannot be read are passed over: a conversion names them. None at all gives no costs.
+    Images are taken for `limit_s` seconds, up to MOST_IMAGES. Those that cannot be read are passed over: a conversion
+    names them. Without any image there are no costs.
     """
-    choices, images, made = _choices(asked), _some(source, seed), []
+    choices, images, made = _choices(asked), _images(source, seed), []
     began = time.perf_counter()
     with ThreadPoolExecutor(workers) as pool:
         while len(made) < MOST_IMAGES and time.perf_counter() - began < limit_s:
@@ -62,13 +66,13 @@ def costs(source: Source, asked: Choice, seed: int, workers: int, limit_s: float
 
 
 def _choices(asked: Choice) -> list[Choice]:
-    """The usual ones, what was asked for, that encoded anew, and the originals; by side, the originals last."""
+    """The usual choices, the one asked for, the same with --reencode, and the originals; by side, originals last."""
     usual = {asked._replace(side=side, quality=quality) for side in SIDES for quality in QUALITIES}
     found = {*usual, asked, asked._replace(reencode=True), asked._replace(side=None)}
     return sorted(found, key=lambda choice: (choice.side or 1 << 30, choice.quality, not choice.reencode))
 
 
-def _some(source: Source, seed: int) -> Iterator[Any]:
+def _images(source: Source, seed: int) -> Iterator[Any]:
     """Images in the order in which a conversion reads them: the first are still in memory."""
     for i in np.random.default_rng(seed).permutation(len(source)).tolist():
         try:

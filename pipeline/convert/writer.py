@@ -1,5 +1,7 @@
 """Write FFCV's .beton format as a stream: one process, no /dev/shm, equal bytes for equal samples.
 
+written = write(Path("train.beton.partial"), samples, capacity=1_281_167)
+
 Until the last step the header is zero, so a file that a kill left behind can be told from a finished one.
 """
 

@@ -1,4 +1,7 @@
-"""The labels that a split hides, for reports that say how good pseudo-labels were."""
+"""Read the labels that a split hides, for reports on how good pseudo-labels were.
+
+true = Oracle(beton).labels(np.array([3, 7]))
+"""
 
 from typing import final
 

@@ -1,4 +1,8 @@
-"""The labels that may be seen, in memory that grows with their number, not with the file's."""
+"""Hold the labels that may be seen, in memory that grows with their number, not with the file's.
+
+labels = Labels(n=1000, ids=np.array([3, 7]), values=np.array([0, 1]))
+labels[np.array([3, 4])]      # [0, -1]
+"""
 
 from dataclasses import dataclass, field
 from typing import final
@@ -35,7 +39,7 @@ class Labels:
 
 
 def no_labels(n: int) -> Labels:
-    """What a method without labels knows."""
+    """Hide every label of a file of n samples, for a method that reads none."""
     return Labels(n, np.empty(0, np.int64), np.empty(0, np.int64))
 
 

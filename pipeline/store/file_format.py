@@ -1,4 +1,6 @@
-"""How a .beton file is laid out: FFCV's format, version 2, with the fields (RGB image, integer label).
+"""Lay out a .beton file: FFCV's format, version 2, with the fields (RGB image, integer label).
+
+layout = read_layout(Path("train.beton"))
 
 header, field descriptors | one metadata row a sample | JPEG bytes | allocation table
 """

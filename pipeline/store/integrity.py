@@ -1,4 +1,6 @@
-"""Whether a .beton file is still what was written: what is checked, and when.
+"""Check that a .beton file is still what was written: some of it when it is opened, the rest while it is used.
+
+index = read_index(read_layout(Path("train.beton")))
 
 Whatever the size, opening a file checks its header, its length and that the manifest is whole and its own.
 
@@ -73,8 +75,8 @@ def read_index(layout: Layout) -> Index:
 
 
 def claimed(layout: Layout, manifest: Manifest) -> Index:
-    """What the manifest says of an index that is not read. That the table is in order is seen at its ends: a file of
-    ours is in order throughout."""
+    """The index as the manifest describes it, without reading it. Whether the table is in order is seen at both ends:
+    what `pipeline.convert.writer` writes is in order throughout."""
     some = 24 * min(layout.n, 1000)
     with layout.path.open("rb", buffering=0) as file:
         starts = (METADATA_START, layout.table_start), (layout.metadata_end - some, layout.bytes - some)

@@ -1,4 +1,7 @@
-"""What a .beton file is known to hold: the JSON `<file>.beton.json` beside it, written before the file gets its name.
+"""Write and read what is known of a .beton file: the JSON `<file>.beton.json` beside it, with a checksum.
+
+manifest = read_manifest(Path("train.beton"))
+manifest.n, manifest.classes
 
 The digest is the file's identity. It covers the header, the metadata (sizes and labels), the allocation table, the
 class names, the sample names and the SHA-256 of every chunk, so a split or a checkpoint that quotes it means exactly

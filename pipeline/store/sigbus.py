@@ -1,4 +1,8 @@
-"""A memory-mapped file that can no longer be read (cut short, mount gone): one line and exit code 1, no silent death.
+"""End a process with one line and exit code 1 when a memory-mapped file can no longer be read.
+
+guard(data, Path("train.beton"))      # data: a memory map of the file
+
+The file may have been cut short, or its mount be gone.
 
 The kernel answers such a read with SIGBUS, in whatever thread it is, amid a decoder: no Python handler can run. So the
 handler is machine code that finds the file by the address that failed, and calls write and _exit alone. llvmlite
