@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from models.distributed.precision import precision
-from models.evaluate.evaluator import Evaluator
+from models.evaluate.evaluator import Evaluator, labels_of
 from models.load import Loaded
 from pipeline.errors import InputError
-from pipeline.labels.splits import known_labels
 from pipeline.store.beton import Beton
 
 
@@ -33,10 +32,8 @@ def class_probabilities(evaluator: Evaluator, loaded: Loaded, beton: Beton) -> C
             f"{loaded.path} was trained by {loaded.recipe.name}, which has no classifier; measure it with knn or "
             "few_shot, or fine-tune it first"
         )
-    known = known_labels(beton, None)
+    known = labels_of(beton)
     ids = np.asarray(known.ids)
-    if not len(ids):
-        raise InputError(f"{beton.path} has no labelled image; convert it with labels")
     found = []
     for images in evaluator.images(loaded, beton, ids):
         with precision(loaded.recipe.run, images.device):

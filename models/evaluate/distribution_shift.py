@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from models.distributed.precision import precision
-from models.evaluate.evaluator import Evaluator
+from models.evaluate.evaluator import Evaluator, labels_of
 from models.load import Loaded
 from pipeline.concurrency.transfer import to_device
 from pipeline.errors import InputError
 from pipeline.evaluation.corruptions.stream import CorruptionSpec
 from pipeline.evaluation.files import sweep_files
-from pipeline.labels.splits import known_labels
 from pipeline.sources.folders import class_folders
 from pipeline.spec import View
 from pipeline.store.beton import open_beton
@@ -81,7 +80,7 @@ def open_shift(
 ) -> tuple[tuple[str, ...], Iterator[tuple[Tensor, np.ndarray]]]:
     """Open a data set: its class names, and batches of images u8 [n, 3, S, S] on the device with labels i64 [n].
 
-    Raises InputError if there is none, or if it holds no labelled image.
+    Raises InputError if there is none, or if it has no labels, or no names of classes.
     """
     if not path.exists():
         raise InputError(f"{path}: expected a .beton file or a folder of class folders, found nothing")
@@ -92,10 +91,10 @@ def open_shift(
         paths = [path / name for name in found.names]
         return found.classes, _files(evaluator, loaded, paths, found.labels)
     beton = open_beton(path)
-    known = known_labels(beton, None)
+    known = labels_of(beton)
     ids = np.asarray(known.ids)
-    if beton.manifest.classes is None or not len(ids):
-        raise InputError(f"{path} has no labelled image; convert it with labels")
+    if beton.manifest.classes is None:
+        raise InputError(f"{path} has labels without names of classes; convert it from class folders")
     return beton.manifest.classes, paired(evaluator.images(loaded, beton, ids), known[ids])
 
 

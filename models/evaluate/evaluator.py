@@ -14,6 +14,8 @@ from models.reporting.render import Block
 from pipeline.errors import InputError
 from pipeline.evaluation.sweep import sweep
 from pipeline.flags import AT_LEAST_1
+from pipeline.labels.known import Labels
+from pipeline.labels.splits import known_labels
 from pipeline.open import open_data
 from pipeline.sources.classes import difference
 from pipeline.spec import Data
@@ -90,3 +92,11 @@ class Evaluator(ABC):
         device."""
         device = next(loaded.method.parameters()).device
         return sweep(self.data_of(loaded), beton, device, ids, self.batch)
+
+
+def labels_of(beton: Beton) -> Labels:
+    """Return every label of a file. Raises InputError if it has none."""
+    labels = known_labels(beton, None)
+    if not len(labels.ids):
+        raise InputError(f"{beton.path} has no labelled image; convert it with labels")
+    return labels

@@ -14,7 +14,7 @@ from models.distributed.precision import precision
 from models.evaluate.cifar_c import array_errors
 from models.evaluate.corruption_error import ALEXNET, combined_score, is_imagenet, mean_corruption_error
 from models.evaluate.distribution_shift import already_cropped, corrupted_files, shifted_error
-from models.evaluate.evaluator import Evaluator, Result
+from models.evaluate.evaluator import Evaluator, Result, labels_of
 from models.load import Loaded
 from models.reporting.render import Block, Picture, Table, Text
 from pipeline.errors import InputError
@@ -22,7 +22,6 @@ from pipeline.evaluation.corruptions.corrupt import EXTRA, NAMES, SEVERITIES, co
 from pipeline.evaluation.corruptions.stream import CorruptionSettings, CorruptionSpec, stream
 from pipeline.evaluation.sweep import sweep
 from pipeline.flags import AT_LEAST_1, check_bounds
-from pipeline.labels.splits import known_labels
 from pipeline.preview.picture import sheet
 from pipeline.store.beton import Beton
 from pipeline.text import percent
@@ -127,10 +126,8 @@ class Robustness(Evaluator):
     def on_the_fly(self, loaded: Loaded) -> tuple[float, Errors, list[Block]]:
         """Measure errors on clean and corrupted images, each decoded once; errors are counted on the device."""
         beton = self.open(loaded)
-        known = known_labels(beton, None)
+        known = labels_of(beton)
         ids = np.asarray(known.ids)[: self.limit]
-        if not len(ids):
-            raise InputError(f"{beton.path} has no labelled image; convert it with labels")
         device = next(loaded.method.parameters()).device
         labels, wanted = torch.from_numpy(known[ids]).to(device), self.wanted()
         wrong = torch.zeros(len(wanted) + 1, dtype=torch.int64, device=device)

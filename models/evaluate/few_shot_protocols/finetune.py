@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from models.evaluate.evaluator import labels_of
 from models.evaluate.few_shot_protocols.elevater import elevater, logits_of
 from models.evaluate.few_shot_protocols.features import FineTuned
 from models.evaluate.few_shot_protocols.finetune_loop import FineTuning, train_on_shots
 from models.evaluate.few_shot_protocols.metric import Score, score
 from models.evaluate.few_shot_protocols.setting import FewShotSetting, Outcome
 from models.evaluate.few_shot_protocols.shots import Shots
-from models.evaluate.few_shot_protocols.suite import labels_of
 from models.evaluate.few_shot_protocols.table import ClassifierResult
 from pipeline.concurrency.transfer import to_device
 from pipeline.store.beton import Beton

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.evaluate.evaluator import labels_of
 from models.evaluate.few_shot_protocols.features import FeatureExtractor
 from models.evaluate.few_shot_protocols.metric import Metric
 from models.evaluate.few_shot_protocols.shots import Shots, draw_shots
-from models.evaluate.few_shot_protocols.suite import DataSet, labels_of
+from models.evaluate.few_shot_protocols.suite import DataSet
 from models.evaluate.few_shot_protocols.table import ClassifierResult
 from pipeline.spec import Data
 from pipeline.store.beton import Beton

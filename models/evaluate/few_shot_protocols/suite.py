@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import final
 
 from pipeline.errors import InputError
-from pipeline.labels.known import Labels
-from pipeline.labels.splits import known_labels
 from pipeline.open import open_data
 from pipeline.sources.classes import difference
 from pipeline.spec import Data
@@ -47,14 +45,6 @@ def open_suite(entries: Sequence[str], data: Data, test: str = TEST, val: str | 
     return [_open(name, replace(data, root=root), test, val) for name, root in named]
 
 
-def labels_of(beton: Beton) -> Labels:
-    """Return every label of a file. Raises InputError if it has none."""
-    labels = known_labels(beton, None)
-    if not len(labels.ids):
-        raise InputError(f"{beton.path} has no labelled image; convert it with labels")
-    return labels
-
-
 def _named(entry: str) -> tuple[str, str]:
     name, given, root = entry.rpartition("=")
     if (given and not name) or not root:
@@ -73,7 +63,6 @@ def _open(name: str, data: Data, test: str, val: str | None) -> DataSet:
             both = beton.manifest.classes or (), train.manifest.classes
             how = difference(*both, f"in {beton.path.name}", f"in {train.path.name}")
             raise InputError(
-                f"{beton.path} has other classes than {train.path}: {how}; "
-                f"convert it with --classes-from {train.path}"
+                f"{beton.path} has other classes than {train.path}: {how}; convert it with --classes-from {train.path}"
             )
     return DataSet(name, train, opened[0], opened[1] if val else None)

@@ -10,10 +10,10 @@ from models.config.recipe import Encoder, Optim, Recipe
 from models.ema import EMA
 from models.encoder.patches import IMAGENET
 from models.encoder.vit import Size, build_encoder
+from models.evaluate.evaluator import labels_of
 from models.evaluate.few_shot_protocols.features import FeatureExtractor, FineTuned
 from models.evaluate.few_shot_protocols.finetune_loop import FineTuning, train_on_shots
 from models.evaluate.few_shot_protocols.shots import draw_shots
-from models.evaluate.few_shot_protocols.suite import labels_of
 from models.methods.presets.small import digits_data
 from models.optim.build import build_optimiser
 from models.semiformer.model import Semiformer, Shape
