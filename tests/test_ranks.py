@@ -195,7 +195,7 @@ def test_a_rank_that_hangs_says_where_and_the_run_ends(argv, tmp_path):
 
 
 def test_a_rank_that_is_frozen_ends_the_others(argv, tmp_path):
-    """As a node that is lost without a word: no connection closes, and it can say nothing itself."""
+    """As a node that is lost: no connection closes, and it records no error itself."""
     flags = argv("semi_mae:digits", tmp_path / "run", "--run.hang-timeout-s=3", "--optim.epochs=2000")
     ranks = start_ranks(flags, tmp_path / "log", 2)
     ranks[1].wait_for_steps(5)
@@ -204,7 +204,7 @@ def test_a_rank_that_is_frozen_ends_the_others(argv, tmp_path):
         assert ranks[0].end(60) == 1
     finally:
         ranks[1].process.kill()
-    assert "timed out waiting for other ranks, last heard at steps" in ranks[0].err
+    assert "timed out waiting for other ranks, whose last heartbeats are of steps" in ranks[0].err
     assert "(rank 1 on" in ranks[0].err
 
 
@@ -213,7 +213,7 @@ def test_a_rank_that_is_killed_ends_the_others_at_once(argv, tmp_path):
     ranks[1].wait_for_steps(3)
     ranks[1].process.kill()
     assert ranks[0].end(30) == 1
-    assert ranks[0].err == f"rank 0 on {events.NODE}: connection closed by peer: it is gone without a word\n"
+    assert ranks[0].err == f"rank 0 on {events.NODE}: connection closed by peer: it ended without an error of its own\n"
 
 
 def children(pid: int) -> list[int]:

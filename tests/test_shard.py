@@ -127,7 +127,7 @@ def test_one_process_is_not_sharded(argv, tmp_path):
     one = start(argv("mae:digits", tmp_path / "run", SHARD), tmp_path / "log")
     assert one.end() == 2
     assert one.err == (
-        "error: run.shard spreads a run over processes, one was started; use torchrun, or drop --run.shard\n"
+        "error: run.shard needs several processes, one was started; use torchrun, or drop --run.shard\n"
     )
     assert not (tmp_path / "run").exists()
 
@@ -138,6 +138,6 @@ def test_a_rank_that_is_killed_while_saving_leaves_a_checkpoint_to_go_on_from(ar
     ranks[1].wait_for_steps(6)
     ranks[1].process.kill()
     assert ranks[0].end(60) == 1
-    assert ranks[0].err == f"rank 0 on {events.NODE}: connection closed by peer: it is gone without a word\n"
+    assert ranks[0].err == f"rank 0 on {events.NODE}: connection closed by peer: it ended without an error of its own\n"
     assert save_load.load(tmp_path / "run" / "last.pt")["step"] >= 3
     end(start_ranks(flags, tmp_path / "again", 2))

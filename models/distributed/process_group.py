@@ -68,9 +68,7 @@ def start(run: Run) -> World:
         torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
     if size == 1:
         if run.shard:
-            raise InputError(
-                "run.shard spreads a run over processes, one was started; use torchrun, or drop --run.shard"
-            )
+            raise InputError("run.shard needs several processes, one was started; use torchrun, or drop --run.shard")
         return World(rank, size, local, device)
     limit = timedelta(seconds=max(LEAST_TIMEOUT_S, TIMEOUT * run.hang_timeout_s))
     dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None, timeout=limit)

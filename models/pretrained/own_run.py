@@ -22,5 +22,5 @@ def read_run(path: Path) -> Weights:
     tensors = {name.removeprefix(prefix): tensor for name, tensor in held.items() if name.startswith(prefix)}
     others = tuple(name for name in held if not name.startswith((EMA, ENCODER)))
     recipe = state.get("recipe") or {}
-    what = f"{recipe['name']}, step {state['step']}" if recipe.get("name") and "step" in state else "a run of ours"
+    what = f"{recipe['name']}, step {state['step']}" if recipe.get("name") and "step" in state else "a run"
     return Weights(tensors, str(path), what + (", its average" if prefix == EMA else ""), others)

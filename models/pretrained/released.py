@@ -54,8 +54,8 @@ def read_released(path: Path) -> Weights:
             held = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(
-            f"{path} does not end in a checksum as ours do, and is cut short, or holds more than tensors and plain "
-            "types; it is not loaded"
+            f"{path} does not end in a checksum, so it is no checkpoint of this trainer, and is cut short, or "
+            "holds more than tensors and plain types; it is not loaded"
         ) from error
     holder = next((name for name in HOLDERS if isinstance(held, dict) and isinstance(held.get(name), dict)), None)
     tensors = held if holder is None else held[holder]

@@ -1,5 +1,5 @@
-"""Why a run failed: each rank that fails writes `run folder`/failed/rank-N.json, and the first cause is told apart from
-the failures that follow from it on other ranks.
+"""Why a run failed: each rank that fails writes `run folder`/failed/rank-N.json, so that the first cause can be
+told from the failures that follow from it on other ranks.
 """
 
 import contextlib
@@ -125,7 +125,9 @@ class FailureLog:
         folder = self.folder if self.running or not bad_input else None
         own = record(folder, self.rank, line, code=BAD_INPUT if bad_input else CRASHED)
         if own["secondary"] and self.ranks > 1:
-            why = _peers_error(self.folder) if self.running else "it ended before the run began, and said why"
+            why = (
+                _peers_error(self.folder) if self.running else "it ended before the run began; its own message says why"
+            )
             raise LostPeer(f"{describe(own | {'error': 'connection closed by peer'})}: {why}") from error
         if self.ranks > 1 and not bad_input:
             print(describe(own), file=sys.stderr, flush=True)
@@ -168,7 +170,7 @@ def _peers_error(folder: Path) -> str:
         time.sleep(0.05)
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
         time.sleep(1.0)  # torchrun reports the first rank that it sees end as the cause: the peer should be that one
-    return "it is gone without a word" if cause is None or cause["secondary"] else describe(cause)
+    return "it ended without an error of its own" if cause is None or cause["secondary"] else describe(cause)
 
 
 def _stderr_file() -> str | None:

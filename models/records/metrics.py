@@ -1,4 +1,4 @@
-"""metrics.jsonl: rows of losses and evaluations, and the latest score of each evaluation. The standard library only."""
+"""metrics.jsonl: rows of losses and evaluations, and the latest score of each evaluation; imports no torch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ FILE = "metrics.jsonl"
 
 
 def read(folder: Path) -> list[dict]:
-    """The rows of `folder`/metrics.jsonl in order of writing; models.reporting.journal.Journal says what they hold."""
+    """The rows of `folder`/metrics.jsonl in order of writing; see models.reporting.journal for their fields."""
     return read_lines(folder / FILE)
 
 

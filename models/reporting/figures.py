@@ -79,7 +79,7 @@ def curves(
 def classes(passed: np.ndarray, confusion: np.ndarray | None, names: Sequence[str]) -> bytes | None:
     """Bars of the passed pseudo-labels of each class, i64 [C], as correct, wrong or unknown; by frequency if C > 40.
 
-    confusion  i64 [C, C] of those with a known label (true class, guessed class); None: all are unknown
+    confusion  i64 [C, C] of those with a known label (true class, predicted class); None: all are unknown
     """
     if passed.sum() == 0:
         return None
@@ -101,7 +101,7 @@ def classes(passed: np.ndarray, confusion: np.ndarray | None, names: Sequence[st
     axes.axhline(mean, color=INK, lw=1, ls=(0, (4, 3)), label="mean over classes")
     axes.set_xlim(-0.6, len(passed) - 0.4)
     if many:
-        axes.set_xlabel("classes, most often guessed first", color=SOFT)
+        axes.set_xlabel("classes, most often predicted first", color=SOFT)
     else:
         turned = max(map(len, names)) > 4
         axes.set_xticks(
@@ -113,7 +113,7 @@ def classes(passed: np.ndarray, confusion: np.ndarray | None, names: Sequence[st
 
 
 def confusions(confusion: np.ndarray, names: Sequence[str]) -> bytes | None:
-    """A matrix of the percent of each true class (row) that passed as each guessed class (column), up to 20 classes."""
+    """A matrix of the percent of each true class (row) that passed as each predicted one (column), up to 20 classes."""
     if confusion.sum() == 0 or len(names) > 20:
         return None
     shares = confusion / np.maximum(1, confusion.sum(1, keepdims=True))
@@ -127,7 +127,7 @@ def confusions(confusion: np.ndarray, names: Sequence[str]) -> bytes | None:
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.grid(False)
     axes.tick_params(length=0)
-    axes.set_xlabel("guessed", color=SOFT)
+    axes.set_xlabel("predicted", color=SOFT)
     axes.set_ylabel("true", color=SOFT)
     return _png(figure)
 

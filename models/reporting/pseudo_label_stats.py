@@ -38,7 +38,7 @@ def few_passed(rows: Sequence[dict], recipe: dict) -> str | None:
 
 @final
 class PseudoLabelCounts:
-    """Counts over the run, i64 on the host: guessed [C], passed [C], confusion [C, C] (true class, guessed class).
+    """Counts over the run, i64 on the host: predicted [C], passed [C], confusion [C, C] (true class, predicted class).
 
     counts = PseudoLabelCounts(classes=10)
     counts.count(stats_of_some_steps, world)
@@ -50,10 +50,10 @@ class PseudoLabelCounts:
 
     def __init__(self, classes: int, oracle: Callable[[Tensor], Tensor] | None = None) -> None:
         self.classes, self.oracle = classes, oracle
-        self.guessed = torch.zeros(classes, dtype=torch.int64)
+        self.predicted = torch.zeros(classes, dtype=torch.int64)
         self.passed = torch.zeros(classes, dtype=torch.int64)
         self.confusion = torch.zeros(classes, classes, dtype=torch.int64) if oracle else None
-        self._since = torch.zeros(4, dtype=torch.int64)  # guessed, passed, of known truth, right; since `interval`
+        self._since = torch.zeros(4, dtype=torch.int64)  # predicted, passed, of known truth, right; since `interval`
 
     def count(self, stats: Sequence[PseudoLabelStats], world: World) -> None:
         """Add the pseudo-labels of some (micro-)steps of all ranks. Waits for the device; a collective call."""
@@ -62,34 +62,34 @@ class PseudoLabelCounts:
             for part in range(3)
         )
         passed = passed.bool()
-        guessed = torch.bincount(classes, minlength=self.classes)
+        predicted = torch.bincount(classes, minlength=self.classes)
         kept = torch.bincount(classes[passed], minlength=self.classes)
         pairs = self._confusion(ids[passed], classes[passed])
-        counts = sum_over_ranks(torch.cat([guessed, kept, pairs.flatten()]), world)
-        guessed, kept, pairs = counts.split([self.classes, self.classes, pairs.numel()])
-        self.guessed += guessed
+        counts = sum_over_ranks(torch.cat([predicted, kept, pairs.flatten()]), world)
+        predicted, kept, pairs = counts.split([self.classes, self.classes, pairs.numel()])
+        self.predicted += predicted
         self.passed += kept
         right = 0
         if self.confusion is not None:
             pairs = pairs.view(self.classes, self.classes)
             self.confusion += pairs
             right = int(pairs.diagonal().sum())
-        self._since += torch.tensor([int(guessed.sum()), int(kept.sum()), int(pairs.sum()), right])
+        self._since += torch.tensor([int(predicted.sum()), int(kept.sum()), int(pairs.sum()), right])
 
     def interval(self) -> dict[str, float]:
-        """Shares since the last call: `passed` of the guessed, `correct` of the passed with a known label."""
-        guessed, passed, known, right = self._since.tolist()
+        """Shares since the last call: `passed` of all, `correct` of the passed with a known label."""
+        predicted, passed, known, right = self._since.tolist()
         self._since.zero_()
-        shares = {"passed": passed / guessed} if guessed else {}
+        shares = {"passed": passed / predicted} if predicted else {}
         return shares | ({"correct": right / known} if known else {})
 
     def state_dict(self) -> dict[str, Tensor | None]:
         """The counts, which are equal on every rank."""
-        return {"guessed": self.guessed, "passed": self.passed, "confusion": self.confusion, "since": self._since}
+        return {"predicted": self.predicted, "passed": self.passed, "confusion": self.confusion, "since": self._since}
 
     def load_state_dict(self, state: dict[str, Tensor | None]) -> None:
         """Continue from `state`; the confusion starts from zero if either side has none."""
-        self.guessed, self.passed, self._since = (state[name].clone() for name in ("guessed", "passed", "since"))
+        self.predicted, self.passed, self._since = (state[name].clone() for name in ("predicted", "passed", "since"))
         if self.confusion is not None and state["confusion"] is not None:
             self.confusion = state["confusion"].clone()
 

@@ -121,7 +121,7 @@ def _length(last: dict, recipe: dict) -> str:
 def _replaced(steps: Sequence[dict], data: dict) -> list[Text]:
     n = sum(row.get("replaced", 0) for row in steps)
     check = f"python -m pipeline.store {data.get('root', '')}/{data.get('train', '')}"
-    text = f"{n:,} times an image that no longer decodes was replaced by another: {check} says what is damaged."
+    text = f"{n:,} times an image that no longer decodes was replaced by another: {check} lists what is damaged."
     return [Text(text)] if n else []
 
 
@@ -155,16 +155,18 @@ def _pseudo_labels(
     shares = figures.series(steps, lambda row: row.get("pseudo"))
     if not shares or counts is None:
         return []
-    guessed, passed = counts.guessed.numpy(), counts.passed.numpy()
+    predicted, passed = counts.predicted.numpy(), counts.passed.numpy()
     confusion = None if counts.confusion is None else counts.confusion.numpy()
     names = class_names or [str(index) for index in range(counts.classes)]
-    text = f"Of {guessed.sum():,} guesses, {percent(passed.sum() / max(1, guessed.sum()))} passed the threshold"
+    text = (
+        f"Of {predicted.sum():,} pseudo-labels, {percent(passed.sum() / max(1, predicted.sum()))} passed the threshold"
+    )
     if confusion is not None and confusion.sum():
         text += f"; of those with a known label, {percent(confusion.trace() / confusion.sum())} were correct"
-    caption = "Passed: share of all guesses."
+    caption = "Passed: share of all pseudo-labels."
     if "correct" in shares:
         caption += " Correct: share of those passed whose hidden label was read for this report."
-    per_class = "Passed guesses by guessed class: a few tall bars mean that the model feeds on its favourites."
+    per_class = "Passed pseudo-labels by predicted class: with a few tall bars, few classes are learned from."
     return [
         Text(text + "."),
         *([Text(warning)] if warning else []),
@@ -177,26 +179,26 @@ def _pseudo_labels(
             ),
         ),
         *_pictures(("Per class", per_class, figures.classes(passed, confusion, names)), wide=True),
-        *_weakest(guessed, passed, confusion, names),
+        *_weakest(predicted, passed, confusion, names),
     ]
 
 
 def _weakest(
-    guessed: np.ndarray, passed: np.ndarray, confusion: np.ndarray | None, names: Sequence[str]
+    predicted: np.ndarray, passed: np.ndarray, confusion: np.ndarray | None, names: Sequence[str]
 ) -> list[Text | Table]:
     """The ten classes of which the smallest share of pseudo-labels is correct, or, without confusion, passes at all."""
-    share = passed / np.maximum(1, guessed)
-    head, correct = ["class", "guessed", "passed"], None
+    share = passed / np.maximum(1, predicted)
+    head, correct = ["class", "pseudo-labels", "passed"], None
     if confusion is not None and confusion.sum():
         correct = confusion.diagonal() / np.maximum(1, confusion.sum(0))
         head.append("correct, of passed")
     worst = np.argsort(share if correct is None else np.where(passed > 0, correct, 2.0), kind="stable")[:10]
     table = [
-        [names[index], f"{guessed[index]:,}", percent(share[index])]
+        [names[index], f"{predicted[index]:,}", percent(share[index])]
         + ([] if correct is None else [percent(correct[index]) if passed[index] else "–"])
         for index in worst
     ]
-    what = "that passed least often" if correct is None else "whose passed guesses are wrong most often"
+    what = "that passed least often" if correct is None else "whose passed pseudo-labels are wrong most often"
     return [Text(f"The classes {what}:"), Table(head, table)]
 
 
@@ -218,8 +220,8 @@ def _throughput(steps: Sequence[dict], verdict: str) -> list:
 
 def _reproduce(name: str, command: str, recipe: dict, environment: dict) -> list[Folded]:
     versions = "\n".join(f"{key:<12}{value}" for key, value in environment.items() if value is not None)
-    whole = json.dumps(recipe, indent=2) if recipe else ""
-    found = (("Command", command), ("Environment", versions), (f"Recipe {name}", whole))
+    full = json.dumps(recipe, indent=2) if recipe else ""
+    found = (("Command", command), ("Environment", versions), (f"Recipe {name}", full))
     return [Folded(title, text) for title, text in found if text]
 
 

@@ -29,7 +29,11 @@ WAITS_FOR_RANKS = "/torch/distributed/", "/torch/autograd/graph.py", "/models/tr
 
 @final
 class Heartbeat:
-    """Writes `folder`/heartbeat/rank-N, {time, step, node}, after a step, at most once in BEAT_S seconds."""
+    """Writes `folder`/heartbeat/rank-N, {time, step, node}, after a step, at most once in BEAT_S seconds.
+
+    heartbeat = Heartbeat(folder, rank)
+    heartbeat(step)                     # after each step
+    """
 
     def __init__(self, folder: Path, rank: int) -> None:
         self.path, self.due = folder / FOLDER / f"rank-{rank}", 0.0
@@ -108,7 +112,7 @@ class HangTimeout:
     def _end(self, place: str, waits: bool) -> None:
         error = f"TimeoutError: no step for {self.waited_s:.0f} s after step {self.step}, in {place}"
         if waits:
-            error += f"; timed out waiting for other ranks, last heard at steps {self._others()}"
+            error += f"; timed out waiting for other ranks, whose last heartbeats are of steps {self._others()}"
         failure = failures.record(self.folder, self.rank, error)
         print(f"{standing()}\n{failures.describe(failure)}", file=sys.stderr, flush=True)
         os._exit(CRASHED)

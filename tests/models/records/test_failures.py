@@ -32,7 +32,7 @@ def test_without_a_run_folder_nothing_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "absent").exists()
 
 
-def test_a_single_process_notes_its_error_and_raises_it(tmp_path: Path) -> None:
+def test_a_single_process_records_its_error_and_raises_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="boom"):
         fail(tmp_path, 0, 1, ValueError("boom\nsecond line"))
     found = json.loads((tmp_path / "failed" / "rank-0.json").read_text())
@@ -40,7 +40,7 @@ def test_a_single_process_notes_its_error_and_raises_it(tmp_path: Path) -> None:
     assert [row["event"] for row in events.read(tmp_path)] == ["failed"]
 
 
-def test_bad_input_is_noted_once_the_folder_is_ours(tmp_path: Path) -> None:
+def test_bad_input_is_recorded_once_the_folder_is_claimed(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         fail(tmp_path, 0, 1, InputError("another run's folder"), began=False)
     assert list(tmp_path.iterdir()) == []
@@ -50,7 +50,7 @@ def test_bad_input_is_noted_once_the_folder_is_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("asked", [KeyboardInterrupt, SystemExit])
-def test_leaving_on_purpose_is_no_failure(tmp_path: Path, asked: type[BaseException]) -> None:
+def test_an_exit_on_purpose_is_no_failure(tmp_path: Path, asked: type[BaseException]) -> None:
     with pytest.raises(asked):
         fail(tmp_path, 0, 1, asked())
     assert failures.first_cause(tmp_path) is None
@@ -63,10 +63,10 @@ def test_a_full_disk_is_bad_input_and_other_trouble_with_files_is_not(tmp_path: 
         fail(tmp_path, 0, 1, PermissionError(errno.EACCES, "no"))
 
 
-def test_who_lost_a_peer_says_why_that_one_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_lost_its_peer_reports_the_peers_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failures, "PEER_WAIT_S", 0.1)
     lost, own = RuntimeError("Connection closed by peer [127.0.0.1]:26093"), f"rank 0 on {events.NODE}"
-    for cause in ("it is gone without a word", f"rank 1 on {events.NODE}: ValueError: boom"):
+    for cause in ("it ended without an error of its own", f"rank 1 on {events.NODE}: ValueError: boom"):
         with pytest.raises(LostPeer) as caught:
             fail(tmp_path, 0, 2, lost)
         assert str(caught.value) == f"{own}: connection closed by peer: {cause}"
@@ -75,11 +75,11 @@ def test_who_lost_a_peer_says_why_that_one_is_gone(tmp_path: Path, monkeypatch: 
 
 def test_before_a_run_began_its_folder_may_hold_another_ones_failures(tmp_path: Path) -> None:
     failures.record(tmp_path, 1, "ValueError: of another start")
-    with pytest.raises(LostPeer, match="it ended before the run began, and said why"):
+    with pytest.raises(LostPeer, match="it ended before the run began; its own message says why"):
         fail(tmp_path, 0, 2, RuntimeError("Connection reset by peer"), began=False)
 
 
-def test_torchrun_is_told_the_cause_and_no_consequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_reads_the_cause_and_no_consequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failures, "PEER_WAIT_S", 0.1)
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 

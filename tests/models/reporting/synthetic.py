@@ -55,9 +55,9 @@ def counts(classes: int = 10) -> PseudoLabelCounts:
     torch.manual_seed(0)
     truth = torch.arange(classes).repeat(60)
     made = PseudoLabelCounts(classes, oracle=lambda ids: truth[ids])
-    guess = torch.where(torch.rand(len(truth)) < 0.88, truth, (truth * 7 + 1) % classes)
-    passed = torch.rand(len(truth)) < 0.5 + 0.05 * (guess % 10)
-    made.count([PseudoLabelStats(torch.arange(len(truth)), guess, passed)], ALONE)
+    predicted = torch.where(torch.rand(len(truth)) < 0.88, truth, (truth * 7 + 1) % classes)
+    passed = torch.rand(len(truth)) < 0.5 + 0.05 * (predicted % 10)
+    made.count([PseudoLabelStats(torch.arange(len(truth)), predicted, passed)], ALONE)
     return made
 
 

@@ -181,7 +181,7 @@ def test_two_ranks_write_one_row_of_means_and_resume_on_one(tmp_path: Path) -> N
     assert row["timing"]["node_images_per_s"] == row["timing"]["images_per_s"]  # both ranks are on one node
     assert row["timing"]["slowest_rank"] in (0, 1)
     state = save_load.load(tmp_path / "last.pt")
-    assert state["pseudo_labels"]["guessed"].tolist() == [3, 3, 0]
+    assert state["pseudo_labels"]["predicted"].tolist() == [3, 3, 0]
     assert state["pseudo_labels"]["passed"].tolist() == [0, 3, 0]
     length, counts = RunLength(4, 0, 0, 1.0, 1.0), PseudoLabelCounts(3)
     made = Journal(tmp_path, length, ALONE, log_steps=2, pseudo_labels=counts, resumed=3)

@@ -16,7 +16,7 @@ GUESS = some.tuples(some.integers(0, 5), some.integers(0, 2), some.booleans())
 @given(some.lists(some.lists(GUESS, max_size=6), max_size=4))
 def test_counts_equal_a_slow_count(steps: list[list[tuple[int, int, bool]]]) -> None:
     counts, pending = PseudoLabelCounts(3, oracle=lambda ids: TRUTH[ids]), []
-    guessed, passed, confusion = [0] * 3, [0] * 3, [[0] * 3 for _ in range(3)]
+    predicted, passed, confusion = [0] * 3, [0] * 3, [[0] * 3 for _ in range(3)]
     for index, step in enumerate(steps):
         columns = [[one[part] for one in step] for part in range(3)]
         ids, classes, kept = (torch.tensor(column, dtype=torch.int64) for column in columns)
@@ -24,18 +24,18 @@ def test_counts_equal_a_slow_count(steps: list[list[tuple[int, int, bool]]]) -> 
         if index % 2:
             counts.count(pending, ALONE)
             pending = []
-        for image, guess, keeps in step:
-            guessed[guess] += 1
-            passed[guess] += keeps
+        for image, predicted_class, keeps in step:
+            predicted[predicted_class] += 1
+            passed[predicted_class] += keeps
             if keeps and TRUTH[image] >= 0:
-                confusion[TRUTH[image]][guess] += 1
+                confusion[TRUTH[image]][predicted_class] += 1
     counts.count(pending, ALONE)
-    assert counts.guessed.tolist() == guessed
+    assert counts.predicted.tolist() == predicted
     assert counts.passed.tolist() == passed
     assert counts.confusion.tolist() == confusion
     shares = counts.interval()
     known = sum(map(sum, confusion))
-    assert shares.get("passed") == (sum(passed) / sum(guessed) if sum(guessed) else None)
+    assert shares.get("passed") == (sum(passed) / sum(predicted) if sum(predicted) else None)
     assert shares.get("correct") == (sum(confusion[c][c] for c in range(3)) / known if known else None)
     assert counts.interval() == {}
 
@@ -56,7 +56,7 @@ def test_counts_go_on_from_their_state() -> None:
     second.count([step], ALONE)
     assert all(torch.equal(second.state_dict()[name], value) for name, value in whole.state_dict().items())
     first.count([step], ALONE)  # the state that was loaded is a copy
-    assert second.guessed.sum() == 4
+    assert second.predicted.sum() == 4
 
 
 def run(passed: list[float], kind: str = "fixed", lambda_u: float = 1.0) -> tuple[list[dict], dict]:

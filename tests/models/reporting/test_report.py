@@ -155,7 +155,7 @@ def test_what_correct_means_is_said_where_hidden_labels_were_read(tmp_path: Path
     path = write_report(tmp_path, recipe_name="a", rows=blind, final=[], pictures=[], verdict="", pseudo_labels=none)
     assert "Correct:" in (folder / "report.html").read_text()
     text = path.read_text()
-    assert "Passed: share of all guesses." in text
+    assert "Passed: share of all pseudo-labels." in text
     assert "Correct:" not in text
     assert "0.1 % passed the threshold at the end" in text
     assert "at the end" not in (folder / "report.html").read_text()

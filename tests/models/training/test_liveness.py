@@ -73,7 +73,10 @@ module["all_reduce"]()
 def test_a_rank_that_waits_for_others_ends_after_them_and_names_their_last_steps(tmp_path: Path) -> None:
     ended = run(tmp_path, WAITS, ranks=2)
     assert ended.returncode == 1
-    assert "timed out waiting for other ranks, last heard at steps 7 (rank 1 on" in failure(tmp_path)["error"]
+    assert (
+        "timed out waiting for other ranks, whose last heartbeats are of steps 7 (rank 1 on"
+        in failure(tmp_path)["error"]
+    )
     assert failure(tmp_path)["secondary"]
 
 
