@@ -48,7 +48,7 @@ class Files:
 class Evaluator(ABC):
     """Interface of an evaluator, which measures one aspect of a trained run; its fields are flags.
 
-    `python -m models.evaluate NAME RUN` finds it in models/evaluate/NAME.py, one in a file. In Python:
+    The name on the command line, `python -m models.evaluate accuracy RUN`, is that of its file. In Python:
 
         values = Accuracy(batch=64).run(load_run(Path("runs/semi_mae-digits"))).values
     """
