@@ -76,9 +76,13 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return save_load.load(folder / "last.pt")["method"]
 
 
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    """Bitwise equality of two state dicts."""
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+def same(a: object, b: object) -> bool:
+    """Whether two states, tensors or nested dicts that hold some, are equal in type and in every bit."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
+    return a == b
 
 
 def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:

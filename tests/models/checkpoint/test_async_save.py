@@ -12,6 +12,7 @@ import torch
 from models.checkpoint import save_load
 from models.checkpoint.async_save import AsyncSaver
 from pipeline.errors import InputError
+from tests.conftest import same
 
 
 def state(step: int) -> dict:
@@ -22,14 +23,6 @@ def state(step: int) -> dict:
         "empty": [],
         "none": None,
     }
-
-
-def same(a: object, b: object) -> bool:
-    if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    return a == b
 
 
 @pytest.fixture

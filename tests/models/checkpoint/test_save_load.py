@@ -12,6 +12,7 @@ from models.config.recipe import Optim
 from models.optim.build import build_optimiser
 from models.optim.update import set_lr
 from pipeline.errors import InputError
+from tests.conftest import same
 
 STATE = {
     "step": 3,
@@ -55,14 +56,6 @@ while not finished:
     event += 1
 print(event)
 """
-
-
-def same(a: object, b: object) -> bool:
-    if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    return a == b
 
 
 def test_a_saved_state_comes_back_equal(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from models.distributed.process_group import World
 from models.optim.build import build_optimiser
 from models.optim.update import FiniteGuard, clip_grad_norm, set_lr
 from pipeline.errors import InputError
+from tests.conftest import same
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 IDS = torch.tensor([5, 9])
@@ -34,14 +35,6 @@ def backward(method: nn.Module, poison: float = 1.0) -> torch.Tensor:
     return loss
 
 
-def equal(a: object, b: object) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    return a == b
-
-
 @KINDS
 def test_a_finite_step_is_a_plain_step(tmp_path: Path, kind: str) -> None:
     (ours, made), (plain, reference), guard = toy(kind), toy(kind), FiniteGuard(ALONE)
@@ -50,8 +43,8 @@ def test_a_finite_step_is_a_plain_step(tmp_path: Path, kind: str) -> None:
         backward(plain)
         reference.step()
     guard.check(tmp_path)
-    assert equal(ours.state_dict(), plain.state_dict())
-    assert equal(made.state_dict()["state"], reference.state_dict()["state"])
+    assert same(ours.state_dict(), plain.state_dict())
+    assert same(made.state_dict()["state"], reference.state_dict()["state"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -62,8 +55,8 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_named(tmp_path: Path, 
     guard.step(made, backward(method), clip_grad_norm(method.parameters(), 1.0), torch.tensor([1, 2]), 0)
     weights, moments = copy.deepcopy(method.state_dict()), copy.deepcopy(made.state_dict()["state"])
     guard.step(made, backward(method, poison), clip_grad_norm(method.parameters(), 1.0), IDS, 1)
-    assert equal(method.state_dict(), weights)
-    assert equal(made.state_dict()["state"], moments)
+    assert same(method.state_dict(), weights)
+    assert same(made.state_dict()["state"], moments)
     with pytest.raises(InputError, match=r"^loss or gradient was not finite in step 1 \(1 such[^\n]*$"):
         guard.check(tmp_path)
     assert json.loads((tmp_path / "not_finite.json").read_text()) == {"step": 1, "ids": [5, 9]}
@@ -74,7 +67,7 @@ def test_an_infinite_loss_under_finite_gradients_is_caught(tmp_path: Path) -> No
     weights = copy.deepcopy(method.state_dict())
     loss = backward(method)
     guard.step(made, loss.detach() + float("inf"), clip_grad_norm(method.parameters(), None), IDS, 0)
-    assert equal(method.state_dict(), weights)
+    assert same(method.state_dict(), weights)
     with pytest.raises(InputError):
         guard.check(tmp_path)
 
@@ -88,7 +81,7 @@ def test_steps_after_a_bad_one_still_train_until_the_check(tmp_path: Path, kind:
     for _ in range(2):
         backward(plain)
         reference.step()
-    assert equal(method.state_dict(), plain.state_dict())
+    assert same(method.state_dict(), plain.state_dict())
 
 
 def gradients(scale: float) -> list[nn.Parameter]:
