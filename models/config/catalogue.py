@@ -37,7 +37,7 @@ def description(name: str) -> str | None:
 def check_name(name: str) -> None:
     """Raise InputError, with the nearest name, unless `name` is a recipe's or "sweep/index" of a sweep.
 
-    check_name("semi_mae:digitz")  # no recipe is called 'semi_mae:digitz'; did you mean semi_mae:digits?
+    check_name("semi_mea:digits")  # no recipe is called 'semi_mea:digits'; did you mean semi_mae:digits?
 
     How many members the sweep has is not checked: that would import its file.
     """

@@ -19,7 +19,7 @@ from pipeline.text import did_you_mean
 def answer_without_torch(arguments: Sequence[str]) -> None:
     """Print the catalogue if the arguments name no recipe, refuse a wrong name or flag, and end the process; or return.
 
-    answer_without_torch(["semi_mae:digitz"])  # error: no recipe is called 'semi_mae:digitz'; did you mean ...
+    answer_without_torch(["semi_mea:digits"])  # error: no recipe is called 'semi_mea:digits'; did you mean ...
 
     Flags of the groups data, encoder, optim and run are checked by name. `resolve` checks everything else; it imports
     the method's file and with it torch, which takes seconds.
