@@ -12,7 +12,9 @@ from models.encoder.positions import prefix_positions, resampled
 from models.encoder.relative import bias_for_each_block, kind_of, resampled_bias
 from models.encoder.vit import normalisation_of
 from models.method import Method
+from models.pretrained.classifier import rows_by_class
 from models.pretrained.find import find_weights
+from models.pretrained.names import examples, with_own_names
 from models.pretrained.weights import Weights, summarise
 from pipeline.errors import InputError
 
@@ -22,24 +24,30 @@ BODY = "blocks", "patch_embed", "cls_token", "reg_token", "dist_token", "pos_emb
 """First parts of the names of an encoder's tensors without its head: none of the source's may be left out."""
 
 
-def load_encoder(method: Method, start: str | Path) -> str:
+def load_encoder(method: Method, start: str | Path, classes: tuple[str, ...] | None = None) -> str:
     """Load the weights that `start` names (models.pretrained.find) into a method's encoder, and into its EMA.
 
     -> one line: how many tensors were loaded, what was adapted, what was left out, what is new.
 
-    A classifier is copied if the source has one of the same shape behind the same norm; otherwise it stays as it was
-    initialised. So does a norm behind the pooling (encoder.fc_norm) if the source has none. Positions and position
-    biases of another grid are resampled. A bias table that all blocks share is copied to each block if the method's
-    encoder has one a block.
+    A classifier is copied if the source has one behind the same norm, by the names of its classes; if one side has no
+    names, by its shape. Otherwise it stays as it was initialised. So does a norm behind the pooling (encoder.fc_norm)
+    if the source has none. Positions and position biases of another grid are resampled. A bias table that all blocks
+    share is copied to each block if the method's encoder has one a block.
+
+    classes  names of this run's classes, in the order of their labels
 
     Raises InputError for positions of another kind, for a tensor that is missing or of another shape, and for a tensor
     of the source's encoder that the method's does not have.
     """
-    found, own = find_weights(str(start)), method.encoder.state_dict()
+    own = method.encoder.state_dict()
+    found = with_own_names(find_weights(str(start)), own)
     held = _positions_of_kind(found, own, len(method.encoder.blocks))
     held, positions = _resampled(held, own, prefix_positions(method.encoder))
     held, biases = _biases_resampled(held, own)
     held, folded = _folded(held, found.normalisation, method.encoder)
+    classifier = None
+    if not _new_norm(held, own):
+        held, classifier = rows_by_class(held, method.encoder.head, found.classes, classes or None)
     new = list(_new(held, own))
     _check(held, own, new, found.where)
     method.encoder.load_state_dict(own | {name: held[name] for name in own if name not in new})
@@ -47,7 +55,7 @@ def load_encoder(method: Method, start: str | Path) -> str:
         method.ema.module.load_state_dict(method.encoder.state_dict())
     out = [name for name in held if name not in own]
     loaded = f"{len(own) - len(new)} tensors of the encoder from {found.where} ({found.what})"
-    parts = [loaded, positions, biases, folded]
+    parts = [loaded, positions, biases, folded, classifier]
     parts += [f"left out: {summarise([*out, *found.others])}" if out or found.others else None]
     return "; ".join([part for part in parts if part] + [f"new: {', '.join(new) or 'none'}"])
 
@@ -121,11 +129,16 @@ def _folded(
 
 def _new(held: dict[str, Tensor], own: dict[str, Tensor]) -> Iterator[str]:
     """Names of the encoder's tensors that stay as they were initialised."""
-    norm = any(name.startswith(POOLED_NORM) and name not in held for name in own)
+    norm = _new_norm(held, own)
     for name in own:
         other = name.startswith(HEAD) and not _same(held, own, name)
         if other or (norm and name.startswith((POOLED_NORM, HEAD))):  # it was trained on features behind another norm
             yield name
+
+
+def _new_norm(held: dict[str, Tensor], own: dict[str, Tensor]) -> bool:
+    """Whether the encoder has a norm behind the pooling that the source has not."""
+    return any(name.startswith(POOLED_NORM) and name not in held for name in own)
 
 
 def _check(held: dict[str, Tensor], own: dict[str, Tensor], new: list[str], where: str) -> None:
@@ -134,7 +147,9 @@ def _check(held: dict[str, Tensor], own: dict[str, Tensor], new: list[str], wher
             continue
         if name.startswith(NORM) and name not in held and f"fc_{name}" in held:
             raise InputError(f"{where} has its final norm behind the pooling ({POOLED_NORM}*); add --encoder.fc-norm")
-        came = list(held[name].shape) if name in held else "nothing"
+        unknown = [each for each in held if each not in own]
+        nothing = f"nothing under that name, but {examples(held, unknown)}" if unknown else "nothing"
+        came = list(held[name].shape) if name in held else nothing
         raise InputError(
             f"{where}: expected {name} of shape {list(own[name].shape)}, got {came}; "
             "use the encoder and image size of the run that wrote it"

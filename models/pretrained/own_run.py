@@ -23,4 +23,5 @@ def read_run(path: Path) -> Weights:
     others = tuple(name for name in held if not name.startswith((EMA, ENCODER)))
     recipe = state.get("recipe") or {}
     what = f"{recipe['name']}, step {state['step']}" if recipe.get("name") and "step" in state else "a run"
-    return Weights(tensors, str(path), what + (", its average" if prefix == EMA else ""), others)
+    what += ", its average" if prefix == EMA else ""
+    return Weights(tensors, str(path), what, others, classes=tuple(state.get("classes") or ()) or None)

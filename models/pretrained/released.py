@@ -1,20 +1,25 @@
-"""Read weights that others have released as a file (MAE, SupMAE, SimMIM, BEiT, DeiT, timm), and our own exports.
+"""Read files of weights that others have released (MAE, SupMAE, SimMIM, BEiT, DeiT, timm, ViTMAE), and our own exports.
 
 The forms that are read:
 
     MAE, SupMAE, DeiT   {"model": {...}} with timm's names; MAE's own trainer adds optimiser, epoch and args
     SimMIM, BEiT        {"model": {...}}, in SimMIM's under "encoder."; biases of queries and values, none of keys
     timm, our exports   safetensors with timm's names; a folder has config.json beside it
+    ViTMAE              safetensors with Hugging Face's names, as our export hf-vitmae
+    others              dictionaries in dictionaries, whose keys are then parts of the names ("teacher.backbone.")
+
+The names are brought to timm's in `names.py`.
 """
 
 import json
 import pickle
 import warnings
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -24,23 +29,24 @@ from pipeline.errors import InputError
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 HOLDERS = "model", "state_dict"
-WRAPPERS = "module.", "encoder."
-RENAMED = {".gamma_1": ".ls1.gamma", ".gamma_2": ".ls2.gamma"}
-CONSTANT = "relative_position_index"
 
 
 def read_safetensors(path: Path, config: Path | None = None) -> Weights:
     """Weights in a .safetensors file.
 
-    config  timm's config.json, which says how the images were normalised; it may be missing
+    config  timm's config.json, which says how the images were normalised, and the classes; it may be missing
 
     Raises InputError for a file that is not of this format.
     """
     try:
         tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise InputError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
-    return _found(tensors, path, "safetensors", _normalisation(config))
+    stated = _config(config)
+    classes = label_names(_json(header.get("classes", "null"), path)) or label_names(stated.get("label_names"))
+    return Weights(tensors, str(path), "safetensors", normalisation=_normalisation(stated), classes=classes)
 
 
 def read_released(path: Path) -> Weights:
@@ -58,39 +64,42 @@ def read_released(path: Path) -> Weights:
             "holds more than tensors and plain types; it is not loaded"
         ) from error
     holder = next((name for name in HOLDERS if isinstance(held, dict) and isinstance(held.get(name), dict)), None)
-    tensors = held if holder is None else held[holder]
-    tensors = {n: t for n, t in tensors.items() if isinstance(t, Tensor)} if isinstance(tensors, dict) else {}
+    tensors = dict(_tensors(held if holder is None else held[holder]))
     if not tensors:
         raise InputError(f"{path} holds no tensors by name, neither itself nor under {' or '.join(HOLDERS)}")
-    return _found(tensors, path, f"a released file, {holder}" if holder else "a released file")
+    return Weights(tensors, str(path), f"a released file, {holder}" if holder else "a released file")
 
 
-def _found(tensors: dict[str, Tensor], path: Path, what: str, normalisation: Normalisation | None = None) -> Weights:
-    for wrapper in WRAPPERS:
-        if any(name.startswith(f"{wrapper}blocks.") or name.startswith(f"{wrapper}encoder.") for name in tensors):
-            tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
-    return Weights(_timm_names(tensors), str(path), what, normalisation=normalisation)
+def label_names(found: object) -> tuple[str, ...] | None:
+    """Class names as a file states them; None if it states none, or anything but a list of different strings."""
+    names = tuple(found) if isinstance(found, list | tuple) else ()
+    usable = names and all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+    return names if usable else None
 
 
-def _timm_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of BEiT and SimMIM as timm's: LayerScale's factors, and one bias for queries, keys, values."""
-    made = {}
-    for name, tensor in tensors.items():
-        for theirs, ours in RENAMED.items():
-            name = name.replace(theirs, ours) if name.endswith(theirs) else name
-        if name.endswith("attn.q_bias"):
-            other = tensors[name.replace("q_bias", "v_bias")]
-            made[name.replace("q_bias", "qkv.bias")] = torch.cat([tensor, torch.zeros_like(tensor), other])
-        elif not name.endswith(("attn.v_bias", CONSTANT)):
-            made[name] = tensor
-    return made
+def _tensors(held: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """All tensors in nested dictionaries, under the keys that lead to them, joined by dots."""
+    for key, value in held.items() if isinstance(held, dict) else ():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{key}", value
+        else:
+            yield from _tensors(value, f"{prefix}{key}.")
 
 
-def _normalisation(config: Path | None) -> Normalisation | None:
-    if config is None or not config.exists():
-        return None
+def _config(path: Path | None) -> dict:
+    stated = _json(path.read_text(), path) if path is not None and path.exists() else {}
+    if not isinstance(stated, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(stated).__name__}; export again")
+    return stated
+
+
+def _json(text: str, path: Path) -> object:
     try:
-        found = json.loads(config.read_text()).get("pretrained_cfg", {})
+        return json.loads(text)
     except ValueError as error:
-        raise InputError(f"{config} is not JSON ({error}); export again") from error
+        raise InputError(f"{path} is not JSON ({error}); export again") from error
+
+
+def _normalisation(stated: dict) -> Normalisation | None:
+    found = stated.get("pretrained_cfg", {})
     return Normalisation(tuple(found["mean"]), tuple(found["std"])) if {"mean", "std"} <= found.keys() else None

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from models.encoder.patches import Normalisation
-from models.pretrained.released import WEIGHTS, read_released, read_safetensors
+from models.pretrained.released import WEIGHTS, label_names, read_released, read_safetensors
 from models.pretrained.weights import Weights
 from pipeline.errors import InputError
 
@@ -31,7 +31,9 @@ def read_timm(name: str) -> Weights:
         )
     found = read_safetensors(path) if path.suffix == ".safetensors" else read_released(path)
     shown = Normalisation(tuple(config.mean), tuple(config.std))
-    return replace(found, where=name, what=f"timm {path.name}", normalisation=shown)
+    return replace(
+        found, where=name, what=f"timm {path.name}", normalisation=shown, classes=label_names(config.label_names)
+    )
 
 
 def _cached(repo: str | None, file: str, url: str | None) -> Path | None:

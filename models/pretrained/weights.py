@@ -13,12 +13,13 @@ from models.encoder.patches import Normalisation
 @final
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """Tensors under timm's names, and their source.
+    """Tensors by name, and their source.
 
     where          the file or name, for messages
     what           kind of source, in words, such as "mae:digits, step 300"
     others         names of the file's other tensors: decoders, heads
     normalisation  of the images that the weights were trained on; None if the source does not say
+    classes        names of the classes, in the order of the classifier's rows; None if the source does not say
     """
 
     tensors: dict[str, Tensor]
@@ -26,6 +27,7 @@ class Weights:
     what: str
     others: tuple[str, ...] = ()
     normalisation: Normalisation | None = None
+    classes: tuple[str, ...] | None = None
 
 
 def summarise(names: Iterable[str]) -> str:

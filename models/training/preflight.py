@@ -82,7 +82,7 @@ def open_run(recipe: Recipe, world: World) -> OpenRun:
             )
         method.load_state_dict(state["method"])
     elif recipe.run.start:
-        origin = load_encoder(method, recipe.run.start)
+        origin = load_encoder(method, recipe.run.start, train_data.classes)
     return OpenRun(folder, inputs, method, found[0] if found else None, origin)
 
 

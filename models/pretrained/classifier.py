@@ -1,0 +1,59 @@
+"""Match a classifier's rows to the classes of a run by name, so that each scores the class it was trained on."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+HEAD = "head"
+SHOWN = 3
+
+
+def rows_by_class(
+    held: dict[str, Tensor],
+    head: nn.Module,
+    theirs: tuple[str, ...] | None,
+    ours: tuple[str, ...] | None,
+) -> tuple[dict[str, Tensor], str | None]:
+    """Take for each class of ours the row of the class of that name, from the layers of the classifier that score.
+
+    rows_by_class({"head.weight": weight}, vit.head, ("cat", "dog"), ("dog", "cat"))[0]["head.weight"]  # its rows 1, 0
+
+    The rows are removed if the source lacks one of the classes: a classifier that was trained for a part of them would
+    rule the others out. Without names on both sides, rows stay as they are.
+
+    held    tensors of the source, by the encoder's names
+    head    the encoder's classifier
+    theirs  the source's classes in the order of its scores; None if it does not say
+
+    -> the tensors, and a note on what was done; None if the source has no such layer.
+    """
+    layers = dict(_scoring(head))
+    rows = [name for name in layers if name in held]
+    if not rows:
+        return held, None
+    if not theirs or not ours or any(len(held[name]) != len(theirs) for name in rows):
+        if any(held[name].shape != layers[name].shape for name in rows):
+            return held, None
+        return held, f"classifier kept by its size, {len(held[rows[0]])} classes, as the source names none that fit it"
+    if theirs == ours:
+        return held, f"classifier kept, of the same {len(ours)} classes"
+    missing = [name for name in ours if name not in theirs]
+    if missing:
+        shown = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
+        note = f"classifier not taken, as it lacks {len(missing)} of {len(ours)} classes ({shown})"
+        return {name: tensor for name, tensor in held.items() if name not in rows}, note
+    order = torch.tensor([theirs.index(name) for name in ours])
+    note = f"classifier's rows taken by class name, {len(ours)} of its {len(theirs)}"
+    return held | {name: held[name][order] for name in rows}, note
+
+
+def _scoring(head: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of the linear layers that return class scores: one row or number a class."""
+    parts = head.items() if isinstance(head, nn.ModuleDict) else [("", head)]  # a Semiformer has two classifiers
+    for name, part in parts:
+        prefix = f"{HEAD}.{name}." if name else f"{HEAD}."
+        if isinstance(part, nn.Sequential):
+            prefix, part = f"{prefix}{len(part) - 1}.", part[-1]
+        if isinstance(part, nn.Linear):
+            yield from ((f"{prefix}{kind}", tensor) for kind, tensor in part.state_dict().items())
