@@ -12,6 +12,7 @@ from typing import final
 
 from pipeline.errors import InputError
 from pipeline.sources.encode import How, Prepared
+from pipeline.store.sample_names import printable
 
 NAMED = 10  # rejected files that an error names: of a small source all, so that they are mended in one go
 
@@ -56,7 +57,7 @@ class Outcome:
 
     def reject(self, name: str, reason: str) -> None:
         """Note a rejection. Raises InputError once too large a share of the source is rejected, and enough to name."""
-        self.rejected.append((name, reason))
+        self.rejected.append((printable(name), printable(reason)))  # a decoder's words may be of any kind
         if len(self.rejected) >= NAMED:
             self.check()
 

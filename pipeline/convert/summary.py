@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.labels.splits import known_labels, load_split
 from pipeline.store.beton import Beton
 from pipeline.store.manifest import Manifest, manifest_path
-from pipeline.store.sample_names import read_name
+from pipeline.store.sample_names import printable, read_name
 from pipeline.text import some
 
 WIDTH = 110
@@ -30,7 +30,7 @@ HOW = {"passed through": "kept as they were", "re-encoded": "re-encoded", "resiz
 def summary(beton: Beton, splits: Sequence[str]) -> str:
     """A conversion in a line for each subject; `splits` are the names of those that it wrote."""
     found = beton.manifest
-    lines = [f"{beton.path}: {_n(found.n, 'image')}, {found.bytes / 1e6:,.1f} MB"]
+    lines = [f"{printable(str(beton.path))}: {_n(found.n, 'image')}, {found.bytes / 1e6:,.1f} MB"]
     for label, parts in (
         ("source", [_source(found)]),
         ("read as", [note for note in found.notes if not note.startswith(SKIPPED)]),

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -195,7 +196,8 @@ def test_the_command_line_converts_and_says_what_it_did(tree, tmp_path, monkeypa
         "--max-bad",
         "0.5",
     ]
-    monkeypatch.setattr("sys.argv", ["convert", *arguments, "--per-class", "1", "--unlabelled", str(tree / "class0")])
+    more = str(shutil.copytree(tree / "class0", tmp_path / "more"))
+    monkeypatch.setattr("sys.argv", ["convert", *arguments, "--per-class", "1", "--unlabelled", more])
     main()
     said = capsys.readouterr().out
     beton = open_beton(tmp_path / "t.beton")

@@ -168,6 +168,13 @@ def test_many_classes_and_reasons_are_folded_by_count_and_never_cut(tmp_path):
     assert len(open_beton(tmp_path / "out.beton").manifest.rejected) == 60
 
 
+def test_a_reason_of_several_lines_or_odd_bytes_is_one_line_of_text(tmp_path):
+    source = Many([3, 3])
+    source.rejected = (("caf\udce9.jpg", "first\nsecond \x1b[2J \udcff"),)
+    found = said(tmp_path, source, Options(max_bad=0.9))
+    assert found["left out"].splitlines()[1] == r"  1: first\nsecond \u001b[2J \xff (caf\xe9.jpg)"
+
+
 def test_twelve_classes_are_all_named_and_thirteen_folded(tmp_path):
     def of(n: int) -> str:
         fields = dict.fromkeys(Manifest.__dataclass_fields__)
