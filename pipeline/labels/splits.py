@@ -226,10 +226,12 @@ def _read(beton: Beton, path: Path, name: str) -> Split:
 
 
 def _split(found: dict[str, Any]) -> Split:
-    """Raises ValueError if a field is missing, unknown or of another type."""
+    """Raises ValueError if a field is missing, unknown, or cannot be what it says."""
     if wrong := sorted(found.keys() ^ FIELDS.keys()):
         raise ValueError(f"missing or unknown: {', '.join(wrong)[:200]}")
     f = {name: typed(found[name], kind, name) for name, kind in FIELDS.items()}
+    if not re.fullmatch("[0-9a-f]{64}", f["beton"]):
+        raise ValueError("beton: expected a digest of 64 hexadecimal digits")
     return Split(f["name"], f["beton"], f["n"], f["seed"], f["classes"], np.array(f["labelled"], np.int64))
 
 

@@ -158,6 +158,7 @@ WRONG = {
     "a true count": ({"n": True}, "n: expected a whole number, got True"),
     "another file": ({"beton": "0" * 64}, r"was made for 45 images \(digest 00000000\)"),
     "no file": ({"beton": 0}, "beton: expected text, got 0"),
+    "a file that is a line break": ({"beton": "\n"}, "beton: expected a digest of 64 hexadecimal digits"),
     "a seed with a point": ({"seed": 0.5}, "seed: expected a whole number, got 0.5"),
     "the old format": ({"format": 1}, "expected format 2, got 1"),
     "a format to come": ({"format": 9}, "expected format 2, got 9"),
