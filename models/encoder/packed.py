@@ -29,7 +29,8 @@ class PackedBlock(Block):
 
     block(x, layout=Layout(((2, 5), (3, 2))))   # x [16, C] -> [16, C]
 
-    attention  "sdpa": one call a run of equal lengths, anywhere; "varlen": one call in all, CUDA in half precision
+    attention  "sdpa": one call a run of equal lengths, anywhere; "varlen": one call in all, CUDA in half precision;
+               float32, in which runs are measured, is computed as by sdpa
     relative   whether attention has relative positions (models.encoder.relative.add_relative)
     compiler   back-end of torch.compile for the packed path (models.distributed.compile); None runs it eagerly
     """
@@ -183,7 +184,7 @@ def _attend(
     """[rows, heads, head_dim] each -> [query rows, heads · head_dim]; no sample sees another."""
     q, k = attn.q_norm(q), attn.k_norm(k)
     dropout = attn.attn_drop.p if attn.training else 0.0
-    if attention == "varlen":
+    if attention == "varlen" and v.dtype != torch.float32:  # a run is measured in f32, which varlen_attn lacks
         return _attend_varlen(q, k, v, queries, keys, dropout).flatten(1)
     outs, query_start, key_start = [], 0, 0
     for (samples, first, tokens), pair in _runs(queries, keys, pairs):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.distributed.precision import precision
+from models.distributed.precision import measuring
 from models.evaluate.evaluator import Evaluator, labels_of
 from models.load import Loaded
 from pipeline.errors import InputError
@@ -36,6 +36,6 @@ def class_probabilities(evaluator: Evaluator, loaded: Loaded, beton: Beton) -> C
     ids = np.asarray(known.ids)
     found = []
     for images in evaluator.images(loaded, beton, ids):
-        with precision(loaded.recipe.run, images.device):
+        with measuring(images.device):
             found.append(loaded.method.logits(images).float().softmax(-1))
     return ClassProbabilities(torch.cat(found).cpu(), torch.from_numpy(known[ids]), ids)

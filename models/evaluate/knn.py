@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from models.distributed.precision import precision
+from models.distributed.precision import measuring
 from models.encoder.vit import FullImages, encode, evaluating
 from models.evaluate.evaluator import Evaluator, Result
 from models.load import Loaded
@@ -128,7 +128,7 @@ class Neighbours(Evaluator):
         known, wanted = self.labels(loaded, train), known_labels(test, None)
         check_files(train, known, test, wanted)
         device = next(encoder.parameters()).device
-        with precision(loaded.recipe.run, device):
+        with measuring(device):
             batches = sweep_decodable(self.data_of(loaded), train, device, np.asarray(known.ids), self.batch)
             ids, bank = feature_bank(encoder, batches, self.tokens)
             test_ids = np.asarray(wanted.ids)
@@ -137,7 +137,8 @@ class Neighbours(Evaluator):
         if not ks:
             raise InputError(f"{train.path} has {len(ids)} known labels, fewer than each of --k; give a smaller one")
         labels, query_labels = (torch.from_numpy(values).to(device) for values in (known[ids], wanted[test_ids]))
-        accuracies = knn_accuracies(bank, labels, queries, query_labels, ks, self.temperature)
+        with measuring(device):
+            accuracies = knn_accuracies(bank, labels, queries, query_labels, ks, self.temperature)
         values = {"images": float(len(test_ids)), "known": float(len(ids))}
         return Result(values | {f"knn_{k}": share for k, share in zip(ks, accuracies, strict=True)})
 

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.config.recipe import Recipe
-from models.distributed.precision import precision
+from models.distributed.precision import measuring
 from models.encoder.patches import gather_patches, hidden_from_visible, normalised, patchify, unpatchify
 from models.encoder.vit import normalisation_of
 from models.evaluate.evaluator import Evaluator, Result
@@ -104,7 +103,6 @@ def reconstruct(
 
 
 def picture(
-    recipe: Recipe,
     method: Method,
     images: Tensor,
     ratios: Sequence[float],
@@ -118,7 +116,7 @@ def picture(
     columns, headings = [list(images.permute(0, 2, 3, 1).cpu().numpy())], ["image"]
     patches = (images.shape[-1] // method.branch.patch) ** 2
     for ratio in (each for each in ratios if patches * (1 - each) >= 1):
-        with precision(recipe.run, images.device):
+        with measuring(images.device):
             made = reconstruct(method, images, ratio, seed, ids)
         if made is None:
             return None
@@ -158,7 +156,7 @@ class Reconstructions(Evaluator):
         beton = self.open(loaded)
         ids = self.shown(beton)
         images = torch.cat(list(self.images(loaded, beton, ids)))
-        drawn = picture(loaded.recipe, loaded.method, images, self.ratios, self.seed, ids)
+        drawn = picture(loaded.method, images, self.ratios, self.seed, ids)
         if drawn is None:
             target = loaded.method.branch.settings.target
             raise InputError(f"{loaded.path} predicts {target}, of which there is no picture; give a run on pixels")
@@ -175,7 +173,7 @@ class Reconstructions(Evaluator):
         """Sum the images' mean squared errors, of predicted and of blank patches: f64 [ratios, 2], on the device."""
         found = []
         for ratio in self.ratios:
-            with precision(loaded.recipe.run, images.device):
+            with measuring(images.device):
                 filled = fill(loaded.method, images, ratio, keys_of(ids, self.seed))
             truth = gather_patches(images, None, filled.hidden, loaded.method.branch.patch).float()
             each = [

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from models.config.recipe import Recipe
-from models.distributed.precision import precision
+from models.distributed.precision import measuring
 from models.distributed.process_group import World, group_for, sum_over_ranks
 from models.evaluate.accuracy import hits
 from models.evaluate.knn import feature_bank, features, knn
@@ -51,12 +51,12 @@ class Validator:
         self.batch = recipe.run.device_images or 256
 
     def __call__(self, method: Method) -> dict[str, float]:
-        """Measure shares of images, in the precision that the run trains in. A collective call.
+        """Measure shares of images, in float32 whatever the run trains in. A collective call.
 
         Returns top1 (and top5 above 5 classes), and knn where the method has no classifier or run.knn asks for it;
         nothing where no label is known.
         """
-        with precision(self.recipe.run, self.world.device):
+        with measuring(self.world.device):
             return self._measure(method)
 
     def _measure(self, method: Method) -> dict[str, float]:

@@ -43,7 +43,6 @@ class Probe(Method):
     """
 
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
-        check(recipe)
         super().__init__(recipe, classes)
         self.start = recipe.run.start
         self.encoder.requires_grad_(False).head.requires_grad_(True)
@@ -84,13 +83,6 @@ class Probe(Method):
     def startup_note(self) -> str | None:
         """Warn where the encoder was not pre-trained."""
         return None if self.start else "nothing was pre-trained: run.start is absent, so random features are probed"
-
-
-def check(recipe: Recipe[Settings]) -> None:
-    """Raise InputError for batches of one image, which has no variance for batch norm."""
-    images = min(recipe.data.batch, recipe.run.device_images or recipe.data.batch)
-    if images < 2:
-        raise InputError(f"a probe norms its features over a batch of 2 images or more, got {images}")
 
 
 def digits() -> Recipe[Settings]:

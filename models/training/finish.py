@@ -62,4 +62,4 @@ def _reconstructions(run: Training, method: Method) -> Picture | None:
     beton = run.validators["val"].beton
     ids = np.arange(min(IMAGES, beton.n))
     (images,) = sweep(run.recipe.data, beton, run.world.device, ids, IMAGES)
-    return picture(run.recipe, method, images, RATIOS)
+    return picture(method, images, RATIOS)

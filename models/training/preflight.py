@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import final
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.checkpoint import save_load
 from models.config.recipe import Recipe
@@ -22,6 +23,7 @@ from models.optim.schedule import Pools, RunLength, run_length
 from models.pretrained import load_encoder
 from models.records.run_folder import check_same_recipe, folder_of
 from pipeline.errors import InputError
+from pipeline.sampling.sampler import shares
 from pipeline.train_data import TrainData, check_views, open_train_data
 
 CLASSES = 1000
@@ -71,6 +73,7 @@ def open_run(recipe: Recipe, world: World) -> OpenRun:
     torch.manual_seed(recipe.run.seed)
     train_data = inputs.train_data
     method, origin = build_method(recipe, len(train_data.classes)), None
+    check_batch_norm(recipe, method, train_data.batches, world.size)
     method.set_dataset_size(train_data.beton.n, train_data.pools[1])
     found = None if recipe.run.fresh else save_load.latest(folder)
     process_group.check_same(found[0]["step"] if found else 0, world, f"the step to carry on from in {folder}")
@@ -98,7 +101,11 @@ def check(recipe: Recipe, ranks: int) -> None:
         inputs = open_inputs(recipe, World(0, ranks, 0, torch.device("cpu")))
         classes = len(inputs.train_data.classes)
     with torch.device("meta"):
-        build_method(recipe, classes)
+        method = build_method(recipe, classes)
+    needs = method.needs(recipe)
+    check_batch_norm(
+        recipe, method, shares(recipe.data.batch, recipe.data.ratio, needs.labelled, needs.unlabelled), ranks
+    )
 
 
 def open_inputs(recipe: Recipe, world: World) -> Inputs:
@@ -132,6 +139,33 @@ def check_attention(recipe: Recipe, world: World) -> None:
         raise InputError(
             f"encoder.attention is varlen, which runs on CUDA in half precision, got {' in '.join(came)}; choose sdpa"
         )
+
+
+def check_batch_norm(recipe: Recipe, method: Method, batches: tuple[int, int], ranks: int) -> None:
+    """Raise InputError if the method has a batch norm that trains, and each of `ranks` has one image at a time.
+
+    check_batch_norm(recipe, method, train_data.batches, world.size)
+
+    batches  labelled and unlabelled images of a step over all ranks
+
+    One image has no variance. A rank norms a micro-batch by the images of that micro-batch, labelled and unlabelled;
+    steps on labels alone have as many. The method is put into training mode, in which a frozen norm stays as it is.
+    """
+    micro = micro_batches(batches, ranks, recipe.run.device_images)
+    share = sum(batches) // ranks
+    norms = [name for name, part in method.train().named_modules() if isinstance(part, _BatchNorm) and part.training]
+    if share > micro or not norms:
+        return
+    if share == 1:
+        cure = f"set --data.batch to {2 * ranks} or more" + (", or run fewer ranks" if ranks > 1 else "")
+    else:
+        least = next(images for images in range(2, share + 1) if share % images == 0)
+        cure = f"set --run.device-images to {least} or more"
+    split = f"{sum(batches)} images a step over {ranks} rank(s)" + (f" and {micro} micro-batches" if micro > 1 else "")
+    raise InputError(
+        f"{recipe.name} has batch norm ({norms[0]}), expected 2 images or more at once on each rank, got 1 ({split}); "
+        f"{cure}"
+    )
 
 
 def _fit_arguments(recipe: Recipe, kind: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.config.recipe import Recipe
-from models.distributed.precision import precision
+from models.distributed.precision import measuring
 from models.encoder.vit import FullImages, classify, encode
 from models.method import Method
 from models.semiformer.model import Semiformer
@@ -31,7 +31,7 @@ class FeatureExtractor(nn.Module):
     def __init__(self, method: Method, recipe: Recipe, pool: Pool = "recipe") -> None:
         """Copy the encoder. Raises InputError for a class token that it lacks, and for a `pool` of a Semiformer."""
         super().__init__()
-        self.run, self.encoder = recipe.run, deepcopy(method.eval_encoder)
+        self.encoder = deepcopy(method.eval_encoder)
         self.encoder.requires_grad_(True)  # a moving average, and what the run itself froze, are without gradient
         if recipe.encoder.position == "sincos":
             self.encoder.pos_embed.requires_grad_(False)
@@ -49,7 +49,7 @@ class FeatureExtractor(nn.Module):
             self.encoder.global_pool = pool
 
     def forward(self, images: Tensor) -> Tensor:
-        with precision(self.run, images.device):
+        with measuring(images.device):
             if isinstance(self.encoder, Semiformer):
                 found = torch.cat(self.encoder(images), 1)
             else:

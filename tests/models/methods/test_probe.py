@@ -202,8 +202,8 @@ def test_random_features_are_called_so():
 @pytest.mark.parametrize(("flag", "said"), [
     ("--method.block=3", "method.block is 3, the encoder has 2; lower it"),
     ("--method.block=0", "method.block is 0, expected at least 1"),
-    ("--data.batch=1", "over a batch of 2 images or more, got 1"),
-    ("--run.device-images=1", "over a batch of 2 images or more, got 1"),
+    ("--data.batch=1", "expected 2 images or more at once on each rank, got 1 .*--data.batch to 2 or more"),
+    ("--run.device-images=1", "expected 2 images or more at once on each rank, got 1 .*device-images to 2 or more"),
     ("--optim.trust=0", "optim.trust is 0, expected above 0"),
     ("--optim.momentum=1", "optim.momentum is 1, expected from 0 to below 1"),
 ])  # fmt: skip
