@@ -33,7 +33,8 @@ class TrainData:
     labelled     ids of the labelled pool, or None where the method reads no labels
     unlabelled   ids of the unlabelled pool, or None where the method reads none of it
     batches      images of a step from each pool, over all devices
-    fingerprint  digests of file and split, by which a resumed run recognises its data
+    fingerprint  digests of file and split, by which a resumed run recognises its data; models.training.preflight
+                 adds those of the files to evaluate on
     """
 
     beton: Beton

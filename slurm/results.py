@@ -6,14 +6,15 @@ from pathlib import Path
 
 from models.records import metrics
 from models.records.run_folder import RECIPE
+from pipeline.errors import InputError
 
 ALWAYS_DIFFER = "name", "run.folder"
 """Fields that are different in every member of a sweep."""
 
 
 def rows(run: Path) -> list[dict]:
-    """Read the rows of a run's journal; none where it cannot be read, and without a line torn by a kill."""
-    with contextlib.suppress(OSError):
+    """Read the rows of a run's journal; none where it cannot be read, and without damaged lines."""
+    with contextlib.suppress(InputError):
         return metrics.read(run)
     return []
 
@@ -39,8 +40,9 @@ def differing(runs: list[Path]) -> list[dict[str, object]]:
 
 
 def _recipe(run: Path) -> dict[str, object]:
-    with contextlib.suppress(OSError, json.JSONDecodeError):
-        return dict(_flat(json.loads((run / RECIPE).read_text())))
+    with contextlib.suppress(OSError, ValueError):
+        saved = json.loads((run / RECIPE).read_text())
+        return dict(_flat(saved)) if isinstance(saved, dict) else {}
     return {}
 
 

@@ -1,5 +1,6 @@
 """Write and read a file of tensors and plain types that ends in its own SHA-256, which is verified when it is read."""
 
+import errno
 import hashlib
 import os
 import pickle
@@ -8,8 +9,10 @@ from typing import BinaryIO
 
 import torch
 
+from models.records.run_folder import LAST, PREVIOUS
 from pipeline.errors import InputError
 
+NOT_WRITABLE = errno.EACCES, errno.EPERM, errno.EROFS
 _PREFIX = b"sha256:"
 _COMMENT_BYTES = len(_PREFIX) + 64
 
@@ -61,11 +64,12 @@ def has_checksum(path: Path) -> bool:
 
 
 def disk_error(folder: Path, error: OSError | RuntimeError) -> InputError:
-    """The InputError for a disk that did not take a checkpoint."""
+    """The InputError for a disk that did not take a checkpoint; says whether the folder holds one of before."""
     reason = error.strerror if isinstance(error, OSError) else _cause(error)
-    return InputError(
-        f"cannot save a checkpoint in {folder}: {reason}; the one before is intact: free some space and run again"
-    )
+    before = any((folder / name).exists() for name in (LAST, PREVIOUS))
+    held = "the one before is intact" if before else "there is none from before"
+    todo = "make it writable" if reason in map(os.strerror, NOT_WRITABLE) else "free some space"
+    return InputError(f"cannot save a checkpoint in {folder}: {reason}; {held}: {todo} and run again")
 
 
 def _append_checksum(file: BinaryIO) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from models.evaluate.evaluator import Evaluator, Result
 from models.load import Loaded
-from models.records.jsonl import append_line, read_lines
+from models.records.jsonl import NUMBER_OR_NONE, TEXT, append_line, is_of, read_lines, wrong_field
 from models.reporting.render import Section, Table, html
 from pipeline.store.atomic_write import write_whole
 from pipeline.text import measured
@@ -39,5 +39,12 @@ def append_evaluation(loaded: Loaded, name: str, evaluator: Evaluator, result: R
 
 
 def read_evaluations(folder: Path) -> list[dict]:
-    """Read every row of a run's log, in the order of measuring; a line torn by a kill is left out."""
-    return read_lines(folder / FILE)
+    """Read every row of a run's log, in the order of measuring; damaged lines are left out."""
+    return read_lines(folder / FILE, _check_row)
+
+
+def _check_row(row: dict) -> str | None:
+    wrong = wrong_field(row, {"evaluator": TEXT, "flags": (dict,), "values": (dict,)})
+    if wrong or all(is_of(value, NUMBER_OR_NONE) for value in row["values"].values()):
+        return wrong
+    return "values holds what is no number"

@@ -10,9 +10,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from models.records.jsonl import append_line, read_lines
+from models.records.jsonl import NUMBER, TEXT, append_line, left_out, read_lines, wrong_field
 
 FILE = "events.jsonl"
+NEEDED = {"time": NUMBER, "event": TEXT}
+OPTIONAL = {
+    **dict.fromkeys(("step", "ranks", "restart", "attempt", "line"), (int,)),
+    **dict.fromkeys(("job", "node", "nodes", "error", "log", "why", "backend"), TEXT),
+    "rank": (int, str),
+    "code": (int, str),
+}
+NEEDED_WITH = {"error": ("node", "rank"), "log": ("line",)}
+"""Fields without which a field cannot be shown."""
 NODE = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
@@ -28,8 +37,29 @@ def append(folder: Path, event: str, **fields: object) -> dict:
 
 
 def read(folder: Path) -> list[dict]:
-    """The events of a run in the order of writing; a line cut short by a kill or a full disk is skipped."""
-    return read_lines(folder / FILE)
+    """The events of a run in the order of writing; damaged rows are left out.
+
+    Raises InputError if the file cannot be read.
+    """
+    return read_lines(folder / FILE, check_row)
+
+
+def damage(folder: Path) -> str | None:
+    """One line about the rows of `folder`/events.jsonl that `read` leaves out; None if there are none."""
+    return left_out(folder / FILE, check_row)
+
+
+def check_row(row: dict) -> str | None:
+    """What is wrong with an event, in a few words; None if nothing is.
+
+    check_row({"time": 1.5})  # "no event"
+    """
+    if wrong := wrong_field(row, NEEDED, OPTIONAL):
+        return wrong
+    needed = [name for field, names in NEEDED_WITH.items() if field in row for name in names]
+    needed += ["step"] if row["event"] == "done" and "node" in row and "job" not in row else []
+    needed += ["nodes"] if row["event"] == "node failed" else []
+    return next((f"no {name}" for name in needed if name not in row), None)
 
 
 def latest(folder: Path, key: str) -> Any:

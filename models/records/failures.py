@@ -3,7 +3,6 @@ told from the failures that follow from it on other ranks.
 """
 
 import contextlib
-import errno
 import json
 import os
 import re
@@ -18,11 +17,16 @@ from typing import NoReturn, Self, final
 
 from models.records import events
 from models.records.exit_codes import BAD_INPUT, CRASHED
+from models.records.full_disk import DISK_FULL, full_folder
+from models.records.jsonl import NUMBER, TEXT, TEXT_OR_NONE, wrong_field
 from pipeline.errors import InputError, command
 from pipeline.store.atomic_write import write_whole
 
 FOLDER = "failed"
-DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+FIELDS = {"time": NUMBER, "rank": (int,), "node": TEXT, "error": TEXT, "code": (int,), "secondary": (bool,)} | {
+    "log": TEXT_OR_NONE,
+    "line": (int,),
+}
 LOST_PEER = re.compile(
     r"closed by peer|connection (reset|refused|closed)|broken pipe|connectfullmesh|socket closed|timed out waiting"
     r"|nccl (watchdog|communicator)|remote process exited|peer closed|DistBackendError|DistNetworkError",
@@ -57,12 +61,12 @@ def record(folder: Path | None, rank: int, error: str, *, code: int = CRASHED, l
 
 
 def read(folder: Path) -> list[dict]:
-    """The failures that ranks have recorded, as `record` returns them, in no order."""
+    """The failures that ranks have recorded, as `record` returns them, in no order; damaged files are left out."""
     found = []
     for path in (folder / FOLDER).glob("rank-*.json"):
         with contextlib.suppress(OSError, ValueError):
             found.append(json.loads(path.read_text()))
-    return found
+    return [each for each in found if wrong_field(each, FIELDS) is None]
 
 
 def first_cause(folder: Path) -> dict | None:
@@ -102,9 +106,10 @@ class FailureLog:
         """Remove failures of an earlier start: this rank's, and on rank 0 those of ranks that no longer exist."""
         self.running = True
         for path in (self.folder / FOLDER).glob("rank-*.json"):
-            number = int(path.stem.removeprefix("rank-"))
-            if number == self.rank or (self.rank == 0 and number >= self.ranks):
-                path.unlink(missing_ok=True)
+            with contextlib.suppress(ValueError, OSError):  # of what no rank has written, a folder say
+                number = int(path.stem.removeprefix("rank-"))
+                if number == self.rank or (self.rank == 0 and number >= self.ranks):
+                    path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -113,7 +118,8 @@ class FailureLog:
         if error is None or isinstance(error, (KeyboardInterrupt, SystemExit)):
             return
         if isinstance(error, OSError) and error.errno in DISK_FULL:
-            full = f"cannot write in {self.folder}: {error.strerror}; free some space and run again"
+            where = full_folder(error, self.folder)
+            full = f"cannot write in {where}: {error.strerror}; free some space and run again"
             self._record(InputError(full))
             raise InputError(full) from error
         self._record(error)

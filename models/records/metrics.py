@@ -3,15 +3,41 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.records.jsonl import read_lines
+from models.records.jsonl import NUMBER, NUMBER_OR_NONE, is_of, left_out, read_lines, wrong_field
 from pipeline.text import measured
 
 FILE = "metrics.jsonl"
+OPTIONAL = {"epoch": NUMBER, "replaced": (int,), "pseudo": (dict,)}
+INTERVAL = {"loss": NUMBER_OR_NONE, "lr": NUMBER_OR_NONE, "gradient_norm": NUMBER_OR_NONE, "parts": (dict,)}
+TIMING = {"images_per_s": NUMBER_OR_NONE, "wait_share": NUMBER_OR_NONE, "elapsed_s": NUMBER}
 
 
 def read(folder: Path) -> list[dict]:
-    """The rows of `folder`/metrics.jsonl in order of writing; see models.reporting.journal for their fields."""
-    return read_lines(folder / FILE)
+    """The rows of `folder`/metrics.jsonl in order of writing; see models.reporting.journal for their fields.
+
+    Damaged rows are left out. Raises InputError if the file cannot be read.
+    """
+    return read_lines(folder / FILE, check_row)
+
+
+def damage(folder: Path) -> str | None:
+    """One line about the rows of `folder`/metrics.jsonl that `read` leaves out; None if there are none."""
+    return left_out(folder / FILE, check_row)
+
+
+def check_row(row: dict) -> str | None:
+    """What is wrong with a row of losses or of an evaluation, in a few words; None if nothing is.
+
+    check_row({"step": 3, "loss": "1.5"})  # "loss is str, expected int or float or null"
+    """
+    if wrong := wrong_field(row, {"step": (int,)}, OPTIONAL):
+        return wrong
+    if "evaluation" in row or "values" in row:
+        return wrong_field(row, {"evaluation": (str,), "values": (dict,)}) or _no_numbers(row, "values")
+    if not any(name in row for name in ("lr", "gradient_norm", "parts", "timing")):
+        return wrong_field(row, {"loss": NUMBER_OR_NONE})
+    wrong = wrong_field(row, INTERVAL | {"timing": (dict,)}) or wrong_field(row["timing"], TIMING)
+    return wrong or _no_numbers(row, "parts") or _no_numbers(row, "pseudo") or _no_numbers(row, "timing")
 
 
 def latest_scores(rows: Sequence[dict]) -> dict[str, float | None]:
@@ -25,3 +51,11 @@ def latest_scores(rows: Sequence[dict]) -> dict[str, float | None]:
 def format_scores(scores: dict[str, float | None]) -> list[str]:
     """Scores as text, such as ["val top1 95.0 %"]; those that are None are skipped."""
     return [f"{name} {measured(name, value)}" for name, value in scores.items() if value is not None]
+
+
+def _no_numbers(row: dict, field: str) -> str | None:
+    """Name the first value of the object `field` that is neither a number nor null; None if there is none."""
+    held = row.get(field, {}).items()
+    return next(
+        (f"{field} holds no number at {name}" for name, value in held if not is_of(value, NUMBER_OR_NONE)), None
+    )

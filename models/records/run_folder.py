@@ -16,6 +16,11 @@ LAST, PREVIOUS = "last.pt", "previous.pt"
 RECIPE, ENVIRONMENT, LOCK, REPORT, NOT_FINITE = (
     "recipe.json", "environment.json", "lock", "report.html", "not_finite.json"
 )  # fmt: skip
+FILES = (
+    *(LAST, f"{LAST}.partial", PREVIOUS, RECIPE, ENVIRONMENT, LOCK, REPORT, "report.md", NOT_FINITE),
+    *(metrics.FILE, events.FILE),
+)
+FOLDERS = "heartbeat", "failed", "events", "report"
 MAY_CHANGE = {
     *(f"run.{name}" for name in ("folder", "fresh", "device", "devices", "device_images", "compile", "oracle")),
     *(f"run.{name}" for name in ("shard", "log_steps", "save_steps", "evaluate_steps", "stop_step", "hang_timeout_s")),
@@ -77,11 +82,32 @@ def finished_line(folder: Path, recipe: Recipe) -> str | None:
     rows = [row for row in events.read(folder) if "rank" in row]
     if not rows or rows[-1]["event"] != "done" or not all((folder / name).exists() for name in (LAST, REPORT)):
         return None
-    step, scores = rows[-1]["step"], metrics.format_scores(metrics.latest_scores(metrics.read(folder)))
-    return (
+    step, scores = rows[-1].get("step", 0), metrics.format_scores(metrics.latest_scores(metrics.read(folder)))
+    line = (
         f"{folder} is finished: {', '.join([recipe.name, f'step {step:,} of {step:,}', *scores])}; report: "
         f"{folder / REPORT}; for a new run choose another --run.folder"
     )
+    return "\n".join([*damaged_rows(folder), line])
+
+
+def damaged_rows(folder: Path) -> list[str]:
+    """A line for each of metrics.jsonl and events.jsonl that has damaged rows, which are left out; [] if none has."""
+    return [note for note in (metrics.damage(folder), events.damage(folder)) if note]
+
+
+def check_kinds(folder: Path) -> None:
+    """Raise InputError if a name that a run writes is a folder where it writes a file, or the other way round."""
+    wrong = [(folder / name, "a file") for name in FILES if (folder / name).exists() and not (folder / name).is_file()]
+    wrong += [
+        (folder / name, "a folder")
+        for name in FOLDERS
+        if os.path.lexists(folder / name) and not (folder / name).is_dir()
+    ]
+    for path, kind in wrong:
+        came = "a folder" if path.is_dir() else "none" if kind == "a file" else "a file"
+        raise InputError(
+            f"{path}: expected {kind} of a run, it is {came}; move it away, or choose another --run.folder"
+        )
 
 
 def check_same_recipe(folder: Path, recipe: Recipe) -> None:
@@ -93,16 +119,14 @@ def check_same_recipe(folder: Path, recipe: Recipe) -> None:
     path = folder / RECIPE
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, expected a folder for the run; choose another --run.folder")
+    check_kinds(folder)
     if not holds_run(folder):
         return
     if recipe.run.fresh:
         raise InputError(f"{folder} holds a run already; choose another --run.folder, or drop --run.fresh to carry on")
     if not path.exists():
         return
-    try:
-        before = dict(_flat(_with_defaults(json.loads(path.read_text()), recipe)))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}); restore it, or choose another --run.folder") from error
+    before = dict(_flat(_with_defaults(_read_recipe(path), recipe)))
     free = MAY_CHANGE | (MAY_CHANGE_AFTER_NAN if (folder / NOT_FINITE).exists() else set())
     now = dict(_flat(json.loads(json.dumps(asdict(recipe)))))
     for field in ("name", *now, *before):
@@ -112,6 +136,20 @@ def check_same_recipe(folder: Path, recipe: Recipe) -> None:
                 f"{folder} was begun with {field} {old}, now it is {new}; repeat the command as it was, or choose "
                 "another --run.folder"
             )
+
+
+def _read_recipe(path: Path) -> dict:
+    """The fields in recipe.json. Raises InputError if it cannot be read, or holds no JSON object."""
+    todo = "restore it, or choose another --run.folder"
+    try:
+        saved = json.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; {todo}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}); {todo}") from error
+    if not isinstance(saved, dict):
+        raise InputError(f"{path}: expected an object with the fields of a recipe, got {type(saved).__name__}; {todo}")
+    return saved
 
 
 def _lock(lock: int, folder: Path) -> None:

@@ -16,6 +16,7 @@ from typing import final
 from models.records import failures
 from models.records.events import NODE
 from models.records.exit_codes import CRASHED
+from models.records.jsonl import TEXT, wrong_field
 from pipeline.concurrency.watchdog import standing
 
 FOLDER, BEAT_S = "heartbeat", 10.0
@@ -54,7 +55,7 @@ def heartbeats(folder: Path) -> dict[int, dict]:
     for path in (folder / FOLDER).glob("rank-*"):
         with contextlib.suppress(OSError, ValueError):  # ValueError: it is being written
             found[int(path.name.removeprefix("rank-"))] = json.loads(path.read_text())
-    return found
+    return {rank: row for rank, row in found.items() if wrong_field(row, {"step": (int,), "node": TEXT}) is None}
 
 
 @final

@@ -1,6 +1,6 @@
 """Open and build what a run needs, and check it against each other, before anything is written into its folder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -21,7 +21,7 @@ from models.masked.targets.file import NoTarget
 from models.method import Method
 from models.optim.schedule import Pools, RunLength, run_length
 from models.pretrained import load_encoder
-from models.records.run_folder import check_same_recipe, folder_of
+from models.records.run_folder import check_same_recipe, damaged_rows, folder_of
 from pipeline.errors import InputError
 from pipeline.sampling.sampler import shares
 from pipeline.train_data import TrainData, check_views, open_train_data
@@ -52,6 +52,7 @@ class OpenRun:
 
     checkpoint  the state to continue from, already loaded into `method`; None for a new run
     origin      one line about the weights loaded from run.start; None if there are none
+    notes       lines about what is odd but no error: damaged rows in the folder, val or test being a copy of train
     """
 
     folder: Path
@@ -59,6 +60,7 @@ class OpenRun:
     method: Method
     checkpoint: dict | None
     origin: str | None
+    notes: tuple[str, ...]
 
 
 def open_run(recipe: Recipe, world: World) -> OpenRun:
@@ -79,14 +81,40 @@ def open_run(recipe: Recipe, world: World) -> OpenRun:
     process_group.check_same(found[0]["step"] if found else 0, world, f"the step to carry on from in {folder}")
     if found:
         state, path = found
-        if state["data"] != train_data.fingerprint:
-            raise InputError(
-                f"{path} was trained on other data or another split than {train_data.beton.path} now holds"
-            )
+        check_same_data(path, state["data"], inputs)
         method.load_state_dict(state["method"])
     elif recipe.run.start:
         origin = load_encoder(method, recipe.run.start, train_data.classes)
-    return OpenRun(folder, inputs, method, found[0] if found else None, origin)
+    notes = (*copies_of_train(inputs), *(damaged_rows(folder) if world.main else ()))
+    return OpenRun(folder, inputs, method, found[0] if found else None, origin, notes)
+
+
+def check_same_data(checkpoint: Path, before: dict, inputs: Inputs) -> None:
+    """Raise InputError if the files of a run, or its split, are not those of its checkpoint.
+
+    before  the fingerprint in the checkpoint; a file that it lacks, as it is older than the entry, is not compared
+    """
+    now = inputs.train_data.fingerprint
+    for name, validator in inputs.validators.items():
+        if before.get(name, now[name]) != now[name]:
+            raise InputError(
+                f"{checkpoint} was evaluated on another {name} file than {validator.beton.path} now is, and one curve "
+                "would mix both; restore that file, or choose another --run.folder"
+            )
+    if any(before.get(name) != digest for name, digest in now.items() if name not in inputs.validators):
+        path = inputs.train_data.beton.path
+        raise InputError(f"{checkpoint} was trained on other data or another split than {path} now holds")
+
+
+def copies_of_train(inputs: Inputs) -> list[str]:
+    """A line for each file of the validators that has the same content as the training file."""
+    train = inputs.train_data.beton
+    return [
+        f"{validator.beton.path} holds the same images as {train.path}: {name} measures what was learned from, not "
+        "what is new to the network"
+        for name, validator in inputs.validators.items()
+        if validator.beton.digest == train.digest
+    ]
 
 
 def check(recipe: Recipe, ranks: int) -> None:
@@ -115,6 +143,8 @@ def open_inputs(recipe: Recipe, world: World) -> Inputs:
     check_views(train_data, recipe.data, needs, recipe.encoder.patch)
     files = {"val": recipe.data.val, "test": recipe.data.test}
     validators = {name: Validator(recipe, file, train_data.beton, world) for name, file in files.items() if file}
+    digests = {name: validator.beton.digest for name, validator in validators.items()}
+    train_data = replace(train_data, fingerprint=train_data.fingerprint | digests)
     length = run_length(recipe.optim, Pools(*train_data.pools, *train_data.batches))
     micro = micro_batches(train_data.batches, world.size, recipe.run.device_images)
     return Inputs(train_data, validators, length, micro)

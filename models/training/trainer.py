@@ -1,7 +1,7 @@
 """A run in progress: all that the loop reads and changes, and how it is set up."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -174,7 +174,7 @@ def prepare(
         step=start,
     )
     run.record_event("resumed" if checkpoint else "started", step=start, ranks=world.size)
-    print_headline(run, found.origin)
+    print_headline(run, found.origin, found.notes)
     return run
 
 
@@ -196,7 +196,7 @@ def place(recipe: Recipe, method: Method, world: World) -> tuple[Method, Method 
     return method, None, process_group.wrap_ddp(method.to(world.device), world)
 
 
-def print_headline(run: Training, origin: str | None) -> None:
+def print_headline(run: Training, origin: str | None, notes: Sequence[str]) -> None:
     """Print what begins: recipe, data, length and devices; where the weights come from; what the user should know."""
     train_data = run.train_data
     files = f"{train_data.beton.n:,} images of {train_data.beton.path}"
@@ -206,6 +206,7 @@ def print_headline(run: Training, origin: str | None) -> None:
         origin,
         growth(run.length.total_steps, run.recipe.data),
         run.method.startup_note(),
+        *notes,
     )
 
 
