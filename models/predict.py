@@ -5,7 +5,6 @@
 
 import csv
 import io
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from pipeline.evaluation.files import Given, Shown, find_files, sweep_files
 from pipeline.flags import parse
 from pipeline.sources.encode import Decoding
 from pipeline.sources.levels import Window, check_window, stored_window
-from pipeline.store.atomic_write import write_whole
+from pipeline.store.atomic_write import check_writable, write_whole
 from pipeline.store.image_size import MAX_PIXELS, MAX_SIDE
 from pipeline.store.sample_names import escape, printable
 
@@ -120,12 +119,7 @@ def check(a: Arguments, loaded: Loaded) -> None:
     check_window(a.window)
     if not 1 <= a.max_pixels <= MAX_SIDE**2:
         raise InputError(f"--max-pixels: expected 1 to {MAX_SIDE**2}, got {a.max_pixels}")
-    if not a.out.parent.is_dir():
-        raise InputError(f"--out {a.out}: expected an existing folder, {a.out.parent} is none")
-    if a.out.is_dir():
-        raise InputError(f"--out {a.out} is a folder, expected a file to write")
-    if not os.access(a.out.parent, os.W_OK):
-        raise InputError(f"--out {a.out}: nothing can be written in {a.out.parent}")
+    check_writable(a.out)
 
 
 if __name__ == "__main__":

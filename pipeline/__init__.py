@@ -8,6 +8,8 @@ import contextlib
 import hashlib
 import os
 import shutil
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,7 +17,7 @@ UNUSED_S = 30 * 86400
 
 
 def _kernel_cache() -> Path:
-    """Name the folder of compiled kernels, one for each state of this package's sources.
+    """Name the folder of compiled kernels below the user's cache, one for each state of this package's sources.
 
     numba notices a change in a kernel's own file but not in the files of the kernels that it calls: with one folder for
     all states it would run old code after an edit or a `git pull`.
@@ -42,6 +44,52 @@ def _use(cache: Path) -> None:
                 shutil.rmtree(other, ignore_errors=True)
 
 
-_own = _kernel_cache()
-if os.environ.setdefault("NUMBA_CACHE_DIR", str(_own)) == str(_own):  # before numba is imported anywhere
-    _use(_own)
+def _takes_files(folder: Path) -> bool:
+    """Say whether a file can be made in a folder, or in the nearest one above it that is there."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return True
+    except OSError:
+        return False
+
+
+def _temporary(name: str) -> Path | None:
+    """Make a folder of this name in this user's own part of the temporary folder; None where that is not possible.
+
+    numba runs what it finds there, so a folder that others own or may write to is not used.
+    """
+    with contextlib.suppress(OSError):
+        mine = Path(tempfile.gettempdir()) / f"shotcrete-{os.getuid()}"
+        mine.mkdir(mode=0o700, exist_ok=True)
+        found = mine.lstat()
+        if found.st_uid == os.getuid() and found.st_mode & 0o170022 == 0o040000 and _takes_files(mine):
+            return mine / name
+    return None
+
+
+def _choose_cache() -> None:
+    """Set NUMBA_CACHE_DIR to a folder that takes files: as given, else in the user's cache, else a temporary one.
+
+    Without any, numba would end on the first kernel with a traceback; the process ends here, in one line.
+    """
+    own = _kernel_cache()
+    given = Path(os.environ.get("NUMBA_CACHE_DIR") or own)
+    chosen = given
+    if not _takes_files(given):
+        chosen = own if given != own and _takes_files(own) else _temporary(own.name)
+        if chosen is None:
+            print(
+                f"error: compiled kernels need a folder to be kept in, and neither {given} nor {own} nor the temporary "
+                "folder can be written; set NUMBA_CACHE_DIR to one that can",
+                file=sys.stderr,
+            )
+            sys.exit(2)
+        if given != own:
+            print(f"NUMBA_CACHE_DIR {given} cannot be written; compiled kernels are in {chosen}", file=sys.stderr)
+    os.environ["NUMBA_CACHE_DIR"] = str(chosen)
+    if chosen != given or given == own:
+        _use(chosen)
+
+
+_choose_cache()  # before numba is imported anywhere

@@ -35,7 +35,7 @@ from models.reporting.render import Section, Table, Text, html
 from pipeline import text
 from pipeline.errors import InputError, command
 from pipeline.flags import parse
-from pipeline.store.atomic_write import write_whole
+from pipeline.store.atomic_write import check_writable, write_whole
 
 MARK, NOTHING = "★", "-"
 
@@ -99,7 +99,7 @@ def summary_of(folder: Path, measured: Numbers) -> RunSummary:
         recipe = json.loads((folder / RECIPE).read_text())
         data, rows = recipe["data"], read(folder)
         name, where = recipe["name"], f"{Path(data['root']).name}/{data['train']}"
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(f"{folder / RECIPE} is no recipe ({error}); restore it, or leave the run out") from error
     step = max((row["step"] for row in rows), default=0)
     over, labels = (folder / REPORT).exists(), labels_seen(recipe, folder)
@@ -183,8 +183,8 @@ def main() -> None:
     runs = [summary_of(folder, measured) for folder, measured in zip(folders, evaluations, strict=True)]
     groups = list(together(runs)) if a.together else [[run] for run in runs]
     for path in (a.markdown, a.html):
-        if path is not None and not path.parent.is_dir():
-            raise InputError(f"{path}: expected an existing folder, {path.parent} is none")
+        if path is not None:
+            check_writable(path, f"--{'markdown' if path is a.markdown else 'html'}")
     columns = columns_of([run.numbers for run in runs], a.every)
     made, remarks = table(groups, columns), notes(runs, columns)
     print(text.table([made.head, *made.rows], aligned=True) + "\n".join(remarks))

@@ -16,7 +16,7 @@ from models.export.to_vitmae import ToViTMAE
 from models.load import load_run
 from pipeline.errors import InputError, command
 from pipeline.flags import parse
-from pipeline.store.atomic_write import write_whole
+from pipeline.store.atomic_write import check_writable, write_whole
 
 FORMATS: dict[str, type[ExportFormat]] = {
     "timm": ToTimm, "safetensors": ToSafetensors, "onnx": ToOnnx, "hf-vitmae": ToViTMAE,
@@ -54,6 +54,7 @@ def main() -> None:
         raise InputError(f"{folder} is there already; remove it, or choose another --out")
     if not folder.parent.is_dir():
         raise InputError(f"--out {folder}: expected an existing folder around it, {folder.parent} is none")
+    check_writable(folder)
     partial, written = folder.with_name(f"{folder.name}.partial"), FORMATS[a.to]()
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()

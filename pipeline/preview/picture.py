@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.errors import InputError
+from pipeline.store.atomic_write import check_writable
 
 COLOURS = {"weak": (0, 114, 178), "strong": (213, 94, 0)}  # of headings and boxes; colour-blind eyes tell them apart
 GAP, HEADING = 6, 24
@@ -21,8 +22,7 @@ def check_picture(out: str, images: int) -> None:
         raise InputError(f"--images must be 1 or more, got {images}")
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise InputError(f"--out: expected a name that ends in .png, .jpg or .webp, got {out}")
-    if not path.parent.is_dir() or path.is_dir():
-        raise InputError(f"--out: {path if path.is_dir() else path.parent} is {'a' if path.is_dir() else 'no'} folder")
+    check_writable(path)
 
 
 def save(page: Image.Image, out: str) -> None:

@@ -5,8 +5,13 @@ write_whole(Path("report.html"), text)
 
 import contextlib
 import os
+import tempfile
 import threading
 from pathlib import Path
+
+from pipeline.errors import InputError
+
+TODO = "choose another place, or make it writable"
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -23,6 +28,29 @@ def write_whole(path: Path, content: str | bytes) -> None:
         with contextlib.suppress(OSError):  # a disk that lets nobody write lets nobody remove
             partial.unlink()
         raise
+
+
+def check_writable(path: Path, name: str = "--out") -> None:
+    """Raise InputError if a file or folder cannot be made at `path`; to be called before what it holds is computed.
+
+    check_writable(Path("predictions.csv"))  # "--out predictions.csv: ..." where it cannot be written
+
+    A file without a name is opened in the folder and closed, which leaves no trace: permissions alone do not show
+    whether a disk is read-only.
+    """
+    text = str(path).encode(errors="backslashreplace").decode()
+    if not path.parent.is_dir():
+        raise InputError(f"{name} {text}: expected an existing folder, {path.parent} is no folder")
+    if path.is_dir():
+        raise InputError(f"{name} {text} is a folder, expected a file to write")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise InputError(f"{name} {text}: nothing can be written in {path.parent} ({why}); {TODO}") from error
+    if path.exists() and not os.access(path, os.W_OK):
+        raise InputError(f"{name} {text}: the file there is read-only; {TODO}")
 
 
 def write_synced(path: Path, content: str | bytes) -> None:

@@ -76,3 +76,47 @@ def test_a_folder_of_ones_own_is_left_alone_and_one_that_cannot_be_made_is_no_tr
     else:
         run("import pipeline", Path("/dev/null"))
     assert old.exists()
+
+
+WHERE = "import os, pipeline; print(os.environ['NUMBA_CACHE_DIR'])"
+
+
+def where(**changed: str) -> subprocess.CompletedProcess[str]:
+    """Import the package with a changed environment, and print the folder of compiled kernels."""
+    environment = {key: value for key, value in os.environ.items() if key != "NUMBA_CACHE_DIR"} | changed
+    command = [sys.executable, "-c", WHERE]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_where_the_users_cache_is_read_only_kernels_are_kept_in_ones_own_temporary_folder(tmp_path):
+    done = where(XDG_CACHE_HOME="/proc", TMPDIR=str(tmp_path))
+    (mine,) = tmp_path.iterdir()
+    assert mine.name == f"shotcrete-{os.getuid()}"
+    assert mine.stat().st_mode & 0o777 == 0o700
+    assert Path(done.stdout.strip()).parent == mine
+    assert done.stderr == ""
+
+
+def test_a_given_folder_that_is_read_only_is_said_and_another_used(tmp_path):
+    done = where(NUMBA_CACHE_DIR="/proc/kernels", XDG_CACHE_HOME=str(tmp_path))
+    chosen = done.stdout.strip()
+    assert Path(chosen).parent == tmp_path / "shotcrete"
+    assert done.stderr == f"NUMBA_CACHE_DIR /proc/kernels cannot be written; compiled kernels are in {chosen}\n"
+
+
+def test_a_temporary_folder_that_others_may_write_to_is_not_used(tmp_path):
+    """numba runs what it finds in its cache."""
+    mine = tmp_path / f"shotcrete-{os.getuid()}"
+    mine.mkdir()
+    mine.chmod(0o777)
+    done = where(XDG_CACHE_HOME="/proc", TMPDIR=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: compiled kernels need a folder to be kept in")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_kernels_are_compiled_where_the_users_cache_is_read_only(tmp_path):
+    (tmp_path / "kernel.py").write_text(
+        "from numba import njit\n\n\n@njit(cache=True)\ndef double(x):\n    return 2 * x\n"
+    )
+    run(NUMBA, Path("/proc"), str(tmp_path))

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import InputError
-from pipeline.store.atomic_write import write_whole
+from pipeline.store.atomic_write import check_writable, write_whole
 
 COMMANDS = {"pca": "python -m models.masked.fit_pca", "vq": "python -m models.masked.fit_vq"}
 
@@ -22,10 +22,9 @@ class NoTarget(InputError):
 
 
 def check_out(out: str) -> Path:
-    """Return the path to write to. Raises InputError if it is a folder, or its folder is not there."""
+    """Return the path to write to. Raises InputError if it is a folder, or nothing can be written beside it."""
     path = Path(out)
-    if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"--out: {path if path.is_dir() else path.parent} is {'a' if path.is_dir() else 'no'} folder")
+    check_writable(path)
     return path
 
 

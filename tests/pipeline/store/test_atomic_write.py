@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import InputError
 from pipeline.store import atomic_write
-from pipeline.store.atomic_write import write_whole
+from pipeline.store.atomic_write import check_writable, write_whole
 
 ROOT = Path(__file__).parents[3]
 
@@ -72,3 +73,34 @@ def test_threads_that_write_one_file_do_not_mix(tmp_path):
         seen.add(path.read_text())
     assert seen <= set(texts)
     assert os.listdir(tmp_path) == ["a"]
+
+
+READ_ONLY = Path("/proc")
+"""A file system that takes no file, whoever asks; a folder's permissions do not stop root."""
+
+
+def test_a_place_that_can_be_written_passes_and_nothing_is_left_there(tmp_path):
+    check_writable(tmp_path / "new")
+    (tmp_path / "old").write_text("x")
+    check_writable(tmp_path / "old")
+    assert os.listdir(tmp_path) == ["old"]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (READ_ONLY / "a.csv", r"--out /proc/a\.csv: nothing can be written in /proc \(.+\); choose another place"),
+        (Path("/nowhere/a.csv"), "expected an existing folder, /nowhere is no folder"),
+        (Path("/dev/null/a.csv"), "expected an existing folder, /dev/null is no folder"),
+        (Path("/tmp"), "--out /tmp is a folder, expected a file to write"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_one_line(path, message):
+    with pytest.raises(InputError, match=message) as caught:
+        check_writable(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_message_names_what_was_asked_for():
+    with pytest.raises(InputError, match=r"^--html /proc/a: nothing"):
+        check_writable(READ_ONLY / "a", "--html")
