@@ -117,7 +117,15 @@ class Beton:
             self.later.wait()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_beton, (self.path.absolute(),)
+        return _reopened, (self.path.absolute(), self.digest)
+
+
+def _reopened(path: Path, digest: str) -> Beton:
+    """Open a file again. Raises InputError if it was replaced since, by one of other images or labels."""
+    beton = open_beton(path)
+    if beton.digest != digest:
+        raise InputError(f"{path} was replaced by another file while it was in use; start again")
+    return beton
 
 
 def open_beton(path: str | Path, *, verify: bool = False) -> Beton:

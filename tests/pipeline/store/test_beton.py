@@ -55,6 +55,15 @@ def test_pickling_opens_the_file_anew(beton):
     assert np.array_equal(pickle.loads(text).jpeg(3), open_beton(beton).jpeg(3))
 
 
+def test_a_file_that_was_replaced_is_not_opened_in_place_of_the_one_that_was_pickled(beton):
+    """Else another process would read images that belong to other labels."""
+    text, pixels = pickle.dumps(open_beton(beton)), images(21)
+    source = Dataset(21, lambda i: (pixels[i], (i + 1) % 3), CLASSES)
+    convert(source, beton, Options(overwrite=True))
+    with pytest.raises(InputError, match="was replaced by another file while it was in use; start again"):
+        pickle.loads(text)
+
+
 def test_a_forked_process_reads_the_same_bytes(beton):
     opened = open_beton(beton)
     with warnings.catch_warnings():
