@@ -141,7 +141,7 @@ def _visible(name: str, kind: str) -> str:
 
 
 def alike(classes: Sequence[str]) -> list[str]:
-    """A line that names classes which differ only in case, white space or signs; none where there are none."""
+    """A line that names classes which differ only in case, white space, signs or leading zeros; none without such."""
     groups: dict[str, list[str]] = {}
     for name in classes:
         groups.setdefault(_letters(name), []).append(name)
@@ -150,12 +150,20 @@ def alike(classes: Sequence[str]) -> list[str]:
 
 
 def _letters(name: str) -> str:
-    return re.sub(r"[\s_.-]+", "", unicodedata.normalize("NFKC", name).casefold())
+    return _without_zeros(
+        re.sub(r"[\s_.\-\u00ad\u200b-\u200f\u2060\ufeff]+", "", unicodedata.normalize("NFKC", name).casefold())
+    )
+
+
+def _without_zeros(name: str) -> str:
+    """A name, without leading zeros if it is a number."""
+    return name.lstrip("0") or "0" if name.isdecimal() else name
 
 
 _ALIKE: dict[str, Callable[[str], str]] = {
     "Unicode form": lambda name: unicodedata.normalize("NFC", name),
     "white space": lambda name: " ".join(name.split()),
+    "leading zeros": _without_zeros,
     "upper and lower case": lambda name: name.casefold(),
     "case, white space or signs between words": _letters,
 }

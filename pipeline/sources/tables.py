@@ -29,6 +29,20 @@ from pipeline.text import some
 
 SAMPLE_ROWS = 200  # rows by which the delimiter is found
 SEPARATOR = re.compile(r"\Asep=[,;\t|](\r?\n|\r)")  # a line for Excel, which is no row
+NO_TABLES = {
+    b"PK\x03\x04": "a ZIP archive or a spreadsheet; unpack it, or save the spreadsheet as CSV in UTF-8",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet; save it as CSV in UTF-8",
+    b"\x1f\x8b": "a gzip archive; unpack it",
+    b"BZh": "a bzip2 archive; unpack it",
+    b"\xfd7zXZ": "an xz archive; unpack it",
+    b"7z\xbc\xaf": "a 7z archive; unpack it",
+    b"Rar!": "a RAR archive; unpack it",
+    b"PAR1": "a Parquet file; open it with Hugging Face's datasets, and convert the object",
+    b"\x89HDF": "an HDF5 file; write its images into files, or convert a data set object in Python",
+    b"\x93NUMPY": "a NumPy array; write its images into files, or convert a data set object in Python",
+}
+"""What files begin with that are taken for tables by mistake."""
+TAR = slice(257, 262), b"ustar"
 LONGEST = 4096  # bytes of a path on Linux
 MOST_FOLDERS = 100  # beside a table, in which its files are looked for where they are not beside it
 
@@ -47,10 +61,10 @@ def from_csv(path: Path, more: Files | None = None, reading: Reading = FOUND_OUT
     if not root.is_dir():
         raise InputError(f"--image-folder {escape(str(root))}: expected a folder, found none")
     files = NamedFiles(root, reading.suffix)
-    table, delimiter = _delimited(text, files, where)
+    looked = [files] if reading.image_folder else _looked(files)
+    table, delimiter = _delimited(text, looked, where)
     rows = _squared(table, where)
-    if reading.image_folder is None:
-        files = _beside(rows, files, reading, where)
+    files = _beside(rows, looked, reading, where)
     columns = choose(rows, files, reading, where)
     body, lines = (rows[1:], table.lines[1:]) if columns.header else (rows, table.lines)
     if not body:
@@ -74,7 +88,9 @@ def _text(path: Path, where: str) -> tuple[str, str]:
     if begins_like_an_image(path):
         raise InputError(f"{where} is an image; expected a folder of images or a table of them (text in UTF-8)")
     try:
-        text, encoding = decode(read_regular(path))
+        blob = read_regular(path)
+        _check_no_archive(path, blob)
+        text, encoding = decode(blob)
     except OSError as error:
         raise InputError(f"{where}: {error.strerror}") from None
     except InputError as error:
@@ -85,9 +101,23 @@ def _text(path: Path, where: str) -> tuple[str, str]:
     return text, encoding
 
 
-def _delimited(text: str, files: NamedFiles, where: str) -> tuple[Table, str]:
-    """The table by the delimiter under which most cells are files, else under which all rows have the same cells."""
-    best, refused = None, None
+def _check_no_archive(path: Path, blob: bytes) -> None:
+    """Raise InputError if a file is no table but an archive, or holds images in another way."""
+    kind = next((kind for start, kind in NO_TABLES.items() if blob.startswith(start)), None)
+    if blob[TAR[0]] == TAR[1]:
+        kind = "a TAR archive; unpack it"
+    if path.suffix == ".beton":
+        kind = "a .beton already; convert what it was made from"
+    if kind is not None:
+        raise InputError(f"expected a folder of images or a table of them, got {kind}")
+
+
+def _delimited(text: str, looked: Sequence[NamedFiles], where: str) -> tuple[Table, str]:
+    """The table by the delimiter under which most cells are files, else under which all rows have the same cells.
+
+    looked  places of the files; those after the first count where cells name no file in it
+    """
+    samples, refused = {}, None
     for delimiter in DELIMITERS:
         try:
             sample = parsed(text, delimiter, SAMPLE_ROWS)
@@ -99,14 +129,17 @@ def _delimited(text: str, files: NamedFiles, where: str) -> tuple[Table, str]:
             refused = refused or InputError("expected a table with a row for each image, found none: it is empty")
             continue
         rows = [row + [""] * (width - len(row)) for row in sample.rows]
-        table_like = consistent(sample) if delimiter != " " else 0
-        score = max(found_files(rows, files))[0], table_like
-        if best is None or score > best[0]:
-            best = score, delimiter
-    if best is None:
+        samples[delimiter] = rows, consistent(sample) if delimiter != " " else 0
+    if not samples:
         raise InputError(f"{where}: {refused}")
+    for places in (looked[:1], looked[1:]):
+        hits = {by: max((max(found_files(rows, files))[0] for files in places), default=0)
+                for by, (rows, _) in samples.items()}  # fmt: skip
+        if any(hits.values()):
+            break
+    best = max(samples, key=lambda by: (hits[by], samples[by][1]))
     try:
-        return parsed(text, best[1]), best[1]
+        return parsed(text, best), best
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
 
@@ -124,6 +157,8 @@ def _squared(table: Table, where: str) -> list[list[str]]:
     wrong = next((i for i, row in enumerate(rows) if len(row) != usual), None)
     if wrong is not None and width > 2:
         came, hint = len(rows[wrong]), "a cell that holds the delimiter stands in double quotes"
+        if rows[wrong][0].startswith("#"):
+            hint = "remove lines that are comments"
         raise InputError(f"{where}: line {table.lines[wrong]} has {came} cells, others have {usual}; {hint}")
     return [row + [""] * (width - len(row)) for row in rows]
 
@@ -147,16 +182,21 @@ def _check_short(table: Table, columns: Columns, files: NamedFiles, where: str) 
             raise InputError(f"{where}: line {line} has 1 cell, others have 2, and it names no file: '{brief(row[0])}'")
 
 
-def _beside(rows: Sequence[list[str]], files: NamedFiles, reading: Reading, where: str) -> NamedFiles:
-    """The files beside the table, or, where most are not there, those in the folders beside it that have some."""
-    if share_found(rows, files, reading, where) >= 0.5:
-        return files
+def _looked(files: NamedFiles) -> list[NamedFiles]:
+    """Where the files of a table may lie: in its own folder, and in each of the folders beside it."""
     try:
         with os.scandir(files.root) as entries:
             folders = sorted(entry.name for entry in entries if is_folder(entry) and entry.name[0] != ".")
     except OSError:
+        return [files]
+    return [files, *(NamedFiles(files.root, files.suffix, [folder]) for folder in folders[:MOST_FOLDERS])]
+
+
+def _beside(rows: Sequence[list[str]], looked: Sequence[NamedFiles], reading: Reading, where: str) -> NamedFiles:
+    """The files beside the table, or, where most are not there, those in the folders beside it that have some."""
+    files = looked[0]
+    if len(looked) == 1 or share_found(rows, files, reading, where) >= 0.5:
         return files
-    looked = [NamedFiles(files.root, files.suffix, [folder]) for folder in ["", *folders[:MOST_FOLDERS]]]
     having = [each.folders[0] for each in looked if share_found(rows, each, reading, where) > 0]
     return NamedFiles(files.root, files.suffix, having) if having else files
 

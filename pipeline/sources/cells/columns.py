@@ -29,7 +29,8 @@ LABEL_WORDS = {
     "categoryname", "categoryid", "target", "diagnosis", "dx", "species", "breed", "disease", "groundtruth", "gt",
 }  # fmt: skip
 NO_CLASSES = re.compile(
-    r"split|fold|subset|partition|set|istrain|istest|isval|train|test|val|valid|validation|"
+    r"(data|cv|k|traintest|trainval)?(split|fold|subset|partition|phase|usage|set)(no|number|id|name)?\d*|dataset|"
+    r"(is|in)?(train|training|test|testing|val|valid|validation|dev|holdout)(set|split)?|"
     r"(patient|subject|case|person|user|study|series|lesion|slide|session|photographer|observation)(id|no|number|code)?|"
     r"(image|img)?(width|height|w|h|size|area)|[xy](min|max|\d)?|bbox|url|md5|sha\d*|hash|date|time(stamp)?|"
     r"lat(itude)?|lon(gitude)?|age|caption|text|description"

@@ -5,13 +5,15 @@
 
 A cell means that the image has no label if it is empty; if it is NaN, null, n/a, ?, -1 or -1.0; or if it is NA or None
 and the other cells are numbers, or are written otherwise: `NA` is a class among `DE` and `FR`, and no label among `cat`
-and `dog`. `--missing` replaces all of these but the empty cell by the words that it names.
+and `dog`. A note names classes that sound like no label, such as `unknown`. `--missing` replaces all of these but the
+empty cell by the words that it names.
 
 If all other cells are whole numbers (3, 3.0, 3e0), the classes are all numbers from 0, or from 1 where no label is 0,
 to the largest; if most of these would be empty, the numbers that occur. Else they are the cells in alphabetical order.
 """
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -25,6 +27,17 @@ from pipeline.text import some
 
 NO_LABEL = {"", "nan", "-nan", "null", "n/a", "#n/a", "<na>", "?", "-1", "-1.0", "unlabelled", "unlabeled"}
 PERHAPS = {"na", "none"}  # in some tables a class
+SOUNDS_MISSING = {
+    "-", "--", ".", "unknown", "missing", "undefined", "empty", "tbd", "notlabeled", "notlabelled", "nolabel",
+    "notavailable", "unspecified",
+}  # fmt: skip
+"""Cells, small and without signs between words, that are classes, and of which a note says that they may be none."""
+MISSING_CODES = {
+    99,
+    255,
+    999,
+    9999,
+}  # numbers that stand for no label in some tables, where they are far from the others
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 PADDED = re.compile(r"0\d+", re.ASCII)
 DIGITS = 15  # of a class number at most
@@ -101,8 +114,16 @@ def _missing_notes(counts: Mapping[str, int], absent: set[str], missing: Sequenc
 
 def _kept_notes(known: Mapping[str, int], missing: Sequence[str]) -> Iterable[str]:
     for cell in sorted(known):
-        if not missing and cell.lower() in PERHAPS:
-            yield f"{cell} ({known[cell]:,} rows) is taken for a class; --missing {cell} if it means no label"
+        if not missing and (cell.lower() in PERHAPS or _sounds_missing(cell, known)):
+            named = shlex.quote(cell)
+            yield f"{cell} ({known[cell]:,} rows) is taken for a class; --missing {named} if it means no label"
+
+
+def _sounds_missing(cell: str, known: Collection[str]) -> bool:
+    """Whether a class is called as missing labels are in other tables, or is a code for these far above the others."""
+    if len(cell) < 5 and NUMBER.fullmatch(cell) and float(cell) in MISSING_CODES:
+        return float(cell) > 2 * len(known)
+    return (re.sub(r"[\s_-]+", "", cell.lower()) or cell) in SOUNDS_MISSING
 
 
 def _numbered(
@@ -112,7 +133,8 @@ def _numbered(
     rows, number = sum(known.values()), {cell: _whole(cell, where) for cell in known}
     numbers = sorted(set(number.values()))
     if numbers[0] < 0:
-        raise InputError(f"{where}: expected class numbers from 0, got {numbers[0]} for {rows} rows")
+        hint = "if it means no label, see --missing"
+        raise InputError(f"{where}: expected class numbers from 0, got {numbers[0]} for {rows} rows; {hint}")
     if not missing and numbers == [1] and absent & {"-1", "-1.0"}:
         raise InputError(f"{where}: its labels are 1 and -1; add --missing -1 if -1 means no label, else write names")
     low = 0 if numbers[0] == 0 else 1

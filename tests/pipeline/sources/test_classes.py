@@ -137,6 +137,7 @@ def test_what_is_no_list_of_classes_is_refused_in_a_line(tmp_path, name, text, m
 
 @pytest.mark.parametrize(("ours", "theirs", "said"), [
     (("cat", "Dog"), ("cat", "dog"), "'Dog' here is 'dog' there (upper and lower case)"),
+    (("01", "10"), ("1", "10"), "'01' here is '1' there (leading zeros)"),
     (("cat", "dog "), ("cat", "dog"), "'dog ' here is 'dog' there (white space)"),
     (("dog\u00a0x",), ("dog x",), "'dog\\xa0x' here is 'dog x' there (white space)"),
     ((COMPOSED,), (DECOMPOSED,), "'caf\\xe9' here is 'cafe\\u0301' there (Unicode form)"),

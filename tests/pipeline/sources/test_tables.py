@@ -156,6 +156,16 @@ def test_files_in_folders_beside_the_table_are_found_where_each_is_in_one_of_the
         read(text, image_folder=tmp_path / "absent")
 
 
+@pytest.mark.parametrize("by", [",", ";", "\t", "|", " "])
+def test_the_delimiter_is_found_where_the_files_lie_in_a_folder_beside(read, tmp_path, by):
+    names = [f"val_{i}.JPEG" for i in range(12)]
+    lay(tmp_path, *(f"val/{name}" for name in names), "train/x.JPEG")
+    text = "".join(f"{name}{by}{i % 3}{by}{i % 2}\n" for i, name in enumerate(names))
+    expected = {f"val/{name}": str(i % 3) for i, name in enumerate(names)}
+    assert read(text, label_column="2") == expected
+    assert read(text.replace(".JPEG", ""), label_column="2") == expected
+
+
 def test_paths_may_lead_out_or_be_absolute(read, tmp_path):
     lay(tmp_path, "a.jpg", "sub/b.jpg")
     (tmp_path / "sub/t.csv").write_text(f"path,label\n../a.jpg,cat\n{tmp_path}/sub/b.jpg,dog\n")
@@ -172,6 +182,11 @@ def test_paths_may_lead_out_or_be_absolute(read, tmp_path):
      r"columns: 1 \('a.jpg'\), 2 \('cat'\), 3 \('train'\); choose with --label-column"),
     ("id,diagnosis,target\na,cat,0\nb,dog,0\n",
      "several columns could hold the classes: diagnosis, target; columns: id, diagnosis, target; choose"),
+    ("name,is_valid\na.jpg,True\nb.jpg,False\n", "column is_valid does not look like classes; columns: name, is_valid"),
+    ("image,Usage\na.jpg,Public\nb.jpg,Private\n", "column Usage does not look like classes"),
+    ("image,data_split\na.jpg,1\nb.jpg,2\n", "column data_split does not look like classes"),
+    ("image,train_set\na.jpg,1\nb.jpg,0\n", "column train_set does not look like classes"),
+    ("#Image CLASS-ID SPECIES BREED ID\na 1 1 2\nb 2 1 1\nc 2 1 1\n", "line 1 has 5 cells, .*; remove lines that are"),
     ("filename,split\na.jpg,train\nb.jpg,val\n", "column split does not look like classes; columns: filename, split"),
     ("image,patient_id\na.jpg,1\nb.jpg,2\n", "column patient_id does not look like classes"),
     ("a,b\na.jpg,c.jpg\nb.jpg,d.jpg\n", "several columns name files: a, b; choose with --path-column"),
@@ -190,7 +205,9 @@ def test_paths_may_lead_out_or_be_absolute(read, tmp_path):
     ("", "it is empty"), ("\n \n", "it is empty"), ("path,label\n", "expected rows with images below the header"),
     (b"path,label\na.jpg,c\0at\n", "a NUL byte on line 2"), ('path,label\n"a.jpg,cat\n', "line 2: unexpected end"),
     ("path,label\na.jpg," + "9" * 100_000, "one of 100000 characters"), (b"\xff\xd8\xff\xe0", "is an image; .*UTF-8"),
-    (b"PK\x03\x04\0\0", "save a spreadsheet as CSV in UTF-8"), ("[" * 50_000, "a column that names files"),
+    (b"PK\x03\x04\0\0", "a ZIP archive or a spreadsheet; unpack it, or save the spreadsheet as CSV in UTF-8"),
+    (b"\x1f\x8b\x08\0", "a gzip archive; unpack it"), (b"PAR1\x15", "a Parquet file; open it with Hugging Face"),
+    (b"a.jpg".ljust(257, b"\0") + b"ustar", "a TAR archive; unpack it"), ("[" * 50_000, "a column that names files"),
     ('{"images": [{"file_name": "a.jpg"}]}', "a column that names files"),
     ("hello\nworld\n", "a column that names files"),
     ("path,label\na.jpg,1\nb.jpg,-5\n", "column label: expected class numbers from 0, got -5"),

@@ -40,6 +40,22 @@ def test_a_class_that_is_called_like_a_missing_label_stays_and_is_said(cells, cl
     assert named(cells, class_) == [None if cell == class_ else cell for cell in cells]
 
 
+@pytest.mark.parametrize(("cells", "sounds"), [
+    (["cat", "unknown", "dog"], "unknown"), (["cat", "Not labeled", "dog"], "'Not labeled'"), (["-", "cat"], "-"),
+    (["0", "255", "1"], "255"), (["99", "1", "2"], "99"),
+])  # fmt: skip
+def test_a_class_that_sounds_like_no_label_stays_and_is_said(cells, sounds):
+    note = f"{sounds.strip(chr(39))} (1 rows) is taken for a class; --missing {sounds} if it means no label"
+    assert named(cells) == cells
+    assert note in labels_of(cells, (), "").notes
+    assert named(cells, sounds.strip("'")) == [None if cell == sounds.strip("'") else cell for cell in cells]
+
+
+def test_numbers_among_numbers_are_no_codes_for_missing_labels():
+    cells = [str(i) for i in range(256)]
+    assert labels_of(cells * 3, (), "").notes == ()
+
+
 def test_named_words_replace_the_usual_ones():
     assert named(["cat", "unsure", "dog", "", "nan"], "unsure") == ["cat", None, "dog", None, "nan"]
     assert named(["1", "-1"], "-1") == ["1", None]
@@ -71,7 +87,7 @@ def test_a_class_number_that_no_row_has_is_a_class_without_an_image():
 
 
 @pytest.mark.parametrize(("cells", "message"), [
-    (["-5", "2"], "expected class numbers from 0, got -5 for 2 rows"),
+    (["-5", "2"], "expected class numbers from 0, got -5 for 2 rows; if it means no label, see --missing"),
     (["99999999"], "expected class numbers, got 99999999 for 1 rows"),
     (["9" * 30], "expected class numbers of up to 15 digits"),
     (["9" * 100_000], "expected class numbers, got one of 100000 characters"),
