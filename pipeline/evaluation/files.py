@@ -75,7 +75,7 @@ def find_files(given: Sequence[Path]) -> Given:
     A file that is named itself may be an image, whatever its name; below folders `pipeline.sources.listing` decides.
     Raises InputError for a path that is not there, and if there is no image at all.
     """
-    found = Given([], [], Counter())
+    found, empty = Given([], [], Counter()), []
     for path in given:
         try:
             is_folder = stat.S_ISDIR(os.stat(path).st_mode)
@@ -83,6 +83,7 @@ def find_files(given: Sequence[Path]) -> Given:
             came = "nothing" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", None) or str(error)
             raise InputError(f"{escape(str(path))}: expected an image or a folder of images, found {came}") from None
         below = listing(path) if is_folder else Listing([""])
+        empty += [] if below.images else [(path, "a folder without images")]
         found.paths.extend(path / name for name in below.images)
         found.rejected.extend((path / name, reason) for name, reason in (*below.rejected, *below.skipped))
         found.ignored.update(below.ignored)
@@ -91,6 +92,7 @@ def find_files(given: Sequence[Path]) -> Given:
         others += [f"{escape(str(path))} ({reason})" for path, reason in found.rejected]
         came = "none" + (f", but {some(others, 10)}" if others else "")
         raise InputError(f"{', '.join(escape(str(path)) for path in given)}: expected images, found {came}")
+    found.rejected.extend(empty)
     return found
 
 

@@ -31,7 +31,7 @@ from pipeline.store.sample_names import escape
 from pipeline.text import some
 
 Levels = int | Literal["leaf"]
-_MORE = r"[\s_-]*(set|data|images?|imgs|pictures|photos|folder|split|files)?s?[\s_-]*\d*"
+_MORE = r"[\s_-]*(set|data|images?|imgs|pictures|photos|folder|split|files)?s?[\s_-]*[ab]?\d*"
 PARTS = {
     "train": re.compile(rf"(train|training|trn){_MORE}"),
     "val": re.compile(rf"(val|valid|validation|dev){_MORE}"),
@@ -39,6 +39,14 @@ PARTS = {
     "unlabelled": re.compile(rf"(un|no[\s_-]?)label+(ed|s)?{_MORE}|unsup(ervised)?{_MORE}"),
 }
 """What folders are called that are parts of a data set, and no classes."""
+BATCH = re.compile(
+    r"(.*[\s_-])?(part|fold|batch|chunk|shard|vol|volume|disk|archive)s?[\s_-]*\d+|"
+    r"(patient|subject|case|study|series|lesion|slide|session)[\s_-]*\d+"
+)
+PICTURES = re.compile(r"(jpe?g|png|raw|input)?[\s_-]*(images?|imgs?|pictures?|photos?)")
+MASKS = re.compile(r"masks?|labels?|annotations?|segmentations?|segmentationclass|ground[\s_-]?truths?|gts?")
+"""What folders are called over which a data set was spread, or that hold a patient's images each; those of images; and
+those of masks that belong to images."""
 SHOWN = 5
 
 
@@ -55,6 +63,7 @@ def class_folders(root: Path, more: Files | None = None, levels: Levels | None =
     found, tops = _listed(root, shown)
     if levels is None:
         _check_parts(tops, shown)
+        _check_called_otherwise(tops, shown)
         _check_depth(tops, found, shown)
     folders = _empty_or_not(_of_level(found, levels or 1, shown), found, shown)
     names = class_names(folders, shown)
@@ -182,6 +191,19 @@ def _check_parts(tops: Sequence[str], shown: str) -> None:
     raise InputError(f"{shown} holds {names}, not classes; {hint}; --levels 1 takes them for classes")
 
 
+def _check_called_otherwise(tops: Sequence[str], shown: str) -> None:
+    """Raise InputError if all folders are called as numbered batches or patients are, or as images and masks are."""
+    names, hint = some(list(map(escape, tops)), SHOWN), "--levels 1 takes them for classes"
+    if len(tops) > 1 and all(BATCH.fullmatch(top.lower()) for top in tops):
+        raise InputError(
+            f"{shown} holds {names}, not classes; put what is in them together, or list it in a table; {hint}"
+        )
+    pictures = [top for top in tops if PICTURES.fullmatch(top.lower())]
+    masks = [top for top in tops if MASKS.fullmatch(top.lower())]
+    if pictures and masks and len(pictures) + len(masks) == len(tops):
+        raise InputError(f"{shown} holds {names}, not classes; convert {shown}/{escape(pictures[0])}; {hint}")
+
+
 def _check_depth(tops: Sequence[str], found: Listing, shown: str) -> None:
     """Raise InputError if in whole classes most images do not lie directly in the folder of the first level."""
     depths: dict[str, Counter[int]] = {top: Counter() for top in tops}
@@ -198,11 +220,11 @@ def _check_depth(tops: Sequence[str], found: Listing, shown: str) -> None:
             f"{shown}: images lie directly in {len(direct)} of its folders ({some(direct, SHOWN)}), and in folders "
             f"below {len(nested)} others ({some(list(map(escape, nested)), SHOWN)}); {flags}"
         )
-    if len(tops) == 1 and 1 not in depths[tops[0]]:
-        below = sorted({escape(name.split("/")[1]) for name in found.images})
+    if len(held) == 1 and 1 not in depths[held[0]]:
+        below, only = sorted({escape(name.split("/")[1]) for name in found.images}), escape(held[0])
+        one = "one folder" if len(tops) == 1 else "images in one folder"
         raise InputError(
-            f"{shown} holds one folder, {escape(tops[0])}, with the folders {some(below, SHOWN)}; "
-            f"convert {shown}/{escape(tops[0])}; or {flags}"
+            f"{shown} holds {one}, {only}, with the folders {some(below, SHOWN)}; convert {shown}/{only}; or {flags}"
         )
     deep = sorted(sum(depths.values(), Counter()).items())
     counts = " and ".join(f"{n:,} images {depth} folders deep" for depth, n in deep)

@@ -51,6 +51,7 @@ BRANDS = {
 BITMAP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}  # sizes of the header that a BMP has at byte 14
 NETPBM = re.compile(rb"P[1-6]\s+(#[^\n]*\n\s*)*\d+\s+\d+\s")
 START_BYTES = 64
+SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")  # of a file; 003.Sooty_Albatross is a folder's name
 SERVICE_FOLDERS = {
     "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__",
 }  # fmt: skip
@@ -87,7 +88,9 @@ class Listing:
         """Put what is no folder where it belongs; `kind` is None for a regular file, else what it is instead."""
         suffix = os.path.splitext(name)[1].lower()
         looks = suffix in SUFFIXES
-        if kind is not None and (looks or kind != DANGLING):
+        if kind == DANGLING and not looks and not SUFFIX.fullmatch(suffix):
+            self.skipped.append((name, f"{DANGLING}, which may have been a folder"))
+        elif kind is not None and (looks or kind != DANGLING):
             (self.rejected if looks else self.skipped).append((name, f"{kind}, expected a regular file"))
         elif kind is None and (reason := unreadable(name)):
             self.rejected.append((name, reason))

@@ -1,5 +1,6 @@
 """What a source of images is: images in a fixed order, each with a name, and with a label or none."""
 
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from pipeline.errors import InputError
 from pipeline.sources.listing import SUFFIXES, Listing
 from pipeline.sources.regular import read_regular
 from pipeline.store.sample_names import escape
+from pipeline.text import some
 
 Pixels = bytes | Image.Image | np.ndarray
 UNLABELLED = "unlabelled"  # what stands before the names of images that --unlabelled adds
@@ -61,7 +63,10 @@ class Source(ABC):
 
 @final
 class Files(Source):
-    """Files under one root: `names` are relative paths, `labels` i64 [N]; images of `more` follow, without labels."""
+    """Files under one root: `names` are relative paths, `labels` i64 [N]; images of `more` follow, without labels.
+
+    Of `more` what is a file of `names`, too, is left out, which `notes` say: an image that has a label has one row.
+    """
 
     concurrent = True
 
@@ -77,12 +82,28 @@ class Files(Source):
     ) -> None:
         if not names:
             raise InputError(f"{root}: expected images ({' '.join(sorted(SUFFIXES))}), found {others.instead()}")
+        more, again = (more, ()) if more is None else more._beside(root, names)
         self.root, self.names, self.labels, self.classes, self.more = root, names, labels, classes, more
         rejected = [(escape(name), reason) for name, reason in others.rejected]
         rejected += [(f"{UNLABELLED}/{name}", reason) for name, reason in (more.rejected if more else ())]
         self.rejected = tuple(rejected)
         self.ignored = others.ignored + Counter(more.ignored if more else ())
-        self.notes = (*notes, *others.notes(), *(more.notes if more else ()))
+        self.notes = (*notes, *others.notes(), *(more.notes if more else ()), *again)
+
+    def _beside(self, root: Path, names: Sequence[str]) -> "tuple[Files, Sequence[str]]":
+        """These files without those that `names` below `root` are, too, by whatever path, and a note of how many."""
+        theirs = {_identity(root / name) for name in names} - {None}
+        ours = [_identity(self.root / name) in theirs for name in self.names]
+        if not any(ours):
+            return self, ()
+        again = [escape(name) for name, is_theirs in zip(self.names, ours, strict=True) if is_theirs]
+        shown, n = escape(str(self.root)), len(again)
+        if all(ours):
+            raise InputError(f"--unlabelled {shown}: all {n:,} images are among the others already; leave it out")
+        kept = np.flatnonzero(~np.array(ours))
+        files = Files(self.root, [self.names[i] for i in kept], self.labels[kept], self.classes, Listing())
+        files.rejected, files.ignored, files.notes = self.rejected, self.ignored, self.notes
+        return files, (f"left out of --unlabelled: {n:,} images that are among the others already ({some(again)})",)
 
     def __len__(self) -> int:
         return len(self.names) + (len(self.more) if self.more else 0)
@@ -96,3 +117,12 @@ class Files(Source):
         if self.more and i >= len(self.names):
             return self.more.read(i - len(self.names))[0], -1
         return read_regular(self.root / self.names[i]), int(self.labels[i])
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a file; None where it cannot be asked, which reading it will say."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

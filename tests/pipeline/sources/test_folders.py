@@ -37,6 +37,25 @@ def test_unlabelled_images_follow_the_labelled(tmp_path):
     assert source.rejected == (("unlabelled/pipe.jpg", "a FIFO, expected a regular file"),)
 
 
+def test_unlabelled_images_that_are_labelled_ones_are_left_out_and_said(tmp_path):
+    lay(tmp_path, "l/dog/1.jpg", "l/cat/1.jpg", "u/1.jpg", "u/2.jpg")
+    (tmp_path / "u/hard.jpg").hardlink_to(tmp_path / "l/cat/1.jpg")
+    (tmp_path / "u/linked").symlink_to(tmp_path / "l/dog")
+    source = find(tmp_path / "l", tmp_path / "u")
+    expected = {"cat/1.jpg": 0, "dog/1.jpg": 1, "unlabelled/1.jpg": -1, "unlabelled/2.jpg": -1}
+    assert content(source) == expected
+    said = "left out of --unlabelled: 2 images that are among the others already (hard.jpg, linked/1.jpg)"
+    assert said in source.notes
+    (tmp_path / "t.csv").write_text("file,label\nu/1.jpg,cat\nl/dog/1.jpg,dog\n")
+    named = content(find(tmp_path / "t.csv", tmp_path / "u"))
+    assert named == {"u/1.jpg": 0, "l/dog/1.jpg": 1, "unlabelled/2.jpg": -1, "unlabelled/hard.jpg": -1}
+    for same in ("l", "l/cat"):
+        with pytest.raises(
+            InputError, match=r"--unlabelled .*: all [12] images are among the others already; leave it"
+        ):
+            find(tmp_path / "l", tmp_path / same)
+
+
 @pytest.mark.parametrize(("names", "message"), [
     (["1.jpg", "dog/1.jpg"], "has 1 images .1.jpg, ....* beside class folders"),
     (["train/dog/1.jpg", "val/dog/1.jpg"], "holds train, val, not classes; convert R/train and R/val"),
@@ -48,6 +67,11 @@ def test_unlabelled_images_follow_the_labelled(tmp_path):
     (["cat/1.jpg", "dog/1.jpg", "unlabeled/1.jpg"],
      "holds unlabeled beside other folders; .* --unlabelled, .*--levels 1"),
     (["photos/cat/1.jpg", "photos/dog/1.jpg"], "holds one folder, photos, with the folders cat, dog; convert R/photos"),
+    (["fold0/cat/1.jpg", "fold1/cat/1.jpg"], "holds fold0, fold1, not classes; put .* together, or list it in a table"),
+    (["HAM_part_1/1.jpg", "HAM_part_2/2.jpg"], "holds HAM_part_1, HAM_part_2, not classes; .*--levels 1 takes them"),
+    (["patient_001/1.jpg", "patient_002/2.jpg"], "holds patient_001, patient_002, not classes; .* list it in a table"),
+    (["trainA/1.jpg", "trainB/1.jpg", "testA/1.jpg", "testB/1.jpg"], "holds testA, testB, trainA, trainB, not classes"),
+    (["images/1.jpg", "masks/1.jpg"], "holds images, masks, not classes; convert R/images"),
     (["Aves/3013/1.jpg", "Aves/3014/1.jpg", "Plantae/5/1.jpg"],
      r"3 images 2 folders deep.*--levels 1 makes 2 classes \(Aves\), --levels 2 makes 3 classes \(Aves/3013\)"),
     (["a/abbey/1.jpg", "a/flat/inside/1.jpg", "b/bar/1.jpg"],
@@ -60,6 +84,16 @@ def test_folders_that_mean_several_things_are_refused_with_what_was_probably_mea
     lay(tmp_path, *names)
     with pytest.raises(InputError, match=message.replace("R/", f"{tmp_path}/")):
         find(tmp_path)
+
+
+def test_one_folder_with_images_among_others_is_what_was_probably_meant(tmp_path):
+    lay(tmp_path, "images/cat/1.jpg", "images/dog/1.jpg")
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta/classes.txt").write_text("cat\ndog\n")
+    said = f"holds images in one folder, images, with the folders cat, dog; convert {tmp_path}/images; or --levels 1"
+    with pytest.raises(InputError, match=said):
+        find(tmp_path)
+    assert find(tmp_path / "images").classes == ("cat", "dog")
 
 
 def test_levels_say_which_folders_are_classes(tmp_path):
@@ -89,6 +123,22 @@ def test_levels_take_the_parts_of_a_data_set_for_classes_and_a_vehicle_may_be_ca
     lay(tmp_path / "flat", "1.jpg")
     with pytest.raises(InputError, match="--levels: has no meaning for a folder without folders"):
         find(tmp_path / "flat", reading=Reading(levels=1))
+
+
+@pytest.mark.parametrize("names", [
+    ("patient_001/1.jpg", "patient_002/1.jpg"), ("part 1/1.jpg", "part 2/1.jpg"), ("image/1.jpg", "mask/1.jpg"),
+])  # fmt: skip
+def test_level_1_takes_folders_of_any_name_for_classes(tmp_path, names):
+    lay(tmp_path, *names)
+    assert find(tmp_path, reading=Reading(levels=1)).classes == tuple(name.partition("/")[0] for name in names)
+
+
+@pytest.mark.parametrize("names", [
+    ("mask/1.jpg", "no mask/1.jpg"), ("photo/1.jpg", "sketch/1.jpg"), ("case/1.jpg", "phone/1.jpg"),
+])  # fmt: skip
+def test_classes_that_are_called_a_little_like_parts_are_classes(tmp_path, names):
+    lay(tmp_path, *names)
+    assert find(tmp_path).classes == tuple(name.partition("/")[0] for name in names)
 
 
 def test_an_empty_folder_is_a_class_and_one_of_other_files_is_not(tmp_path):
@@ -129,6 +179,13 @@ def test_one_class_and_classes_of_nearly_one_name_are_worth_a_word(tmp_path):
     assert find(tmp_path / "alike").notes == (
         "classes that are nearly the same: 'Sea lion' and 'sea_lion'; are they one class?",
     )
+
+
+@pytest.mark.parametrize("other", ["cat\u200b", "\ufeffcat", "c_at", "CAT"])
+def test_classes_that_look_the_same_are_worth_a_word(tmp_path, other):
+    lay(tmp_path, "cat/1.jpg", f"{other}/1.jpg", "dog/1.jpg")
+    both = " and ".join(map(repr, sorted(["cat", other])))
+    assert find(tmp_path).notes == (f"classes that are nearly the same: {both}; are they one class?",)
 
 
 def test_a_link_to_a_folder_around_is_no_class(tmp_path):

@@ -119,6 +119,27 @@ def test_only_regular_files_are_read_and_the_rest_is_named(tmp_path):
     )
 
 
+def test_a_link_to_nothing_that_may_have_been_a_class_is_named(tmp_path):
+    lay(tmp_path, "cat/1.jpg", "dog/1.jpg")
+    (tmp_path / "eel").symlink_to("/nowhere")
+    (tmp_path / "003.Sooty_Albatross").symlink_to("/nowhere")
+    source = find(tmp_path)
+    reason = "a link to nothing, which may have been a folder"
+    assert source.notes == (f"left out: 003.Sooty_Albatross, eel ({reason}; 2 in all)",)
+    assert not source.ignored
+    given = find_files([tmp_path])
+    left = {(tmp_path / name, reason) for name in ("eel", "003.Sooty_Albatross")}
+    assert set(given.rejected) == left
+
+
+def test_predict_names_a_given_folder_without_images(tmp_path):
+    lay(tmp_path, "cat/1.jpg")
+    (tmp_path / "eel").mkdir()
+    given = find_files([tmp_path / "cat", tmp_path / "eel"])
+    assert given.paths == [tmp_path / "cat/1.jpg"]
+    assert given.rejected == [(tmp_path / "eel", "a folder without images")]
+
+
 def test_a_conversion_names_each_of_them_and_ends(tmp_path):
     lay(tmp_path / "in", "cat/1.jpg", "dog/1.jpg")
     hostile(tmp_path / "in/cat")
