@@ -120,6 +120,7 @@ def test_files_that_are_no_images_are_named_and_left_out(trained, files, tmp_pat
     ("mae:digits", [], "has no classifier; fine-tune it first"),
     ("supervised:digits", ["--top", 11], "--top from 1 to 10"),
     ("supervised:digits", ["--out", "/nowhere/p.csv"], "expected an existing folder"),
+    ("supervised:digits", ["--out", "/proc/p.csv"], "nothing can be written in /proc"),
     ("supervised:digits", ["--out", "/tmp"], "/tmp is a folder, expected a file to write"),
     ("supervised:digits", ["--window", "9", "3"], "--window: expected two numbers, the lower first"),
     ("supervised:digits", ["--max-pixels", "0"], "--max-pixels: expected 1 to"),

@@ -1,10 +1,14 @@
 """python -m models.evaluate: the run's own numbers come out, they are kept beside it, and wrong input is said."""
 
+import errno
+import os
+import tempfile
+
 import numpy as np
 import pytest
 import torch
 
-from models.evaluate.accuracy import calibration, confusion_of
+from models.evaluate.accuracy import Accuracy, calibration, confusion_of
 from models.evaluate.evaluation_log import read_evaluations
 from pipeline.errors import InputError
 from tests.conftest import rows
@@ -21,6 +25,17 @@ def test_the_runs_own_test_accuracy_comes_out_and_is_kept(trained, asked, capsys
     assert kept["values"]["images"] == 300
     assert f"top1                     {100 * said['top1']:.1f} %" in capsys.readouterr().out
     assert "Confusions" in (folder / "evaluate-accuracy.html").read_text()
+
+
+def test_a_run_folder_that_takes_no_file_is_refused_before_anything_is_measured(trained, asked, monkeypatch):
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # root may write wherever a disk does
+    monkeypatch.setattr(Accuracy, "run", lambda self, loaded: pytest.fail("it was measured"))
+    with pytest.raises(InputError, match=r"results are kept .*: nothing can be written in .*\(Read-only") as refused:
+        asked("accuracy", trained("supervised:digits"), "--data.file", "test.beton", "--batch", 64)
+    assert "\n" not in str(refused.value)
 
 
 def test_calibration_is_the_slow_loop():

@@ -165,6 +165,7 @@ def test_a_copy_that_is_another_model_is_not_kept(trained, asked, tmp_path, monk
     ("semiformer:digits", ["--to", "timm"], "has a Semiformer; use --to safetensors or --to onnx"),
     ("supervised:digits", ["--out", "/nowhere/at/all"], "expected an existing folder around it"),
     ("supervised:digits", ["--out", "."], "is there already"),
+    ("supervised:digits", ["--out", "/proc/home"], "nothing can be written in /proc"),
 ])  # fmt: skip
 def test_what_cannot_be_exported_is_said(recipe, flags, said, trained, asked, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -115,6 +115,7 @@ def test_the_command_writes_the_picture(beton, monkeypatch, tmp_path, capsys):
         (["{}", "--classes", "3"], "--classes has no meaning without --labels; leave it out"),
         (["{}", "--out", "{}/none/a.png"], "none is no folder"),
         (["{}", "--out", "{}/folder.png"], "folder.png is a folder"),
+        (["{}", "--out", "/proc/a.png"], "nothing can be written in /proc"),
         (["{}", "--out", "{}/a.txt"], "expected a name that ends in .png, .jpg or .webp"),
         (["{}", "--out", "/dev/full.png"], "/dev/full.png cannot be written: "),
     ],

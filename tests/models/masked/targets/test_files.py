@@ -107,6 +107,8 @@ def test_wrong_flags_are_refused_in_a_line_and_nothing_is_written(digits, monkey
         "--images, --size and --patch are 1 or more, got 0": (fit_pca, file, *recipe, *out, "--images", "0"),
         "no recipe is called 'mae:digit'": (fit_pca, file, "--recipe", "mae:digit", *out),
         "is no folder": (fit_pca, file, *recipe, "--out", str(tmp_path / "none" / "x.pt")),
+        "x.pt: nothing can be written in /proc": (fit_pca, file, *recipe, "--out", "/proc/x.pt"),
+        "y.pt: nothing can be written in /proc": (fit_vq, file, *recipe, "--out", "/proc/y.pt"),
         "--codes is 2 or more": (fit_vq, file, *recipe, *out, "--codes", "1"),
         "512 codes need as many patches, got 32": (fit_vq, file, *recipe, *out, "--images", "2"),
     }
