@@ -72,12 +72,12 @@ def classes(found: Manifest) -> str:
     if found.classes is None:
         return "none: no image has a label"
     counts, names, n = found.class_counts, found.classes, len(found.classes)
-    each = [f"{name} {count:,}" for name, count in zip(names, counts, strict=True)]
+    each = [f"{name} ({count:,})" for name, count in zip(names, counts, strict=True)]
     if n <= ALL_NAMED:
-        return f"{n}, in the order of their numbers from 0: {', '.join(each)}"
+        return f"{n}, numbered from 0: {', '.join(each)}"
     order = sorted(range(n), key=lambda i: counts[i])
     empty, between = sum(count == 0 for count in counts), n - FEWEST - MOST
-    parts = [f"{n:,}, from {names[0]} (0) to {names[-1]} ({n - 1})"]
+    parts = [f"{n:,}, numbered from 0, {names[0]}, to {n - 1}, {names[-1]}"]
     parts += [f"{empty:,} without an image"] if empty else []
     parts += [
         f"fewest: {', '.join(each[i] for i in order[:FEWEST])}",

@@ -203,7 +203,7 @@ def test_the_command_line_converts_and_says_what_it_did(tree, tmp_path, monkeypa
     beton = open_beton(tmp_path / "t.beton")
     assert splits(beton) == ["0.20", "0.50", "1-per-class"]
     assert (beton.manifest.n_unlabelled, beton.manifest.arguments["side"]) == (9, 16)
-    for part in ("37 images", "class0 9, class1 9, class2 10", "28 images with a label, 9 without one",
+    for part in ("37 images", "class0 (9), class1 (9), class2 (10)", "28 images with a label, 9 without one",
                  "4 of 41 images", " JPEG (", " PNG (", "1 other file: 1 .txt", "0.20: 6 labels", "0.50: 13 labels",
                  "1-per-class: 3 labels", "from the mean size"):  # fmt: skip
         assert part in said

@@ -54,7 +54,7 @@ def test_a_table_is_said_with_its_columns_its_missing_labels_and_some_of_its_row
     assert found["source"] == str(tmp_path / "t.csv")
     for part in ("9 rows", "semicolon", "filename", "diagnosis", "nan 3"):
         assert part in found["read as"]
-    assert found["classes"] == "2, in the order of their numbers from 0: mel 3, nv 3"
+    assert found["classes"] == "2, numbered from 0: mel (3), nv (3)"
     assert found["labels"].startswith("6 images with a label, 3 without one\nsuch as ")
     for name, label in re.findall(r"(\d)\.png: (\w+)", found["labels"]):
         assert ("nv", "mel", "nan")[int(name) % 3] == label
@@ -90,7 +90,7 @@ def test_nothing_left_out_is_said_too_and_labels_of_every_image(tmp_path):
     found = said(tmp_path, Dataset(6, lambda i: (image(i), i % 2), ("a", "b")))
     assert found["left out"] == "0 of 6 images"
     assert found["labels"].startswith("6 images with a label\n")
-    assert found["classes"] == "2, in the order of their numbers from 0: a 3, b 3"
+    assert found["classes"] == "2, numbered from 0: a (3), b (3)"
     assert found["splits"] == "none"
     assert found["source"] == "Dataset"
     assert "range" not in found
@@ -99,7 +99,7 @@ def test_nothing_left_out_is_said_too_and_labels_of_every_image(tmp_path):
 def test_labels_that_were_all_lost_are_seen(tmp_path):
     found = said(tmp_path, Dataset(6, lambda i: (image(i), -1), ("a", "b")))
     assert found["labels"] == "0 images with a label, 6 without one"
-    assert found["classes"] == "2, in the order of their numbers from 0: a 0, b 0"
+    assert found["classes"] == "2, numbered from 0: a (0), b (0)"
     (tmp_path / "2").mkdir()
     none = said(tmp_path / "2", Dataset(6, lambda i: (image(i), None), None))
     assert (none["classes"], none["labels"]) == ("none: no image has a label", "0 images with a label, 6 without one")
@@ -150,8 +150,8 @@ def test_many_classes_and_reasons_are_folded_by_count_and_never_cut(tmp_path):
     counts = [3] * 30 + [0, 0, 1, 2, 9, 11, 12]
     found = said(tmp_path, Many(counts, 60), Options(max_bad=0.9))
     listed = found["classes"].replace("\n", " ")
-    assert listed.startswith("37, from class number 000 (0) to class number 036 (36); 2 without an image; fewest: ")
-    assert re.findall(r"class number (\d+) (\d+)(?=[,;]|$)", listed.split("fewest: ")[1]) == [
+    assert listed.startswith("37, numbered from 0, class number 000, to 36, class number 036; 2 without an image; few")
+    assert re.findall(r"class number (\d+) \((\d+)\)(?=[,;]|$)", listed.split("fewest: ")[1]) == [
         ("030", "0"), ("031", "0"), ("032", "1"), ("033", "2"), ("000", "3"), ("034", "9"), ("035", "11"),
         ("036", "12"),
     ]  # fmt: skip
@@ -180,8 +180,8 @@ def test_twelve_classes_are_all_named_and_thirteen_folded(tmp_path):
         fields = dict.fromkeys(Manifest.__dataclass_fields__)
         return classes(Manifest(**fields | {"classes": tuple(map(str, range(n))), "class_counts": tuple(range(n))}))
 
-    assert of(12).endswith("9 9, 10 10, 11 11")
+    assert of(12).endswith("9 (9), 10 (10), 11 (11)")
     assert of(13) == (
-        "13, from 0 (0) to 12 (12); 1 without an image; fewest: 0 0, 1 1, 2 2, 3 3, 4 4; "
-        "5 between, half of all have up to 6; most: 10 10, 11 11, 12 12"
+        "13, numbered from 0, 0, to 12, 12; 1 without an image; fewest: 0 (0), 1 (1), 2 (2), 3 (3), 4 (4); "
+        "5 between, half of all have up to 6; most: 10 (10), 11 (11), 12 (12)"
     )
