@@ -1,4 +1,4 @@
-"""Load pretrained weights into a method's encoder: copy what fits, adapt positions and normalisation, or refuse."""
+"""Load pretrained weights into a method: copy what fits, adapt positions and normalisation, or refuse."""
 
 from collections.abc import Iterator
 from math import isqrt
@@ -12,6 +12,7 @@ from models.encoder.positions import prefix_positions, resampled
 from models.encoder.relative import bias_for_each_block, kind_of, resampled_bias
 from models.encoder.vit import normalisation_of
 from models.method import Method
+from models.pretrained.branch import load_branch
 from models.pretrained.classifier import rows_by_class
 from models.pretrained.find import find_weights
 from models.pretrained.names import examples, with_own_names
@@ -25,14 +26,15 @@ BODY = "blocks", "patch_embed", "cls_token", "reg_token", "dist_token", "pos_emb
 
 
 def load_encoder(method: Method, start: str | Path, classes: tuple[str, ...] | None = None) -> str:
-    """Load the weights that `start` names (models.pretrained.find) into a method's encoder, and into its EMA.
+    """Load the weights that `start` names (models.pretrained.find) into a method's encoder, its EMA and its branch.
 
     -> one line: how many tensors were loaded, what was adapted, what was left out, what is new.
 
     A classifier is copied if the source has one behind the same norm, by the names of its classes; if one side has no
     names, by its shape. Otherwise it stays as it was initialised. So does a norm behind the pooling (encoder.fc_norm)
     if the source has none. Positions and position biases of another grid are resampled. A bias table that all blocks
-    share is copied to each block if the method's encoder has one a block.
+    share is copied to each block if the method's encoder has one a block. A masked branch is copied if the source has
+    the same (models.pretrained.branch).
 
     classes  names of this run's classes, in the order of their labels
 
@@ -53,10 +55,10 @@ def load_encoder(method: Method, start: str | Path, classes: tuple[str, ...] | N
     method.encoder.load_state_dict(own | {name: held[name] for name in own if name not in new})
     if method.ema is not None:
         method.ema.module.load_state_dict(method.encoder.state_dict())
-    out = [name for name in held if name not in own]
+    branch, used = load_branch(method, found)
+    out = [name for name in (*(name for name in held if name not in own), *found.others) if name not in used]
     loaded = f"{len(own) - len(new)} tensors of the encoder from {found.where} ({found.what})"
-    parts = [loaded, positions, biases, folded, classifier]
-    parts += [f"left out: {summarise([*out, *found.others])}" if out or found.others else None]
+    parts = [loaded, positions, biases, folded, classifier, branch, f"left out: {summarise(out)}" if out else None]
     return "; ".join([part for part in parts if part] + [f"new: {', '.join(new) or 'none'}"])
 
 

@@ -20,8 +20,9 @@ def read_run(path: Path) -> Weights:
         raise InputError(f"{path} is no checkpoint of a run: it holds no method; use a run's last.pt")
     prefix = EMA if any(name.startswith(EMA) for name in held) else ENCODER
     tensors = {name.removeprefix(prefix): tensor for name, tensor in held.items() if name.startswith(prefix)}
-    others = tuple(name for name in held if not name.startswith((EMA, ENCODER)))
+    others = {name: tensor for name, tensor in held.items() if not name.startswith((EMA, ENCODER))}
     recipe = state.get("recipe") or {}
     what = f"{recipe['name']}, step {state['step']}" if recipe.get("name") and "step" in state else "a run"
     what += ", its average" if prefix == EMA else ""
-    return Weights(tensors, str(path), what, others, classes=tuple(state.get("classes") or ()) or None)
+    target = ((recipe.get("method") or {}).get("reconstruct") or {}).get("target")
+    return Weights(tensors, str(path), what, others, classes=tuple(state.get("classes") or ()) or None, target=target)

@@ -46,7 +46,11 @@ def read_safetensors(path: Path, config: Path | None = None) -> Weights:
         raise InputError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
     stated = _config(config)
     classes = label_names(_json(header.get("classes", "null"), path)) or label_names(stated.get("label_names"))
-    return Weights(tensors, str(path), "safetensors", normalisation=_normalisation(stated), classes=classes)
+    normed = stated.get("norm_pix_loss")  # ViTMAE's
+    target = ("norm_pix" if normed else "pixel") if isinstance(normed, bool) else None
+    return Weights(
+        tensors, str(path), "safetensors", normalisation=_normalisation(stated), classes=classes, target=target
+    )
 
 
 def read_released(path: Path) -> Weights:
@@ -101,5 +105,7 @@ def _json(text: str, path: Path) -> object:
 
 
 def _normalisation(stated: dict) -> Normalisation | None:
-    found = stated.get("pretrained_cfg", {})
-    return Normalisation(tuple(found["mean"]), tuple(found["std"])) if {"mean", "std"} <= found.keys() else None
+    found = stated.get("pretrained_cfg")
+    if not isinstance(found, dict) or not {"mean", "std"} <= found.keys():
+        return None
+    return Normalisation(tuple(found["mean"]), tuple(found["std"]))

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 from torch import Tensor
@@ -17,17 +17,19 @@ class Weights:
 
     where          the file or name, for messages
     what           kind of source, in words, such as "mae:digits, step 300"
-    others         names of the file's other tensors: decoders, heads
+    others         a run's other tensors, by its method's names: masked branch, heads
     normalisation  of the images that the weights were trained on; None if the source does not say
     classes        names of the classes, in the order of the classifier's rows; None if the source does not say
+    target         what a masked branch was trained to predict; None if the source does not say
     """
 
     tensors: dict[str, Tensor]
     where: str
     what: str
-    others: tuple[str, ...] = ()
+    others: dict[str, Tensor] = field(default_factory=dict)
     normalisation: Normalisation | None = None
     classes: tuple[str, ...] | None = None
+    target: str | None = None
 
 
 def summarise(names: Iterable[str]) -> str:

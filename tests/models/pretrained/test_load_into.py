@@ -22,7 +22,7 @@ def method(position, classes=5, size=32):
     vit = build_encoder(Size(32, 2, 4), image_size=size, patch=8, classes=classes, position=position)
     for parameter in vit.parameters():
         nn.init.normal_(parameter, std=0.3)
-    return SimpleNamespace(encoder=vit, ema=None)
+    return SimpleNamespace(encoder=vit, ema=None, branch=None)
 
 
 def saved(folder, held):

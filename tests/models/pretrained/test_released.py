@@ -23,7 +23,7 @@ def method(size=32, *, classes=5, width=32, depth=2, ema=False, patch=8, **more)
         for parameter in vit.parameters():
             parameter.normal_(std=0.3)
     kept = SimpleNamespace(module=build_encoder(Size(width, depth, 4), image_size=size, patch=patch, classes=classes))
-    return SimpleNamespace(encoder=vit, ema=kept if ema else None)
+    return SimpleNamespace(encoder=vit, ema=kept if ema else None, branch=None)
 
 
 def mae_file(folder, own, *, beside=(), **more):
@@ -112,7 +112,7 @@ def test_positions_that_are_the_patches_alone_are_resampled_as_timm_does(tmp_pat
     before = timm.create_model(name, img_size=4 * patch, depth=1, num_classes=0)
     encoder = build_encoder(name, image_size=6 * patch, patch=patch, classes=5)
     encoder.blocks = encoder.blocks[:1]
-    after = SimpleNamespace(encoder=encoder, ema=None)
+    after = SimpleNamespace(encoder=encoder, ema=None, branch=None)
     torch.save(before.state_dict(), tmp_path / "file.pth")
     assert "positions resampled from 4 x 4 to 6 x 6 patches" in load_encoder(after, tmp_path / "file.pth")
     resized = timm.create_model(name, img_size=6 * patch, depth=1, num_classes=0).eval()

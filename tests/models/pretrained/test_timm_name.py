@@ -53,7 +53,7 @@ def test_a_timm_name_is_read_from_timms_caches_and_asks_no_network(tmp_path, mon
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
     name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
     torch.manual_seed(0)
-    own = SimpleNamespace(ema=None)
+    own = SimpleNamespace(ema=None, branch=None)
     own.encoder = build_encoder("vit_tiny_patch16_224", image_size=32, patch=16, classes=1000)
     with pytest.raises(InputError, match="timm knows it, its weights are not on this machine"):
         load_encoder(own, name)
