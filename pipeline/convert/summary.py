@@ -23,7 +23,7 @@ ALL_NAMED = 12  # classes, up to which each is named with its count
 FEWEST, MOST = 5, 3  # classes that are named of more
 EXAMPLES = 3  # images that are named with their class
 REASONS, NAMED = 8, 3  # why files were left out, and names for each reason
-SKIPPED = "left out: "  # what a source's notes on files that it did not go into begin with
+SKIPPED = "left out"  # what a source's notes on files that it did not take begin with
 HOW = {"passed through": "kept as they were", "re-encoded": "re-encoded", "resized": "resized"}
 
 
@@ -125,7 +125,7 @@ def _left_out(beton: Beton) -> Iterator[str]:
     yield f"{len(found.rejected):,} of {_n(found.n + len(found.rejected), 'image')}{others}"
     for note in found.notes:
         if note.startswith(SKIPPED):
-            yield f"  {note.removeprefix(SKIPPED)}"
+            yield f"  {note.removeprefix(f'{SKIPPED}: ')}"
     order = sorted(groups.values(), key=len, reverse=True)
     for group in order[:REASONS]:
         yield f"  {len(group):,}: {group[0][1]} ({some([name for name, _ in group], NAMED)})"

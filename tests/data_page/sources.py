@@ -17,12 +17,13 @@ FLAT = {"1.jpg": stored(), "2.jpg": stored(), "3.jpg": stored()}
 ROWS_OF_THREE = "1.jpg,cat\n2.jpg,cat\n3.jpg,dog\n"
 
 
-def folders(name: str, files: dict[str, bytes], **more) -> None:
-    """A row about one tree of files."""
+def folders(name: str, *trees: dict[str, bytes], **more) -> None:
+    """A row about trees of files."""
 
     @row(name)
     def build(root: Path) -> Iterator[Case]:
-        yield Case(lay(root, files), **more)
+        for i, files in enumerate(trees):
+            yield Case(lay(root / str(i), files), **more)
 
 
 def tables(name: str, *texts: str | bytes, files: dict[str, bytes] = FLAT, **more) -> None:
@@ -42,6 +43,10 @@ folders("one class folder only", {"cat/1.jpg": stored()})
 folders("folders that a system makes, such as `__MACOSX`", THREE | {"__MACOSX/4.jpg": b"resource fork"})
 folders("images beside class folders", THREE | {"stray.jpg": stored()})
 folders("the folders train, val and test", {f"{part}/cat/1.jpg": stored() for part in ("train", "val", "test")})
+folders("folders called as batches, folds or patients are, or images and their masks",
+        {f"{name}/1.jpg": stored() for name in ("fold0", "fold1")},
+        {f"{name}/1.jpg": stored() for name in ("patient_001", "patient_002")},
+        {f"{name}/1.jpg": stored() for name in ("images", "masks")})  # fmt: skip
 folders("the folders train and unlabelled", {"train/cat/1.jpg": stored(), "unlabelled/2.jpg": stored()})
 NESTED = {"a/abbey/1.jpg": stored(), "a/attic/2.jpg": stored(), "b/barn/3.jpg": stored()}
 folders("classes in folders of folders", NESTED)
@@ -54,6 +59,13 @@ folders("no image at all", {"notes.txt": b"x"})
 def unlabelled(root: Path) -> Iterator[Case]:
     other = lay(root / "other", {"4.jpg": stored(), "5.jpg": stored()})
     yield Case(lay(root / "set", THREE), unlabelled=other)
+
+
+@row("images of `--unlabelled OTHER` that are labelled ones, too")
+def labelled_again(root: Path) -> Iterator[Case]:
+    source, other = lay(root / "set", THREE), lay(root / "other", {"4.jpg": stored()})
+    (other / "5.jpg").symlink_to(source / "cat" / "1.jpg")
+    yield Case(source, unlabelled=other, check=lambda beton: beton.manifest.n_unlabelled == 1)
 
 
 tables("columns for file and class, with a header", f"file,class\n{ROWS_OF_THREE}")
