@@ -39,6 +39,22 @@ class JobState:
     restarts: int = 0
 
 
+@final
+@dataclass(frozen=True)
+class Attempt:
+    """One start of the tasks of a job: its run folder and log folder, and the nodes.
+
+    restart, number  how often Slurm has put the job back, and the attempts before in the same allocation
+    """
+
+    run: Path
+    logs: Path
+    job: str
+    restart: int
+    number: int
+    nodes: str
+
+
 def decide(code: int, worst: int, now: JobState, restarts: int, stalled: int, tries: int) -> tuple[str, str]:
     """Return the event to record, and what the script does: "again", "requeue" or "end".
 
@@ -64,26 +80,40 @@ def begin(run: Path, logs: Path, job: str) -> None:
     """Record the start, and before it the end of an earlier start that Slurm ended without running this script."""
     restarts, attempt, nodes = _restarts(), int(os.environ["ATTEMPT"]), os.environ["SLURM_JOB_NODELIST"]
     before = job_events.of_job(job_events.read(run), job)
-    if before and before[-1]["event"] == "started" and before[-1]["restart"] < restarts:
-        lost = silent_nodes(before[-1]["nodes"])
-        job_events.append(run, "node failed" if lost else "requeued", job, nodes=lost or before[-1]["nodes"])
-    job_events.append(run, "started", job, restart=restarts, attempt=attempt, nodes=nodes)
+    if before and before[-1]["event"] == "started" and before[-1].get("restart", restarts) < restarts:
+        used = before[-1].get("nodes", nodes)
+        lost = silent_nodes(used)
+        job_events.append(run, "node failed" if lost else "requeued", job, nodes=lost or used)
+    record_begin(Attempt(run, logs, job, restarts, attempt, nodes))
+
+
+def end(run: Path, logs: Path, job: str, code: int, tries: int, pause_s: float) -> str:
+    """Record how the attempt ended, and return what the script does."""
+    which = Attempt(run, logs, job, _restarts(), int(os.environ["ATTEMPT"]), os.environ["SLURM_JOB_NODELIST"])
+    return record_end(which, code, job_state(), tries, pause_s)
+
+
+def record_begin(which: Attempt) -> None:
+    """Record the start of an attempt, and note what its end is compared with."""
+    run, logs, job = which.run, which.logs, which.job
+    job_events.append(run, "started", job, restart=which.restart, attempt=which.number, nodes=which.nodes)
     notes = _notes(logs, job)
     notes |= {"began": time.time(), "stderr_bytes": _size(_stderr(logs, job)), "checkpoint": _checkpoint_id(run)}
     write_whole(_notes_file(logs, job), json.dumps(notes))
 
 
-def end(run: Path, logs: Path, job: str, code: int, tries: int, pause_s: float) -> str:
-    """Record how the attempt ended, and return what the script does."""
-    notes, restarts, attempt = _notes(logs, job), _restarts(), os.environ["ATTEMPT"]
+def record_end(which: Attempt, code: int, now: JobState, tries: int, pause_s: float) -> str:
+    """Record how an attempt ended, and return "again SECONDS", "requeue" or "end EVENT", as `decide` has it."""
+    run, logs, job = which.run, which.logs, which.job
+    notes = _notes(logs, job)
     stalled = 1 if _checkpoint_id(run) != notes.get("checkpoint") else notes.get("stalled", 0) + 1
     recorded = first_failure.recorded_by_trainer(run, notes.get("began", 0) - CLOCK_SKEW_S)
-    name = f"{job}_{restarts}_{attempt}"
+    name = f"{job}_{which.restart}_{which.number}"
     first = first_failure.first(logs, name, _stderr(logs, job), notes.get("stderr_bytes", 0), recorded)
-    event, step = decide(code, first.code if first else code, job_state(), restarts, stalled, tries)
+    event, step = decide(code, first.code if first else code, now, which.restart, stalled, tries)
     error = first_failure.event_fields(first) if first and event in job_events.BROKEN else {}
-    job_events.append(run, event, job, restart=restarts, attempt=int(attempt), code=code, **error)
-    if step == "again" and silent_nodes(os.environ["SLURM_JOB_NODELIST"]):
+    job_events.append(run, event, job, restart=which.restart, attempt=which.number, code=code, **error)
+    if step == "again" and silent_nodes(which.nodes):
         step = "requeue"  # a start on a node that does not answer would fail
     write_whole(_notes_file(logs, job), json.dumps(notes | {"stalled": stalled if step == "again" else 0}))
     pause_s = min(pause_s * 2 ** (stalled - 1), LONGEST_PAUSE_S)

@@ -7,7 +7,6 @@ import socket
 import sys
 import time
 import traceback
-from pathlib import Path
 from types import FrameType
 from typing import final
 
@@ -18,11 +17,8 @@ from models.records.exit_codes import BAD_INPUT, CRASHED, STOPPED
 from models.records.failures import line_count
 from models.records.run_folder import InUse
 from pipeline.errors import InputError
-from slurm import first_failure, job_events, rendezvous
+from slurm import first_failure, rendezvous
 from slurm.first_failure import Failure
-
-RESTART_LOCALLY = 144
-"""The exit code on which submitit's local executor starts the tasks again, six times at most."""
 
 
 @final
@@ -39,20 +35,13 @@ class Job(Checkpointable):
         """Run the module's main() in the environment that torchrun would set; end with its exit code."""
         signal.signal(signal.SIGTERM, _stop)
         job = JobEnvironment()
-        first, local = job.global_rank == 0, job.cluster == "local"
-        if local and first:  # on Slurm slurm.attempt records the events
-            job_events.append(Path(self.run), "started", job.job_id, nodes=socket.gethostname())
         code, failure = self._train(job)
-        if local and first:
-            event = {0: "done", BAD_INPUT: "failed", STOPPED: "preempted"}.get(code, "crashed")
-            error = first_failure.event_fields(failure) if failure else {}
-            job_events.append(Path(self.run), event, job.job_id, code=code, **error)
         if failure:
             first_failure.write(job.paths.folder, _start_id(job), failure)
         sys.stdout.flush()
         sys.stderr.flush()
         if code:  # at once, as a thread that does not end would keep the other ranks waiting
-            os._exit(RESTART_LOCALLY if local and code == CRASHED else code)
+            os._exit(code)
 
     def _train(self, job: JobEnvironment) -> tuple[int, Failure | None]:
         """Run the module's main(); return its exit code, and its failure if it failed."""

@@ -1,16 +1,19 @@
-"""Run jobs on this machine, without Slurm: submitit starts one process per GPU, and starts them again after a crash."""
+"""Run jobs on this machine, without Slurm; slurm.local_controller starts their tasks, and again after a crash."""
 
 import contextlib
 import fcntl
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import final
 
 import submitit
+from submitit.local.local import LocalJob
 
 from models.records.run_folder import LOCK
 from pipeline.errors import InputError
@@ -18,9 +21,40 @@ from slurm.commands import print_state
 from slurm.job import Job
 from slurm.request import Request
 from slurm.snapshot import Snapshot
-from slurm.state import status
+from slurm.state import CONTROLLER, status
 
 POLL_S = 0.2
+
+
+@final
+class Executor(submitit.LocalExecutor):
+    """submitit's executor for this machine, but for the process that starts the tasks: slurm.local_controller."""
+
+    def __init__(self, logs: Path, request: Request) -> None:
+        """Keep each job's logs, and the pickles of submitit, in the folder `logs`."""
+        super().__init__(folder=logs)
+        self.request = request
+        self.job_run = Path()
+        """Run folder of the job that is submitted next."""
+
+    def _submit_command(self, command: str) -> LocalJob:
+        gpus = self.parameters["visible_gpus"][: self.request.gpus]
+        own = {
+            "SUBMITIT_LOCAL_NTASKS": str(self.request.tasks_per_node),
+            "SUBMITIT_LOCAL_COMMAND": command,
+            "SUBMITIT_LOCAL_TIMEOUT_S": str(int(self.request.hours * 3600)),
+            "SUBMITIT_LOCAL_SIGNAL_DELAY_S": str(self.request.signal_delay),
+            "SUBMITIT_LOCAL_NODEID": "0",
+            "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+            "SUBMITIT_LOCAL_WITH_SHELL": "",
+            "SUBMITIT_STDERR_TO_STDOUT": "",
+            "SUBMITIT_EXECUTOR": "local",
+            "SLURM_RESTART_COUNT": "0",  # where this is a job of Slurm itself, its own is another
+            "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)),
+        }
+        given = [str(self.folder), str(self.job_run), str(self.request.tries), str(self.request.pause)]
+        process = subprocess.Popen([sys.executable, "-m", CONTROLLER, *given], env=os.environ | own)
+        return LocalJob(self.folder, str(process.pid), [*range(self.request.tasks_per_node)], process)
 
 
 def start(jobs: Sequence[Job], request: Request, logs: Path, code: Snapshot, sweep: bool) -> Iterator[tuple[Job, str]]:
@@ -31,7 +65,7 @@ def start(jobs: Sequence[Job], request: Request, logs: Path, code: Snapshot, swe
     """
     own = {"PYTHONPATH": f"{code.folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "PYTHONSAFEPATH": "1"}
     os.environ.update(own | {"SHOTCRETE_COMMIT": code.commit})
-    executor = submitit.LocalExecutor(folder=logs)
+    executor = Executor(logs, request)
     running: dict[int, tuple[Path, submitit.Job]] = {}
     wide, gpus = request.parallel or 1, _gpus(request.gpus)
     for job in jobs:
@@ -50,7 +84,8 @@ def start(jobs: Sequence[Job], request: Request, logs: Path, code: Snapshot, swe
         )
         Path(job.run).mkdir(parents=True, exist_ok=True)
         with _in_background(logs / "local.log"):
-            running[place] = Path(job.run), executor.submit(job)
+            executor.job_run = Path(job.run)
+            running[place] = executor.job_run, executor.submit(job)
         yield job, running[place][1].job_id
     while running and sweep:
         running = _still_running(running)
@@ -86,7 +121,7 @@ def text(jobs: Sequence[Job], request: Request, logs: Path, code: Snapshot) -> s
 def _still_running(running: dict[int, tuple[Path, submitit.Job]]) -> dict[int, tuple[Path, submitit.Job]]:
     """Return those that still run after POLL_S; print the state of the others."""
     time.sleep(POLL_S)
-    ended = [place for place, (_, job) in running.items() if job.done()]
+    ended = [place for place, (_, job) in running.items() if job.get_info()["jobState"] != "RUNNING"]
     for place in ended:
         print_state(running[place][0])
     return {place: each for place, each in running.items() if place not in ended}

@@ -10,7 +10,9 @@ from pipeline.errors import InputError
 from pipeline.flags import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, check_bounds
 
 Repeated = Annotated[tuple[str, ...], UseAppendAction]
-LOCAL_FLAGS = "gpus", "tasks", "hours", "folder", "signal_delay", "parallel", "cluster", "code", "dry_run"
+LOCAL_FLAGS = (
+    *("gpus", "tasks", "hours", "folder", "signal_delay", "tries", "pause", "parallel", "cluster", "code", "dry_run"),
+)
 """Flags that --cluster local supports, too; the others are Slurm's."""
 
 
@@ -58,7 +60,7 @@ class Request:
     parallel: Annotated[int | None, AT_LEAST_1] = None
     """Members of a sweep that run at the same time; when absent as many as Slurm starts, locally one."""
     cluster: Literal["slurm", "local"] = "slurm"
-    """local: on this machine, without Slurm; six starts in all if it crashes. Slurm's own flags are refused."""
+    """local: on this machine, without Slurm, but with its restarts after a crash. Slurm's own flags are refused."""
     code: Literal["snapshot", "live"] = "snapshot"
     """snapshot: the job runs a copy of the code as it is now; live: the checkout as it is when the job starts."""
     dry_run: bool = False

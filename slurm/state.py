@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
+from models.records.jsonl import TEXT, wrong_field
 from models.records.run_folder import LOCK, RECIPE
 from pipeline.errors import InputError, Unavailable
 from slurm import job_events
 
 RECORD = "job.json"
+CONTROLLER = "slurm.local_controller"
+"""Module whose process is a job of this machine."""
 QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED"}
 
@@ -69,10 +72,15 @@ def read_record(run: Path) -> dict:
     """Read what was submitted: target, request, job id, logs. Raises InputError if nothing was."""
     path = run / RECORD
     try:
-        return json.loads(path.read_text())
-    except OSError as error:
+        facts = json.loads(path.read_text())
+    except FileNotFoundError as error:
         why = "train.py was started there without a job" if (run / RECIPE).exists() else "give the run folder"
         raise InputError(f"{run} was not submitted from here (no {path}); {why}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} ({error}); restore it, or submit the run again") from error
+    if not isinstance(facts, dict):
+        raise InputError(f"{path}: expected the record of a submission; restore it, or submit the run again")
+    return facts
 
 
 def members(run: Path) -> list[Path]:
@@ -89,6 +97,8 @@ def status(run: Path, queue: dict[str, QueueEntry] | None = None) -> Status:
     if not (run / RECORD).exists():
         return status_without_job(run)
     facts, every = read_record(run), job_events.read(run)
+    if lacking := wrong_field(facts, {"job": TEXT, "cluster": TEXT, "root": TEXT}):
+        raise InputError(f"{run / RECORD}: {lacking}; restore it, or submit the run again")
     job, rows = facts["job"], job_events.of_job(every, facts["job"])
     if facts["cluster"] == "local":
         queue = {job: local_entry(Path(facts["root"]), job)}
@@ -196,7 +206,7 @@ def local_entry(root: Path, job: str) -> QueueEntry | None:
 
 
 def _controller(pid: str) -> bool:
-    """Say whether a process is (still) the one that submitit started for a local job."""
+    """Say whether a process is (still) the one that slurm.local started for a job."""
     with contextlib.suppress(OSError):
-        return b"submitit.local" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return CONTROLLER.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
     return False

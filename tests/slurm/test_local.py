@@ -1,11 +1,14 @@
 """--cluster local: the same commands on this machine, without Slurm."""
 
 import json
+import signal
+import time
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
-from slurm import state
+from slurm import job_events, local_controller, state
 from slurm.request import Request
 from tests.slurm.local_toys import TOY, names, toy, until
 
@@ -21,9 +24,89 @@ def test_two_tasks_of_a_snapshot(command, tmp_path):
 
 
 def test_a_crash_is_tried_again(command, tmp_path):
-    command(*toy(tmp_path / "r", "--code", "1"))
+    command(*paused(toy(tmp_path / "r", "--code", "1"), "--tries", "2"))
     assert "failed" in command("wait", str(tmp_path / "r"), "--poll", "0.1", code=1)
-    assert names(tmp_path / "r").count("crashed") > 1
+    # as on Slurm: --tries starts after the first without a new checkpoint
+    assert ends(tmp_path / "r") == ["crashed", "crashed", "failed"]
+    assert names(tmp_path / "r").count("started") == 3
+
+
+def paused(words: list[str], *flags: str) -> list[str]:
+    """The same command with a short pause between two starts."""
+    at = words.index("--")
+    return [*words[:at], "--pause", "0.1", *flags, *words[at:]]
+
+
+def ends(run: Path) -> list[str]:
+    """The events that ended an attempt."""
+    return [name for name in names(run) if name not in ("submitted", "started")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS])
+def test_a_rank_that_a_signal_ends_is_started_again_and_named(number, command, tmp_path):
+    """As after kill -9, out of memory or a segmentation fault; the second start ends well."""
+    run, once = tmp_path / "r", str(tmp_path / "once")
+    flags = ["--kill", "1", "--signal", str(int(number)), "--once", once]
+    command(*paused(toy(run, *flags, tasks=2)))
+    assert " done " in command("wait", str(run), "--poll", "0.1")
+    assert ends(run) == ["crashed", "done"]
+    (row,) = [row for row in job_events.read(run) if row["event"] == "crashed"]
+    assert (row["rank"], row["code"]) == ("1", 128 + number)
+    assert row["error"] == f"killed by signal {int(number)} ({number.name})"
+    assert row["log"].endswith("_1_log.err")
+
+
+def test_a_rank_that_is_always_killed_is_tried_as_often_as_asked(command, tmp_path):
+    command(*paused(toy(tmp_path / "r", "--kill", "0"), "--tries", "1"))
+    said = command("wait", str(tmp_path / "r"), "--poll", "0.1", code=1)
+    assert ends(tmp_path / "r") == ["crashed", "failed"]
+    assert "killed by signal 9 (SIGKILL)" in said
+
+
+def test_bad_input_is_not_tried_again(command, tmp_path):
+    command(*paused(toy(tmp_path / "r", "--code", "2")))
+    command("wait", str(tmp_path / "r"), "--poll", "0.1", code=1)
+    assert ends(tmp_path / "r") == ["failed"]
+
+
+def test_the_other_ranks_end_with_a_killed_one(command, tmp_path):
+    """One that waits for it would wait for ever; it is ended, and both are started again."""
+    run, said = tmp_path / "r", tmp_path / "said"
+    flags = ["--kill", "1", "--once", str(tmp_path / "once"), "--sleep", "100", "--say", str(said)]
+    began = time.monotonic()
+    command(*paused(toy(run, *flags, tasks=2)))
+    until(lambda: len(said.read_text().splitlines()) == 4 if said.exists() else False)
+    assert local_controller.PEERS_S <= time.monotonic() - began < 2 * local_controller.PEERS_S + 10
+    command("cancel", str(run))
+    assert "cancelled" in command("wait", str(run), "--poll", "0.1", code=1)
+    assert ends(run)[0] == "crashed"
+
+
+def test_cancel_between_two_starts_ends_the_job(command, tmp_path):
+    run = tmp_path / "r"
+    words = toy(run, "--kill", "0")
+    command(*words[: words.index("--")], "--pause", "60", *words[words.index("--") :])
+    until(lambda: "crashed" in names(run))
+    assert command("cancel", str(run)) == f"{run}  saves and stops\n"
+    assert "cancelled" in command("wait", str(run), "--poll", "0.1", code=1)
+    assert names(run).count("started") == 1
+
+
+@pytest.mark.parametrize(
+    ("codes", "stopping", "expected"),
+    [
+        ([0, 0], False, 0),
+        ([0, -9], False, 137),
+        ([75, 75], False, 75),
+        ([1, 75], False, 1),  # the rank that crashed, not those that saved and stopped then
+        ([2, 75], False, 2),
+        ([-15, 75], True, 75),  # before it listened
+        ([-15, 0], False, 143),
+        ([None, 0], False, 137),
+    ],
+)
+def test_the_exit_code_of_an_attempt_is_that_of_the_tasks_that_failed(codes, stopping, expected):
+    assert local_controller.exit_code(codes, stopping) == expected
 
 
 def test_a_dry_run_shows_what_would_run_here_and_writes_nothing(command, tmp_path):

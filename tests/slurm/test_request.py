@@ -64,7 +64,7 @@ def test_a_dry_run_shows_a_script_that_bash_can_read_and_writes_nothing(capsys, 
         ({"cluster": "local", "nodes": 2}, "--nodes is Slurm's, and would do nothing with --cluster local; drop it"),
         ({"cluster": "local", "after": ("runs/x",)}, "--after is Slurm's"),
         ({"cluster": "local", "srun_args": ("--cpu-bind=none",)}, "--srun-args is Slurm's"),
-        ({"cluster": "local", "tries": 2}, "--tries is Slurm's"),
+        ({"cluster": "local", "notify": "true"}, "--notify is Slurm's"),
     ],
 )
 def test_flags_that_are_wrong_alone_or_together_are_refused(flags, said):

@@ -230,3 +230,29 @@ def test_gloo_gets_its_interface_where_the_hosts_name_is_this_host_alone(monkeyp
     assert rendezvous.environment(0, 2, 0, ["a", "b"], "x")["GLOO_SOCKET_IFNAME"] == "lo"
     monkeypatch.setattr(rendezvous, "_local_only", lambda name: False)
     assert "GLOO_SOCKET_IFNAME" not in rendezvous.environment(0, 2, 0, ["a", "b"], "x")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", r"cannot read .*job\.json"),
+        (b"\xff", r"cannot read .*job\.json"),
+        (b"[]", "expected the record of a submission"),
+        (b'{"job": "7"}', r"job\.json: no cluster"),
+        (b'{"job": 7, "cluster": "slurm", "root": "."}', r"job\.json: job is int, expected str"),
+    ],
+)
+def test_a_damaged_record_of_a_submission_is_one_line(content, message, tmp_path):
+    (tmp_path / state.RECORD).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        state.status(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"\xff", b"{"])
+def test_a_damaged_recipe_or_journal_leaves_a_sweeps_table_whole(content, tmp_path):
+    (tmp_path / results.RECIPE).write_bytes(content)
+    (tmp_path / results.metrics.FILE).write_bytes(content + b"\n")
+    assert results.differing([tmp_path]) == [{}]
+    assert results.final(tmp_path) == {}
+    assert results.last_step(tmp_path) == 0

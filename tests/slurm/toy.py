@@ -23,6 +23,8 @@ def main() -> int:
     parser.add_argument("--sleep", type=float, default=0)
     parser.add_argument("--raise-on", type=int)
     parser.add_argument("--kill", type=int)
+    parser.add_argument("--signal", type=int, default=signal.SIGKILL, help="by which --kill ends the rank")
+    parser.add_argument("--once", type=Path, help="be killed only if this file is not there yet, and make it")
     parser.add_argument("--code", type=int, default=0)
     parser.add_argument("--deaf", action="store_true", help="leave SIGTERM to whoever started this")
     asked = parser.parse_args()
@@ -41,8 +43,10 @@ def main() -> int:
     if asked.raise_on == rank:
         time.sleep(0.2)
         raise ValueError(f"rank {rank} divides by its own doubt")
-    if asked.kill == rank:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if asked.kill == rank and not (asked.once and asked.once.exists()):
+        if asked.once:
+            asked.once.touch()
+        os.kill(os.getpid(), asked.signal)
     if asked.raise_on is not None:
         time.sleep(60)
     time.sleep(asked.sleep)
