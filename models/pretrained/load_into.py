@@ -67,8 +67,11 @@ def _positions_of_kind(found: Weights, own: dict[str, Tensor], depth: int) -> di
     if (theirs, ours) == ("bias", "block_bias"):
         return bias_for_each_block(found.tensors, depth)
     if theirs != ours and any(name.startswith("blocks.") for name in found.tensors):
+        unknown = [name for name in found.tensors if name not in own] if theirs == "none" else []
+        unless = f", unless its positions have another name: it holds {examples(found.tensors, unknown)}"
         raise InputError(
             f"{found.where} was trained with position {theirs}, got {ours}; set encoder.position to {theirs}"
+            + (unless if unknown else "")
         )
     return found.tensors
 

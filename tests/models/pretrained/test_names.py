@@ -116,3 +116,11 @@ def test_a_bias_of_queries_without_one_of_values_is_no_traceback(tmp_path):
     torch.save(held, tmp_path / "x.pth")
     with pytest.raises(InputError, match=r"qkv.bias of shape \[96\], got nothing .* blocks.0.attn.q_bias \[32\]"):
         load_encoder(method(), tmp_path / "x.pth")
+
+
+def test_positions_under_another_name_are_not_only_called_none(tmp_path):
+    held = method().encoder.state_dict()
+    held["position_table"] = held.pop("pos_embed")
+    torch.save(held, tmp_path / "x.pth")
+    with pytest.raises(InputError, match=r"unless .* another name: it holds position_table \[1, 17, 32\]"):
+        load_encoder(method(), tmp_path / "x.pth")
