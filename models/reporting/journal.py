@@ -16,6 +16,7 @@ from models.distributed.process_group import World, sum_over_ranks
 from models.method import PseudoLabelStats
 from models.optim.schedule import RunLength
 from models.records import metrics
+from models.reporting.collapse import CollapseWatch
 from models.reporting.pseudo_label_stats import PseudoLabelCounts
 from models.reporting.stragglers import Stragglers
 from models.reporting.terminal import progress_line
@@ -109,11 +110,12 @@ class Journal:
         *,
         log_steps: int,
         pseudo_labels: PseudoLabelCounts | None = None,
+        collapse: CollapseWatch | None = None,
         resumed: int = 0,
     ) -> None:
         """Continue after step `resumed`: rows of later steps, which will run again, are removed from the file."""
         self.folder, self.length, self.world, self.log_steps = folder, length, world, log_steps
-        self.pseudo_labels = pseudo_labels
+        self.pseudo_labels, self.collapse = pseudo_labels, collapse
         self.timer, self.stragglers = StepTimer(world.device), Stragglers(world.nodes)
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
@@ -171,6 +173,8 @@ class Journal:
             self._board.add_scalar(f"{name}/{key}", value, step)
         text = "  ".join(f"{key} {measured(key, value)}" for key, value in values.items())
         print(f"{self._of_all(step)}  {name}: {text}", flush=True)
+        if self.collapse is not None and name == "val":
+            self._warn(self.collapse.after_evaluation(values))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -204,6 +208,8 @@ class Journal:
         self._counts = dict(zip(state["names"], state["counts"], strict=True))
         if self.pseudo_labels is not None and state["pseudo_labels"] is not None:
             self.pseudo_labels.load_state_dict(state["pseudo_labels"])
+            if self.collapse is not None:
+                self.collapse.begin(self.pseudo_labels)
 
     def close(self) -> None:
         """Flush and close TensorBoard's events."""
@@ -252,6 +258,12 @@ class Journal:
         print(progress_line(self._of_all(row["step"]), row, left_s), flush=True)
         if self.world.size > 1 and (slow := self.stragglers.warning(row["timing"], step_s)):
             print(slow, flush=True)
+        if self.collapse is not None and self.pseudo_labels is not None:
+            self._warn(self.collapse.after_row(row["step"], self.pseudo_labels))
+
+    def _warn(self, line: str | None) -> None:
+        if line is not None:
+            print(line, flush=True)
 
     def _write(self, row: dict) -> None:
         with open(self.folder / metrics.FILE, "a") as file:

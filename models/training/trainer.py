@@ -25,6 +25,7 @@ from models.optim.schedule import RunLength
 from models.optim.update import FiniteGuard
 from models.records import events, metrics, run_folder
 from models.records.failures import FailureLog
+from models.reporting.collapse import CollapseWatch
 from models.reporting.environment import write_environment
 from models.reporting.journal import Journal
 from models.reporting.pseudo_label_stats import PseudoLabelCounts
@@ -147,7 +148,13 @@ def prepare(
     counts = PseudoLabelCounts(len(train_data.classes), oracle) if method.needs(recipe).strong else None
     start = checkpoint["step"] if checkpoint else 0
     journal = Journal(
-        found.folder, found.inputs.length, world, log_steps=recipe.run.log_steps, pseudo_labels=counts, resumed=start
+        found.folder,
+        found.inputs.length,
+        world,
+        log_steps=recipe.run.log_steps,
+        pseudo_labels=counts,
+        collapse=CollapseWatch(asdict(recipe.method), found.inputs.length) if counts else None,
+        resumed=start,
     )
     ending.enter_context(closing(journal))
     if checkpoint:
