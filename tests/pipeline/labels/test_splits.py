@@ -297,6 +297,8 @@ def listed(tmp_path):
         ("n01_1.png\r\nn02_3.png\r\n", "utf-8-sig"),
         ("n01_1.png\r\nn02_3.png\r\n", "utf-16"),
         ("n01_1.png\rn02_3.png", "ascii"),
+        ("n01_1.png n01\nn02_3.png n02", "ascii"),
+        ("./n01/n01_1.png\nn02\\n02_3.png", "ascii"),
     ],
 )
 def test_published_lists_name_samples(listed, text, encoding, monkeypatch, capsys):
@@ -313,6 +315,8 @@ def test_published_lists_name_samples(listed, text, encoding, monkeypatch, capsy
 
 @pytest.mark.parametrize(("text", "message"), [
     ("n01_1.png\nn09_1.png", "1 of 2 lines"), ("same.png", "or several"), ("n01_1.png", "1 have none"), ("", "none"),
+    ("n01_1.png n02\nn02_3.png n02", "n01_1.png n02 says n02, but that image is of class n01"),
+    ("n01_1.png 4\nn02_3.png 4", "n02_3.png 4 says 4, but that image is of class n02 in the .beton, where 4 means n01"),
     ("n01_1.png\nn02_3.png\nn01/n01_1.png", r"1 samples are named more than once \(n01_1\.png, \.\.\.\)"),
     ("n01_1.png\n\x1b[2J\x00.png", r"1 of 2 lines name no .*: \\u001b\[2J\\u0000\.png$"),
 ])  # fmt: skip
