@@ -93,7 +93,7 @@ class LocalController(Controller):
             return
         log = str(self.folder / f"{self.pid}_{rank}_log.err")
         error = f"killed by signal {-code} ({signal_name(-code)})"
-        place = socket.gethostname(), str(rank), error, log, line_count(log), time.time(), 128 - code
+        place = socket.gethostname(), str(rank), error, log, max(1, line_count(log)), time.time(), 128 - code
         first_failure.write(self.folder, self.name, Failure(*place))
 
     def _state(self) -> JobState:
