@@ -169,7 +169,7 @@ def test_compiled_blocks_make_graphs_once_a_size_and_change_nothing():
 
     def counting(graph, inputs):
         graphs.append(graph)
-        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+        return graph  # traced, not compiled: test_packed.py compiles such graphs
 
     eager = build_encoder(Size(32, 4, 4), image_size=32, patch=8, classes=5).train()
     compiled, made = copy.deepcopy(eager), []

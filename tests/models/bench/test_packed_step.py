@@ -1,14 +1,13 @@
 """The benchmark runs, counts honestly and refuses nonsense."""
 
 import json
-import subprocess
-import sys
+import runpy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
+from models.bench import packed_step
 from models.bench.packed_step import (
     Options,
     as_step,
@@ -40,8 +39,12 @@ TINY = Options(
 )
 
 
-def test_a_measurement_holds_every_variant_and_its_ratios():
-    found = measure(TINY, 1)
+@pytest.fixture(scope="module")
+def found():
+    return measure(TINY, 1)
+
+
+def test_a_measurement_holds_every_variant_and_its_ratios(found):
     assert set(found.seconds) == set(found.gflops) == {"semi_mae", "packed", "usb", "separate"}
     assert all(seconds > 0 for seconds in found.seconds.values())
     assert found.gflops["semi_mae"] == found.gflops["packed"]  # what trains costs what its core alone does
@@ -82,12 +85,16 @@ def test_help_names_the_command_and_no_path(monkeypatch, capsys):
     assert "/somewhere" not in said
 
 
-@pytest.mark.slow
-def test_the_command_prints_json():
-    words = "--model vit_tiny_patch16_224 --image-size 32 --patch 8 --decoder-depth 1 --rounds 1 --unlabelled 4 --json"
-    root = Path(__file__).parents[3]
-    command = [sys.executable, "-m", "models.bench", *words.split(), "--device", "cpu"]
-    printed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=300).stdout
-    found = json.loads(printed)
-    assert found["measurements"][0]["decoder_depth"] == 1
-    assert found["where"]["clock"] == "process time"
+def test_the_command_prints_json(found, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(packed_step, "measure", lambda options, depth: asked.append((options, depth)) or found)
+    words = "--model vit_tiny_patch16_224 --image-size 32 --patch 8 --decoder-depth 1 --decoder-width 32 "
+    words += "--decoder-heads 4 --labelled 1 --unlabelled 4 --rounds 2 --json --device cpu"
+    monkeypatch.setattr("sys.argv", ["models.bench", *words.split()])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("models.bench", run_name="__main__")
+    assert ended.value.code == 0
+    assert asked == [(replace(TINY, json=True), 1)]
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["measurements"][0]["decoder_depth"] == 1
+    assert printed["where"]["clock"] == "process time"

@@ -185,10 +185,10 @@ def test_graphs_are_shared_by_all_blocks_and_group_sizes_and_change_nothing():
 
     def counting(graph, inputs):
         graphs.append(graph)
-        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+        return graph  # traced, not compiled: that is what the next test is about
 
     assert_compiling_changes_nothing(counting, depth=6, counts=(3, 5, 1, 0, 8))
-    # first block (no drop-path), middle, last (trimmed), each: fixed, any, no and one strong image; and the look's two
+    # first block (no drop-path), middle, last (trimmed), each: fixed, any, no and one strong image; two of eval_logits
     assert len(graphs) <= 3 * 4 + 2
 
 
