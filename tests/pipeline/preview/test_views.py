@@ -114,16 +114,16 @@ def test_the_command_writes_the_picture(beton, monkeypatch, tmp_path, capsys):
         (["{}", "--labels", "--images", "0"], "--images must be 1 or more, got 0"),
         (["{}", "--classes", "3"], "--classes has no meaning without --labels; leave it out"),
         (["{}", "--out", "{}/none/a.png"], "none is no folder"),
-        (["{}", "--out", "{}/folder.png"], "folder.png is a folder"),
+        (["{}", "--out", "{tmp}/folder.png"], "folder.png is a folder"),
         (["{}", "--out", "/proc/a.png"], "nothing can be written in /proc"),
         (["{}", "--out", "{}/a.txt"], "expected a name that ends in .png, .jpg or .webp"),
         (["{}", "--out", "/dev/full.png"], "/dev/full.png cannot be written: "),
     ],
 )
-def test_wrong_input_is_one_line(beton, monkeypatch, capsys, argv, said):
-    (beton.path.parent / "folder.png").mkdir(exist_ok=True)
+def test_wrong_input_is_one_line(beton, tmp_path, monkeypatch, capsys, argv, said):
+    (tmp_path / "folder.png").mkdir()
     monkeypatch.setattr(Image.Image, "save", full if "/dev/full.png" in argv else Image.Image.save)
-    monkeypatch.setattr(sys, "argv", ["preview", *(word.format(beton.path.parent) for word in argv)])
+    monkeypatch.setattr(sys, "argv", ["preview", *(word.format(beton.path.parent, tmp=tmp_path) for word in argv)])
     with pytest.raises(SystemExit) as ended:
         command(door.main)
     assert ended.value.code == 2
