@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from io import TextIOWrapper
 
 FIRST_RANK_S = 3.0  # seconds that other ranks wait for the first to report an error
 
@@ -37,7 +38,7 @@ def command(main: Callable[[], int | None]) -> None:
     have is still reported. Output that its encoding cannot hold, of a path that is no UTF-8 say, is escaped.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a test's stand-in may not
+        if isinstance(stream, TextIOWrapper):  # a test's stand-in may be something else
             stream.reconfigure(errors="backslashreplace")
     code = _code(main)
     if left_behind:

@@ -11,7 +11,7 @@ check_bounds(options)     # raises InputError("threads is 0, expected at least 1
 import io
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, partial, wraps
@@ -100,7 +100,7 @@ def later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
 
 
 @contextmanager
-def in_one_line() -> Iterator[None]:
+def in_one_line() -> Generator[None]:
     """Turn what tyro refuses inside, in a box of several lines, into an InputError; let its other output pass."""
     printed = io.StringIO()
     try:

@@ -62,7 +62,8 @@ class LoaderSpec:
         if self.size_at is None:
             return streams
         size = self.size_at(step)
-        return tuple(None if stream is None else replace(stream, size=size) for stream in streams)
+        labelled, unlabelled = (None if stream is None else replace(stream, size=size) for stream in streams)
+        return labelled, unlabelled
 
 
 @final
@@ -174,7 +175,9 @@ class Loader:
         return plans, replaced
 
     def _later(self, stream: int, step: int, chunk: int, steps: int) -> SampleIds:
-        return self._spec.sampler.at(step + steps, chunk, self._spec.chunks)[stream]
+        samples = self._spec.sampler.at(step + steps, chunk, self._spec.chunks)[stream]
+        assert samples is not None  # a stream that is replaced is one that is read
+        return samples
 
     def _plan(self, views: ViewSpec | None, samples: SampleIds | None) -> Plan | None:
         if views is None or samples is None:
@@ -183,14 +186,14 @@ class Loader:
         return draw(views, samples, heights, widths, self._spec.seed)
 
     def _labelled(self, plan: Plan | None, views: list[torch.Tensor] | None) -> Labelled | None:
-        if plan is None:
+        if plan is None or views is None:
             return None
         labels = self._spec.labels[plan.ids]
         assert (labels >= 0).all(), "an image without a known label is in the labelled pool"
         return Labelled(self._to_device(plan.ids), views[0], self._to_device(labels), *self._masked(plan))
 
     def _unlabelled(self, plan: Plan | None, views: list[torch.Tensor] | None) -> Unlabelled | None:
-        if plan is None:
+        if plan is None or views is None:
             return None
         visible, hidden = self._masked(plan)
         return Unlabelled(

@@ -52,11 +52,11 @@ def shifted_i64(states: "Tensor", bits: int) -> "Tensor":
     return (states >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def keys(seed: int, passes: np.ndarray | int, ids: np.ndarray, stream: int | tuple[int, ...]) -> np.ndarray:
+def keys(seed: int, passes: np.ndarray | int, ids: np.ndarray | int, stream: int | tuple[int, ...]) -> np.ndarray:
     """Make one key per image: u64 [N]; for S streams at once, which costs hardly more than for one, u64 [S, N].
 
     passes  i64 [N] or one number   how often the image's stream has gone through its pool before
-    ids     i64 [N]                 image id, the same on every rank and in every batch
+    ids     i64 [N] or one number   image id, the same on every rank and in every batch
     """
     key = mix(np.asarray([seed & 0xFFFFFFFFFFFFFFFF], np.uint64))
     for part in (passes, ids):

@@ -48,7 +48,8 @@ class TrainData:
     @property
     def pools(self) -> tuple[int, int]:
         """Count the images in the labelled and the unlabelled pool; 0 where the method reads none."""
-        return tuple(0 if pool is None else len(pool) for pool in (self.labelled, self.unlabelled))
+        labelled, unlabelled = (0 if pool is None else len(pool) for pool in (self.labelled, self.unlabelled))
+        return labelled, unlabelled
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -69,9 +70,10 @@ def open_train_data(data: Data, needs: Needs) -> TrainData:
         raise InputError(f"{beton.path} has no labelled image and the method needs some; see data.split")
     empty = [label for label, count in enumerate(beton.manifest.class_counts) if not count]  # a split has every other
     if needs.labelled and empty:
+        classes = beton.manifest.classes or ()  # where counts are there are names
         raise InputError(
-            f"{beton.path}: expected a known label of every class, {len(empty)} of {len(beton.manifest.classes)} have "
-            f"none ({beton.manifest.classes[empty[0]]}{', ...' if len(empty) > 1 else ''}); see data.split"
+            f"{beton.path}: expected a known label of every class, {len(empty)} of {len(classes)} have "
+            f"none ({classes[empty[0]]}{', ...' if len(empty) > 1 else ''}); see data.split"
         )
     if needs.unlabelled and not len(unlabelled):
         raise InputError(f"data.unlabelled is rest, but every image of {beton.path} has a known label; set data.split")

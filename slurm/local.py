@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import final
 
@@ -92,7 +92,7 @@ def start(jobs: Sequence[Job], request: Request, logs: Path, code: Snapshot, swe
 
 
 @contextlib.contextmanager
-def sweep_lock(root: Path) -> Iterator[None]:
+def sweep_lock(root: Path) -> Generator[None]:
     """Hold the lock of a sweep's folder, so that this process alone starts its members, which are queued meanwhile.
 
     Raises InputError if another process holds it.
@@ -135,7 +135,7 @@ def _gpus(each: int) -> Sequence[int]:
 
 
 @contextlib.contextmanager
-def _in_background(log: Path) -> Iterator[None]:
+def _in_background(log: Path) -> Generator[None]:
     """Let processes that start inside survive the end of the terminal, with their output in `log` instead of a pipe.
 
     Ctrl-C reaches all of them: train.py handles it and saves; submitit's controller ignores it, or it would kill

@@ -1,6 +1,6 @@
 """The precision in which the network computes: the run's in training, float32 wherever a run is measured."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -19,7 +19,7 @@ def half(run: Run, device: torch.device) -> bool:
 
 
 @contextmanager
-def measuring(device: torch.device) -> Iterator[None]:
+def measuring(device: torch.device) -> Generator[None]:
     """Compute in float32, in whatever precision the run trains: `with measuring(device): values = ...`.
 
     Autocast is off inside, and on CUDA so is TF32, which rounds the factors of matrix products and convolutions to 10

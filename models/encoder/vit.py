@@ -5,7 +5,7 @@
 Images are u8 [N, 3, H, W], 0..255, normalised here after the gather; or float, taken as normalised already.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -145,7 +145,7 @@ def eval_logits(vit: VisionTransformer, images: Tensor) -> Tensor:
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Generator[None]:
     """Put a module into eval mode for a while; afterwards each submodule, frozen or not, is in its mode of before."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()

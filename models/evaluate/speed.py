@@ -8,7 +8,7 @@ its scores are two pixels. The clock is CPU time (pipeline.bench.rounds).
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,7 +64,7 @@ def blank(size: int, root: str, threads: int) -> Loaded:
 
 
 @contextmanager
-def cases(a: Arguments, folder: Path) -> Iterator[dict[str, Callable[[], int]]]:
+def cases(a: Arguments, folder: Path) -> Generator[dict[str, Callable[[], int]]]:
     """Yield the three cases by name, on `folder`/train.beton and the files that it was made of."""
     loaded, beton = blank(a.size, str(folder), a.threads), open_beton(folder / "train.beton")
     paths, device, data = find_images([a.photographs]), torch.device("cpu"), loaded.recipe.data

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import final
 
@@ -43,7 +43,7 @@ class StepTimer:
         self._forwards: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextlib.contextmanager
-    def forward(self) -> Iterator[None]:
+    def forward(self) -> Generator[None]:
         """Time a forward pass, on the device. Ranks wait for each other in the backward pass, but not in this one."""
         if self.device.type == "cuda":
             began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -177,7 +177,7 @@ class Journal:
             self._warn(self.collapse.after_evaluation(values))
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> Generator[None]:
         """Leave the time inside out of images_per_s: for evaluations and saves."""
         began = time.perf_counter()
         yield

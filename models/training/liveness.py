@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from types import FrameType
 from typing import final
@@ -84,7 +84,7 @@ class HangTimeout:
         self.step, self.waited_s, self.factor = step, 0.0, 1.0
 
     @contextlib.contextmanager
-    def extended(self) -> Iterator[None]:
+    def extended(self) -> Generator[None]:
         """Allow PAUSED times as long inside: for evaluations, saves and the report."""
         self.waited_s, before, self.factor = 0.0, self.factor, float(PAUSED)
         try:

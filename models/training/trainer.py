@@ -1,7 +1,7 @@
 """A run in progress: all that the loop reads and changes, and how it is set up."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -125,7 +125,7 @@ class Training:
                 print(line, flush=True)
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> Generator[None]:
         """Leave what happens inside out of the measured speed, and allow it more time than a step."""
         with self.journal.paused(), self.hang_timeout.extended():
             yield

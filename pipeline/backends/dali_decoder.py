@@ -127,6 +127,7 @@ class Decoder:
 
     def _hand_over(self, job: Job) -> None:
         try:
+            assert job.pipe is not None  # it was fed
             job.decoded.set_result(packed(job.pipe.take()))
         except Exception as error:
             job.decoded.set_exception(self._explain(job.ids, error))

@@ -57,7 +57,7 @@ class Pipe:
         return images
 
 
-def packed(images: Sequence[Any]) -> Tensor:
+def packed(images: Any) -> Tensor:
     """Pack the pixels of a TensorList one image after another, u8 [pixels, 3], without a copy where they lie so
     already.
 

@@ -28,7 +28,7 @@ def ffcv_rate(beton: Beton, device: torch.device, threads: int) -> float:
     libffcv.load()
     pool, buffers = Pool(threads, lambda: None), staging_buffers_for(beton.largest, threads, device)
 
-    def start(ids: np.ndarray) -> Callable[[], None]:
+    def start(ids: np.ndarray) -> Callable[[], object]:
         decoded = StagedDecode(jpeg_source(beton, ids), pool, buffers)
         return lambda: deque(decoded.to(device), maxlen=0)
 

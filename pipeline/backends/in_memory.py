@@ -34,7 +34,7 @@ class InMemoryBackend(Backend):
     def start(self, plan: Plan) -> PendingViews:
         ids, places = plan.ids, self._places[plan.ids]
         if self._errors[ids].any():
-            return lambda: check_decoded(self._beton, ids, self._errors[ids])
+            return lambda: check_decoded(self._beton, ids, self._errors[ids]) or []  # it raises
         if not self._on_cpu:
             packed = Packed(self._pixels, places, self.widths[ids])
             return lambda: make_views(packed, plan.params, plan.size)

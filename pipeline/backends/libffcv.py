@@ -32,7 +32,8 @@ def load() -> None:
     Raises InputError if ffcv is not installed or its system library (libturbojpeg) is missing.
     """
     spec = importlib.util.find_spec("ffcv")
-    found = sorted(Path(spec.submodule_search_locations[0]).glob("_libffcv*.so")) if spec else []
+    places = spec.submodule_search_locations if spec else None
+    found = sorted(Path(places[0]).glob("_libffcv*.so")) if places else []
     if not found:
         raise InputError("ffcv is not installed; run `make setup`")
     try:

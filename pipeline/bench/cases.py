@@ -1,6 +1,6 @@
 """Define the cases of pipeline.bench: the stages of this package, each a function that prepares some images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -63,17 +63,17 @@ class Work:
 
 
 @contextmanager
-def own_cases(work: Work) -> Iterator[dict[str, Case]]:
+def own_cases(work: Work) -> Generator[dict[str, Case]]:
     """Yield the cases of this package by name; their threads end with the context."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    opened: list[Backend | Pool] = [FFCV(work.beton, work.size, torch.device("cpu"), "cpu", work.threads)]
+    ffcv = FFCV(work.beton, work.size, torch.device("cpu"), "cpu", work.threads)
     pool = Pool(work.threads, lambda: None)
-    opened.append(pool)
+    opened: list[Backend | Pool] = [ffcv, pool]
     largest = int((work.beton.heights[work.ids] * work.beton.widths[work.ids]).max())
     buffers = StagingBuffers(SLOTS, max(SLOT_PIXELS, largest), device)
     _touch(buffers)
-    on_cpu = partial(viewed, work, opened[0])
-    cases = {
+    on_cpu = partial(viewed, work, ffcv)
+    cases: dict[str, Case] = {
         BOUND: partial(decoded, work),
         GPU_VIEWS: partial(packed, work, pool, buffers),
         CPU_VIEWS: partial(on_cpu, work.spec()),
@@ -84,16 +84,16 @@ def own_cases(work: Work) -> Iterator[dict[str, Case]]:
     if dali_there():
         from pipeline.backends.dali import Dali
 
-        opened.append(Dali(work.beton, work.size, torch.device("cpu"), "cpu", work.threads))
-        cases["decode only, DALI on the CPU from .beton"] = partial(one_ahead, work, opened[-1].decode)
-        cases["CPU views, decoded by DALI"] = partial(viewed, work, opened[-1], work.spec())
+        opened.append(dali := Dali(work.beton, work.size, torch.device("cpu"), "cpu", work.threads))
+        cases["decode only, DALI on the CPU from .beton"] = partial(one_ahead, work, dali.decode)
+        cases["CPU views, decoded by DALI"] = partial(viewed, work, dali, work.spec())
     if device.type == "cuda":
-        opened.append(FFCV(work.beton, work.size, device, "device", work.threads))
-        cases[GPU_END_TO_END] = partial(viewed, work, opened[-1], work.spec())
+        opened.append(on_device := FFCV(work.beton, work.size, device, "device", work.threads))
+        cases[GPU_END_TO_END] = partial(viewed, work, on_device, work.spec())
         if dali_there():
-            opened.append(Dali(work.beton, work.size, device, "device", work.threads))
-            cases["decode only, nvJPEG by DALI from .beton"] = partial(one_ahead, work, opened[-1].decode)
-            cases["GPU views, end to end, decoded by nvJPEG"] = partial(viewed, work, opened[-1], work.spec())
+            opened.append(nvjpeg := Dali(work.beton, work.size, device, "device", work.threads))
+            cases["decode only, nvJPEG by DALI from .beton"] = partial(one_ahead, work, nvjpeg.decode)
+            cases["GPU views, end to end, decoded by nvJPEG"] = partial(viewed, work, nvjpeg, work.spec())
     try:
         yield cases
     finally:

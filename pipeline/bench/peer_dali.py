@@ -1,7 +1,7 @@
 """Define DALI's cases of pipeline.bench: its own operators over the same bytes, one batch ahead and none left over."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 from itertools import cycle
@@ -20,7 +20,7 @@ Kind = Literal["decode", "one crop", "two crops", "two crops, rand_augment on on
 
 
 @contextmanager
-def dali_cases(work: Work) -> Iterator[dict[str, Case]]:
+def dali_cases(work: Work) -> Generator[dict[str, Case]]:
     """Yield the cases on the CPU, and where there is a GPU also those that decode in "mixed" mode and run on it."""
     kinds: tuple[Kind, ...] = ("decode", "one crop", "two crops", "two crops, rand_augment on one")
     devices = ["cpu", "mixed"] if torch.cuda.is_available() else ["cpu"]

@@ -1,6 +1,6 @@
 """Define FFCV's cases of pipeline.bench: its own loader over the same file, with one decode, or two as in FFCV-SSL."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,14 +16,14 @@ TWO_DECODES = "ffcv.Loader: two crops, two decodes (FFCV-SSL)"
 
 
 @contextmanager
-def ffcv_cases(work: Work) -> Iterator[dict[str, Case]]:
+def ffcv_cases(work: Work) -> Generator[dict[str, Case]]:
     """Yield the case of one crop, u8: FFCV's ImageNet recipe before its normalisation."""
     loader = _loader(work, ["image"])
     yield {"ffcv.Loader: one crop": lambda: sum(len(images) for (images,) in loader)}
 
 
 @contextmanager
-def ffcv_ssl_cases(work: Work) -> Iterator[dict[str, Case]]:
+def ffcv_ssl_cases(work: Work) -> Generator[dict[str, Case]]:
     """Yield the case of two crops, u8, by two decoders on one field: what the fork FFCV-SSL does, in ffcv itself."""
     loader = _loader(work, ["image", "strong"])
     yield {TWO_DECODES: lambda: sum(len(weak) for weak, _ in loader)}
@@ -36,6 +36,6 @@ def _loader(work: Work, names: list[str]) -> Loader:
 
     return Loader(
         str(work.beton.path), work.batch, num_workers=work.threads, os_cache=True, order=OrderOption.SEQUENTIAL,
-        indices=np.tile(work.ids, REPEATS), pipelines={**{name: pipeline() for name in names}, "label": None},
+        indices=np.tile(work.ids, REPEATS).tolist(), pipelines={**{name: pipeline() for name in names}, "label": None},
         drop_last=False,
     )  # fmt: skip

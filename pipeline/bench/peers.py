@@ -2,7 +2,7 @@
 USB."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -26,7 +26,7 @@ WEAK_STRONG = "torchvision: weak + strong, u8, no DataLoader"
 
 
 @contextmanager
-def torchvision_cases(work: Work) -> Iterator[dict[str, Case]]:
+def torchvision_cases(work: Work) -> Generator[dict[str, Case]]:
     """Yield torchvision's cases over a folder of the same bytes, with one worker process for each of our threads."""
     with TemporaryDirectory(prefix="bench-") as folder:
         kind = Path(folder) / "all"
@@ -123,7 +123,7 @@ def installed(package: str) -> bool:
 
 
 @contextmanager
-def peer_cases(names: list[str], work: Work) -> Iterator[dict[str, Case]]:
+def peer_cases(names: list[str], work: Work) -> Generator[dict[str, Case]]:
     """Yield the cases of these peers, by name."""
     with ExitStack() as stack:
         cases: dict[str, Case] = {}

@@ -51,11 +51,10 @@ def probe(path: str) -> None:
     before, began = memory_mb(), time.perf_counter()
     beton = open_beton(path)
     found = {"open_s": time.perf_counter() - began, "start_mb": before, "open_mb": memory_mb()}
-    found |= steps(beton, began)
-    print(json.dumps(found | {"end_mb": memory_mb()}))
+    print(json.dumps({**found, **steps(beton, began), "end_mb": memory_mb()}))
 
 
-def steps(beton: Beton, opened: float) -> dict[str, float]:
+def steps(beton: Beton, opened: float) -> dict[str, float | None]:
     """Measure the seconds for the labels, for the first step's plan, and from `opened` until the whole index is
     checked; then the median µs an image of the sampler alone and with the plan."""
     from pipeline import train_data  # late, so that opening is measured without torch, which these import
@@ -66,8 +65,8 @@ def steps(beton: Beton, opened: float) -> dict[str, float]:
 
     ids = np.arange(0, beton.n, EVERY)
     began = time.perf_counter()
-    labels = known_labels(beton, Split("simulated", beton.digest, beton.n, 0, beton.manifest.classes, ids))
-    found = {"labels_s": time.perf_counter() - began}
+    labels = known_labels(beton, Split("simulated", beton.digest, beton.n, 0, beton.manifest.classes or (), ids))
+    found: dict[str, float | None] = {"labels_s": time.perf_counter() - began}
     data = Data()
     specs = train_data.labelled_spec(data, 16, False), train_data.unlabelled_spec(data, 16, True, True)
     sampler = Sampler(0, labels.ids, range(beton.n), LABELLED, UNLABELLED)
@@ -77,9 +76,11 @@ def steps(beton: Beton, opened: float) -> dict[str, float]:
         streams = sampler.at(step)
         sampled = time.perf_counter() - began
         for spec, samples in zip(specs, streams, strict=True):
+            assert samples is not None  # both pools are read
             draw(spec, samples, beton.heights[samples.ids], beton.widths[samples.ids], 0)
             beton.where(samples.ids)
-        assert (labels[streams[0].ids] >= 0).all()
+            if spec is specs[0]:
+                assert (labels[samples.ids] >= 0).all()
         spent.append((sampled, time.perf_counter() - began))
         if not step:
             beton.settle()

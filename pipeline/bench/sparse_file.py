@@ -88,7 +88,7 @@ def _manifest(path: Path, n: int) -> Manifest:
     with path.open("rb", buffering=0) as file:
         for i in index_chunks(layout):
             chunks[i] = chunk_sha256(file.fileno(), i)
-    counts, names = sum(np.bincount(some.labels, minlength=len(CLASSES)) for some in images(n)), "0" * 64
+    counts, names = np.sum([np.bincount(some.labels, minlength=len(CLASSES)) for some in images(n)], 0), "0" * 64
     return Manifest(
         format=FORMAT, n=n, classes=CLASSES, class_counts=tuple(counts.tolist()), n_unlabelled=0, bytes=layout.bytes,
         digest=identity(index.sha256, CLASSES, names, tuple(chunks)), chunk_sha256=tuple(chunks), names_sha256=names,

@@ -49,6 +49,8 @@ def standing() -> str:
     frames, known = sys._current_frames(), {thread.native_id: thread for thread in threading.enumerate()}
     lines = []
     for native, thread in known.items():
+        if native is None or thread.ident is None:
+            continue  # it has not begun
         lines.append(f"{thread.name} {_state(native)}:")
         calls = traceback.walk_stack(frames.get(thread.ident))
         lines += [f"  {frame.f_code.co_filename}:{line} {frame.f_code.co_name}" for frame, line in calls]

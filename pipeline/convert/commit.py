@@ -13,7 +13,7 @@ import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +53,7 @@ def check_absent(out: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def writing(out: Path, overwrite: bool) -> Iterator[Path]:
+def writing(out: Path, overwrite: bool) -> Generator[Path]:
     """The path to write `out` to. What is not committed is removed, and no second process may write it meanwhile.
 
     Raises InputError if another process is writing it, if it exists and may not be replaced, or if the disk refuses.

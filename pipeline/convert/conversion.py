@@ -9,7 +9,7 @@ whatever stops it leaves the data set that was there before, or none, or all of 
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -167,7 +167,7 @@ def _write(
 
 def _prepared(
     source: Source, order: list[int], options: Options, pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[tuple[int, Prepared | str, int]]:
+) -> Generator[tuple[int, Prepared | str, int]]:
     """(source id, what to store or why not, label) in order, `ahead` images being worked on."""
     work: deque[tuple[int, Future]] = deque()
     try:

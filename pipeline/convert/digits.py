@@ -30,6 +30,8 @@ class _Digits(Source):
     network one flat colour, and a masked patch a single number to guess.
     """
 
+    labels: np.ndarray
+
     def __init__(self, ids: np.ndarray, images: np.ndarray, labels: np.ndarray) -> None:
         self.ids, self.images, self.labels = ids, images, labels
         self.classes = tuple(map(str, range(10)))

@@ -96,7 +96,8 @@ def _labels(beton: Beton) -> Iterator[str]:
     if n_labelled:
         labels = known_labels(beton, None)
         ids = labels.ids[:EXAMPLES] if isinstance(labels.ids, np.ndarray) else range(min(EXAMPLES, beton.n))
-        yield "such as " + ", ".join(f"{read_name(beton, i)}: {found.classes[labels[i]]}" for i in ids)
+        classes = found.classes or ()  # where labels are there are names
+        yield "such as " + ", ".join(f"{read_name(beton, i)}: {classes[labels[i]]}" for i in ids)
 
 
 def _files(found: Manifest) -> Iterator[str]:

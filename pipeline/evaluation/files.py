@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.backends import cpu_views, kernels, libffcv, staged_decode
 from pipeline.backends.select import views_on
-from pipeline.backends.staging_buffers import SLOT_PIXELS, staging_buffers_for
+from pipeline.backends.staging_buffers import SLOT_PIXELS, StagingBuffers, staging_buffers_for
 from pipeline.concurrency.ahead import ahead
 from pipeline.concurrency.pool import CHUNK, Pool, cores
 from pipeline.concurrency.threads import Threads
@@ -240,7 +240,9 @@ class _ViewMaker:
 
     def __init__(self, data: Data, device: torch.device) -> None:
         self.data, self.device, self.on_cpu = data, device, views_on(data, device) == "cpu"
-        self.largest, self.pools, self.buffers, self.own_buffers = 0, [], None, None
+        self.largest, self.pools = 0, []
+        self.buffers: StagingBuffers | None = None
+        self.own_buffers: StagingBuffers | None = None
         if not self.on_cpu:
             check_device(device)
 
@@ -253,6 +255,7 @@ class _ViewMaker:
         if self.on_cpu:
             return cpu_views.start_views(self.pools[-1], source, params, self.data.size, self.device)
         buffers = self.own_buffers if alone else self.buffers  # the next batch may hold all of the others
+        assert buffers is not None  # _grow made both
         return staged_decode.start_views(self.pools[-1], buffers, source, params, self.data.size, self.device)
 
     def close(self) -> None:

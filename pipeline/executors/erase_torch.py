@@ -48,6 +48,7 @@ def _noise(keys: Tensor, size: int) -> Tensor:
     z = rng.mix_i64(keys[:, None] + torch.arange(size * size, device=keys.device) * rng.GOLDEN_I64)
     channels = []
     for channel in range(3):
-        total = sum(((z >> (21 * channel + 7 * i)) & 127) for i in range(3))
+        first, second, third = ((z >> (21 * channel + 7 * i)) & 127 for i in range(3))
+        total = first + second + third
         channels.append(((BASE[channel] + STEP[channel] * total) >> 16).clamp(0, 255).to(torch.uint8))
     return torch.stack(channels, -1).view(-1, size, size, 3)

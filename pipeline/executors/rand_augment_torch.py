@@ -155,6 +155,7 @@ def divide(x: Tensor | float, by: Tensor | float) -> Tensor:
     """Divide with one rounding: where one side is a Python number torch multiplies by a reciprocal, which rounds
     twice."""
     like = x if isinstance(x, Tensor) else by
+    assert isinstance(like, Tensor)
     x, by = (n if isinstance(n, Tensor) else torch.full((), n, dtype=like.dtype, device=like.device) for n in (x, by))
     return x / by
 

@@ -120,7 +120,11 @@ def labels_each(
     classes: Sequence[str], counts: Sequence[int], fraction: float | None, per_class: int | None
 ) -> list[int]:
     """How many of each class's images a draw labels. Raises InputError if a class has fewer, but some."""
-    wanted = [max(1, round(fraction * count)) if per_class is None else per_class for count in counts]
+    if per_class is None:
+        assert fraction is not None  # one of the two is given
+        wanted = [max(1, round(fraction * count)) for count in counts]
+    else:
+        wanted = [per_class] * len(counts)
     for name, count, k in zip(classes, counts, wanted, strict=True):
         if 0 < count < k:
             raise InputError(f"expected {k} images of class {name} to label, it has {count}; ask for {count} or fewer")
@@ -308,7 +312,7 @@ def _classes(beton: Beton) -> tuple[str, ...]:
 
 def _checked(labels: np.ndarray, manifest: Manifest, split: Split, origin: str) -> Split:
     """The split, once its ids are ids of labelled samples, its classes the file's, and each of them has a label."""
-    ids, classes = split.labelled, manifest.classes
+    ids, classes = split.labelled, manifest.classes or ()
     if split.classes != classes:
         raise InputError(f"{origin}: {_difference(split.classes, classes)}; make the split again")
     if not ids.size:

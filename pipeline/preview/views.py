@@ -44,13 +44,15 @@ def rows(
         weak, strong = (view.permute(0, 2, 3, 1).numpy() for view in backend.start(plan)())
     finally:
         backend.close()
-    originals = [libffcv.decode(beton.jpeg(i), int(beton.heights[i]), int(beton.widths[i])) for i in ids]
+    found = (libffcv.decode(beton.jpeg(i), int(beton.heights[i]), int(beton.widths[i])) for i in ids)
+    originals = [image for image in found if image is not None]  # all: their views were made
     for v, name in enumerate(("weak", "strong")):
         if name in columns:
             originals = [outlined(*each, COLOURS[name]) for each in zip(originals, plan.params.boxes[v], strict=True)]
     made = {"original": originals, "weak": weak, "strong": strong}
     if "masked" in columns:
         hidden = [None] * len(ids) if plan.hidden is None else plan.hidden
+        assert plan.visible is not None  # it was asked for
         made["masked"] = [masked(*each, patch) for each in zip(weak, plan.visible, hidden, strict=True)]
     return [list(row) for row in zip(*(made[name] for name in columns), strict=True)]
 

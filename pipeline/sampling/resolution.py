@@ -34,8 +34,9 @@ def check_sizes(data: Data, patch: int) -> None:
 def growth(total_steps: int, data: Data) -> str | None:
     """Describe in a line how the images grow; None where they do not."""
     firsts: dict[int, int] = {}
-    for i, size in enumerate(data.sizes or ()):
-        firsts.setdefault(size, -(-i * total_steps // len(data.sizes)))
+    sizes = data.sizes or ()
+    for i, size in enumerate(sizes):
+        firsts.setdefault(size, -(-i * total_steps // len(sizes)))
     if len(firsts) < 2:
         return None
     return "images of " + ", ".join(f"{size} pixels from step {step:,}" for size, step in firsts.items())

@@ -11,7 +11,7 @@ header claims among them.
 import io
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 
@@ -77,7 +77,7 @@ def upright_rgb(
     `window` is what is black and white of more than 8 bits (pipeline.sources.levels).
     """
     with _rejecting(image.format or "image"):
-        coarse = any(";16" in str(tile) for tile in image.tile) if hasattr(image, "tile") else False
+        coarse = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
         image.load()
         checked_size(image.width, image.height, max_pixels)  # an icon's is not what its table of contents says
         pixels, span = _rgb(image, window)
@@ -187,7 +187,7 @@ def _unknown(blob: bytes) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Without warnings, of broken EXIF and the like: what matters is checked. One thread at a time."""
     with _settings, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -195,7 +195,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _rejecting(kind: str) -> Iterator[None]:
+def _rejecting(kind: str) -> Generator[None]:
     """Turn whatever a decoder raises inside into an InputError that gives it as the reason, in one line."""
     try:
         yield

@@ -50,5 +50,7 @@ def _functions() -> tuple[Any, Any, Any, Any]:
         "tjGetErrorStr2": (ctypes.c_char_p, pointer),
         "tjDestroy": (number, pointer),
     }
-    found = [ctypes.CFUNCTYPE(*types)(llvmlite.binding.address_of_symbol(name)) for name, types in signatures.items()]
-    return tuple(found)
+    start, decode, error, end = (
+        ctypes.CFUNCTYPE(*types)(llvmlite.binding.address_of_symbol(name)) for name, types in signatures.items()
+    )
+    return start, decode, error, end

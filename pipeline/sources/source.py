@@ -69,6 +69,7 @@ class Files(Source):
     """
 
     concurrent = True
+    labels: np.ndarray
 
     def __init__(
         self,

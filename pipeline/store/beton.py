@@ -177,13 +177,13 @@ def _open(path: Path, verify: bool) -> Beton:
 def _vouched(layout: Layout, verify: bool) -> tuple[Manifest, Index, Later | None]:
     """The manifest that fits the file (pipeline.store.pending), what is known of the index, and the check that goes
     on; raises the first manifest's InputError if none fits."""
-    found, first = candidates(manifest_path(layout.path)), None
-    for path in found or [manifest_path(layout.path)]:
+    errors = []
+    for path in candidates(manifest_path(layout.path)) or [manifest_path(layout.path)]:
         try:
             return _fitting(layout, read_manifest(layout.path, path), verify)
         except InputError as error:
-            first = first or error
-    raise first
+            errors.append(error)
+    raise errors[0]
 
 
 def _fitting(layout: Layout, manifest: Manifest, verify: bool) -> tuple[Manifest, Index, Later | None]:

@@ -7,17 +7,25 @@ header, field descriptors | one metadata row a sample | JPEG bytes | allocation 
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from pipeline.errors import InputError
 
 VERSION, RGB_IMAGE, INT = 2, 2, 1
-HEADER = np.dtype([("version", "<u2"), ("fields", "<u2"), ("page_bytes", "<u4"), ("n", "<u8"), ("table", "<u8")])
-FIELD = np.dtype([("type", "u1"), ("name", "S16"), ("arguments", "V1024")])
-IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("offset", "<u8")])
-SAMPLE = np.dtype({"names": ["image", "label"], "formats": [IMAGE, "<i8"], "offsets": [0, 16], "itemsize": 24})
-ALLOCATION = np.dtype([("sample", "<u8"), ("offset", "<u8"), ("size", "<u8")])
+
+
+def _record(fields: Any) -> np.dtype[np.void]:
+    """The dtype of a record; numpy's stubs, given the list itself, say that of a float."""
+    return cast("np.dtype[np.void]", np.dtype(fields))
+
+
+HEADER = _record([("version", "<u2"), ("fields", "<u2"), ("page_bytes", "<u4"), ("n", "<u8"), ("table", "<u8")])
+FIELD = _record([("type", "u1"), ("name", "S16"), ("arguments", "V1024")])
+IMAGE = _record([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("offset", "<u8")])
+SAMPLE = _record({"names": ["image", "label"], "formats": [IMAGE, "<i8"], "offsets": [0, 16], "itemsize": 24})
+ALLOCATION = _record([("sample", "<u8"), ("offset", "<u8"), ("size", "<u8")])
 METADATA_START = HEADER.itemsize + 2 * FIELD.itemsize
 
 

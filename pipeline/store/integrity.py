@@ -96,8 +96,8 @@ def _blocks(file: int, first: int, last: int) -> Iterator[bytes]:
 
 def index_sha256(data: np.ndarray, n: int, table_start: int) -> str:
     """SHA-256 of everything that is not JPEG: header, field descriptors, metadata, allocation table."""
-    index = hashlib.sha256(data[: METADATA_START + n * SAMPLE.itemsize])
-    index.update(data[table_start:])
+    index = hashlib.sha256(data[: METADATA_START + n * SAMPLE.itemsize].data)
+    index.update(data[table_start:].data)
     return index.hexdigest()
 
 
@@ -105,7 +105,7 @@ def chunks_sha256(data: np.ndarray) -> tuple[str, ...]:
     """SHA-256 of each 64 MiB of a file, hex."""
     starts = range(0, data.size, CHUNK_BYTES)
     with ThreadPoolExecutor(4) as pool:
-        return tuple(pool.map(lambda start: hashlib.sha256(data[start : start + CHUNK_BYTES]).hexdigest(), starts))
+        return tuple(pool.map(lambda start: hashlib.sha256(data[start : start + CHUNK_BYTES].data).hexdigest(), starts))
 
 
 def chunk_count(layout: Layout) -> int:

@@ -48,9 +48,10 @@ def _tuple(value: Any, parts: tuple[Any, ...], name: str) -> tuple[Any, ...]:
         if len(value) != len(parts):
             raise ValueError(f"{name}: expected a list of {len(parts)}, got one of {len(value)}")
         return tuple(typed(each, part, f"{name}[{i}]") for i, (each, part) in enumerate(zip(value, parts, strict=True)))
-    if parts[0] is int and set(map(type, value)) == {int} and max(max(value), -min(value)) <= _MOST:
-        return tuple(value)  # millions of ids at once
-    return tuple(typed(each, parts[0], f"{name}[{i}]") for i, each in enumerate(value))
+    items: list[Any] = value
+    if parts[0] is int and set(map(type, items)) == {int} and max(max(items), -min(items)) <= _MOST:
+        return tuple(items)  # millions of ids at once
+    return tuple(typed(each, parts[0], f"{name}[{i}]") for i, each in enumerate(items))
 
 
 def _check_utf8(text: str, name: str) -> None:

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,7 +61,7 @@ def usage(cubin: bytes) -> dict[str, int]:
 
 
 @contextmanager
-def launching(*kernels) -> Iterator[list[tuple[int, ...]]]:
+def launching(*kernels) -> Generator[list[tuple[int, ...]]]:
     """In it, kernels are launched as on an H100, up to the driver, which does nothing; gives the grids so far.
 
     Triton chooses by the arguments what to compile, and compiles it.
