@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from io import TextIOWrapper
+from typing import NoReturn
 
 FIRST_RANK_S = 3.0  # seconds that other ranks wait for the first to report an error
 
@@ -30,7 +31,7 @@ left_behind: list[str] = []
 during it, so a command then ends without it."""
 
 
-def command(main: Callable[[], int | None]) -> None:
+def command(main: Callable[[], int | None]) -> NoReturn:
     """Run a command line's main; an InputError becomes one line on stderr and its exit code, Ctrl-C one line and 130.
 
     Of several ranks the first reports an error at once. The others wait before they report theirs: if the first has

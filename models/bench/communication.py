@@ -30,7 +30,7 @@ MODELS = {
     "vit_large_patch16_224": 16,
     "vit_huge_patch14_224": 14,
 }
-METHODS = {
+METHODS: dict[str, tuple[type[Method], type]] = {
     "FixMatch": (fixmatch.FixMatch, fixmatch.Settings),
     "MAE": (mae.MAE, mae.Settings),
     "Semi-MAE": (semi_mae.SemiMAE, semi_mae.Settings),
@@ -188,13 +188,13 @@ def size_line(model: str, name: str, method: Method) -> str:
 
 def time_line(model: str, method: Method, way: str, options: Options) -> str:
     """Format a row of the table of milliseconds: each entry without overlap, and with all that is possible."""
-    passes = tuple(flops / options.tflops / 1e12 for flops in step_flops(method, options))
+    forward, backward = (flops / options.tflops / 1e12 for flops in step_flops(method, options))
     cells = []
     for ranks, cards in options.ranks:
         traffic = ddp(method) if way == "DDP" else fsdp(method, ranks)
-        plain, overlapped = added(traffic, passes, ranks, cards, options.links)
+        plain, overlapped = added(traffic, (forward, backward), ranks, cards, options.links)
         cells.append(f"{1000 * plain:.1f} → {1000 * overlapped:.1f}")
-    return line([f"{model}, {way}", f"{1000 * passes[0]:.0f} + {1000 * passes[1]:.0f}", *cells])
+    return line([f"{model}, {way}", f"{1000 * forward:.0f} + {1000 * backward:.0f}", *cells])
 
 
 def main() -> None:

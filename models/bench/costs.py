@@ -148,7 +148,7 @@ def report(found: Comparison) -> str:
     lines = [found.model]
     for name, each in found.gflops.items():
         line = f"  {name:28s}{each:9.1f} GFLOP an image, {found.fewer_flops[name]:5.2f}x fewer"
-        if found.seconds is not None:
+        if found.seconds is not None and found.faster is not None and found.spread is not None:
             line += f"   {found.seconds[name]:8.4f} s a step, {found.faster[name]:5.2f}x faster, "
             line += f"spread {percent(found.spread[name])}"
         lines.append(line)

@@ -138,6 +138,7 @@ def passing(options: Options) -> int:
 
 def threshold(method: SemiMAE, batch: Batch, count: int) -> float:
     """Return the confidence that exactly `count` weak images of the batch reach, computed as the method computes it."""
+    assert batch.unlabelled is not None
     confidence = (
         eval_logits(method.encoder, batch.unlabelled.weak).float().softmax(-1).amax(-1).sort(descending=True).values
     )
@@ -154,6 +155,10 @@ def draw_batch(options: Options, own: Recipe[Settings], device: str) -> Batch:
 def as_step(batch: Batch, count: int) -> Step:
     """Convert a batch to the baselines' inputs: float images, of which the first `count` pass."""
     known, unknown = batch.labelled, batch.unlabelled
+    assert known is not None
+    assert unknown is not None
+    assert unknown.strong is not None
+    assert unknown.visible is not None
     images = [images / 255 - 0.5 for images in (known.images, unknown.weak, unknown.strong)]
     passed = torch.arange(len(unknown.weak)) < count  # on the host, then moved: meta tensors cannot be counted
     passed = passed if unknown.weak.is_meta else passed.to(unknown.weak.device)

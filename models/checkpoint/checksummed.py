@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import pickle
+from io import BufferedRandom
 from pathlib import Path
 from typing import BinaryIO
 
@@ -72,7 +73,7 @@ def disk_error(folder: Path, error: OSError | RuntimeError) -> InputError:
     return InputError(f"cannot save a checkpoint in {folder}: {reason}; {held}: {todo} and run again")
 
 
-def _append_checksum(file: BinaryIO) -> str:
+def _append_checksum(file: BufferedRandom) -> str:
     """Make the checksum the archive's zip comment, whose length is the last two bytes before it, and sync the file."""
     file.flush()
     file.seek(-2, os.SEEK_END)
@@ -105,8 +106,9 @@ def _verify(file: BinaryIO, path: Path) -> str:
 
 def _cause(error: BaseException) -> str:
     """The text of the OSError behind an error, or the error's own first line if there is none."""
-    while error is not None:
-        if isinstance(error, OSError) and error.strerror:
-            return error.strerror
-        error, last = error.__cause__ or error.__context__, error
+    last, current = error, error
+    while current is not None:
+        if isinstance(current, OSError) and current.strerror:
+            return current.strerror
+        last, current = current, current.__cause__ or current.__context__
     return str(last).splitlines()[0]

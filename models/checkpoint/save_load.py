@@ -99,7 +99,7 @@ def check_types(value: object, key: str) -> None:
             if type(name) not in (str, int):
                 raise TypeError(f"{key} has a key {name!r} of type {type(name).__name__}; keys are str or int")
             check_types(held, f"{key}[{name!r}]")
-    elif type(value) in (list, tuple):
+    elif type(value) is list or type(value) is tuple:
         for index, held in enumerate(value):
             check_types(held, f"{key}[{index}]")
     else:
@@ -127,10 +127,11 @@ def _rename_damaged(last: Path) -> None:
 
 def _on_all_ranks(call: Callable[[], str], world: World) -> list[str]:
     """What `call` returned on each rank; if it failed on any, raise the first rank's InputError on all of them."""
+    mine: tuple[str, str | None]
     try:
         mine = call(), None
     except InputError as error:
-        mine = None, str(error)
+        mine = "", str(error)
     results = [mine] * world.size
     dist.all_gather_object(results, mine, group=world.saving)
     for rank, (_, error) in enumerate(results):

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from pipeline.errors import InputError
 from pipeline.text import did_you_mean
@@ -66,7 +67,10 @@ def print_catalogue() -> None:
     _print_lines(_by_kind(sweeps()))
 
 
-def own_class(module: ModuleType, base: type) -> type:
+Base = TypeVar("Base")
+
+
+def own_class(module: ModuleType, base: type[Base]) -> type[Base]:
     """The one subclass of `base` that a module defines itself; subclasses that it imports are skipped."""
     classes = (each for each in vars(module).values() if isinstance(each, type) and issubclass(each, base))
     (found,) = (each for each in classes if each.__module__ == module.__name__)
@@ -96,4 +100,4 @@ def _functions(*returns: str) -> Iterator[tuple[str, str]]:
         for each in ast.parse(path.read_text()).body:
             public = isinstance(each, ast.FunctionDef) and not each.name.startswith("_")
             if public and each.returns and ast.unparse(each.returns).startswith(returns):
-                yield f"{path.stem}:{each.name}", ast.get_docstring(each)
+                yield f"{path.stem}:{each.name}", ast.get_docstring(each) or ""

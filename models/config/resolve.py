@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from models.config.bounds import check
 from models.config.catalogue import check_name, description, print_catalogue
@@ -47,7 +47,7 @@ def resolve(name: str, flags: list[str]) -> Recipe:
     """
     recipe = named(name)
     _check_flags(name, flags, recipe)
-    kind, prog = Recipe[type(recipe.method)], f"train.py {name}"
+    kind, prog = Recipe[type(recipe.method)], f"train.py {name}"  # ty: ignore[invalid-type-form] -- known as it runs
     recipe = parse(kind, default=recipe, args=flags, prog=prog, description=description(name))
     check(recipe)
     return recipe
@@ -87,7 +87,7 @@ def _check_flags(name: str, flags: Sequence[str], recipe: Recipe) -> None:
             raise InputError(f"{name} has no field {spelt}{did_you_mean(spelt, known)}; add --help to see them all")
 
 
-def _changes(part: object, written: object, prefix: str = "--") -> Iterator[str]:
+def _changes(part: Any, written: object, prefix: str = "--") -> Iterator[str]:
     for item in fields(part):
         name, value, before = item.name.replace("_", "-"), getattr(part, item.name), getattr(written, item.name)
         if is_dataclass(value):
@@ -98,7 +98,7 @@ def _changes(part: object, written: object, prefix: str = "--") -> Iterator[str]
                 yield from map(str, value if isinstance(value, tuple) else (value,))
 
 
-def _flags(part: object, prefix: str = "--") -> Iterator[str]:
+def _flags(part: Any, prefix: str = "--") -> Iterator[str]:
     for item in fields(part):
         name, value = item.name.replace("_", "-"), getattr(part, item.name)
         if is_dataclass(value):

@@ -1,16 +1,19 @@
 """Sweeps: functions in models/methods that yield recipes. "mae:digits_mask_ratio/2" is the third recipe of one."""
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from models.config.catalogue import check_name
 from models.config.recipe import Recipe
 from pipeline.errors import InputError
 
-Part = TypeVar("Part")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Part = TypeVar("Part", bound="DataclassInstance")
 
 
 def along(recipe: Part, field: str, values: Sequence[object]) -> Iterator[Part]:
@@ -22,7 +25,7 @@ def along(recipe: Part, field: str, values: Sequence[object]) -> Iterator[Part]:
         yield changed(recipe, {field: value})
 
 
-def changed(recipe: Part, fields: dict[str, object]) -> Part:
+def changed(recipe: Part, fields: Mapping[str, object]) -> Part:
     """A copy of the recipe in which these fields, given by their dotted names, have new values.
 
     changed(recipe, {"data.mask.ratio": 0.5})

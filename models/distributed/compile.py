@@ -1,6 +1,7 @@
 """Find and compile the blocks of a method: the encoder's, and those of MAE's and CrossMAE's decoders."""
 
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -25,7 +26,7 @@ def compile_blocks(module: nn.Module, compiler: str | Callable = "inductor", siz
     without; 0 samples in a group, 1, or more. Each is compiled when it first occurs, which makes the first steps slow.
     """
     # all blocks count against one limit, and a real run has more combinations than torch's default of 8
-    limits = torch._dynamo.config
+    limits = cast(Any, torch._dynamo.config)  # its stub has the numbers as constants
     limits.recompile_limit = max(limits.recompile_limit, 64 * sizes)
     limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 64 * sizes)
     for block in blocks(module):

@@ -16,7 +16,7 @@ from models.encoder.positions import beit_init, mae_init, prefix_positions, sinc
 from models.encoder.relative import KINDS, add_relative
 from pipeline.errors import InputError
 
-WEIGHTS = {"sincos": "mae", "irpe": "mae", "bias": "beit", "block_bias": "beit"}
+WEIGHTS: dict[str, Literal["mae", "beit"]] = {"sincos": "mae", "irpe": "mae", "bias": "beit", "block_bias": "beit"}
 """Initial weights by encoder.position: those of the paper that has such positions (LoMaR, with irpe, starts as MAE)."""
 
 
@@ -26,8 +26,10 @@ def encoder_of(recipe: Recipe, classes: int) -> VisionTransformer:
     vit = encoder_of(resolve("semi_mae:digits", []), classes=10)
     """
     e = recipe.encoder
+    model = Size(e.width, e.depth, e.heads) if e.width and e.depth and e.heads else e.name
+    assert model is not None  # a recipe names an encoder or gives all three
     return build_encoder(
-        Size(e.width, e.depth, e.heads) if e.width else e.name,
+        model,
         image_size=recipe.data.size,
         patch=e.patch,
         classes=classes,

@@ -21,7 +21,7 @@ from pipeline.errors import InputError
 
 ATTENTIONS = ("sdpa", "varlen")
 Factors = Tensor | None
-Pairs = tuple[Tensor, ...] | None  # one tensor a group, which models.encoder.relative.pairs makes
+Pairs = tuple[Tensor | None, ...] | None  # one tensor a group, which models.encoder.relative.pairs makes
 
 
 class PackedBlock(Block):

@@ -19,7 +19,7 @@ def evaluators() -> Iterator[tuple[str, str]]:
     for path in sorted(HERE.glob("[!_]*.py")):
         for each in ast.parse(path.read_text()).body:
             if isinstance(each, ast.ClassDef) and any(ast.unparse(base) == "Evaluator" for base in each.bases):
-                yield path.stem, ast.get_docstring(each).splitlines()[0]
+                yield path.stem, (ast.get_docstring(each) or each.name).splitlines()[0]
 
 
 def main() -> None:

@@ -67,7 +67,7 @@ class FewShot(Evaluator):
             remarks += setting.remarks()
         how = "Linear probing" if self.mode == "linear" else "Fine-tuning"
         protocol = f"{how} of {loaded.path}. {ELEVATER if self.protocol == 'elevater' else SELECTED[self.select]}"
-        metrics = {each.name: self.metric_of(each).replace("_", " ") for each in sets}
+        metrics: dict[str, str] = {each.name: self.metric_of(each).replace("_", " ") for each in sets}
         return Result(numbers(results), page(results, metrics, remarks, protocol))
 
     def metric_of(self, each: DataSet) -> Metric:

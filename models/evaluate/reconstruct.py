@@ -175,6 +175,7 @@ class Reconstructions(Evaluator):
         for ratio in self.ratios:
             with measuring(images.device):
                 filled = fill(loaded.method, images, ratio, keys_of(ids, self.seed))
+            assert filled is not None  # `run` has drawn such a picture
             truth = gather_patches(images, None, filled.hidden, loaded.method.branch.patch).float()
             each = [
                 (pixels - truth).double().div(255).square().mean((1, 2)) for pixels in (filled.predicted, filled.blank)

@@ -37,9 +37,9 @@ class Validator:
         data = recipe.data
         self.recipe, self.world, self.train = recipe, world, train
         self.beton = open_beton(Path(data.root) / file)
-        classes = self.beton.manifest.classes, train.manifest.classes
-        if None not in classes and classes[0] != classes[1]:
-            how = difference(*classes, f"in {self.beton.path.name}", f"in {train.path.name}")
+        ours, theirs = self.beton.manifest.classes, train.manifest.classes
+        if ours is not None and theirs is not None and ours != theirs:
+            how = difference(ours, theirs, f"in {self.beton.path.name}", f"in {train.path.name}")
             raise InputError(
                 f"{self.beton.path} has other classes than {train.path}: {how}; "
                 f"convert it with --classes-from {train.path}"
@@ -71,7 +71,7 @@ class Validator:
     def _classified(self, method: Method, ids: np.ndarray) -> dict[str, float]:
         counts = hits(method, self._images(ids), self._on_device(self.labels[ids]))
         top1, top5, n = sum_over_ranks(counts.cpu(), self.world).tolist()
-        return {"top1": top1 / n} | ({"top5": top5 / n} if len(self.train.manifest.classes) > 5 else {})
+        return {"top1": top1 / n} | ({"top5": top5 / n} if len(self.train.manifest.classes or ()) > 5 else {})
 
     def _neighbours(self, method: Method, ids: np.ndarray) -> dict[str, float]:
         known, total = known_labels(self.train, self.split), len(self.labels.ids)

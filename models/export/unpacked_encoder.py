@@ -23,6 +23,7 @@ class UnpackedEncoder(nn.Module):
         super().__init__()
         self.vit = vit
         related = pairs(vit, vit.patch_embed.grid_size, None, next(vit.parameters()).device)
+        assert related is not None  # an encoder without relative positions is exported as it is
         self.register_buffer("related", related.detach(), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:

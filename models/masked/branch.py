@@ -86,6 +86,8 @@ class PackedBranch(Branch, ABC):
     hidden   i64 [N, W, M]   the other patches of each window; None without windows: all that are not visible
     """
 
+    settings: Reconstruct
+
     def __init__(
         self,
         encoder: VisionTransformer,
@@ -125,9 +127,10 @@ class PackedBranch(Branch, ABC):
 
     def loss(self, encoder: VisionTransformer, unlabelled: Unlabelled, step: int) -> Tensor:
         """Encode the weak views in a pass of their own and return the loss [] of their hidden patches."""
-        inputs = unlabelled.weak, unlabelled.visible, unlabelled.hidden
-        (tokens,) = encode(encoder, [self.group(*inputs)])
-        return self(tokens, *inputs)
+        images, visible, hidden = unlabelled.weak, unlabelled.visible, unlabelled.hidden
+        assert visible is not None  # the method asks for it
+        (tokens,) = encode(encoder, [self.group(images, visible, hidden)])
+        return self(tokens, images, visible, hidden)
 
     def visible_tokens(self, tokens: Tensor, visible: Tensor) -> Tensor:
         """Return the tokens of visible patches, float [N, K, C] ([N, W · K, C] in windows); needs `keep_visible`."""

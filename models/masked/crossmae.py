@@ -37,6 +37,8 @@ class CrossMAEBranch(Branch):
 
     name = "crossmae"
 
+    settings: Cross
+
     def __init__(self, encoder: VisionTransformer, settings: Cross, seed: int) -> None:
         super().__init__()
         self.settings, self.seed, self.patch = settings, seed, encoder.patch_embed.patch_size[0]
@@ -54,6 +56,7 @@ class CrossMAEBranch(Branch):
     def loss(self, encoder: VisionTransformer, unlabelled: Unlabelled, step: int) -> Tensor:
         """Return the target's loss [] of a part of the hidden patches, drawn by seed, step and image id."""
         images, visible = unlabelled.weak, unlabelled.visible
+        assert visible is not None  # the method asks for it
         grid = grid_of(images, self.patch)
         layers, hidden = self.layers(encoder, images, visible), hidden_from_visible(visible, prod(grid))
         ids = drawn(hidden, predicted_count(self.settings.predict, prod(grid)), unlabelled.ids, step, self.seed)

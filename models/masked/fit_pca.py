@@ -80,7 +80,7 @@ def moments(parts: Iterable[Tensor]) -> Moments:
             total, products = torch.zeros_like(shift), torch.zeros(len(shift), len(shift), dtype=DOUBLE)
         part = part - shift
         count, total, products = count + len(part), total + part.sum(0), products.addmm_(part.T, part)
-    if count < 2:
+    if shift is None or count < 2:
         raise InputError(f"a covariance needs two patches or more, got {count}; raise --images")
     mean = total / count
     return Moments(count, shift + mean, products / count - mean[:, None] * mean)

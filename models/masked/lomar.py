@@ -44,6 +44,7 @@ class LoMaRBranch(PackedBranch):
 
     def group(self, images: Tensor, visible: Tensor, hidden: Tensor | None = None) -> MaskedImages:
         """Return N · W sequences, each the patches of a window, those of the first image first."""
+        assert hidden is not None  # masks of windows give it
         ids = torch.cat([hidden, visible], 2).flatten(0, 1)
         covered = covered_first(ids, hidden.shape[2])
         read = None if self.keep_visible else hidden.shape[2]
@@ -52,6 +53,7 @@ class LoMaRBranch(PackedBranch):
 
     def forward(self, tokens: Tensor, images: Tensor, visible: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Return the loss [] of images u8 [N, 3, S, S] from the tokens float [N · W, P + K, C] of their windows."""
+        assert hidden is not None
         predicted = self.head(tokens[:, self.prefix : self.prefix + hidden.shape[2]])
         return self.target.loss(_joined(predicted, hidden), images, hidden.flatten(1))
 

@@ -83,6 +83,7 @@ class Finetune(Method):
     def forward(self, batch: Batch, info: StepInfo) -> Loss:
         """Cross-entropy of mixtures of the labelled images."""
         s = self.settings
+        assert batch.labelled is not None
         images, labels = mixed(batch.labelled, self.encoder, batch_pairs, s.mixup, s.cutmix)
         (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(images)]))
         label = label_loss(logits, labels, s.smoothing)

@@ -55,12 +55,14 @@ class FixMatch(Method):
     def forward(self, batch: Batch, info: StepInfo) -> Loss:
         """Label and pseudo-label loss of one packed pass; in the labels-only phase the first alone."""
         labelled, unlabelled, s = batch.labelled, batch.unlabelled, self.settings
+        assert labelled is not None
         images, labels = mixed(labelled, self.encoder, random_pairs, s.mixup, s.cutmix)
         if info.labels_only:
             (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(images)]))
             label = label_loss(logits, labels, s.smoothing)
             return Loss(label, {"label": label.detach()})
 
+        assert unlabelled is not None
         scores = eval_logits(self.teacher(s.pseudo.teacher), unlabelled.weak)  # a forward pass without gradient
         targets = self.pseudo(scores, unlabelled)
         # rejected images would have a gradient of exactly zero, so targets.strong leaves them out of the encoder

@@ -8,6 +8,7 @@ Here: none of them was run to its end yet. The members of a sweep differ in its 
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from models.config.recipe import Recipe
 from models.config.sweep import along, changed
@@ -107,8 +108,8 @@ def digits_augmentation() -> Iterator[Recipe[Settings]]:
     """Embedded digits, the view: whole, crop, crop of random size, and colour jitter.  Here: not yet run."""
     whole = View(crop="centre", short_side=1.0, flip=False)
     crop = View(crop="resize_then_crop", short_side=1.0, padding=2, flip=False)  # mae:digits
-    sizes = {"scale": (0.5, 1.0), "flip": False}  # ours: at 0.2 a crop holds no digit
-    return along(mae.digits(), "data.weak", (whole, crop, View(**sizes), View(**sizes, jitter=JITTER)))
+    sizes = View(scale=(0.5, 1.0), flip=False)  # ours: at 0.2 a crop holds no digit
+    return along(mae.digits(), "data.weak", (whole, crop, sizes, replace(sizes, jitter=JITTER)))
 
 
 def in1k_augmentation() -> Iterator[Recipe[Settings]]:
@@ -118,8 +119,8 @@ def in1k_augmentation() -> Iterator[Recipe[Settings]]:
     Paper: 84.0 / 65.7, 84.7 / 73.1, 84.9 / 73.5, 84.3 / 71.9.
     """
     none, fixed = View(crop="centre", flip=False), View(crop="resize_then_crop", padding=0)
-    sizes = {"scale": (0.2, 1.0)}  # MAE code
-    return along(_in1k(), "data.weak", (none, fixed, View(**sizes), View(**sizes, jitter=JITTER)))
+    sizes = View(scale=(0.2, 1.0))  # MAE code
+    return along(_in1k(), "data.weak", (none, fixed, sizes, replace(sizes, jitter=JITTER)))
 
 
 def digits_mask() -> Iterator[Recipe[Settings]]:

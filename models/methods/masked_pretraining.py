@@ -1,7 +1,6 @@
 """MaskedPretraining: what MAE, SimMIM, LoMaR and CrossMAE share, one masked branch on unlabelled images."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 from models.config.recipe import Recipe
 from models.masked.branch import Branch
@@ -21,7 +20,7 @@ class MaskedPretraining(Method, ABC):
     Raises InputError for masks that the branch does not read.
     """
 
-    has_classifier: ClassVar[bool] = False
+    has_classifier = False
 
     def __init__(self, recipe: Recipe, classes: int) -> None:
         super().__init__(recipe, classes=0)  # no classifier, as no loss would train it

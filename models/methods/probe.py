@@ -71,6 +71,7 @@ class Probe(Method):
 
     def forward(self, batch: Batch, info: StepInfo) -> Loss:
         """Cross-entropy of the labelled images."""
+        assert batch.labelled is not None
         label = label_loss(self.encoder.head(self.features(batch.labelled.images)), batch.labelled.labels)
         return Loss(label, {"label": label.detach()})
 

@@ -71,11 +71,13 @@ class SemiMAE(Method):
     def forward(self, batch: Batch, info: StepInfo) -> Loss:
         """Label, pseudo-label and reconstruction loss of one packed pass; in the labels-only phase the first alone."""
         labelled, unlabelled, s = batch.labelled, batch.unlabelled, self.settings
+        assert labelled is not None
         if info.labels_only:
             (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(labelled.images)]))
             label = label_loss(logits, labelled.labels, s.smoothing)
             return Loss(label + touch_for_ddp(self.branch), {"label": label.detach()})
 
+        assert unlabelled is not None
         scores = eval_logits(self.teacher(s.pseudo.teacher), unlabelled.weak)  # a forward pass without gradient
         targets = self.pseudo(scores, unlabelled)
         visible = self.branch.group(unlabelled.weak, unlabelled.visible, unlabelled.hidden)

@@ -100,12 +100,14 @@ class SemiformerFixMatch(Method):
     def forward(self, batch: Batch, info: StepInfo) -> Loss:
         """Label, pseudo-label and, with a branch, reconstruction loss; in the labels-only phase the first alone."""
         labelled, unlabelled, s = batch.labelled, batch.unlabelled, self.settings
+        assert labelled is not None
         labels, n = labelled.labels, len(labelled.labels)
         if info.labels_only:
             label = mean_of(self.encoder(labelled.images), lambda logits: label_loss(logits, labels, s.smoothing))
             zero = touch_for_ddp(self.branch) if s.mu else 0.0
             return Loss(label + zero, {"label": label.detach()})
 
+        assert unlabelled is not None
         scores = stream(s.stream, *eval_logits(self.teacher(s.pseudo.teacher), unlabelled.weak))  # without gradient
         targets = self.pseudo(scores, unlabelled)
         # one train-mode pass, so that batch norm has the statistics of both kinds

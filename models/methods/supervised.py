@@ -36,6 +36,7 @@ class Supervised(Method):
 
     def forward(self, batch: Batch, info: StepInfo) -> Loss:
         """Cross-entropy of the labelled images."""
+        assert batch.labelled is not None
         (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(batch.labelled.images)]))
         label = label_loss(logits, batch.labelled.labels, self.smoothing)
         return Loss(label, {"label": label.detach()})

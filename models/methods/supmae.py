@@ -1,7 +1,7 @@
 """SupMAE: MAE on labelled images, with a classifier on the visible tokens (Liang et al. 2022)."""
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, final
+from typing import Annotated, Any, Literal, cast, final
 
 import torch
 from torch import Tensor
@@ -80,10 +80,12 @@ class SupMAE(Method):
     def forward(self, batch: Batch, info: StepInfo) -> Loss:
         """Reconstruction and classification loss, or one of the two, from one pass over the visible patches."""
         s, branch = self.settings, self.branch
+        assert batch.labelled is not None
         images, visible, hidden = joined(batch.labelled, batch.unlabelled if s.unlabelled else None)
         group = VisiblePatches(images, visible) if branch is None else branch.group(images, visible, hidden)
         (tokens,) = encode(self.encoder, [group])
-        parts, total = {}, 0.0
+        parts: dict[str, Tensor] = {}
+        total = cast(Any, 0.0)  # without a branch the head's loss is added to it
         if branch is not None:
             total = parts[branch.target.name] = branch(tokens, images, visible, hidden)
         if self.head is not None:
@@ -128,11 +130,15 @@ def check(recipe: Recipe[Settings]) -> None:
 
 def joined(labelled: Labelled, unlabelled: Unlabelled | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Join images, visible and hidden ids of both kinds, the labelled ones first."""
+    visible, hidden = labelled.visible, labelled.hidden
+    assert visible is not None  # the method asks for it, of both kinds
     if unlabelled is None:
-        return labelled.images, labelled.visible, labelled.hidden
-    hidden = None if labelled.hidden is None else torch.cat([labelled.hidden, unlabelled.hidden])
-    visible = torch.cat([labelled.visible, unlabelled.visible])
-    return torch.cat([labelled.images, unlabelled.weak]), visible, hidden
+        return labelled.images, visible, hidden
+    assert unlabelled.visible is not None
+    if hidden is not None:
+        assert unlabelled.hidden is not None
+        hidden = torch.cat([hidden, unlabelled.hidden])
+    return torch.cat([labelled.images, unlabelled.weak]), torch.cat([visible, unlabelled.visible]), hidden
 
 
 def digits() -> Recipe[Settings]:

@@ -32,7 +32,7 @@ class LARS(torch.optim.Optimizer):
         super().__init__(groups, {"lr": 0.0, "momentum": momentum, "trust": trust, "weight_decay": 0.0})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # ty: ignore[incompatible-method-override]
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:

@@ -65,7 +65,8 @@ class FiniteGuard:
         if self.world.size > 1:
             # a loss can be infinite on one rank under finite gradients
             dist.all_reduce(bad, dist.ReduceOp.MAX, group_for(bad, self.world))
-        optimiser.grad_scale, optimiser.found_inf = None, bad
+        optimiser.grad_scale = None  # ty: ignore[missing-attribute] -- GradScaler sets these two as well
+        optimiser.found_inf = bad  # ty: ignore[missing-attribute]
         optimiser.step()
         self._unchecked.append((step, bad, loss_bad, ids))
 

@@ -39,8 +39,10 @@ def read_timm(name: str) -> Weights:
 def _cached(repo: str | None, file: str, url: str | None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache  # imported here, as no other start needs it
 
-    names = (file, "pytorch_model.bin") if repo else ()
-    paths = [Path(p) for p in (try_to_load_from_cache(repo, each) for each in names) if isinstance(p, str)]
+    paths = []
+    if repo:
+        found = (try_to_load_from_cache(repo, each) for each in (file, "pytorch_model.bin"))
+        paths += [Path(path) for path in found if isinstance(path, str)]
     if url:
         paths.append(Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2])
     return next((path for path in paths if path.exists()), None)

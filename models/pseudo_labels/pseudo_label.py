@@ -61,7 +61,8 @@ class PseudoLabels(nn.Module):
 
         Counting the images that passed waits for the device, as the shapes of what follows depend on the number.
         """
-        s, scores = self.settings, at_least_f32(scores)
+        s, scores, strong = self.settings, at_least_f32(scores), unlabelled.strong
+        assert strong is not None  # the method asks for it
         aligned = scores if self.alignment is None else self.alignment(scores)
         probabilities = aligned.softmax(-1)
         confidence, likely = probabilities.max(-1)
@@ -73,11 +74,11 @@ class PseudoLabels(nn.Module):
         targets = (source / s.temperature).softmax(-1) if s.soft else classes
         stats = PseudoLabelStats(unlabelled.ids, classes, weights >= 0.5)  # half of the full weight counts as passed
         if s.mixup:
-            return self._mixed(unlabelled.strong, confidence, weights, targets, stats)
+            return self._mixed(strong, confidence, weights, targets, stats)
         if self.why_all_encoded:
-            return PseudoTargets(FullImages(unlabelled.strong), targets, weights, stats)
+            return PseudoTargets(FullImages(strong), targets, weights, stats)
         rows = weights.nonzero().squeeze(1)
-        return PseudoTargets(SelectedImages(unlabelled.strong, rows), targets[rows], weights[rows], stats)
+        return PseudoTargets(SelectedImages(strong, rows), targets[rows], weights[rows], stats)
 
     def loss(self, logits: Tensor, pseudo: PseudoTargets) -> Tensor:
         """Compute the cross-entropy of the strong views' logits (float [n, C]), over all N images (FixMatch eq. 4)."""

@@ -30,7 +30,7 @@ def append(folder: Path, event: str, **fields: object) -> dict:
 
     append(folder, "stopped", rank=0, step=300)
     """
-    row = {"time": round(time.time(), 3), "event": event}
+    row: dict[str, object] = {"time": round(time.time(), 3), "event": event}
     row |= {key: value for key, value in fields.items() if value is not None}
     append_line(folder / FILE, row)
     return row

@@ -49,7 +49,7 @@ def record(folder: Path | None, rank: int, error: str, *, code: int = CRASHED, l
     ignored, so that it does not replace the error to be recorded.
     """
     log = log or _stderr_file()
-    found = {"time": time.time(), "rank": rank, "node": events.NODE, "error": error, "code": code}
+    found: dict[str, object] = {"time": time.time(), "rank": rank, "node": events.NODE, "error": error, "code": code}
     found |= {"secondary": LOST_PEER.search(error) is not None, "log": log, "line": line_count(log) + 1}
     with contextlib.suppress(OSError):
         if folder is not None and folder.is_dir():

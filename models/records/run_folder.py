@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from models.config.recipe import Recipe
 from models.records import events, metrics
@@ -160,7 +161,7 @@ def _lock(lock: int, folder: Path) -> None:
         raise InUse(reason) from None
 
 
-def _with_defaults(saved: dict, part: object) -> dict:
+def _with_defaults(saved: dict, part: Any) -> dict:
     """The saved fields of a dataclass, and the default of each field that was not saved."""
     filled = dict(saved)
     for field in fields(part):
@@ -168,7 +169,7 @@ def _with_defaults(saved: dict, part: object) -> dict:
         if is_dataclass(value) and isinstance(saved.get(field.name), dict):
             filled[field.name] = _with_defaults(saved[field.name], value)
         elif field.name not in saved and (field.default is not MISSING or field.default_factory is not MISSING):
-            default = field.default_factory() if field.default is MISSING else field.default
+            default = field.default if field.default_factory is MISSING else field.default_factory()
             filled[field.name] = json.loads(json.dumps(asdict(default) if is_dataclass(default) else default))
     return filled
 

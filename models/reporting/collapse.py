@@ -66,6 +66,7 @@ class CollapseWatch:
         return self._collapse(f"val top1 is {percent(top1)}, and chance {percent(chance)}")
 
     def _collapse(self, what: str) -> str | None:
+        assert self.passed is not None  # a row has said so
         known = self.settings.get("kind") in THRESHOLDS
         cure = "a higher --method.pseudo.threshold" if known else "another --method.pseudo.kind"
         cure += ", --method.pseudo.align uniform" if self.settings.get("align") == "none" else ""
@@ -73,6 +74,7 @@ class CollapseWatch:
                           f"try a lower --optim.lr, {cure}, {LEARN_FIRST}")  # fmt: skip
 
     def _none(self, step: int, images: int) -> str | None:
+        assert self.passed is not None
         known = self.settings.get("kind") in THRESHOLDS
         what = f"the threshold of {self.settings['threshold']:g}" if known else "the threshold"
         cure = "a lower --method.pseudo.threshold" if known else "another --method.pseudo.kind"

@@ -38,7 +38,7 @@ def series(rows: Sequence[Row], value: Callable[[Row], dict[str, float | None] |
 def evaluations(rows: Sequence[Row]) -> Series:
     """The series of each evaluation that is a share, 0 to 1, named as in "val top1"."""
 
-    def shares(row: Row) -> dict[str, float]:
+    def shares(row: Row) -> dict[str, float | None]:
         values = row.get("values", {}).items()
         return {f"{row['evaluation']} {key}": value for key, value in values if value is not None and 0 <= value <= 1}
 
@@ -119,7 +119,8 @@ def confusions(confusion: np.ndarray, names: Sequence[str]) -> bytes | None:
     shares = confusion / np.maximum(1, confusion.sum(1, keepdims=True))
     figure, axes = _axes(TALL)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), share in np.ndenumerate(shares):
+    for row, column in np.ndindex(*shares.shape):
+        share = shares[row, column]
         if share >= 0.005:
             text = f"{100 * share:.0f}"
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if share > 0.55 else INK)

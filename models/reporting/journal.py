@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.distributed as dist
@@ -74,6 +74,7 @@ class StepTimer:
         own_s  seconds of a step that this rank spends alone, on data and in the forward pass
         """
         now = time.perf_counter()
+        assert self._since is not None  # a step has been counted
         spent, steps, images, wait_s = now - self._since, self._steps, self._images, self._wait_s
         forward_s = self._forward_s + sum(began.elapsed_time(ended) for began, ended in self._forwards) / 1000
         self._since, self._forwards = now, []
@@ -121,7 +122,8 @@ class Journal:
         self._counts: dict[str, int] = {}
         self._pseudo_stats: list[PseudoLabelStats] = []
         self._began = time.perf_counter()
-        self._board, self._elapsed_before = None, 0.0
+        self._board: Any = None  # a SummaryWriter, on the main rank
+        self._elapsed_before = 0.0
         if world.main:
             kept = _truncate(folder, resumed)
             self._elapsed_before = max((row["timing"]["elapsed_s"] for row in kept if "timing" in row), default=0.0)
@@ -225,7 +227,9 @@ class Journal:
         means = torch.stack([self._sums[name] / self._counts[name] for name in names]).cpu()
         timing, size = self.timer.read(), self.world.size
         own_s = torch.zeros(size, dtype=torch.float64)
-        own_s[self.world.rank] = timing.pop("own_s") * size
+        alone_s = timing.pop("own_s")
+        assert alone_s is not None
+        own_s[self.world.rank] = alone_s * size
         wait = torch.tensor([timing.pop("wait_share")], dtype=torch.float64)
         numbers = (sum_over_ranks(torch.cat([means, wait, own_s]), self.world) / size).tolist()
         of, wait_share, own_s = dict(zip(names, numbers, strict=False)), numbers[len(names)], numbers[-size:]
@@ -235,7 +239,7 @@ class Journal:
         timing |= self.stragglers.timing(own_s, timing["images_per_s"]) if size > 1 else {}
         elapsed_s = self._elapsed_before + time.perf_counter() - self._began
 
-        row = {"step": step, "epoch": self.length.epoch(step), "lr": lr}
+        row: dict[str, Any] = {"step": step, "epoch": self.length.epoch(step), "lr": lr}
         row |= {"loss": of.pop("loss"), "gradient_norm": of.pop("gradient_norm")}
         row |= {"parts": {name.removeprefix("parts/"): value for name, value in of.items()}}
         if self.pseudo_labels is not None:

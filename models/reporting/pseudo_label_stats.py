@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -87,7 +87,7 @@ class PseudoLabelCounts:
         """The counts, which are equal on every rank."""
         return {"predicted": self.predicted, "passed": self.passed, "confusion": self.confusion, "since": self._since}
 
-    def load_state_dict(self, state: dict[str, Tensor | None]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`; the confusion starts from zero if either side has none."""
         self.predicted, self.passed, self._since = (state[name].clone() for name in ("predicted", "passed", "since"))
         if self.confusion is not None and state["confusion"] is not None:

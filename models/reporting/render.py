@@ -127,7 +127,7 @@ def _row(cell: str, values: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<{cell}>{escape(value)}</{cell}>" for value in values) + "</tr>"
 
 
-def _markdown(block: Block) -> list[str]:
+def _markdown(block: Text | Facts | Table | Folded) -> list[str]:
     match block:
         case Text(text):
             return [text]

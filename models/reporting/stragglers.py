@@ -23,7 +23,7 @@ class Stragglers:
 
     def warning(self, timing: dict[str, float], step_s: float | None) -> str | None:
         """One line about a straggler, in the interval in which it becomes one; None otherwise."""
-        usual, slowest, rank = timing["median_own_s"], timing["slowest_own_s"], timing["slowest_rank"]
+        usual, slowest, rank = timing["median_own_s"], timing["slowest_own_s"], int(timing["slowest_rank"])
         slow = step_s is not None and slowest > SLOW * usual and slowest - usual > MATTERS * step_s
         self.times = (self.times + 1 if rank == self.rank else 1) if slow else 0
         self.rank = rank

@@ -40,13 +40,14 @@ class StreamBranch(Branch):
         self.settings, self.patch = settings, self.mae.patch
 
     @property
-    def target(self) -> Target:
+    def target(self) -> Target:  # ty: ignore[incompatible-property-override] -- a module has one place, in `mae`
         """The target of `mae`."""
         return self.mae.target
 
     def loss(self, encoder: Semiformer, unlabelled: Unlabelled, step: int) -> Tensor:
         """Encode the visible patches of the weak views and return the loss [] of the hidden ones."""
         images, visible = unlabelled.weak, unlabelled.visible
+        assert visible is not None  # the method asks for it
         return self.mae(encoder.visible_tokens(images, visible), images, visible)
 
     def predict_patches(self, encoder: Semiformer, images: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:

@@ -28,7 +28,11 @@ def build_semiformer(recipe: Recipe, classes: int, *, channels: int, double_clas
     """
     e, size = recipe.encoder, recipe.data.size
     check(recipe)
-    shape = Shape(channels=channels) if e.name == SMALL else Shape(e.width, e.depth, e.heads, channels)
+    if e.name == SMALL:
+        shape = Shape(channels=channels)
+    else:
+        assert e.width and e.depth and e.heads  # noqa: PT018 -- a recipe names an encoder or gives all three
+        shape = Shape(e.width, e.depth, e.heads, channels)
     check_shape(shape)
     if size % e.patch:
         raise InputError(

@@ -153,7 +153,7 @@ def eval_logits(model: Semiformer, images: Tensor) -> tuple[Tensor, Tensor]:
 def _through(block: PackedBlock, tokens: Tensor, *, drop_path: bool = True) -> Tensor:
     if torch.compiler.is_exporting():  # a layout would fix the number of images in the graph
         return block(tokens)
-    layout = Layout((tuple(tokens.shape[:2]),), (drop_path,))
+    layout = Layout(((tokens.shape[0], tokens.shape[1]),), (drop_path,))
     return block(tokens.flatten(0, 1), layout=layout).unflatten(0, tokens.shape[:2])
 
 

@@ -79,7 +79,7 @@ def saves(name: str, folder: Path, device: torch.device, rounds: int) -> str:
     return line([name, f"{size:.0f}", *(ms(column, 0) for column in columns)])
 
 
-def stepped(method: nn.Module) -> torch.optim.AdamW:
+def stepped(method: nn.Module) -> torch.optim.Optimizer:
     """An optimiser of the method that has taken a step, so that it has moments."""
     for parameter in method.parameters():
         parameter.grad = torch.full_like(parameter, 1e-3)
@@ -96,7 +96,7 @@ def updates(device: torch.device, rounds: int) -> float:
     loss, norm = torch.ones((), device=device), torch.ones((), device=device)
 
     def plain() -> None:
-        made.grad_scale = made.found_inf = None
+        made.grad_scale = made.found_inf = None  # ty: ignore[missing-attribute] -- as FiniteGuard sets them
         made.step()
 
     def checked() -> None:

@@ -43,7 +43,7 @@ class Stop:
         """SIGNAL, TIME or NO. TIME leaves two saves of `save_s` and MARGIN_S seconds, or half of a shorter job."""
         if self.asked_at is not None:
             return SIGNAL
-        if self.ends_at is None:
+        if self.ends_at is None or self.left_s is None:
             return NO
         margin = min(2 * save_s + MARGIN_S, self.left_s / 2)
         return TIME if time.monotonic() > self.ends_at - margin else NO

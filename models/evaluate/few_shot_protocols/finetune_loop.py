@@ -69,6 +69,7 @@ def train_on_shots(
     with Loader(spec, backend, device, hang_timeout_s=data.hang_timeout_s) as batches:
         for step in range(steps.total_steps):
             known = next(batches).labelled
+            assert known is not None  # the only part that is read
             set_lr(descent, learning_rate(step, steps, optim, batch))
             label_loss(model(known.images), known.labels).backward()
             clip_grad_norm(model.parameters(), tuning.clip)

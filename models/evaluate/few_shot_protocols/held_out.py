@@ -41,8 +41,8 @@ def select(trials: Sequence[Trial], classes: int, metric: Metric) -> float:
     def mean_score(place: int) -> Score:
         found = []
         for number, trial in enumerate(trials):
-            last[number] = fit(trial.features, trial.labels, classes, _value(place), last[number])
-            found.append(score(last[number](trial.held), trial.held_labels, metric))
+            fitted = last[number] = fit(trial.features, trial.labels, classes, _value(place), last[number])
+            found.append(score(fitted(trial.held), trial.held_labels, metric))
         return Score(*(sum(each) / len(found) for each in zip(*found, strict=True)))
 
     return _value(search(mean_score)[0])

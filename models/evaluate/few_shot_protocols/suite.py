@@ -27,7 +27,7 @@ class DataSet:
     @property
     def classes(self) -> tuple[str, ...]:
         """Return the class names in label order, which every file shares."""
-        return self.train.manifest.classes
+        return self.train.manifest.classes or ()
 
 
 def open_suite(entries: Sequence[str], data: Data, test: str = TEST, val: str | None = None) -> list[DataSet]:

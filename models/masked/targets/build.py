@@ -53,4 +53,5 @@ def build_tokenizer(file: str | None) -> Tokenizer:
     Raises InputError for any other file.
     """
     held = plain(file, "vq")
+    assert file is not None  # or `plain` has said so
     return dall_e(held, file) if FIRST in held else load_vq(file)

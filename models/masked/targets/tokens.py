@@ -40,7 +40,7 @@ class Tokens(Target):
         pictures = self.tokenizer.decode(codes.scatter(1, ids, predicted.argmax(-1)), grid)
         if pictures is None:
             return None
-        pixels = gather_patches(resized(pictures.float(), tuple(images.shape[-2:])), None, ids, self.patch)
+        pixels = gather_patches(resized(pictures.float(), (images.shape[-2], images.shape[-1])), None, ids, self.patch)
         mean, std = self._per_channel(pixels)
         return (pixels.unflatten(2, (-1, 3)) - mean).div(std).flatten(2)
 
@@ -51,4 +51,5 @@ class Tokens(Target):
         return images * std + mean
 
     def _per_channel(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        return tuple(torch.tensor(v, device=like.device) for v in (self.normalisation.mean, self.normalisation.std))
+        known = self.normalisation
+        return torch.tensor(known.mean, device=like.device), torch.tensor(known.std, device=like.device)
