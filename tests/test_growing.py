@@ -1,8 +1,8 @@
 """Images that grow while a run trains: it works for every method, and a run that was stopped ends on the same bits."""
 
-import models.encoder.vit
 import pytest
 
+import models.encoder.vit
 from models.encoder.patches import gather_patches
 from pipeline.errors import InputError
 from tests.conftest import rows, same, weights

@@ -65,7 +65,7 @@ def modules() -> dict[str, str]:
 
 
 def imported_modules(source: str, known: Collection[str]) -> set[str]:
-    """Those of the `known` modules that `source` imports, at any depth of the file; a package counts by its own name."""
+    """Those of the `known` modules that `source` imports, at any depth of the file; packages count, too."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

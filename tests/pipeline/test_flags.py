@@ -92,9 +92,7 @@ def test_a_door_is_entered_when_its_flags_are_known(capsys):
     assert "how many" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "module", ["pipeline.convert", "pipeline.split", "pipeline.bench.simulate", "models.predict"]
-)
+@pytest.mark.parametrize("module", ["pipeline.convert", "pipeline.split", "pipeline.bench.simulate", "models.predict"])
 def test_every_door_says_it_in_a_line(module):
     flags = ["make"] if module == "pipeline.split" else []
     ran = subprocess.run(
