@@ -56,6 +56,7 @@ def print_state(run: Path, words: str | None = None) -> None:
 def latest_error(found: Status) -> str:
     """Format the first error of the latest crash or failure."""
     row = found.error
+    assert row is not None  # who asks has seen that there is one
     ago = f"{row['event']} {_ago(time.time() - row['time'])} ago"
     if row["event"] == "node failed":
         return f"{ago}: {row['nodes']}"

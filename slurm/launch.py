@@ -171,13 +171,15 @@ def dependency(after: Sequence[str]) -> str | None:
 
 def _module(target: str, argv: tuple[str, ...], folder: str | None) -> Plan:
     """Plan the job of a module. Raises InputError where there is none of this name."""
-    if importlib.util.find_spec(target.partition(".")[0]) is None or importlib.util.find_spec(target) is None:
+    top = importlib.util.find_spec(target.partition(".")[0])
+    found = None if top is None else importlib.util.find_spec(target)
+    if found is None:
         raise InputError(
             f"{target} is neither a recipe (method:name; `python train.py` lists them) nor a module such as "
             "models.evaluate"
         )
     root = Path(folder or f"runs/{target.replace('.', '-')}").resolve()
-    package = importlib.util.find_spec(target).submodule_search_locations is not None
+    package = found.submodule_search_locations is not None
     return Plan(target, argv, root, (Job(f"{target}.__main__" if package else target, list(argv), str(root)),))
 
 

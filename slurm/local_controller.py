@@ -68,17 +68,18 @@ class LocalController(Controller):
         known: set[int] = set()
         while True:
             codes, now = [task.poll() for task in self.tasks], time.monotonic()
-            ended = {rank for rank, code in enumerate(codes) if code is not None}
+            ended = {rank: code for rank, code in enumerate(codes) if code is not None}
             if not self.stopping and signal.SIGTERM not in sent:
-                for rank in sorted(ended - known):
-                    self._record_signal(rank, codes[rank])
-            known = ended
+                for rank in sorted(ended.keys() - known):
+                    self._record_signal(rank, ended[rank])
+            known = set(ended)
             if None not in codes or now - began > self.timeout_s:
                 return codes
             if failed is None and any(code not in (None, DONE, STOPPED) for code in codes):
                 failed = now
-            due = [(signal.SIGTERM, PEERS_S), (signal.SIGKILL, PEERS_S + KILL_WAIT_S)] if failed is not None else []
-            for number in [each for each, after_s in due if each not in sent and now - failed > after_s]:
+            failed_s = 0.0 if failed is None else now - failed
+            due = (signal.SIGTERM, PEERS_S), (signal.SIGKILL, PEERS_S + KILL_WAIT_S)
+            for number in [each for each, after_s in due if each not in sent and failed_s > after_s]:
                 sent.append(number)
                 self._forward_signal(number)
             save = LocalJobEnvironment._usr_sig()

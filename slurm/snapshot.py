@@ -93,7 +93,7 @@ def _check_size(root: Path, untracked: list[str]) -> None:
     if sum(sizes.values()) > UNTRACKED_MB * 1e6:
         raise InputError(
             f"untracked files of {sum(sizes.values()) / 1e6:.0f} MB would be copied as code, the largest "
-            f"{max(sizes, key=sizes.get)}; name them in .gitignore, or use --code live"
+            f"{max(sizes, key=sizes.__getitem__)}; name them in .gitignore, or use --code live"
         )
 
 

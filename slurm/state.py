@@ -8,7 +8,7 @@ import fcntl
 import getpass
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
@@ -89,7 +89,7 @@ def members(run: Path) -> list[Path]:
     return [run] if without_job else [Path(member) for member in read_record(run).get("members", [run])]
 
 
-def status(run: Path, queue: dict[str, QueueEntry] | None = None) -> Status:
+def status(run: Path, queue: Mapping[str, QueueEntry | None] | None = None) -> Status:
     """Determine the state of a run.
 
     queue  the result of `query_slurm`, which is called here when absent

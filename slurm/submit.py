@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import flags as typed
 from pipeline.errors import InputError, command
@@ -125,7 +125,7 @@ def earlier_request(found: dict) -> "Request":
     from slurm.request import Request
 
     known = {field.name for field in fields(Request)}
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in known}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in known}
     return replace(Request(**values), after=(), dry_run=False)
 
 

@@ -26,7 +26,8 @@ def table(root: Path) -> str:
     lines = [["run", *fields, "state", "step", *values]]
     for run, word, settings, numbers in zip(runs, states, differ, finals, strict=True):
         cells = [_cell(settings.get(name)) for name in fields] + [word, str(results.last_step(run))]
-        cells += ["" if numbers.get(name) is None else text.measured(name, numbers[name]) for name in values]
+        found = ((name, numbers.get(name)) for name in values)
+        cells += ["" if number is None else text.measured(name, number) for name, number in found]
         lines.append([run.name, *cells])
     return text.table(lines, aligned=True)
 
