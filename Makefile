@@ -1,4 +1,5 @@
 # make demo    set up, then train on the embedded digits
+# make lint    set up, then check style, format and types
 # make test    set up, then run the tests
 #
 # Set-up fills .venv from requirements.lock, every file checked against its hash. It happens once; remove .venv to
@@ -55,6 +56,7 @@ endif
 lint: $(STAMP)
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
+	.venv/bin/ty check --error-on-warning
 
 # The locks name no host: every installation takes the index its own configuration says.
 LOCK := $(COMPILE) $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes \

@@ -29,7 +29,7 @@ class Watch(TorchDispatchMode):
         self.waits, self.mixed, self.unpinned = Counter(), Counter(), Counter()
         self.products = set()
 
-    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, op, types, args: tuple = (), kwargs=None):
         given = [x for x in tree_iter((args, kwargs)) if isinstance(x, torch.Tensor)]
         kinds = {x.device.type for x in given if x.ndim or x.device.type == "cuda"}  # a host's number may join
         if "cuda" in kinds and op in WAITS:

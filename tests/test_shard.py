@@ -126,9 +126,7 @@ def test_one_process_starts_from_the_encoder_of_a_sharded_run(runs, argv, tmp_pa
 def test_one_process_is_not_sharded(argv, tmp_path):
     one = start(argv("mae:digits", tmp_path / "run", SHARD), tmp_path / "log")
     assert one.end() == 2
-    assert one.err == (
-        "error: run.shard needs several processes, one was started; use torchrun, or drop --run.shard\n"
-    )
+    assert one.err == ("error: run.shard needs several processes, one was started; use torchrun, or drop --run.shard\n")
     assert not (tmp_path / "run").exists()
 
 

@@ -13,7 +13,7 @@ from pipeline.errors import InputError, command
 ROOT = Path(__file__).parents[2]
 
 
-def ended(raises: BaseException | None, returns: int | None = None) -> int:
+def ended(raises: BaseException | None, returns: int | None = None) -> str | int | None:
     def main() -> int | None:
         if raises is not None:
             raise raises

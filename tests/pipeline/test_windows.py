@@ -25,7 +25,7 @@ def batches(beton, mask: Mask, steps: int, chunks: int = 1, sizes: tuple[int, ..
         )
         with Loader(fed, FFCV(beton, 40, CPU, "cpu", 1), CPU) as loader:
             ranks.append([next(loader) for _ in range(steps)])
-    return list(zip(*ranks, strict=True))
+    return list(map(list, zip(*ranks, strict=True)))
 
 
 def test_windows_arrive_with_their_hidden_patches_the_same_at_two_ranks(beton):

@@ -48,7 +48,7 @@ class Collectives(TorchDispatchMode):
         self.found = Counter()
         self.works = []
 
-    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, op, types, args: tuple = (), kwargs=None):
         if op.namespace == "c10d":
             tensors = args[1] if op.__name__.startswith("_reduce_scatter") else args[0]
             whole = tensors if isinstance(tensors, torch.Tensor) else sum(map(torch.Tensor.flatten, tensors))

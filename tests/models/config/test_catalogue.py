@@ -3,6 +3,7 @@
 import re
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def has(part: object, dotted: str) -> bool:
     return known and (not others or has(getattr(part, first), others))
 
 
-def changed(part: object, dotted: str, value: object) -> object:
+def changed(part: Any, dotted: str, value: object) -> Any:
     """The dataclass with one field, named through its parts, set; as it is where there is no such field."""
     first, _, others = dotted.partition(".")
     if not has(part, dotted):

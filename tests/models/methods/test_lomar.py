@@ -1,5 +1,6 @@
 """LoMaR's branch and method against its equation, window by window, over plain timm forwards."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -33,7 +34,8 @@ NORMALISED = Reconstruct(target="norm_pix")
 
 def windows_of(samples: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     """Visible [N, 2, 4] and hidden [N, 2, 5] of 3 x 3 patches on a 4 x 4 grid, as the data path draws them."""
-    return tuple(map(torch.from_numpy, masks.draw(WINDOWS, rng.keys(0, 0, range(samples), rng.MASK), 4)))
+    visible, hidden = masks.draw(WINDOWS, rng.keys(0, 0, np.arange(samples), rng.MASK), 4)
+    return torch.from_numpy(visible), torch.from_numpy(hidden)
 
 
 def plain_tokens(vit, own, images, n, ids, covered):

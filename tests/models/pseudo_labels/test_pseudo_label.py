@@ -47,7 +47,7 @@ def ours(
 
 def cross_entropy(logits: torch.Tensor, target: list[float], smoothing: float) -> torch.Tensor:
     """Of one image: logits [C]."""
-    log, total = logits - logits.exp().sum().log(), 0.0
+    log, total = logits - logits.exp().sum().log(), torch.zeros((), dtype=logits.dtype)
     for c, t in enumerate(target):
         total = total - ((1 - smoothing) * t + smoothing / CLASSES) * log[c]
     return total

@@ -21,10 +21,9 @@ def raised_in(file: str) -> OSError:
     code = compile("def write(error):\n    raise error\n", file, "exec")
     names: dict = {}
     exec(code, names)
-    try:
+    with pytest.raises(OSError, match="No space left") as caught:
         names["write"](OSError(errno.ENOSPC, "No space left on device"))
-    except OSError as error:
-        return error
+    return caught.value
 
 
 @pytest.fixture

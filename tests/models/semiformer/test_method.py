@@ -62,7 +62,7 @@ def paper(method, batch: Batch, threshold: float, stream: str) -> torch.Tensor:
     conv, transformer = scores(method, s.pseudo.teacher, batch)
     guesses = {"conv": conv, "transformer": transformer, "fused": conv + transformer}[stream].softmax(-1)
     confidence, classes = guesses.max(-1)
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64)
     for logits in method.encoder(torch.cat([labelled.images, unlabelled.strong])):
         log = logits.log_softmax(-1)
         target = F.one_hot(labelled.labels, CLASSES).double() * (1 - s.smoothing) + s.smoothing / CLASSES

@@ -40,7 +40,7 @@ def decoded(beton, ids, pool: Pool, buffers: StagingBuffers) -> list[np.ndarray]
     return found
 
 
-def plain(beton, ids) -> list[np.ndarray]:
+def plain(beton, ids) -> list[np.ndarray | None]:
     return [libffcv.decode(beton.jpeg(i), int(beton.heights[i]), int(beton.widths[i])) for i in ids]
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -36,7 +38,7 @@ def drawn_args(op: int, n: int) -> np.ndarray:
     return (generator.integers(low, high + 1, n) if op in WHOLE else generator.uniform(low, high, n)).astype(np.float32)
 
 
-def pillow(image: Image.Image, op: int, arg: float, nearest: bool) -> Image.Image:
+def pillow(image: Image.Image, op: int, arg: float, nearest: bool) -> Any:
     filtering = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
 
     def affine(*matrix: float) -> Image.Image:

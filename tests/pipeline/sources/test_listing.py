@@ -4,6 +4,7 @@ import io
 import os
 import socket
 import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -143,7 +144,7 @@ def test_predict_names_a_given_folder_without_images(tmp_path):
 def test_a_conversion_names_each_of_them_and_ends(tmp_path):
     lay(tmp_path / "in", "cat/1.jpg", "dog/1.jpg")
     hostile(tmp_path / "in/cat")
-    command = [os.sys.executable, "-m", "pipeline.convert", tmp_path / "in", tmp_path / "a.beton"]
+    command = [sys.executable, "-m", "pipeline.convert", tmp_path / "in", tmp_path / "a.beton"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

@@ -16,7 +16,7 @@ from pipeline.sources.find import find
 from pipeline.sources.reading import Reading
 from pipeline.sources.tables import from_csv
 from pipeline.store.beton import open_beton
-from pipeline.store.manifest import read_manifest
+from pipeline.store.manifest import Manifest, read_manifest
 from pipeline.store.sample_names import read_names
 from tests.pipeline.sources import fuzz_tables
 from tests.pipeline.sources.test_sources import content, lay
@@ -337,7 +337,7 @@ def test_the_command_line_has_every_flag(tmp_path, monkeypatch, capsys):
     (tmp_path / "t.csv").write_text("id,kind,is_cat,is_dog\na,DE,1,0\nb,NA,0,1\n")
     (tmp_path / "classes.txt").write_text("is_dog\nis_cat\n")
 
-    def converted(*flags: str) -> dict:
+    def converted(*flags: str) -> Manifest:
         out = tmp_path / "t.beton"
         argv = ["convert", tmp_path / "t.csv", out, "--overwrite", *flags, "--image-folder", tmp_path / "in"]
         monkeypatch.setattr("sys.argv", [str(each) for each in argv])
