@@ -32,7 +32,7 @@ def lost_links(text: str, folder: Path) -> list[str]:
 def lost_paths(text: str) -> list[str]:
     """Paths from the root that are not there; those that the text's own code blocks begin with are made by it."""
     made = re.findall(r"^```python\n# (\S+\.py)$", text, re.MULTILINE)
-    paths = re.findall(r"(?<![\w/.])((?:docs|tests|models|pipeline|slurm)/[\w/.]*\w)", text)
+    paths = re.findall(r"(?<![\w/.])((?:docs|tests|models|pipeline|slurm)/[\w/.-]*\w)", text)
     lost = [path for path in paths if not (ROOT / path).exists() and not (ROOT / f"{path}.py").exists()]
     return [path for path in lost if path not in made]
 
