@@ -6,6 +6,7 @@ The sources are parsed and not imported: importing a method imports torch and ti
 import ast
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -97,7 +98,17 @@ def _print_lines(found: Iterable[tuple[str, str]]) -> None:
 def _functions(*returns: str) -> Iterator[tuple[str, str]]:
     """Name and docstring of every public function in methods/ whose return annotation begins with one of `returns`."""
     for path in sorted(METHODS.glob("[!_]*.py")):
-        for each in ast.parse(path.read_text()).body:
-            public = isinstance(each, ast.FunctionDef) and not each.name.startswith("_")
-            if public and each.returns and ast.unparse(each.returns).startswith(returns):
-                yield f"{path.stem}:{each.name}", ast.get_docstring(each) or ""
+        for name, returned, text in _public_functions(path, path.stat().st_mtime_ns):
+            if returned.startswith(returns):
+                yield f"{path.stem}:{name}", text
+
+
+@cache
+def _public_functions(path: Path, mtime_ns: int) -> list[tuple[str, str, str]]:
+    """Name, return annotation and docstring of each annotated public function of a file, which is parsed once."""
+    functions = (each for each in ast.parse(path.read_text()).body if isinstance(each, ast.FunctionDef))
+    return [
+        (each.name, ast.unparse(each.returns), ast.get_docstring(each) or "")
+        for each in functions
+        if each.returns and not each.name.startswith("_")
+    ]
