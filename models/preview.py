@@ -1,6 +1,6 @@
 """Draw the views that a recipe makes of its training images, as one picture.
 
-    python -m models.preview semi_mae:digits --data.strong.augment usb        # the recipe's flags, as of train.py
+python -m models.preview semi_mae:digits --data.strong.augment usb        # the recipe's flags, as of train.py
 """
 
 import sys
