@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-METHODS = "semi_mae", "mae", "supmae", "crossmae"
-PRELOAD = ["train", "tests.processes", *(f"models.methods.{name}" for name in METHODS), "torch.utils.tensorboard",
-           "torch.distributed.fsdp", "torch.distributed.tensor"]  # fmt: skip
+PRELOAD = ["tests.preload"]
 
 
 @dataclass(frozen=True)
