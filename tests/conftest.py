@@ -40,17 +40,22 @@ def tiny(monkeypatch, digits):
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", argv)
             if not report:
-                patch.setattr(finish, "write_report", empty_page)
+                without_report(patch)
             return train.main()
 
     return run
 
 
-def empty_page(folder: Path, **_: object) -> Path:
-    """What a run writes in place of its report."""
-    page = folder / "report.html"
-    page.touch()
-    return page
+def without_report(patch: pytest.MonkeyPatch) -> None:
+    """Let a run write an empty page in place of its report, and draw no pictures for it."""
+
+    def empty_page(folder: Path, **_: object) -> Path:
+        page = folder / "report.html"
+        page.touch()
+        return page
+
+    patch.setattr(finish, "_pictures", lambda *_: [])
+    patch.setattr(finish, "write_report", empty_page)
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +69,7 @@ def trained(tmp_path_factory, digits):
             more = [*TINY, *(DECODER if "mae" in recipe else []), f"--data.root={digits}", f"--run.folder={folder}"]
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(sys, "argv", ["train.py", recipe, *more, "--data.weak.jitter", "0.1", "0.1", "0", "0"])
-                patch.setattr(finish, "write_report", empty_page)
+                without_report(patch)
                 assert train.main() == 0
         return made[recipe]
 
