@@ -165,3 +165,13 @@ def test_the_report_of_rows_with_a_gap_is_written(run: Path) -> None:
     page = write_report(run, recipe_name="x", rows=rows, final=[], pictures=[], verdict="-")
     assert json.loads((run / "recipe.json").read_text())["name"] == SUPERVISED
     assert page.exists()
+
+
+def test_a_run_that_goes_on_with_other_threads_or_ranks_says_where_exactness_ends(run, digits, monkeypatch):
+    recipe = recipe_of(digits, run)
+    assert not [note for note in open_run(recipe, ALONE).notes if "to the bit" in note]
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    (note,) = [note for note in open_run(recipe, ALONE).notes if "to the bit" in note]
+    assert f"so far this run had 1 rank(s) of {threads} CPU thread(s)" in note
+    assert f"it goes on with 1 rank(s) of {threads + 1} CPU thread(s)" in note

@@ -186,7 +186,7 @@ def zero_table(grid: tuple[int, int], heads: int) -> nn.Parameter:
 def lookup(table: Tensor, entries: Tensor) -> Tensor:
     """Look up a table [entries, heads] at i64 [n, queries, T] -> [n, heads, queries, T]."""
     # contiguous, because CUDA's fused attention reads keys that are adjacent in memory
-    return table[entries].permute(0, 3, 1, 2).contiguous()
+    return F.embedding(entries, table).permute(0, 3, 1, 2).contiguous()
 
 
 def bias_entries(ids: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:

@@ -246,4 +246,5 @@ def _with_positions(vit: VisionTransformer, tokens: Tensor, grid: tuple[int, int
         return tokens
     before = prefix_positions(vit)
     positions = resampled(vit.pos_embed, vit.patch_embed.grid_size, grid, before)[0, before:]
-    return tokens + (positions if ids is None else positions[ids])
+    # embedding, as the gradient of positions[ids] is summed by several threads in whatever order they come
+    return tokens + (positions if ids is None else F.embedding(ids, positions))

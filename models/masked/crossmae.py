@@ -186,7 +186,7 @@ class CrossDecoder(nn.Module):
         grid    patches of the images down and across; the decoder's own when absent
         """
         positions = resampled(self.positions[None], self.grid, grid or self.grid)[0]
-        x = self.mask_token + positions[ids]
+        x = self.mask_token + F.embedding(ids, positions)
         for block, memory in zip(self.blocks, self._memories(layers), strict=True):
             x = block(x, memory)
         return self.predict(self.norm(x))

@@ -5,6 +5,7 @@ from math import prod
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -139,13 +140,13 @@ class Decoder(nn.Module):
         if self.mask_token is None:
             x = _predicted_first(read + positions, prefix, predict_ids)
             return self.predict(self.norm(self._through_blocks(x, predict_ids.shape[1])))
-        hidden = self.mask_token + positions[predict_ids]
+        hidden = self.mask_token + F.embedding(predict_ids, positions)
         if predict_ids.shape[1] == patches - visible_patches:
-            x = torch.cat([hidden, prefix, read + positions[visible]], 1)
+            x = torch.cat([hidden, prefix, read + F.embedding(visible, positions)], 1)
         elif predict_ids.shape[1] == patches:
             slots = self.mask_token.to(read.dtype).expand(samples, patches, -1)
             slots = slots.scatter(1, _over(visible, read), read)
-            x = torch.cat([slots.gather(1, _over(predict_ids, slots)) + positions[predict_ids], prefix], 1)
+            x = torch.cat([slots.gather(1, _over(predict_ids, slots)) + F.embedding(predict_ids, positions), prefix], 1)
         else:
             raise InputError(
                 f"{visible_patches} of {patches} patches are visible: predict the other {patches - visible_patches} "

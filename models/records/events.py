@@ -16,7 +16,7 @@ FILE = "events.jsonl"
 NEEDED = {"time": NUMBER, "event": TEXT}
 OPTIONAL = {
     **dict.fromkeys(("step", "ranks", "restart", "attempt", "line"), (int,)),
-    **dict.fromkeys(("job", "node", "nodes", "error", "log", "why", "backend"), TEXT),
+    **dict.fromkeys(("job", "node", "nodes", "error", "log", "why", "backend", "numerics"), TEXT),
     "rank": (int, str),
     "code": (int, str),
 }

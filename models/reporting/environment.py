@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from models.distributed.process_group import World
+from models.records import events
 from models.records.run_folder import ENVIRONMENT
 from pipeline.store.atomic_write import write_whole
 
@@ -32,6 +33,31 @@ def write_environment(folder: Path, world: World) -> dict:
     }
     write_whole(folder / ENVIRONMENT, json.dumps(found, indent=2) + "\n")
     return found
+
+
+def numerics(world: World) -> str:
+    """What the last bits of a run's losses depend on, beside its recipe: ranks, device, threads of a rank and torch.
+
+    A reduction is summed in the order that these give it.
+
+    numerics(World(0, 1, 0, torch.device("cpu")))  # "1 rank(s) of 2 CPU thread(s), Intel(R) Xeon(R), torch 2.13.0"
+    """
+    if world.device.type == "cuda":
+        part = f"1 {torch.cuda.get_device_name(world.device)}"
+    else:
+        part = f"{torch.get_num_threads()} CPU thread(s), {_processor()}"
+    return f"{world.size} rank(s) of {part}, torch {torch.__version__}"
+
+
+def where_exactness_ends(folder: Path, world: World) -> str | None:
+    """A line for a run that goes on with other `numerics` than it was last started with; None if they are the same."""
+    before, now = events.latest(folder, "numerics"), numerics(world)
+    if before in (None, now):
+        return None
+    return (
+        f"so far this run had {before}; it goes on with {now}. Sums are rounded in another order: the rest equals an "
+        "uninterrupted run's to rounding, not to the bit"
+    )
 
 
 def _version(package: str) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.encoder.layout import Layout
@@ -134,7 +135,7 @@ class Semiformer(nn.Module):
         if self.pos_embed is not None:
             positions = resampled(self.pos_embed, self.patch_embed.grid_size, grid, 1)
             first, patches = first + positions[:, :1], positions[0, 1:]
-            tokens = tokens + (patches if visible is None else patches[visible])
+            tokens = tokens + (patches if visible is None else F.embedding(visible, patches))
         return torch.cat([first.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], 1)
 
     def _coupled(self, tokens: Tensor, from_map: Tensor) -> Tensor:

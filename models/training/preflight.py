@@ -22,6 +22,7 @@ from models.method import Method
 from models.optim.schedule import Pools, RunLength, run_length
 from models.pretrained import load_encoder
 from models.records.run_folder import check_same_recipe, damaged_rows, folder_of
+from models.reporting.environment import where_exactness_ends
 from pipeline.errors import InputError
 from pipeline.sampling.sampler import shares
 from pipeline.train_data import TrainData, check_views, open_train_data
@@ -85,8 +86,10 @@ def open_run(recipe: Recipe, world: World) -> OpenRun:
         method.load_state_dict(state["method"])
     elif recipe.run.start:
         origin = load_encoder(method, recipe.run.start, train_data.classes)
-    notes = (*copies_of_train(inputs), *(damaged_rows(folder) if world.main else ()))
-    return OpenRun(folder, inputs, method, found[0] if found else None, origin, notes)
+    notes = [*copies_of_train(inputs), *(damaged_rows(folder) if world.main else ())]
+    if found and (note := where_exactness_ends(folder, world)):
+        notes.append(note)
+    return OpenRun(folder, inputs, method, found[0] if found else None, origin, tuple(notes))
 
 
 def check_same_data(checkpoint: Path, before: dict, inputs: Inputs) -> None:

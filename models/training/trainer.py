@@ -26,7 +26,7 @@ from models.optim.update import FiniteGuard
 from models.records import events, metrics, run_folder
 from models.records.failures import FailureLog
 from models.reporting.collapse import CollapseWatch
-from models.reporting.environment import write_environment
+from models.reporting.environment import numerics, write_environment
 from models.reporting.journal import Journal
 from models.reporting.pseudo_label_stats import PseudoLabelCounts
 from models.reporting.terminal import headline
@@ -180,7 +180,7 @@ def prepare(
         heartbeat=Heartbeat(found.folder, world.rank),
         step=start,
     )
-    run.record_event("resumed" if checkpoint else "started", step=start, ranks=world.size)
+    run.record_event("resumed" if checkpoint else "started", step=start, ranks=world.size, numerics=numerics(world))
     print_headline(run, found.origin, found.notes)
     return run
 
