@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.distributed.precision import measuring
-from models.encoder.patches import gather_patches, hidden_from_visible, normalised, patchify, unpatchify
+from models.encoder.patches import Normalisation, gather_patches, hidden_from_visible, normalised, patchify, unpatchify
 from models.encoder.vit import normalisation_of
 from models.evaluate.evaluator import Evaluator, Result
 from models.load import Loaded
@@ -29,29 +29,51 @@ from pipeline.views.masks.random import random_mask
 
 RATIOS = (0.5, 0.75, 0.9)
 SIDE = 96
+TRUE_SCALE, VISIBLE_SCALE = "true_scale", "visible_scale"
+HEADINGS = {"": "predicted", TRUE_SCALE: "true scale", VISIBLE_SCALE: "visible scale"}
+SCALES = (
+    "Target norm_pix is predicted in each patch's own scale, and the network predicts neither a patch's mean nor its "
+    "spread. True scale: the prediction with mean and spread of the true hidden patch, which takes brightness and "
+    "contrast from the hidden pixels. Visible scale: with the mean of the visible patches' means and that of their "
+    "spreads, so that no hidden pixel is used."
+)
+
+
+class Filling(NamedTuple):
+    """Pixels for the hidden patches of N images, f32 [N, M, patch² · 3], 0..255 and beyond.
+
+    predicted  what the network predicts
+    blank      what needs no network, to compare with
+    """
+
+    predicted: Tensor
+    blank: Tensor
 
 
 class Filled(NamedTuple):
-    """Hidden patches of N images and two fillings of them.
+    """Hidden patches of N images, and the fillings of them by name.
 
     visible, hidden  ids of the patches, i64 [N, K] and [N, M]
-    predicted        pixels that the network predicts for the hidden ones, f32 [N, M, patch² · 3], 0..255 and beyond
-    blank            pixels that need no network, of the same shape, to compare with
+    fillings         "" alone; with target norm_pix TRUE_SCALE and VISIBLE_SCALE
     """
 
     visible: np.ndarray
     hidden: Tensor
-    predicted: Tensor
-    blank: Tensor
+    fillings: dict[str, Filling]
 
 
 @torch.no_grad()
 def fill(method: Method, images: Tensor, ratio: float, keys: np.ndarray) -> Filled | None:
     """Hide patches of images (u8 [N, 3, S, S]) at random, by the images' keys (u64 [N]), and predict them.
 
-    Normalised targets are scaled back by each patch's own mean and spread, which the network does not predict; `blank`
-    is then that mean, and for pixels the mean colour of the image's visible patches. Returns None where a prediction is
-    no picture.
+    With target norm_pix the network predicts each patch in the patch's own scale: (pixels - mean) / spread. It
+    predicts neither mean nor spread, so that its output is scaled back in two ways:
+
+        TRUE_SCALE     by the hidden patch's own mean and spread, which are read from the hidden pixels
+        VISIBLE_SCALE  by the mean of the visible patches' means, and that of their spreads; no hidden pixel is read
+
+    `blank` is what a prediction of zeros gives then; for other targets the mean colour of the image's visible patches.
+    Returns None where a prediction is no picture.
     """
     branch, patch = method.branch, method.branch.patch
     grid = images.shape[-1] // patch
@@ -63,15 +85,23 @@ def fill(method: Method, images: Tensor, ratio: float, keys: np.ndarray) -> Fill
         return None
     normalisation = normalisation_of(method.encoder)
     if branch.settings.target == "norm_pix":
-        truth = normalised(gather_patches(images, None, hidden, patch), torch.float32, normalisation)
-        variance, mean = torch.var_mean(truth, dim=-1, keepdim=True)
-        blank = _to_pixels(mean.expand_as(predicted), normalisation)
-        return Filled(
-            visible_ids, hidden, _to_pixels(predicted * (variance + 1e-6).sqrt() + mean, normalisation), blank
-        )
+        true, seen = (_scale_of(images, ids, patch, normalisation) for ids in (hidden, visible))
+        scales = {TRUE_SCALE: true, VISIBLE_SCALE: tuple(each.mean(1, keepdim=True) for each in seen)}
+        fillings = {
+            name: Filling(*(_to_pixels(each * spread + mean, normalisation) for each in (predicted, 0 * predicted)))
+            for name, (mean, spread) in scales.items()
+        }
+        return Filled(visible_ids, hidden, fillings)
     seen = gather_patches(images, None, visible, patch).float().unflatten(-1, (-1, 3))
     blank = seen.mean((1, 2))[:, None].repeat(1, 1, patch * patch).expand_as(predicted)
-    return Filled(visible_ids, hidden, _to_pixels(predicted, normalisation), blank)
+    return Filled(visible_ids, hidden, {"": Filling(_to_pixels(predicted, normalisation), blank)})
+
+
+def _scale_of(images: Tensor, ids: Tensor, patch: int, normalisation: Normalisation) -> tuple[Tensor, Tensor]:
+    """Mean and spread of patches (i64 [N, M]) as target norm_pix has them, f32 [N, M, 1] each."""
+    pixels = normalised(gather_patches(images, None, ids, patch), torch.float32, normalisation)
+    variance, mean = torch.var_mean(pixels, dim=-1, keepdim=True)
+    return mean, (variance + 1e-6).sqrt()
 
 
 def keys_of(ids: np.ndarray, seed: int) -> np.ndarray:
@@ -79,27 +109,37 @@ def keys_of(ids: np.ndarray, seed: int) -> np.ndarray:
     return rng.keys(seed, 0, ids, rng.MASK)
 
 
+class Drawn(NamedTuple):
+    """Pictures u8 [N, S, S, 3]: images as the mask leaves them, and with each filling of their hidden patches."""
+
+    masked: np.ndarray
+    filled: dict[str, np.ndarray]
+
+
 @torch.no_grad()
 def reconstruct(
     method: Method, images: Tensor, ratio: float, seed: int = 0, ids: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Draw images (u8 [N, 3, S, S]) masked, and with the predictions in place of hidden patches: two u8 [N, S, S, 3].
+) -> Drawn | None:
+    """Draw images (u8 [N, 3, S, S]) masked, and with the predictions in place of hidden patches.
 
     ids  i64 [N], on which the masks depend; 0 to N - 1 when absent
 
     Visible patches are drawn as they are. Returns None where a prediction is no picture.
     """
     patch = method.branch.patch
-    filled = fill(method, images, ratio, keys_of(np.arange(len(images)) if ids is None else ids, seed))
-    if filled is None:
+    found = fill(method, images, ratio, keys_of(np.arange(len(images)) if ids is None else ids, seed))
+    if found is None:
         return None
-    pixels = patchify(images, patch).float()
-    pixels.scatter_(1, filled.hidden[..., None].expand_as(filled.predicted), filled.predicted)
     grid = images.shape[-1] // patch
-    made = unpatchify(pixels, (grid, grid), patch).clamp(0, 255).round().to(torch.uint8)
+    made = {}
+    for name, (predicted, _) in found.fillings.items():
+        pixels = patchify(images, patch).float()
+        pixels.scatter_(1, found.hidden[..., None].expand_as(predicted), predicted)
+        drawn = unpatchify(pixels, (grid, grid), patch).clamp(0, 255).round().to(torch.uint8)
+        made[name] = drawn.permute(0, 2, 3, 1).cpu().numpy()
     originals = images.permute(0, 2, 3, 1).cpu().numpy()
-    seen = np.stack([mask(image, ids, patch) for image, ids in zip(originals, filled.visible, strict=True)])
-    return seen, made.permute(0, 2, 3, 1).cpu().numpy()
+    seen = np.stack([mask(image, shown, patch) for image, shown in zip(originals, found.visible, strict=True)])
+    return Drawn(seen, made)
 
 
 def picture(
@@ -120,11 +160,16 @@ def picture(
             made = reconstruct(method, images, ratio, seed, ids)
         if made is None:
             return None
-        columns += [list(pictures) for pictures in made]
-        headings += [f"{percent(ratio, decimals=0)} hidden", "predicted"]
-    caption = "Images in their own colours; visible patches are shown as they are."
+        columns += [list(pictures) for pictures in (made.masked, *made.filled.values())]
+        headings += [f"{percent(ratio, decimals=0)} hidden", *(HEADINGS[name] for name in made.filled)]
     lines = [list(line) for line in zip(*columns, strict=True)]
-    return Picture("Reconstructions", caption, png(lines, tuple(headings)))
+    return Picture("Reconstructions", caption(method), png(lines, tuple(headings)))
+
+
+def caption(method: Method) -> str:
+    """Say in full sentences what the picture's columns show."""
+    plain = "Images in their own colours; visible patches are shown as they are."
+    return f"{plain} {SCALES}" if method.branch.settings.target == "norm_pix" else plain
 
 
 def png(lines: list[list[np.ndarray]], headings: tuple[str, ...]) -> bytes:
@@ -151,7 +196,11 @@ class Reconstructions(Evaluator):
     """Of the masks."""
 
     def run(self, loaded: Loaded) -> Result:
-        """Measure mse_R, the mean squared error of hidden pixels, 0 to 1, at ratio R, and blank_R of blank ones."""
+        """Measure mse_R, the mean squared error of hidden pixels, 0 to 1, at ratio R, and blank_R of blank ones.
+
+        With target norm_pix there are two of each (`fill`): mse_visible_scale_R, whose prediction is scaled by visible
+        patches, and mse_true_scale_R, by the true hidden patch's own mean and spread.
+        """
         check(loaded, self)
         beton = self.open(loaded)
         ids = self.shown(beton)
@@ -160,28 +209,26 @@ class Reconstructions(Evaluator):
         if drawn is None:
             target = loaded.method.branch.settings.target
             raise InputError(f"{loaded.path} predicts {target}, of which there is no picture; give a run on pixels")
-        ids = spread(beton, self.measured)
-        sums = torch.zeros(len(self.ratios), 2, dtype=torch.float64, device=images.device)
+        ids, sums = spread(beton, self.measured), {}
         for first, batch in zip(range(0, len(ids), self.batch), self.images(loaded, beton, ids), strict=True):
-            sums += self.errors(loaded, batch, ids[first : first + self.batch])
-        values = {"images": float(len(ids))}
-        for ratio, (mse, blank) in zip(self.ratios, (sums / len(ids)).tolist(), strict=True):
-            values |= {f"mse_{ratio:g}": mse, f"blank_{ratio:g}": blank}
-        return Result(values, [drawn])
+            found = self.errors(loaded, batch, ids[first : first + self.batch])
+            sums = {name: each + sums.get(name, 0) for name, each in found.items()}
+        means = {name: (each / len(ids)).tolist() for name, each in sums.items()}
+        return Result({"images": float(len(ids))} | means, [drawn])
 
-    def errors(self, loaded: Loaded, images: Tensor, ids: np.ndarray) -> Tensor:
-        """Sum the images' mean squared errors, of predicted and of blank patches: f64 [ratios, 2], on the device."""
-        found = []
+    def errors(self, loaded: Loaded, images: Tensor, ids: np.ndarray) -> dict[str, Tensor]:
+        """Sum the images' mean squared errors of predicted and of blank patches by name: f64 [], on the device."""
+        found = {}
         for ratio in self.ratios:
             with measuring(images.device):
                 filled = fill(loaded.method, images, ratio, keys_of(ids, self.seed))
             assert filled is not None  # `run` has drawn such a picture
             truth = gather_patches(images, None, filled.hidden, loaded.method.branch.patch).float()
-            each = [
-                (pixels - truth).double().div(255).square().mean((1, 2)) for pixels in (filled.predicted, filled.blank)
-            ]
-            found.append(torch.stack(each).sum(1))
-        return torch.stack(found)
+            for name in sorted(filled.fillings, reverse=True):  # visible_scale first: it is the one to compare by
+                for what, pixels in zip(("mse", "blank"), filled.fillings[name], strict=True):
+                    each = (pixels - truth).double().div(255).square().mean((1, 2))
+                    found["_".join(filter(None, (what, name, f"{ratio:g}")))] = each.sum()
+        return found
 
     def shown(self, beton: Beton) -> np.ndarray:
         """Return the ids i64 [N] of the images on the page. Raises InputError for one that the file does not have."""
@@ -210,7 +257,7 @@ def check(loaded: Loaded, evaluator: Reconstructions) -> None:
         masks.visible_count(Mask(ratio=ratio), loaded.recipe.data.size // branch.patch)
 
 
-def _to_pixels(predicted: Tensor, normalisation) -> Tensor:
+def _to_pixels(predicted: Tensor, normalisation: Normalisation) -> Tensor:
     """Convert normalised values f32 [..., patch² · 3] to pixels, 0..255."""
     repeats = predicted.shape[-1] // 3
     mean, std = (

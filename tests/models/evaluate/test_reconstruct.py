@@ -1,17 +1,29 @@
 """A decoder that knows the answer gives the image back; what was visible stays as it was."""
 
+import io
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from models.checkpoint import save_load
 from models.config.recipe import Run
 from models.config.resolve import resolve
 from models.encoder.vit import Size, build_encoder
 from models.evaluate import __main__ as evaluate
 from models.evaluate.evaluation_log import read_evaluations
-from models.evaluate.reconstruct import RATIOS, Reconstructions, keys_of, reconstruct
+from models.evaluate.reconstruct import (
+    RATIOS,
+    SCALES,
+    TRUE_SCALE,
+    VISIBLE_SCALE,
+    Reconstructions,
+    keys_of,
+    picture,
+    reconstruct,
+)
 from models.factory import method_class
 from models.masked.mae import MAEBranch
 from pipeline.errors import InputError
@@ -71,13 +83,43 @@ def cells(picture: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("target", ["pixel", "norm_pix"])
 def test_a_decoder_that_knows_the_target_gives_back_the_image(images, target):
-    _, made = reconstruct(method(target, oracle(target)), images, ratio=0.75)
-    assert np.array_equal(made, images.permute(0, 2, 3, 1).numpy())
+    made = reconstruct(method(target, oracle(target)), images, ratio=0.75).filled
+    assert np.array_equal(made["" if target == "pixel" else TRUE_SCALE], images.permute(0, 2, 3, 1).numpy())
+
+
+def test_the_visible_scale_is_that_of_the_visible_patches_and_reads_no_hidden_pixel(images):
+    """norm_pix against a slow loop in numpy: a known target, scaled back by what the visible patches show."""
+    made = reconstruct(method("norm_pix", oracle("norm_pix")), images, ratio=0.75)
+    for i in range(N):
+        original = cells(images[i].permute(1, 2, 0).numpy())
+        values = (original.reshape(GRID * GRID, -1, 3) / 255 - MEAN) / STD
+        shown = ~(cells(made.masked[i]) == HIDDEN).all((1, 2, 3))
+        mean = np.mean([each.mean() for each in values[shown]])
+        spread = np.mean([np.sqrt(each.var(ddof=1) + 1e-6) for each in values[shown]])
+        for patch in np.flatnonzero(~shown):
+            own = (values[patch] - values[patch].mean()) / np.sqrt(values[patch].var(ddof=1) + 1e-6)
+            wanted = np.clip((own * spread + mean) * STD + MEAN, 0, 1) * 255
+            found = cells(made.filled[VISIBLE_SCALE][i])[patch].reshape(-1, 3)
+            assert np.abs(found - wanted).max() <= 0.51
+    changed = images.clone()
+    changed[(torch.from_numpy(made.masked) == HIDDEN).all(-1)[:, None].expand_as(images)] = 7
+    zeros = [reconstruct(method("norm_pix", constant(0.0)), each, 0.75).filled for each in (images, changed)]
+    assert np.array_equal(zeros[0][VISIBLE_SCALE], zeros[1][VISIBLE_SCALE])
+    assert not np.array_equal(zeros[0][TRUE_SCALE], zeros[1][TRUE_SCALE])
+
+
+@pytest.mark.parametrize(("target", "columns"), [("pixel", 3), ("norm_pix", 4)])
+def test_the_page_says_whose_mean_and_spread_a_normalised_prediction_has(images, target, columns):
+    made = picture(method(target, oracle(target)), images, (0.75,))
+    width = Image.open(io.BytesIO(made.png)).width
+    assert width // 96 == columns
+    assert (SCALES in made.caption) == (target == "norm_pix")
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.75, 0.9])
 def test_visible_patches_are_unchanged_and_the_others_predicted(images, ratio):
-    seen, made = reconstruct(method("pixel", black), images, ratio)
+    seen, filled = reconstruct(method("pixel", black), images, ratio)
+    (made,) = filled.values()
     originals = images.permute(0, 2, 3, 1).numpy()
     visible = int(GRID * GRID * (1 - ratio) + 1e-9)
     for original, shown, predicted in zip(originals, seen, made, strict=True):
@@ -114,9 +156,10 @@ def test_every_masked_method_draws_whatever_its_decoder_sees(name):
     made = method_class(recipe)(recipe, 10)
     images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     for ratio in (0.5, 0.9):
-        seen, predicted = reconstruct(made, images, ratio)
+        seen, filled = reconstruct(made, images, ratio)
         shown = (seen == images.permute(0, 2, 3, 1).numpy()).all(-1)
-        assert (predicted[shown] == seen[shown]).all()
+        assert list(filled) == ([TRUE_SCALE, VISIBLE_SCALE] if "normalised" in name else [""])
+        assert all((predicted[shown] == seen[shown]).all() for predicted in filled.values())
         assert shown.any() and not shown.all()  # noqa: PT018
 
 
@@ -133,7 +176,9 @@ def test_errors_are_those_of_a_slow_loop(images):
     asked, ids = Reconstructions(ratios=(0.5, 0.75)), np.array([4, 0, 9])
     found = asked.errors(loaded(method("pixel", constant(0.5))), images, ids)
     pixels = images.permute(0, 2, 3, 1).numpy() / 255
-    for row, ratio in zip(found.tolist(), asked.ratios, strict=True):
+    assert list(found) == ["mse_0.5", "blank_0.5", "mse_0.75", "blank_0.75"]
+    for ratio in asked.ratios:
+        row = [float(found[f"{what}_{ratio:g}"]) for what in ("mse", "blank")]
         seen, _ = reconstruct(method("pixel", black), images, ratio, ids=ids)
         errors, blanks = [], []
         for image, shown in zip(pixels, seen, strict=True):
@@ -146,19 +191,20 @@ def test_errors_are_those_of_a_slow_loop(images):
 
 @pytest.mark.parametrize("target", ["pixel", "norm_pix"])
 def test_a_decoder_that_knows_the_target_has_no_error(images, target):
-    (row,) = (
-        Reconstructions(ratios=(0.75,)).errors(loaded(method(target, oracle(target))), images, np.arange(N)).tolist()
-    )
-    assert row[0] == pytest.approx(0, abs=1e-9)
-    assert row[1] > 0.01
+    found = Reconstructions(ratios=(0.75,)).errors(loaded(method(target, oracle(target))), images, np.arange(N))
+    how = "" if target == "pixel" else f"_{TRUE_SCALE}"
+    assert found[f"mse{how}_0.75"] == pytest.approx(0, abs=1e-9)
+    assert found[f"blank{how}_0.75"] > 0.01
+    assert target == "pixel" or found[f"mse_{VISIBLE_SCALE}_0.75"] > 0.001  # mean and spread are not the patch's
 
 
 def test_a_blank_normalised_patch_is_its_mean(images):
-    """A prediction of zeros, put back on each patch's mean."""
-    (row,) = (
-        Reconstructions(ratios=(0.75,)).errors(loaded(method("norm_pix", constant(0.0))), images, np.arange(N)).tolist()
-    )
-    assert row[0] == pytest.approx(row[1], rel=1e-6)
+    """A prediction of zeros, put back on each patch's mean, or on the visible ones'."""
+    asked = Reconstructions(ratios=(0.75,))
+    found = asked.errors(loaded(method("norm_pix", constant(0.0))), images, np.arange(N))
+    assert list(found) == [f"{what}_{how}_0.75" for how in (VISIBLE_SCALE, TRUE_SCALE) for what in ("mse", "blank")]
+    for how in (TRUE_SCALE, VISIBLE_SCALE):
+        assert found[f"mse_{how}_0.75"] == found[f"blank_{how}_0.75"]
 
 
 def test_a_mask_depends_on_the_image_not_on_its_batch():
@@ -180,6 +226,18 @@ def test_pictures_and_errors_of_a_run_are_kept(recipe, trained):
     assert all(0 < value < 2 for value in list(values.values())[1:])
     assert evaluated(folder, "--measured", 20, "--batch", 20, "--device", "cpu") == pytest.approx(values, rel=1e-4)
     assert "Reconstructions" in (folder / "evaluate-reconstruct.html").read_text()
+
+
+def test_errors_and_page_of_normalised_pixels_name_the_scale(trained, tmp_path):
+    state = save_load.load(trained("mae:digits") / "last.pt")
+    state["recipe"]["method"]["reconstruct"]["target"] = "norm_pix"  # of the same tensors
+    folder = save_load.save(tmp_path, state).parent
+    values = evaluated(folder, "--measured", 20, "--ratios", 0.5, "--device", "cpu")
+    scales = [VISIBLE_SCALE, TRUE_SCALE]
+    assert list(values)[1:] == [f"{what}_{how}_0.5" for how in scales for what in ("mse", "blank")]
+    page = (folder / "evaluate-reconstruct.html").read_text()
+    assert "no hidden pixel is used" in page
+    assert "mse_visible_scale_0.5" in page
 
 
 @pytest.mark.parametrize(("recipe", "flags", "said"), [
