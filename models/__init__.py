@@ -8,3 +8,7 @@ import os
 # Set before torch loads OpenMP: waiting threads spin for some microseconds, then sleep. By default they keep spinning,
 # and a small model on the CPU fell from 2,000 to 70 images/s as soon as another process used a core.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+# The number of images that pass changes the sizes of a step's tensors: segments that grow take them, where fixed ones
+# would be kept beside each other for every size. Read when CUDA is first used
+if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the older name, by which a user may have chosen
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")

@@ -65,7 +65,7 @@ def start(run: Run) -> World:
     device = torch.device("cuda", _gpu(local, visible)) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-        torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
+        set_up_cuda()
     if size == 1:
         if run.shard:
             raise InputError("run.shard needs several processes, one was started; use torchrun, or drop --run.shard")
@@ -81,6 +81,18 @@ def start(run: Run) -> World:
     dist.all_gather_object(nodes, NODE, group=world.control)
     world.nodes = tuple(nodes)
     return world
+
+
+def set_up_cuda() -> None:
+    """Choose kernels for this process: TF32 for what autocast leaves in float32, and attention without cuDNN.
+
+    cuDNN's attention, torch's first choice on Hopper, builds a plan for each new shape, tens to hundreds of
+    milliseconds each, and the number of strong images that pass differs from step to step. Flash attention takes any
+    shape. SHOTCRETE_CUDNN_ATTENTION=1 leaves the choice to torch, for the doctor's comparison.
+    """
+    torch.set_float32_matmul_precision("high")
+    if os.environ.get("SHOTCRETE_CUDNN_ATTENTION") != "1":
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def finish(world: World) -> None:

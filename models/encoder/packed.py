@@ -6,8 +6,8 @@ that relative positions add are named in `models.encoder.relative`. The parts of
 their names (norm1, attn.qkv, ls1, ...), and `as_packed` refuses other classes.
 """
 
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -47,12 +47,14 @@ class PackedBlock(Block):
         layout: Layout | None = None,
         keep: tuple[int, ...] | None = None,
         pairs: Pairs = None,
+        drops: tuple[Factors, ...] | None = None,
     ) -> Tensor:
         """Run timm's forward on [N, tokens, C] without `layout`; with it, the packed one: [rows, C] -> [rows, C].
 
         keep   return the first keep[g] tokens of each sample of group g alone: the rows that a loss reads. Keys and
                values still come from every token, so these rows are exact. For the last block.
         pairs  one entry a group of `models.encoder.relative.pairs`, where positions are relative
+        drops  the two factors of `drop_factors`; None draws them here
 
         Raises InputError for relative positions without `pairs`.
         """
@@ -63,7 +65,8 @@ class PackedBlock(Block):
         if layout is None:
             return super().forward(x, attn_mask=attn_mask, is_causal=is_causal)
         run = _rows if self.compiler is None else compiled(_rows, self.compiler)
-        drops = (drop_factors(drop_path, x, layout) for drop_path in (self.drop_path1, self.drop_path2))
+        if drops is None:
+            drops = tuple(drop_factors((self.drop_path1, self.drop_path2), x, layout))
         return run(self, x, layout, keep, pairs, *drops)
 
 
@@ -139,27 +142,37 @@ def first_tokens(x: Tensor, kept: Layout, layout: Layout) -> Tensor:
     return torch.cat([group[:, :tokens].flatten(0, 1) for group, (_, tokens) in groups])
 
 
-def drop_factors(drop_path: nn.Module, x: Tensor, layout: Layout) -> Factors:
-    """Draw the factors [samples, 1] of stochastic depth: one a sample, by the law of timm's DropPath; 1 in groups that
-    have none, None where nothing is dropped. Drawn outside the compiled function, whose graph then holds no rate."""
-    if not isinstance(drop_path, DropPath) or drop_path.drop_prob == 0.0 or not drop_path.training:
-        return None
+def drop_factors(drop_paths: Sequence[nn.Module], x: Tensor, layout: Layout) -> list[Factors]:
+    """Draw the factors of stochastic depth of many residual branches at once: [samples, 1] each, by timm's law.
+
+    A sample's factor is 0 where its branch is dropped, else 1 over the keep-probability; 1 in groups that have no
+    drop-path. None stands for a branch, or a layout, in which nothing is dropped. Two kernels draw all, where a draw a
+    branch and group is over a hundred launches a step; and it happens outside of compiled functions, whose graphs then
+    hold no rate.
+    """
+    active = [part for part in drop_paths if isinstance(part, DropPath) and part.drop_prob > 0.0 and part.training]
     drops = layout.drop_path or (True,) * len(layout.shapes)
-    if layout.samples == 0 or not any(drops):
-        return None
-    return torch.cat(
-        [
-            sample_factors(drop_path, x, samples) if drop else x.new_ones(samples, 1)
-            for (samples, _), drop in zip(layout.shapes, drops, strict=True)
-        ]
-    )
+    if not active or layout.samples == 0 or not any(drops):
+        return [None] * len(drop_paths)
+    keeps = tuple(1.0 - part.drop_prob for part in active)
+    scales = tuple(keep if part.scale_by_keep else 1.0 for part, keep in zip(active, keeps, strict=True))
+    # every row begins at a multiple of 16 bytes, as inductor copies an input that does not
+    drawn = torch.rand(len(active), -(-layout.samples // 8) * 8, device=x.device) < column(keeps, x.device)
+    factors = (drawn / column(scales, x.device)).to(x.dtype)
+    start = 0
+    for (samples, _), drop in zip(layout.shapes, drops, strict=True):
+        if not drop:
+            factors[:, start : start + samples] = 1.0
+        start += samples
+    rows = iter(factors[:, : layout.samples, None].unbind(0))
+    return [next(rows) if part in active else None for part in drop_paths]
 
 
-def sample_factors(drop_path: DropPath, like: Tensor, samples: int) -> Tensor:
-    """Draw [samples, 1]: 0 for a sample whose residual branch is dropped, else 1 over the keep-probability."""
-    keep = 1.0 - drop_path.drop_prob
-    factors = like.new_empty(samples, 1).bernoulli_(keep)
-    return factors.div_(keep) if keep > 0.0 and drop_path.scale_by_keep else factors
+@lru_cache(maxsize=64)
+def column(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """The values as f64 [len(values), 1], copied to the device once."""
+    with torch.inference_mode(False):  # a tensor born in inference mode could not be used by a later step
+        return torch.tensor(values, dtype=torch.float64)[:, None].to(device)
 
 
 def _attend_all(attn: Attention, x: Tensor, layout: Layout, attention: str, pairs: Pairs) -> Tensor:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.encoder.build import Size, build_encoder
 from models.encoder.layout import Layout
-from models.encoder.packed import Pairs
+from models.encoder.packed import Factors, Pairs, drop_factors
 from models.encoder.patches import IMAGENET, Normalisation, gather_patches, grid_of, normalised
 from models.encoder.positions import prefix_positions, resampled
 from models.encoder.relative import pairs
@@ -103,10 +103,10 @@ def encode(vit: VisionTransformer, groups: Sequence[Group]) -> list[Tensor]:
     """
     x, layout = embed(vit, groups)
     keep = tuple(_tokens_read(vit, group, tokens) for group, (_, tokens) in zip(groups, layout.shapes, strict=True))
-    pairs = _pairs(vit, groups)
-    for block in vit.blocks[:-1]:
-        x = _run(vit, block, x, layout, None, pairs)
-    x = _run(vit, vit.blocks[-1], x, layout, keep, pairs)
+    pairs, drops = _pairs(vit, groups), _drops(vit, x, layout)
+    for number, block in enumerate(vit.blocks[:-1]):
+        x = _run(vit, block, x, layout, None, pairs, drops[number])
+    x = _run(vit, vit.blocks[-1], x, layout, keep, pairs, drops[-1])
     return layout.trimmed(keep).split(vit.norm(x))
 
 
@@ -117,9 +117,9 @@ def encode_every(vit: VisionTransformer, group: Group) -> list[Tensor]:
     The last is final-normed, as in `encode`, so that the norm is trained: users of the encoder read it.
     """
     x, layout = embed(vit, [group])
-    pairs, layers = _pairs(vit, [group]), [x]
-    for block in vit.blocks:
-        layers.append(_run(vit, block, layers[-1], layout, None, pairs))
+    pairs, drops, layers = _pairs(vit, [group]), _drops(vit, x, layout), [x]
+    for number, block in enumerate(vit.blocks):
+        layers.append(_run(vit, block, layers[-1], layout, None, pairs, drops[number]))
     layers[-1] = vit.norm(layers[-1])
     return [layout.split(layer)[0] for layer in layers]
 
@@ -197,11 +197,24 @@ def _tokens_read(vit: VisionTransformer, group: Group, tokens: int) -> int:
 
 
 def _run(
-    vit: VisionTransformer, block: nn.Module, x: Tensor, layout: Layout, keep: tuple[int, ...] | None, pairs: Pairs
+    vit: VisionTransformer,
+    block: nn.Module,
+    x: Tensor,
+    layout: Layout,
+    keep: tuple[int, ...] | None,
+    pairs: Pairs,
+    drops: tuple[Factors, ...],
 ) -> Tensor:
     if vit.grad_checkpointing and torch.is_grad_enabled():
-        return checkpoint(block, x, None, False, layout, keep, pairs, use_reentrant=False)
-    return block(x, layout=layout, keep=keep, pairs=pairs)
+        return checkpoint(block, x, None, False, layout, keep, pairs, drops, use_reentrant=False)
+    return block(x, layout=layout, keep=keep, pairs=pairs, drops=drops)
+
+
+def _drops(vit: VisionTransformer, x: Tensor, layout: Layout) -> list[tuple[Factors, ...]]:
+    """The factors of stochastic depth of each block's two branches, all drawn in one call."""
+    parts = [part for block in vit.blocks for part in (block.drop_path1, block.drop_path2)]
+    factors = drop_factors(parts, x, layout)
+    return list(zip(factors[::2], factors[1::2], strict=True))
 
 
 def _pairs(vit: VisionTransformer, groups: Sequence[Group]) -> Pairs:

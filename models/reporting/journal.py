@@ -158,7 +158,7 @@ class Journal:
             self._counts[name] = self._counts.get(name, 0) + 1
         self._pseudo_stats += pseudo_stats
         self.timer.step(images, wait_s)
-        due = step % self.log_steps == 0 or step == self.length.total_steps
+        due = step % self.log_steps == 0 or step in self.length.ends
         if due:
             row, step_s = self._interval(step, lr)
             if self.world.main:
@@ -297,7 +297,11 @@ def _board(folder: Path, resumed: int):
 
 
 def _memory(device: torch.device) -> dict[str, float]:
-    return {"memory_gb": torch.cuda.max_memory_allocated(device) / 1e9} if device.type == "cuda" else {}
+    """The most memory of tensors, and of all that torch's allocator holds for them, so far, in GB; nothing on a CPU."""
+    if device.type != "cuda":
+        return {}
+    allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    return {"memory_gb": allocated / 1e9, "reserved_gb": reserved / 1e9}
 
 
 def _finite(value: object) -> object:

@@ -29,6 +29,7 @@ def write_report(
     command: str = "",
     pseudo_labels: PseudoLabelCounts | None = None,
     class_names: Sequence[str] | None = None,
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write both reports from the journal's rows; recipe.json and environment.json are read from `folder`.
 
@@ -36,9 +37,10 @@ def write_report(
     pictures       reconstructions, views and the like, in this order
     verdict        sentence about the throughput, as `verdict` returns it
     labelled       images whose label was learned from
-    command        the shell command that trains the same again
+    command        the shell command that trains the same again, or several, one a line
     pseudo_labels  their counts, if the method gives any
     class_names    in label order; numbers if None
+    notes          what the summary adds about this run: its extensions, best.pt, an early end
 
     -> the path of report.html.
     """
@@ -46,9 +48,9 @@ def write_report(
     steps = [row for row in rows if "timing" in row]
     scores = figures.evaluations(rows)
     sections = [
-        Section("", _summary(steps, scores, recipe, environment, labelled)),
+        Section("", [*_summary(steps, scores, recipe, environment, labelled), *map(_sentence, notes)]),
         Section("Results", [Table(("measured", "value"), final)] * bool(final)),
-        Section("Curves", _curves(steps, scores)),
+        Section("Curves", _curves(steps, scores, figures.effective_ranks(rows))),
         Section("Pseudo-labels", _pseudo_labels(steps, pseudo_labels, class_names, few_passed(rows, recipe))),
         Section("What the network saw and made", list(pictures)),
         Section("Throughput", _throughput(steps, verdict)),
@@ -105,8 +107,13 @@ def _summary(steps: Sequence[dict], scores: figures.Series, recipe: dict, enviro
         facts.insert(0, (f"Final {name}", percent(values[-1])))
     facts.insert(1 if name else 0, ("Final loss", "–" if last["loss"] is None else number(last["loss"])))
     if "memory_gb" in last["timing"]:
-        facts.append(("GPU memory", f"{last['timing']['memory_gb']:.1f} GB"))
+        held = f", {last['timing']['reserved_gb']:.1f} GB reserved" if "reserved_gb" in last["timing"] else ""
+        facts.append(("GPU memory", f"{last['timing']['memory_gb']:.1f} GB{held}"))
     return [Text(text, lead=True), Facts(facts), *_replaced(steps, data)]
+
+
+def _sentence(note: str) -> Text:
+    return Text(f"{note[0].upper()}{note[1:]}.")
 
 
 def _length(last: dict, recipe: dict) -> str:
@@ -131,7 +138,7 @@ def _headline(scores: figures.Series) -> str | None:
     return next(iter(accuracies or scores), None)
 
 
-def _curves(steps: Sequence[dict], scores: figures.Series) -> list[Picture]:
+def _curves(steps: Sequence[dict], scores: figures.Series, ranks: figures.Series) -> list[Picture]:
     parts = figures.series(steps, lambda row: {"loss": row["loss"], **row["parts"]})
     if len(parts) == 2:  # one part is the loss itself
         del parts["loss"]
@@ -144,6 +151,11 @@ def _curves(steps: Sequence[dict], scores: figures.Series) -> list[Picture]:
             figures.curves(parts, log=True),
         ),
         ("Evaluation", "On images that were not learned from.", figures.curves(scores, percent=True, points=True)),
+        (
+            "RankMe",
+            "Effective rank of training images' features: near 1 where they collapse.",
+            figures.curves(ranks, points=True),
+        ),
         ("Learning rate", "Of the layers that learn at the full rate.", figures.curves(rates)),
         ("Gradient norm", "Before clipping.", figures.curves(norms, log=True)),
     )

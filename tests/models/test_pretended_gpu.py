@@ -12,6 +12,7 @@ from models.config.recipe import Run
 from models.config.resolve import named
 from models.distributed.precision import precision
 from models.distributed.process_group import World
+from models.encoder.packed import column
 from models.encoder.patches import _scale_and_shift
 from models.evaluate.accuracy import hits
 from models.evaluate.distribution_shift import share_wrong
@@ -34,6 +35,7 @@ LENGTH = RunLength(1000, 0, 0, 1.0, 1.0)
 def nothing_fake_stays():
     yield
     _scale_and_shift.cache_clear()
+    column.cache_clear()
 
 
 def there(batch, mode):

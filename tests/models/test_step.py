@@ -8,7 +8,7 @@ import torch
 from timm.layers import DropPath
 
 from models.bench import baselines
-from models.encoder import packed as packed_file
+from models.encoder import vit as vit_file
 from models.encoder.packed import as_packed
 from models.masked.mae import Decoder
 
@@ -105,11 +105,15 @@ def test_drop_path_draws_equal_plain_forwards_and_spares_the_masked_branch(monke
     step = draw(passing=3)
     drawn = {}
 
-    def remember(drop_path, like, samples, draw=packed_file.sample_factors):
-        drawn.setdefault(drop_path, []).append(draw(drop_path, like, samples))
-        return drawn[drop_path][-1]
+    def remember(drop_paths, x, layout, draw=vit_file.drop_factors):
+        factors = draw(drop_paths, x, layout)
+        samples = [samples for samples, _ in layout.shapes]
+        groups = {part: each.split(samples) for part, each in zip(drop_paths, factors, strict=True) if each is not None}
+        assert all(group[-1].eq(1).all() for group in groups.values())  # the masked branch
+        drawn.update({part: group[:-1] for part, group in groups.items()})
+        return factors
 
-    monkeypatch.setattr(packed_file, "sample_factors", remember)
+    monkeypatch.setattr(vit_file, "drop_factors", remember)
     ours = baselines.packed(vit, decoder, step)
     assert len(drawn) == 4  # two in each block but the first, whose rate is 0
     assert all([len(factors) for factors in group] == [2, 3] for group in drawn.values())

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -156,3 +159,35 @@ def test_one_gpu_of_many_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     assert start(Run()).device == torch.device("cuda", 0)
     gpus(monkeypatch, 0)
     assert start(Run()).device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("asked", "left_to_torch"), [(None, False), ("0", False), ("1", True)])
+def test_attention_on_a_gpu_leaves_out_cudnns_plans_for_each_shape(monkeypatch, asked, left_to_torch) -> None:
+    gpus(monkeypatch, 1)
+    before = torch.backends.cuda.cudnn_sdp_enabled(), torch.get_float32_matmul_precision()
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        if asked is not None:
+            monkeypatch.setenv("SHOTCRETE_CUDNN_ATTENTION", asked)
+        start(Run())
+        assert torch.backends.cuda.cudnn_sdp_enabled() is left_to_torch
+        assert torch.backends.cuda.flash_sdp_enabled()
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before[0])
+        torch.set_float32_matmul_precision(before[1])
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "expandable_segments:True None"),
+        ({"PYTORCH_ALLOC_CONF": "a:1"}, "a:1 None"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "b:2"}, "None b:2"),
+    ],
+)
+def test_segments_grow_unless_the_user_has_chosen(environment, expected) -> None:
+    shown = "import models, os; print(*map(os.environ.get, ('PYTORCH_ALLOC_CONF', 'PYTORCH_CUDA_ALLOC_CONF')))"
+    clean = {name: value for name, value in os.environ.items() if "ALLOC_CONF" not in name}
+    told = subprocess.run([sys.executable, "-c", shown], env=clean | environment, capture_output=True, text=True)
+    assert told.stdout.strip() == expected

@@ -8,6 +8,7 @@ import timm
 import torch
 from timm.layers import DropPath
 from timm.models.vision_transformer import Block, ParallelScalingBlock
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.distributed.compile import compile_blocks
 from models.encoder.layout import Layout
@@ -58,7 +59,7 @@ def test_nothing_at_all_passes_through():
 
 def test_drop_path_draws_once_a_sample_with_timms_law():
     layout = Layout(((3, 5), (4000, 3), (0, 3), (2, 2)), drop_path=(True, True, True, False))
-    factors = drop_factors(DropPath(0.3).train(), torch.ones(layout.rows, 2), layout)
+    (factors,) = drop_factors([DropPath(0.3).train()], torch.ones(layout.rows, 2), layout)
     assert factors.shape == (4005, 1)
     drawn, spared = factors[:4003, 0], factors[4003:]
     assert set(drawn.unique().tolist()) == {0.0, torch.tensor(1 / 0.7).item()}
@@ -80,7 +81,7 @@ def _samples_of(packed, x, layout):
     """(factor of both branches, rows after, rows before) of each sample, over enough draws to see every kind."""
     for _ in range(8):
         state = torch.get_rng_state()
-        first, second = (drop_factors(packed.drop_path1, x, layout) for _ in range(2))
+        first, second = drop_factors((packed.drop_path1, packed.drop_path2), x, layout)
         torch.set_rng_state(state)
         after = packed(x, layout=layout)
         rows = [(a, b) for a, b in zip(layout.split(after), layout.split(x), strict=True)]
@@ -93,10 +94,32 @@ def _samples_of(packed, x, layout):
 def test_nothing_is_dropped_in_eval_at_rate_zero_or_where_no_group_wants_it():
     x = torch.ones(LAYOUT.rows, 2)
     nobody = Layout(LAYOUT.shapes, (False,) * 4)
-    assert drop_factors(DropPath(0.9).eval(), x, LAYOUT) is None
-    assert drop_factors(DropPath(0.0).train(), x, LAYOUT) is None
-    assert drop_factors(DropPath(0.9).train(), x, nobody) is None
-    assert drop_factors(DropPath(0.9).train(), x, LAYOUT) is not None
+    assert drop_factors([DropPath(0.9).eval(), DropPath(0.0).train()], x, LAYOUT) == [None, None]
+    assert drop_factors([DropPath(0.9).train()], x, nobody) == [None]
+    first, second = drop_factors([torch.nn.Identity(), DropPath(0.9).train()], x, LAYOUT)
+    assert first is None and second is not None
+
+
+def test_all_branches_are_drawn_at_once_each_by_its_own_rate_and_independently():
+    rates, layout = (0.1, 0.5, 0.8), Layout(((20_000, 1),))
+    parts = [DropPath(rate).train() for rate in rates]
+    with Calls() as calls:
+        drawn = torch.cat(drop_factors(parts, torch.ones(layout.rows, 2), layout), 1)
+    assert calls.random == 1
+    kept = drawn.ne(0).double()
+    assert kept.mean(0).tolist() == pytest.approx([0.9, 0.5, 0.2], abs=0.02)
+    assert [drawn[:, n].max().item() for n in range(3)] == pytest.approx([1 / 0.9, 2, 5])
+    assert torch.corrcoef(kept.T).sub(torch.eye(3)).abs().max() < 0.04  # 5 standard errors of independent draws
+
+
+class Calls(TorchDispatchMode):
+    """Counts the calls that draw random numbers."""
+
+    random = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.random += torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from models.distributed.process_group import World
 from models.method import PseudoLabelStats
 from models.optim.schedule import RunLength
 from models.records.metrics import read
-from models.reporting.journal import Journal
+from models.reporting.journal import Journal, _memory
 from models.reporting.pseudo_label_stats import PseudoLabelCounts
 from tests.models.ranks import run_ranks
 
@@ -154,7 +154,7 @@ import torch
 from models.config.recipe import Run
 from models.checkpoint import save_load
 from models.distributed.process_group import finish, start
-from models.reporting.journal import Journal
+from models.reporting.journal import Journal, _memory
 from models.reporting.pseudo_label_stats import PseudoLabelCounts
 from models.optim.schedule import RunLength
 
@@ -198,7 +198,7 @@ from pathlib import Path
 import torch
 from models.config.recipe import Run
 from models.distributed.process_group import finish, start
-from models.reporting.journal import Journal
+from models.reporting.journal import Journal, _memory
 from models.optim.schedule import RunLength
 
 world = start(Run(device="cpu"))
@@ -222,3 +222,10 @@ def test_a_rank_that_holds_up_the_others_is_named_once(tmp_path: Path) -> None:
     for each in timing:
         assert each["slowest_own_s"] >= 0.07  # waiting for data, and forward
         assert 0.03 <= each["median_own_s"] < each["slowest_own_s"]
+
+
+def test_memory_is_what_tensors_take_and_what_is_reserved_for_them(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 2.5e9)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 3e9)
+    assert _memory(torch.device("cuda", 0)) == {"memory_gb": 2.5, "reserved_gb": 3.0}
+    assert _memory(torch.device("cpu")) == {}
