@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-NO_SHARES = "images", "mse", "blank", "nll", "loss", "hours", "cost", "memory", "score", "gflops"
+NO_SHARES = "images", "mse", "blank", "nll", "loss", "hours", "cost", "memory", "score", "gflops", "rankme", "mcnemar"
 """Parts of the names of numbers that are no shares, though they may lie between 0 and 1."""
 
 
@@ -23,13 +23,35 @@ def number(*values: float) -> str:
     return _formatted(values, ",.0f" if abs(fmean(values)) >= 1000 else ".4g", "")
 
 
+def points(difference: float) -> str:
+    """Format a difference of two shares, -1 to 1, with its sign: +1.2 points."""
+    return f"{100 * difference:+.1f} points"
+
+
+def count(n: int, noun: str, plural: str | None = None) -> str:
+    """Format a number of things: "1 image", "1,197 images", "2 classes"; `plural` where the ending is another."""
+    if n == 1:
+        return f"1 {noun}"
+    return f"{n:,} {plural or noun + ('es' if noun.endswith(('s', 'x', 'tch', 'sh')) else 's')}"
+
+
+def is_difference(name: str) -> bool:
+    """Say whether numbers of this name are differences of shares, to be shown in points."""
+    return "difference" in name
+
+
 def is_share(name: str, values: Sequence[float]) -> bool:
     """Say whether numbers of this name are shares, 0 to 1, to be shown in percent."""
+    if is_difference(name):
+        return False
     return not any(each in name for each in NO_SHARES) and all(0 <= value <= 1 for value in values)
 
 
 def measured(name: str, value: float) -> str:
-    """Format a number that an evaluation measured, by its name: a share in percent, or a number."""
+    """Format a number that an evaluation measured, by its name: a share in percent, a difference of shares in points,
+    or a number."""
+    if is_difference(name):
+        return points(value)
     return percent(value) if is_share(name, (value,)) else number(value)
 
 

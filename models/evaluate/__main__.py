@@ -42,13 +42,12 @@ def measure(name: str, path: str, flags: list[str]) -> None:
     """Run one evaluator on a run folder or checkpoint; torch is imported here, so that errors before come at once."""
     from models.evaluate.evaluation_log import FILE, append_evaluation
     from models.evaluate.evaluator import Evaluator
-    from models.load import chosen_device, load_run
     from pipeline.store.atomic_write import check_writable
     from pipeline.text import measured
 
     kind = own_class(importlib.import_module(f"models.evaluate.{name}"), Evaluator)
     evaluator = parse(kind, args=flags, prog=f"python -m models.evaluate {name} RUN")
-    loaded = load_run(Path(path), chosen_device(evaluator.device))
+    loaded = evaluator.load(Path(path))
     check_writable(loaded.path.parent / FILE, "results are kept beside the run:")
     result = evaluator.run(loaded)
     page = append_evaluation(loaded, name, evaluator, result)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from models.evaluate.class_probabilities import class_probabilities
 from models.evaluate.evaluator import Evaluator, Result
+from models.evaluate.intervals import LEVEL, shown, wilson, with_interval
+from models.evaluate.paired import open_other, paired
 from models.load import Loaded
 from models.method import Method
 from models.reporting.figures import confusions
@@ -43,27 +45,47 @@ def hits(method: Method, batches: Iterable[Tensor], labels: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True)
 class Accuracy(Evaluator):
-    """Top-1 and top-5, per class, confusions, calibration."""
+    """Top-1 and top-5 with intervals, per class, confusions, calibration; against another run on the same images."""
 
+    against: str | None = None
+    """Another run, or one of its checkpoints: the difference in top-1 on the same images, with its interval and
+    McNemar's test."""
     bins: Annotated[int, AT_LEAST_1] = 15
     """Of the calibration error."""
 
     def run(self, loaded: Loaded) -> Result:
-        """Measure top1, top5, mean per-class accuracy, expected calibration error, mean negative log-likelihood."""
+        """Measure top1, top5, mean per-class accuracy, expected calibration error, mean negative log-likelihood.
+
+        top1_low and top1_high, and so for top5, are the ends of Wilson's 95 % interval. With `against` there are
+        top1_against, top1_difference, ... (models.evaluate.paired), too.
+        """
         check_bounds(self, "--")
-        found = class_probabilities(self, loaded, self.open(loaded))
+        beton = self.open(loaded)
+        other = open_other(self, loaded, self.against)
+        found = class_probabilities(self, loaded, beton)
         n, classes = found.probabilities.shape
-        best = found.probabilities.topk(min(5, classes), dim=1).indices
+        best = ranked(found.probabilities)
         hit = best == found.labels[:, None]
         confusion = confusion_of(found.labels, best[:, 0], classes)
         error, bins = calibration(found.probabilities, found.labels, self.bins)
         likelihood = found.probabilities.double().gather(1, found.labels[:, None]).clamp_min(1e-12)
         held = confusion.sum(1) > 0
         each = confusion.diagonal()[held] / confusion.sum(1)[held]
-        values = {"images": float(n), "top1": float(hit[:, 0].double().mean())}
-        values |= {"top5": float(hit.any(1).double().mean())} if classes > 5 else {}
+        values = {"images": float(n)} | with_interval("top1", int(hit[:, 0].sum()), n)
+        values |= with_interval("top5", int(hit.any(1).sum()), n) if classes > 5 else {}
         values |= {"per_class": float(each.mean()), "calibration_error": error, "nll": float(-likelihood.log().mean())}
-        return Result(values, page(confusion, bins, loaded.classes))
+        blocks = page(confusion, bins, loaded.classes)
+        if other is None:
+            return Result(values, blocks)
+        theirs = class_probabilities(self, other.run, beton)
+        right = ranked(theirs.probabilities)[:, 0] == theirs.labels
+        more, table = paired(loaded, other, {"top1": hit[:, 0]}, {"top1": right})
+        return Result(values | more, [*table, *blocks])
+
+
+def ranked(probabilities: Tensor) -> Tensor:
+    """List the classes of the five highest probabilities f32 [N, C], or of all, the highest first: i64 [N, k]."""
+    return probabilities.topk(min(5, probabilities.shape[1]), dim=1).indices
 
 
 def calibration(probabilities: Tensor, labels: Tensor, bins: int = 15) -> tuple[float, list[tuple[int, float, float]]]:
@@ -92,7 +114,10 @@ def page(confusion: np.ndarray, bins: list[tuple[int, float, float]], names: tup
     images = confusion.sum(1)
     accuracy = np.where(images > 0, confusion.diagonal() / np.maximum(images, 1), np.inf)
     worst = [c for c in np.argsort(accuracy, kind="stable") if images[c]][:WORST]
-    rows = [(names[c], percent(accuracy[c]), str(images[c])) for c in worst]
+    right = confusion.diagonal()
+    rows = [
+        (names[c], percent(accuracy[c]), shown(wilson(int(right[c]), int(images[c]))), str(images[c])) for c in worst
+    ]
     wrong = confusion - np.diag(confusion.diagonal())
     order = np.argsort(wrong, axis=None, kind="stable")[::-1][:WORST]
     pairs = [(names[i], names[j], str(wrong[i, j])) for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)
@@ -100,7 +125,7 @@ def page(confusion: np.ndarray, bins: list[tuple[int, float, float]], names: tup
     blocks: list[Block] = []
     if png := confusions(confusion, names):
         blocks.append(Picture("Confusions", "Rows: the true class; columns: the predicted one.", png))
-    blocks.append(Table(("class, worst first", "accuracy", "images"), rows))
+    blocks.append(Table(("class, worst first", "accuracy", f"{percent(LEVEL, decimals=0)} interval", "images"), rows))
     if pairs:
         blocks.append(Table(("class", "predicted as", "images"), pairs))
     sure = [(percent(confidence), percent(right), f"{n:,}") for n, confidence, right in bins]

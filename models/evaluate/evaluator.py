@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from models.load import Loaded
+from models.load import Loaded, chosen_device, load_run
 from models.reporting.render import Block
 from pipeline.errors import InputError
 from pipeline.evaluation.sweep import sweep
@@ -57,6 +57,10 @@ class Evaluator(ABC):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch: Annotated[int, AT_LEAST_1] = 256
     """Images that go through the network at once."""
+
+    def load(self, path: Path) -> Loaded:
+        """Load what is to be measured, a run folder or one of its checkpoints, on the device that the flags name."""
+        return load_run(path, chosen_device(self.device))
 
     @abstractmethod
     def run(self, loaded: Loaded) -> Result:

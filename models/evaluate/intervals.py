@@ -1,8 +1,10 @@
-"""Confidence intervals of shares and of paired differences, and McNemar's exact test. The standard library only."""
+"""Confidence intervals of shares and of paired differences, and McNemar's exact test."""
 
 from math import exp, lgamma, log, sqrt
 from statistics import NormalDist
 from typing import NamedTuple
+
+from pipeline.text import percent
 
 LEVEL = 0.95
 """Confidence of every interval that an evaluation prints."""
@@ -28,6 +30,17 @@ def wilson(hits: int, n: int, level: float = LEVEL) -> Interval:
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     return Interval(0.0 if hits == 0 else middle - half, 1.0 if hits == n else middle + half)
+
+
+def with_interval(name: str, hits: int, n: int) -> dict[str, float]:
+    """Return a share under `name`, and the ends of its Wilson interval under `name`_low and `name`_high."""
+    low, high = wilson(hits, n)
+    return {name: hits / n, f"{name}_low": low, f"{name}_high": high}
+
+
+def shown(interval: Interval) -> str:
+    """Format an interval of shares: "93.5 % to 96.2 %"."""
+    return f"{percent(interval.low)} to {percent(interval.high)}"
 
 
 class Pairs(NamedTuple):

@@ -10,10 +10,12 @@ from models.evaluate.evaluation_log import read_evaluations
 LOWER = "mse", "nll", "error", "mce", "hours", "cost", "loss", "train_gflops", "memory", "spread"
 """What the names of numbers hold of which less is better."""
 COUNTS = "images", "known"
+OF_PAIRS = "_against", "_difference", "_images_only", "_mcnemar"
+"""What the names of numbers hold that tell of two runs, so that they are none of one run's."""
 FILES = "val", "test"
 LONG = 32  # characters of an evaluator and its flags that fit into a table's head
-EXECUTION = "device", "batch", "threads"
-"""Flags that change how something is computed, not what."""
+EXECUTION = "device", "batch", "threads", "against"
+"""Flags that change how something is computed, or what else, but not the numbers of the run itself."""
 
 
 class Column(NamedTuple):
@@ -47,9 +49,14 @@ def recorded_evaluations(folders: Sequence[Path]) -> list[Numbers]:
                 f"{name}={flags[name]}" for name in several[row["evaluator"]] if flags.get(name) not in (None, "[]")
             ]
             where = " ".join([row["evaluator"], *named])
-            numbers |= {Column(where, name): value for name, value in row["values"].items() if name not in COUNTS}
+            numbers |= {Column(where, name): value for name, value in row["values"].items() if of_one_run(name)}
         found.append(numbers)
     return found
+
+
+def of_one_run(name: str) -> bool:
+    """Say whether a number of this name tells of one run: no count of images, and nothing that compares two."""
+    return name not in COUNTS and not any(each in name for each in OF_PAIRS)
 
 
 def flat(flags: dict[str, Any], prefix: str = "") -> dict[str, str | None]:

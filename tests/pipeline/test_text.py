@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.text import is_share, line, measured, number, percent, some, table
+from pipeline.text import count, is_share, line, measured, number, percent, points, some, table
 
 
 def test_shares_are_percent_with_one_decimal() -> None:
@@ -17,6 +17,23 @@ def test_several_are_mean_sample_deviation_and_how_many() -> None:
     assert number(10_000, 12_000) == "11,000 ± 1,414 (2)"
 
 
+def test_differences_of_shares_are_points_with_their_sign() -> None:
+    assert [points(each) for each in (0.01, -0.0004, 0)] == ["+1.0 points", "-0.0 points", "+0.0 points"]
+
+
+@pytest.mark.parametrize(
+    ("n", "noun", "said"),
+    [(0, "image", "0 images"), (1, "image", "1 image"), (1197, "image", "1,197 images"), (2, "class", "2 classes"),
+     (1, "class", "1 class"), (3, "box", "3 boxes"), (2, "batch", "2 batches"), (2, "epoch", "2 epochs")],
+)  # fmt: skip
+def test_one_of_a_thing_has_no_plural(n: int, noun: str, said: str) -> None:
+    assert count(n, noun) == said
+
+
+def test_a_plural_of_another_ending_is_given() -> None:
+    assert [count(n, "copy", "copies") for n in (1, 2)] == ["1 copy", "2 copies"]
+
+
 @pytest.mark.parametrize(
     ("value", "said"), [(0.0123456, "0.01235"), (1.5, "1.5"), (360, "360"), (50_000.0, "50,000"), (1.0e-6, "1e-06")]
 )
@@ -27,7 +44,9 @@ def test_numbers_have_four_digits_and_no_exponent_where_they_are_large(value: fl
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [("top1", 0.512, "51.2 %"), ("nll", 0.512, "0.512"), ("mse_0.75", 0.02, "0.02"), ("images", 1.0, "1"),
-     ("mce", 1.2, "1.2"), ("train_gflops", 0.1, "0.1"), ("journal_wait_share", 0.031, "3.1 %")],
+     ("mce", 1.2, "1.2"), ("train_gflops", 0.1, "0.1"), ("journal_wait_share", 0.031, "3.1 %"),
+     ("top1_difference", 0.0123, "+1.2 points"), ("top1_difference_low", -0.5, "-50.0 points"),
+     ("top1_mcnemar_p", 0.03, "0.03")],
 )  # fmt: skip
 def test_what_was_measured_is_a_share_by_its_name_and_its_range(name: str, value: float, said: str) -> None:
     assert measured(name, value) == said
