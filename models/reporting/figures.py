@@ -7,6 +7,8 @@ from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 
+from pipeline.text import is_share
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -40,9 +42,19 @@ def evaluations(rows: Sequence[Row]) -> Series:
 
     def shares(row: Row) -> dict[str, float | None]:
         values = row.get("values", {}).items()
-        return {f"{row['evaluation']} {key}": value for key, value in values if value is not None and 0 <= value <= 1}
+        held = {key: value for key, value in values if value is not None and is_share(key, (value,))}
+        return {f"{row['evaluation']} {key}": value for key, value in held.items()}
 
     return series([row for row in rows if "evaluation" in row], shares)
+
+
+def effective_ranks(rows: Sequence[Row]) -> Series:
+    """The series of RankMe of each evaluation that measured it, named as in "val rankme"."""
+
+    def ranks(row: Row) -> dict[str, float | None]:
+        return {f"{row['evaluation']} {key}": value for key, value in row.get("values", {}).items() if "rankme" in key}
+
+    return series([row for row in rows if "evaluation" in row], ranks)
 
 
 def curves(

@@ -215,6 +215,17 @@ def test_only_shares_are_drawn_as_evaluations() -> None:
     assert all(0 <= value <= 1 for _, values in drawn.values() for value in values)
 
 
+def test_rank_has_a_curve_of_its_own_and_is_no_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [{"knn": 0.2, "rankme": 1.0}, {"knn": 0.3, "rankme": 4.5}, {"knn": 0.4, "rankme": None}]
+    held = [{"step": 5 * i, "evaluation": "val", "values": each} for i, each in enumerate(values)]
+    assert figures.evaluations(held) == {"val knn": ([0, 5, 10], [0.2, 0.3, 0.4])}
+    assert figures.effective_ranks(rows() + held) == {"val rankme": ([0, 5], [1.0, 4.5])}
+    drawn, curves = [], figures.curves
+    monkeypatch.setattr(figures, "curves", lambda lines, **how: drawn.append((set(lines), how)) or curves(lines, **how))
+    write_report(tmp_path, recipe_name="mae:digits", rows=rows() + held, final=[], pictures=[], verdict="")
+    assert ({"val rankme"}, {"points": True}) in drawn
+
+
 @pytest.mark.parametrize(("lowest", "highest"), [(0.05, 1.1), (0.11, 9.0), (0.3, 250.0), (1e-3, 2.0), (1e-6, 10.0)])
 def test_a_log_axis_has_a_few_marks_whatever_its_range(lowest: float, highest: float) -> None:
     _, axes = figures._axes(figures.FLAT)
