@@ -54,8 +54,8 @@ def _takes_files(folder: Path) -> bool:
         return False
 
 
-def _temporary(name: str) -> Path | None:
-    """Make a folder of this name in this user's own part of the temporary folder; None where that is not possible.
+def temporary_folder(name: str) -> Path | None:
+    """Name a folder in this user's own part of the temporary folder, which is made; None where that is not possible.
 
     numba runs what it finds there, so a folder that others own or may write to is not used.
     """
@@ -77,7 +77,7 @@ def _choose_cache() -> None:
     given = Path(os.environ.get("NUMBA_CACHE_DIR") or own)
     chosen = given
     if not _takes_files(given):
-        chosen = own if given != own and _takes_files(own) else _temporary(own.name)
+        chosen = own if given != own and _takes_files(own) else temporary_folder(own.name)
         if chosen is None:
             print(
                 f"error: compiled kernels need a folder to be kept in, and neither {given} nor {own} nor the temporary "

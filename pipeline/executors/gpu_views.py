@@ -3,6 +3,8 @@
 views = make_views(Packed(pixels, places, widths), plan.params, plan.size)     # V of u8 [N, 3, S, S]
 """
 
+import os
+import socket
 from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
@@ -42,18 +44,23 @@ class Executors(NamedTuple):
 
 @cache
 def executors(device_type: str) -> Executors:
-    """Import the executors of a device: Triton's on a GPU, torch's elsewhere."""
+    """Import the executors of a device: Triton's on a GPU, torch's elsewhere and in place of one that disagrees."""
+    reference = Executors(crop_flip_torch.cut, rand_augment_torch.apply_ops, erase_torch.erase)
     if device_type != "cuda":
-        return Executors(crop_flip_torch.cut, rand_augment_torch.apply_ops, erase_torch.erase)
-    from pipeline.executors import crop_flip_triton, erase_triton, rand_augment_triton  # Triton comes with torch's CUDA
+        return reference
+    from pipeline.executors import agreement, crop_flip_triton, erase_triton, rand_augment_triton  # with torch's CUDA
 
-    return Executors(crop_flip_triton.cut, rand_augment_triton.apply_ops, erase_triton.erase)
+    triton = Executors(crop_flip_triton.cut, rand_augment_triton.apply_ops, erase_triton.erase)
+    return triton._replace(**{name: getattr(reference, name) for name in agreement.refused(torch.device("cuda"))})
 
 
 @cache
 def check_device(device: torch.device) -> None:
     """Raise InputError where Triton is to make the views on a GPU and does not start: it builds its driver with a C
-    compiler, and keeps what it compiles in a folder."""
+    compiler, and keeps what it compiles in a folder.
+
+    A line names each kernel that is not used, as its views are not torch's (pipeline.executors.agreement).
+    """
     if device.type != "cuda" or not torch.cuda.is_available():  # a GPU that is missing is reported elsewhere
         return
     try:
@@ -65,6 +72,11 @@ def check_device(device: torch.device) -> None:
             f"Triton is to make the views on the GPU and does not start: {' '.join(str(error).split())}; it needs "
             "a C compiler, Python's headers and a TRITON_CACHE_DIR that can be written; or set data.views_on to cpu"
         ) from error
+    from pipeline.executors.agreement import refused
+
+    for name, why in refused(torch.device("cuda")).items() if os.environ.get("LOCAL_RANK", "0") == "0" else ():
+        gpu = f"{torch.cuda.get_device_name(device)} of {socket.gethostname()}"
+        print(f"the Triton kernel of {name} is not used on {gpu}: {why}; torch makes these views, slower", flush=True)
 
 
 def make_views(packed: Packed, params: ViewParams, size: int) -> list[Tensor]:
