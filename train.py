@@ -64,20 +64,19 @@ def train_to_end(run: Training, stop: Stop) -> int:
     """The loop: step, evaluate, save, until the last step or a reason to stop; -> exit code."""
     recipe, vote = run.recipe, Vote(run.world)
     with open_loader(run) as batches:
-        while run.step < run.length.total_steps:
+        while not run.over:
             train_step(run, batches)
-            last = run.step == run.length.total_steps
-            if is_due(recipe.run.evaluate_steps, run.step) and not last:
-                with run.paused():
-                    run.journal.evaluation(run.step, "val", run.validators["val"](run.full_method()))
+            last, better = run.step == run.length.total_steps, False
+            if not last and (is_due(recipe.run.evaluate_steps, run.step) or run.step in run.length.ends):
+                better = run.evaluate()
             why = STEP if run.step == recipe.run.stop_step else vote(stop.why(run.saver.save_s))
-            if why or last or is_due(recipe.run.save_steps, run.step):
-                run.save()
-            if why and not last:
+            if why or run.over or better or is_due(recipe.run.save_steps, run.step):
+                run.save(best=better)
+            if why and not run.over:
                 break
         vote.close()
     with run.paused():
-        return finish(run) if run.step == run.length.total_steps else stopped(run, WHY[why])
+        return finish(run) if run.over else stopped(run, WHY[why])
 
 
 def train_step(run: Training, batches: Loader) -> None:
@@ -98,7 +97,9 @@ def train_step(run: Training, batches: Loader) -> None:
             (loss.total / micro).backward()
         losses.append(loss)
         ids += [part.ids for part in (batch.labelled, batch.unlabelled) if part is not None]
-    for parameter in run.method.inactive_params(info):
+    inactive = list(run.method.inactive_params(info))
+    run.gradient_check(run.method.named_parameters(), inactive, "labels only" if info.labels_only else "every loss")
+    for parameter in inactive:
         parameter.grad = None
     norm = clip_grad_norm(run.method.parameters(), recipe.optim.clip)
     total = torch.stack([loss.total.detach() for loss in losses]).mean()
@@ -137,7 +138,7 @@ def finish(run: Training) -> int:
     """Evaluate and report, once the last checkpoint is on disk; -> exit code."""
     finish_run(run)
     run.saver.wait()
-    run.record_event("done", step=run.step)
+    run.record_done()
     return DONE
 
 

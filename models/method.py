@@ -1,7 +1,8 @@
 """Method: one module whose forward is the whole objective of one step; Loss, StepInfo: what it returns and takes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
@@ -62,6 +63,7 @@ class Method(nn.Module, ABC):
         decay = recipe.optim.ema_decay
         self.ema = None if decay is None else EMA(self.encoder, decay, warmup=recipe.optim.ema_warmup)
         self.branch: Branch | None = None
+        self._raw = False
 
     @staticmethod
     def build(recipe: Recipe, classes: int) -> nn.Module:
@@ -97,8 +99,18 @@ class Method(nn.Module, ABC):
 
     @property
     def eval_encoder(self) -> VisionTransformer:
-        """The encoder whose weights are evaluated and exported: the average where there is one."""
-        return self.encoder if self.ema is None else self.ema.module
+        """The encoder whose weights are evaluated and exported: the average where there is one, except in
+        `raw_weights`."""
+        return self.encoder if self.ema is None or self._raw else self.ema.module
+
+    @contextmanager
+    def raw_weights(self) -> Generator[None]:
+        """Evaluate the weights themselves inside, not their average."""
+        self._raw = True
+        try:
+            yield
+        finally:
+            self._raw = False
 
     def startup_note(self) -> str | None:
         """Return a line about this recipe that a user should read before it runs, if there is one."""

@@ -39,8 +39,8 @@ class AsyncSaver:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._saving: Future[None] | None = None
 
-    def save(self, state: dict) -> None:
-        """Wait for the save before, copy `state` to the host and begin to save it.
+    def save(self, state: dict, then: Callable[[], object] | None = None) -> None:
+        """Wait for the save before, copy `state` to the host and begin to save it; call `then` once it is on disk.
 
         Raises TypeError as `save_load.save` does, and InputError if the save before failed.
         """
@@ -48,7 +48,7 @@ class AsyncSaver:
         self.wait()
         began = time.monotonic()
         copied = self._copy(state)
-        self._saving = self._thread.submit(self._write, copied, began)
+        self._saving = self._thread.submit(self._write, copied, began, then)
 
     def check(self) -> None:
         """Raise the error of the save in the background, if it has ended with one; does not wait."""
@@ -65,13 +65,15 @@ class AsyncSaver:
         """Finish the save in the background and end the thread; an error of it is raised by `wait`, not here."""
         self._thread.shutdown()
 
-    def _write(self, copied: HostState, began: float) -> None:
+    def _write(self, copied: HostState, began: float, then: Callable[[], object] | None) -> None:
         state, copies_done = copied
         if copies_done is not None:
             copies_done.synchronize()
         for path in self.sync_first:
             _sync(path)
         (self.save_as or save_load.save)(self.folder, state)
+        if then is not None:
+            then()
         self.save_s = time.monotonic() - began
 
     def _copy(self, state: dict) -> HostState:

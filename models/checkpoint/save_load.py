@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.checkpoint import checksummed, sharded
 from models.checkpoint.checksummed import Damaged
 from models.distributed.process_group import World
-from models.records.run_folder import LAST, PREVIOUS
+from models.records.run_folder import BEST, LAST, PREVIOUS
 from pipeline.errors import InputError
 from pipeline.store.atomic_write import sync_folder
 
@@ -43,7 +43,7 @@ def save(folder: Path, state: dict) -> Path:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise checksummed.disk_error(folder, error) from error
-    sharded.remove_unreferenced(folder, last, folder / PREVIOUS)
+    sharded.remove_unreferenced(folder, last, folder / PREVIOUS, folder / BEST)
     return last
 
 
@@ -54,6 +54,17 @@ def save_sharded(folder: Path, parts: dict, world: World) -> None:
     """
     digests = _on_all_ranks(lambda: sharded.write(folder, parts, world.rank, world.size), world)
     _on_all_ranks(lambda: str(save(folder, sharded.main_state(parts, digests)) if world.main else ""), world)
+
+
+def keep_best(folder: Path) -> None:
+    """Make best.pt a second name of the newest checkpoint, in one rename; it takes no space of its own until that is
+    replaced. Raises InputError if the disk refuses; best.pt is then as before."""
+    newest = folder / LAST
+    try:
+        _link(newest if newest.exists() else folder / PREVIOUS, folder / BEST)
+        sync_folder(folder)
+    except OSError as error:
+        raise checksummed.disk_error(folder, error) from error
 
 
 def load(path: Path) -> dict:
@@ -107,7 +118,7 @@ def check_types(value: object, key: str) -> None:
 
 
 def _link(last: Path, previous: Path) -> None:
-    """Make `previous` a second name of the file `last`, replacing an older one atomically."""
+    """Make `previous` (previous.pt or best.pt) a second name of the file `last`, replacing an older one atomically."""
     spare = previous.with_suffix(".pt.partial")
     spare.unlink(missing_ok=True)
     try:

@@ -1,5 +1,8 @@
 """Check the numbers of a recipe before a file is opened: each field's own bound, then fields that limit each other."""
 
+import math
+
+from models.config.extensions import extensions_of
 from models.config.recipe import Encoder, Optim, Recipe
 from pipeline.errors import InputError
 from pipeline.flags import check_bounds
@@ -18,6 +21,8 @@ def check(recipe: Recipe) -> None:
         _check_view(f"data.{name}", getattr(recipe.data, name))
     _check_size(recipe.encoder)
     _check_epochs(recipe.optim)
+    _check_extensions(recipe)
+    _check_evaluation(recipe)
 
 
 def _check_view(group: str, view: View) -> None:
@@ -62,3 +67,32 @@ def _check_epochs(optim: Optim) -> None:
     if list(optim.drop_epochs) != sorted(set(optim.drop_epochs)) or max(optim.drop_epochs, default=0) > optim.epochs:
         expected = f"expected ascending epochs, none after {optim.epochs:g}"
         raise InputError(f"optim.drop_epochs is {drops}, {expected}; give others by --optim.drop-epochs")
+
+
+def _check_extensions(recipe: Recipe) -> None:
+    lowest = recipe.optim.final_lr
+    for extension in extensions_of(recipe.run):
+        if extension.lr is None:
+            continue
+        if not (math.isfinite(extension.lr) and extension.lr >= 0):
+            raise InputError(f"run.extend_lr is {extension.lr:g}, expected a finite number, 0 or above")
+        if extension.schedule == "rewarm" and extension.lr < lowest:
+            raise InputError(
+                f"run.extend_lr is {extension.lr:g}, below optim.final_lr {lowest:g}, to which the rate falls; raise "
+                "it, or choose --run.extend-schedule constant"
+            )
+
+
+def _check_evaluation(recipe: Recipe) -> None:
+    run = recipe.run
+    if run.stop_after is not None and (run.best is None or run.evaluate_steps is None):
+        missing = "--run.best NAME" if run.best is None else "--run.evaluate-steps N"
+        raise InputError(
+            f"run.stop_after is {run.stop_after}: expected a value to watch and evaluations while the run trains; add "
+            f"{missing}"
+        )
+    if run.judge != "average" and recipe.optim.ema_decay is None:
+        raise InputError(
+            f"run.judge is {run.judge}, and there is no average to tell the raw weights from: they are evaluated; "
+            "leave --run.judge out, or set --optim.ema-decay"
+        )

@@ -126,10 +126,32 @@ class Run:
     """Evaluate on data.val every so many steps; None: at the end."""
     knn: bool = False
     """Evaluate by nearest neighbours (k-NN), too, where there is a classifier; without one this is the evaluation."""
+    probe: bool = False
+    """Evaluate by a linear probe, too: a classifier fitted anew, to the optimum, to the frozen features of up to 10,000
+    labelled training images. The encoder gets no gradient from it."""
+    rankme: bool = False
+    """Measure RankMe with each evaluation of val: the effective rank of the features of 10,000 training images, without
+    labels."""
     hang_timeout_s: Annotated[float, POSITIVE] = 600
     """Seconds without a step after which a process ends itself and prints where its threads are."""
     stop_step: Annotated[int | None, AT_LEAST_1] = None
     """Save and stop after this step, as on a signal; the learning rate's schedule stays that of the full run."""
+    extend: Annotated[tuple[float, ...], POSITIVE] = ()
+    """Go on with a run that has ended for so many more epochs. To extend it again, add a number: 10, then 10 5."""
+    extend_schedule: tuple[Literal["rewarm", "constant"], ...] = ("rewarm",)
+    """Learning rate of an extension, one for all or one for each. rewarm: up to `extend_lr`, and down again as
+    `optim.schedule` has it, over the same shares of the steps as in the run. constant: `extend_lr` throughout."""
+    extend_lr: Annotated[tuple[float | None, ...], NOT_NEGATIVE] = (None,)
+    """Rate of an extension, scaled as `optim.lr` is: the peak of a rewarm (None: optim.lr), or the constant rate (None:
+    that of the last step before)."""
+    best: str | None = None
+    """Keep best.pt, too: the checkpoint with the best value of this name on data.val, such as top1 or knn (of equal
+    values the first). It costs a save whenever an evaluation is better."""
+    stop_after: Annotated[int | None, AT_LEAST_1] = None
+    """Early stopping: end the run once so many evaluations in a row have brought no better value of `best`."""
+    judge: Literal["average", "raw", "both"] = "average"
+    """Weights that are evaluated while the run trains and at its end. average: the moving average where the recipe
+    keeps one. raw: the weights themselves, as top1_raw and so on. both: one after the other, at twice the time."""
     oracle: bool = False
     """Read hidden labels to report the accuracy of pseudo-labels; they are not used in training."""
 

@@ -16,6 +16,7 @@ from models.bench import step_time
 from models.bench.step_time import StepCost
 from models.bench.synthetic import synthetic_batch
 from models.bench.timing import interleaved, machine
+from models.config.extensions import extensions_of
 from models.config.recipe import Recipe
 from models.config.resolve import named
 from models.evaluate.evaluator import Evaluator, Result
@@ -141,7 +142,7 @@ class Throughput(Evaluator):
                 f"{recipe.name} is as long as its data, and {Path(recipe.data.root) / recipe.data.train} is not here; "
                 "say --train-images N (and --train-labelled N)"
             )
-        return run_length(recipe.optim, Pools(*pools, *batches))
+        return run_length(recipe.optim, Pools(*pools, *batches), extensions_of(recipe.run))
 
     def here(self, recipe: Recipe) -> bool:
         """Say whether a recipe's training file is on this machine, and no flag replaces its size."""

@@ -1,4 +1,4 @@
-"""Evaluate a run while it trains and at its end: accuracy where there is a classifier, nearest neighbours, or both."""
+"""Evaluate a run while it trains and at its end: accuracy where there is a classifier, and what its features tell."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,12 +8,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from models.config.recipe import Recipe
 from models.distributed.precision import measuring
-from models.distributed.process_group import World, group_for, sum_over_ranks
+from models.distributed.process_group import World, from_main, group_for, sum_over_ranks
 from models.evaluate.accuracy import hits
-from models.evaluate.knn import feature_bank, features, knn
+from models.evaluate.knn import feature_bank, knn, pooled_features
+from models.evaluate.linear_probe import fit_probe, probe_hits
+from models.evaluate.rankme import rankme, rankme_ids
 from models.factory import method_class
 from models.method import Method
 from pipeline.errors import InputError
@@ -22,6 +25,7 @@ from pipeline.labels.splits import known_labels, load_split
 from pipeline.sources.classes import difference
 from pipeline.store.beton import Beton, open_beton
 
+RAW = "_raw"  # ends the names of values of the weights themselves, where an average is kept as well
 NEIGHBOUR_IMAGES = 10_000  # labelled images that k-NN compares with: enough to rank runs, seconds to encode
 
 
@@ -45,19 +49,41 @@ class Validator:
                 f"convert it with --classes-from {train.path}"
             )
         self.labels = known_labels(self.beton, None)
-        if method_class(recipe).has_classifier and not len(self.labels.ids):
+        has_classifier = method_class(recipe).has_classifier
+        if has_classifier and not len(self.labels.ids):
             raise InputError(f"{self.beton.path} has no labelled image to evaluate on; convert it with labels")
+        self.on_labels = ("knn",) * (recipe.run.knn or not has_classifier) + ("probe",) * recipe.run.probe
+        self.rankme = recipe.run.rankme and file == data.val  # of training images: once an evaluation
         self.split = load_split(train, data.split) if data.split else None
         self.batch = recipe.run.device_images or 256
+        if recipe.run.probe:
+            self._check_labels()
 
     def __call__(self, method: Method) -> dict[str, float]:
         """Measure shares of images, in float32 whatever the run trains in. A collective call.
 
-        Returns top1 (and top5 above 5 classes), and knn where the method has no classifier or run.knn asks for it;
-        nothing where no label is known.
+        Returns top1 (and top5 above 5 classes) where the method has a classifier; knn where it has none or run.knn asks
+        for it, and probe where run.probe does, unless no label is known; rankme where run.rankme asks for it, with val.
+        Where run.judge asks for the raw weights, their values are there as top1_raw and so on.
         """
+        judge, values = self.recipe.run.judge, {}
         with measuring(self.world.device):
-            return self._measure(method)
+            if judge != "raw":
+                values = self._measure(method)
+            if judge != "average":
+                with method.raw_weights():
+                    values |= {f"{name}{RAW}": value for name, value in self._measure(method).items()}
+        return values
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the values that a call returns."""
+        classes = len(self.train.manifest.classes or ())
+        names = ("top1", *(("top5",) if classes > 5 else ())) if method_class(self.recipe).has_classifier else ()
+        known = len(self.labels.ids) and len(known_labels(self.train, self.split).ids)
+        names += (*(self.on_labels if known else ()), *(("rankme",) if self.rankme else ()))
+        judge = self.recipe.run.judge
+        return (*(names if judge != "raw" else ()), *(f"{name}{RAW}" for name in names if judge != "average"))
 
     def _measure(self, method: Method) -> dict[str, float]:
         """Measure with the main rank's buffers on every rank: batch norm's running means differ between ranks."""
@@ -66,27 +92,59 @@ class Validator:
                 dist.broadcast(buffer, 0, group_for(buffer, self.world))
         ids = np.asarray(self.labels.ids[self.world.rank :: self.world.size])
         values = self._classified(method, ids) if method.has_classifier else {}
-        return values | (self._neighbours(method, ids) if self.recipe.run.knn or not method.has_classifier else {})
+        return values | (self._read_features(method, ids) if self.on_labels or self.rankme else {})
 
     def _classified(self, method: Method, ids: np.ndarray) -> dict[str, float]:
         counts = hits(method, self._images(ids), self._on_device(self.labels[ids]))
         top1, top5, n = sum_over_ranks(counts.cpu(), self.world).tolist()
         return {"top1": top1 / n} | ({"top5": top5 / n} if len(self.train.manifest.classes or ()) > 5 else {})
 
-    def _neighbours(self, method: Method, ids: np.ndarray) -> dict[str, float]:
-        known, total = known_labels(self.train, self.split), len(self.labels.ids)
+    def _read_features(self, method: Method, ids: np.ndarray) -> dict[str, float]:
+        """k-NN, linear probe and RankMe, as far as the recipe asks for them; a training image is encoded once for all
+        three where RankMe's are the labelled ones."""
+        known = known_labels(self.train, self.split)
         known_ids = np.asarray(known.ids[:NEIGHBOUR_IMAGES])  # samples were shuffled when the file was written
-        if not len(known_ids) or not total:
-            return {}
-        right = torch.zeros(1, dtype=torch.float64)
+        values: dict[str, float] = {}
+        bank = torch.zeros(0)
+        if self.on_labels and len(known_ids) and len(self.labels.ids):
+            bank_ids, bank = self._bank(method, known_ids)
+            values = self._on_labels(method, bank, self._on_device(known[bank_ids]), ids)
+        if self.rankme:
+            wanted = rankme_ids(self.train.n)
+            if self.world.main and not (len(bank) and np.array_equal(wanted, known_ids)):
+                _, bank = self._bank(method, wanted)
+            values["rankme"] = from_main(rankme(bank) if self.world.main else None, self.world)
+        return values
+
+    def _on_labels(self, method: Method, bank: Tensor, labels: Tensor, ids: np.ndarray) -> dict[str, float]:
+        """Shares of right answers over all ranks, this one's images being `ids`; bank f32 [N, C], labels i64 [N].
+
+        One probe serves all ranks: fits on several devices could differ in rounding.
+        """
+        right = dict.fromkeys(self.on_labels, 0.0)
+        probe = None
+        if "probe" in right:
+            fitted = fit_probe(bank, labels).to("cpu") if self.world.main else None
+            probe = from_main(fitted, self.world).to(self.world.device)
         if len(ids):  # fewer images than ranks leave some without
-            where = self.recipe.data, self.train, self.world.device
-            batches = sweep_decodable(*where, known_ids, self.batch, say=self.world.main)
-            bank_ids, bank = feature_bank(method.eval_encoder, batches)
-            queries = features(method.eval_encoder, self._images(ids))
-            labels = self._on_device(known[bank_ids]), self._on_device(self.labels[ids])
-            right += knn(bank, labels[0], queries, labels[1]) * len(ids)
-        return {"knn": float(sum_over_ranks(right, self.world)) / total}
+            queries, wanted = pooled_features(method.eval_encoder, self._images(ids)), self._on_device(self.labels[ids])
+            if "knn" in right:
+                right["knn"] = knn(normalize(bank, dim=1), labels, normalize(queries, dim=1), wanted) * len(ids)
+            if probe is not None:
+                right["probe"] = probe_hits(probe, queries, wanted)
+        total = sum_over_ranks(torch.tensor(list(right.values()), dtype=torch.float64), self.world)
+        return dict(zip(right, (total / len(self.labels.ids)).tolist(), strict=True))
+
+    def _bank(self, method: Method, ids: np.ndarray) -> tuple[np.ndarray, Tensor]:
+        """The training images `ids` that can be decoded, i64 [N], and their features f32 [N, C]."""
+        where = self.recipe.data, self.train, self.world.device
+        return feature_bank(method.eval_encoder, sweep_decodable(*where, ids, self.batch, say=self.world.main))
+
+    def _check_labels(self) -> None:
+        for beton, labels in ((self.train, known_labels(self.train, self.split)), (self.beton, self.labels)):
+            if not len(labels.ids):
+                todo = "convert it with labels, or drop --run.probe"
+                raise InputError(f"run.probe learns from labels, and {beton.path} has none known; {todo}")
 
     def _images(self, ids: np.ndarray) -> Iterator[Tensor]:
         return sweep(self.recipe.data, self.beton, self.world.device, ids, self.batch)

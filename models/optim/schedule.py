@@ -1,11 +1,18 @@
-"""The length of a run in steps, and its learning rate as a pure function of the step."""
+"""The length of a run and of its extensions in steps, and the learning rate as a pure function of the step."""
 
 import math
 from bisect import bisect_right
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import final
 
+from models.config.extensions import Extension
 from models.config.recipe import Optim
 from pipeline.errors import InputError
+
+
+LOW = 0.01
+"""Share of the peak below which a constant rate is pointed out."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +30,24 @@ class Pools:
         return self.labelled_batch + self.unlabelled_batch
 
 
+@final
+@dataclass(frozen=True)
+class ExtensionSteps:
+    """An extension in steps: its first one, counted from 0 over the whole run, and how many.
+
+    warmup_steps, drop_steps  of a rewarm, from `first` on: the run's own, at the same shares of the steps
+    """
+
+    asked: Extension
+    first: int
+    steps: int
+    warmup_steps: int
+    drop_steps: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True)
 class RunLength:
-    """A run in steps; the labels-only phase comes first and is part of `total_steps`."""
+    """A run in steps; the labels-only phase comes first and is part of `total_steps`, as are all extensions."""
 
     total_steps: int
     warmup_steps: int
@@ -36,6 +58,17 @@ class RunLength:
     """Steps of an epoch after that phase."""
     drop_steps: tuple[int, ...] = ()
     """Steps from which on the rate is lower (Optim.drop_epochs)."""
+    extensions: tuple[ExtensionSteps, ...] = ()
+
+    @property
+    def own_steps(self) -> int:
+        """Steps without extensions, over which the schedule and the sizes of the images are spread."""
+        return self.extensions[0].first if self.extensions else self.total_steps
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The numbers of steps after which the run, and each extension, has ended."""
+        return *(extension.first for extension in self.extensions), self.total_steps
 
     def epoch(self, step: int) -> float:
         """Epochs that are done after `step` steps."""
@@ -47,16 +80,17 @@ class RunLength:
         return step < self.labels_only_steps
 
 
-def run_length(optim: Optim, pools: Pools) -> RunLength:
-    """Convert the epochs of a recipe to steps.
+def run_length(optim: Optim, pools: Pools, extensions: Sequence[Extension] = ()) -> RunLength:
+    """Convert the epochs of a recipe, and of the extensions of its run, to steps.
 
     run_length(Optim(epochs=800, warmup_epochs=40), Pools(0, 1_281_167, 0, 4096)).total_steps  # 250227
 
     An epoch is one pass over the pool that `epoch_unit` names, at that pool's share of the batch. In the labels-only
     phase it is one pass over the labelled images at the whole batch (Semiformer: 128116 images, 864 a step, 148 steps).
-    A fraction of a step is dropped once at the end of each phase, not in each epoch.
+    A fraction of a step is dropped once at the end of each phase and extension, not in each epoch. An extension has no
+    labels-only phase.
 
-    Raises InputError if the method reads no image of the pool, or if the run is shorter than a step.
+    Raises InputError if the method reads no image of the pool, or if the run or an extension is shorter than a step.
     """
     first, then = _epoch_steps(optim, pools)
 
@@ -68,24 +102,75 @@ def run_length(optim: Optim, pools: Pools) -> RunLength:
     if total < 1:
         raise InputError(f"optim.epochs {optim.epochs:g} is less than one step of {pools.batch} images; raise it")
     drops = tuple(steps(epochs) for epochs in optim.drop_epochs)
-    return RunLength(total, steps(optim.warmup_epochs), steps(optim.labels_only_epochs), first, then, drops)
+    own = RunLength(total, steps(optim.warmup_epochs), steps(optim.labels_only_epochs), first, then, drops)
+    return _extended(own, extensions, pools.batch)
+
+
+def _extended(own: RunLength, extensions: Sequence[Extension], batch: int) -> RunLength:
+    made, total = [], own.total_steps
+    for asked in extensions:
+        steps = _whole_steps(asked.epochs * own.epoch_steps)
+        if steps < 1:
+            raise InputError(f"run.extend {asked.epochs:g} is less than one step of {batch} images; raise it")
+        warmup, *drops = (steps * share // own.total_steps for share in (own.warmup_steps, *own.drop_steps))
+        made.append(ExtensionSteps(asked, total, steps, warmup, tuple(drops)))
+        total += steps
+    return replace(own, total_steps=total, extensions=tuple(made))
 
 
 def learning_rate(step: int, length: RunLength, optim: Optim, batch: int) -> float:
     """The learning rate of the step with this number, counted from 0.
 
     It rises linearly from 0 over `warmup_steps`, as in MAE's lr_sched.py but per step. Then, through both phases, it
-    follows half a cosine to `final_lr` at `total_steps`, or is multiplied by `drop_factor` at each of `drop_steps` and
+    follows half a cosine to `final_lr` at `own_steps`, or is multiplied by `drop_factor` at each of `drop_steps` and
     kept at `final_lr` or above (with final_lr 0: SimMIM's MultiStepLRScheduler, per step). Where `lr_batch` is set all
     is scaled by batch / lr_batch (Goyal et al. 2017); `batch` counts the images of a step over all devices.
+
+    In an extension that re-warms, the rate rises linearly from that of the step before the extension to its own peak,
+    and then falls in the same form (Ibrahim et al. 2024, section 4); in a constant one it does not change.
     """
-    scale = 1.0 if optim.lr_batch is None else batch / optim.lr_batch
-    peak, final = optim.lr * scale, optim.final_lr * scale
-    if step < length.warmup_steps:
-        return peak * step / length.warmup_steps
+    scale = _lr_scale(optim, batch)
+    if step < length.own_steps or not length.extensions:
+        rates = 0.0, optim.lr * scale, optim.final_lr * scale
+        return _rate(step, length.own_steps, length.warmup_steps, length.drop_steps, rates, optim)
+    part = next(each for each in reversed(length.extensions) if step >= each.first)
+    before, asked = learning_rate(part.first - 1, length, optim, batch), part.asked
+    if asked.schedule == "constant":
+        return before if asked.lr is None else asked.lr * scale
+    rates = before, (optim.lr if asked.lr is None else asked.lr) * scale, optim.final_lr * scale
+    return _rate(step - part.first, part.steps, part.warmup_steps, part.drop_steps, rates, optim)
+
+
+def describe_extension(number: int, length: RunLength, optim: Optim, batch: int) -> str:
+    """Describe in a line where the extension of this number, from 0, begins, and its learning rate."""
+    part = length.extensions[number]
+    asked, last, scale = part.asked, part.first + part.steps - 1, _lr_scale(optim, batch)
+    before, at_end = (learning_rate(step, length, optim, batch) for step in (part.first - 1, last))
+    epochs = "" if optim.epoch_unit == "step" else f"{asked.epochs:g} epochs, "
+    text = f"extended by {epochs}{part.steps:,} steps, from step {part.first:,}: "
+    if asked.schedule == "constant":
+        low = "" if at_end >= LOW * optim.lr * scale else ", next to nothing; --run.extend-lr sets another"
+        return text + f"a constant rate of {at_end:.3g}{low}"
+    top = (optim.lr if asked.lr is None else asked.lr) * scale
+    rise = f"re-warmed over {part.warmup_steps:,} step(s)" if part.warmup_steps else "raised at once"
+    text += f"{rise} from {before:.3g} to {top:.3g}"
+    return text + f", then {'half a cosine' if optim.schedule == 'cosine' else 'in steps'} down to {at_end:.3g}"
+
+
+def _lr_scale(optim: Optim, batch: int) -> float:
+    return 1.0 if optim.lr_batch is None else batch / optim.lr_batch
+
+
+def _rate(
+    step: int, steps: int, warmup: int, drops: Sequence[int], rates: tuple[float, float, float], optim: Optim
+) -> float:
+    """The rate of a step of a run or of an extension, counted from its own first one; rates: first, peak and final."""
+    start, peak, final = rates
+    if step < warmup:
+        return start + (peak - start) * step / warmup
     if optim.schedule == "steps":
-        return max(final, peak * optim.drop_factor ** bisect_right(length.drop_steps, step))
-    done = (step - length.warmup_steps) / max(1, length.total_steps - length.warmup_steps)
+        return max(final, peak * optim.drop_factor ** bisect_right(drops, step))
+    done = (step - warmup) / max(1, steps - warmup)
     return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 

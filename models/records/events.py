@@ -1,6 +1,7 @@
 """events.jsonl: what happened to a run, one JSON object a line.
 
-Ranks append rows that name their rank (started, resumed, stopped, done, failed); `slurm` appends rows that name a job.
+Ranks append rows that name their rank (started, resumed, extended, stopped, done, failed); `slurm` appends rows that
+name a job.
 The standard library only.
 """
 
@@ -15,8 +16,9 @@ from models.records.jsonl import NUMBER, TEXT, append_line, left_out, read_lines
 FILE = "events.jsonl"
 NEEDED = {"time": NUMBER, "event": TEXT}
 OPTIONAL = {
-    **dict.fromkeys(("step", "ranks", "restart", "attempt", "line"), (int,)),
-    **dict.fromkeys(("job", "node", "nodes", "error", "log", "why", "backend", "numerics"), TEXT),
+    **dict.fromkeys(("step", "steps", "ranks", "restart", "attempt", "line", "extensions"), (int,)),
+    **dict.fromkeys(("job", "node", "nodes", "error", "log", "why", "backend", "numerics", "schedule"), TEXT),
+    **dict.fromkeys(("epochs", "lr"), NUMBER),
     "rank": (int, str),
     "code": (int, str),
 }

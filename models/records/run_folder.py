@@ -8,26 +8,32 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from models.config.recipe import Recipe
+from models.config.extensions import Extension, extensions_of
+from models.config.recipe import Recipe, Run
 from models.records import events, metrics
+from models.records.jsonl import NUMBER, is_of
 from pipeline.errors import InputError
 from pipeline.store.atomic_write import write_whole
 
-LAST, PREVIOUS = "last.pt", "previous.pt"
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 RECIPE, ENVIRONMENT, LOCK, REPORT, NOT_FINITE = (
     "recipe.json", "environment.json", "lock", "report.html", "not_finite.json"
 )  # fmt: skip
 FILES = (
-    *(LAST, f"{LAST}.partial", PREVIOUS, RECIPE, ENVIRONMENT, LOCK, REPORT, "report.md", NOT_FINITE),
+    *(LAST, f"{LAST}.partial", PREVIOUS, BEST, RECIPE, ENVIRONMENT, LOCK, REPORT, "report.md", NOT_FINITE),
     *(metrics.FILE, events.FILE),
 )
 FOLDERS = "heartbeat", "failed", "events", "report"
 MAY_CHANGE = {
     *(f"run.{name}" for name in ("folder", "fresh", "device", "devices", "device_images", "compile", "oracle")),
     *(f"run.{name}" for name in ("shard", "log_steps", "save_steps", "evaluate_steps", "stop_step", "hang_timeout_s")),
+    *(f"run.{name}" for name in ("judge", "stop_after")),
+    *(f"run.{name}" for name in ("knn", "probe", "rankme")),
     *(f"data.{name}" for name in ("root", "threads", "ahead", "backend", "memory_mb", "hang_timeout_s")),
 }
 """Fields that say where and how a run computes, not what: they may change from one start to the next."""
+EXTENSIONS = {f"run.{name}" for name in ("extend", "extend_schedule", "extend_lr")}
+"""Fields to which another extension may be added once the run has ended."""
 MAY_CHANGE_AFTER_NAN = {"optim.lr", "optim.clip"}
 """Fields that may also change once a run has met a loss or gradient that is not finite (models.optim.update)."""
 
@@ -80,15 +86,34 @@ def finished_line(folder: Path, recipe: Recipe) -> str | None:
     Raises InputError where `check_same_recipe` does.
     """
     check_same_recipe(folder, recipe)
+    done = _ended(folder)
+    if done is None or wants_more(folder, recipe):
+        return None
+    step, scores = done.get("step", 0), metrics.format_scores(metrics.latest_scores(metrics.read(folder)))
+    how = f"step {step:,}, {done['why']}" if "why" in done else f"step {step:,} of {step:,}"
+    line = (
+        f"{folder} is finished: {', '.join([recipe.name, how, *scores])}; report: {folder / REPORT}; for a new run "
+        "choose another --run.folder, to train this one for longer --run.extend"
+    )
+    return "\n".join([*damaged_rows(folder), line])
+
+
+def wants_more(folder: Path, recipe: Recipe) -> bool:
+    """Whether the run in `folder` has ended, and the recipe asks for more: another extension, or another
+    `run.stop_after` than the one that ended it."""
+    done = _ended(folder)
+    if done is None:
+        return False
+    stopped_early = "why" in done and done.get("stop_after") != recipe.run.stop_after
+    return stopped_early or done.get("extensions", 0) != len(recipe.run.extend)
+
+
+def _ended(folder: Path) -> dict | None:
+    """The event with which the run in `folder` has ended, if it is its last one and the report is there; else None."""
     rows = [row for row in events.read(folder) if "rank" in row]
     if not rows or rows[-1]["event"] != "done" or not all((folder / name).exists() for name in (LAST, REPORT)):
         return None
-    step, scores = rows[-1].get("step", 0), metrics.format_scores(metrics.latest_scores(metrics.read(folder)))
-    line = (
-        f"{folder} is finished: {', '.join([recipe.name, f'step {step:,} of {step:,}', *scores])}; report: "
-        f"{folder / REPORT}; for a new run choose another --run.folder"
-    )
-    return "\n".join([*damaged_rows(folder), line])
+    return rows[-1]
 
 
 def damaged_rows(folder: Path) -> list[str]:
@@ -115,28 +140,69 @@ def check_same_recipe(folder: Path, recipe: Recipe) -> None:
     """Raise InputError naming the first field in which the recipe differs from that of the run in `folder`.
 
     Fields of MAY_CHANGE are not compared, nor those of MAY_CHANGE_AFTER_NAN if not_finite.json is there. A field that
-    recipe.json lacks, because it is newer than the run, counts as its default. `run.fresh` refuses any run.
+    recipe.json lacks, because it is newer than the run, counts as its default. `run.fresh` refuses any run. A run that
+    has ended may get one extension more; without a run, none can be asked for.
     """
     path = folder / RECIPE
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, expected a folder for the run; choose another --run.folder")
     check_kinds(folder)
     if not holds_run(folder):
+        if recipe.run.extend:
+            raise InputError(
+                f"{folder} holds no run, and --run.extend goes on with one that has ended; train it first, without "
+                "--run.extend"
+            )
         return
     if recipe.run.fresh:
         raise InputError(f"{folder} holds a run already; choose another --run.folder, or drop --run.fresh to carry on")
     if not path.exists():
         return
     before = dict(_flat(_with_defaults(_read_recipe(path), recipe)))
-    free = MAY_CHANGE | (MAY_CHANGE_AFTER_NAN if (folder / NOT_FINITE).exists() else set())
+    free = MAY_CHANGE | EXTENSIONS | (MAY_CHANGE_AFTER_NAN if (folder / NOT_FINITE).exists() else set())
     now = dict(_flat(json.loads(json.dumps(asdict(recipe)))))
     for field in ("name", *now, *before):
         old, new = before.get(field), now.get(field)
         if field not in free and old != new:
+            longer = "; to train for longer, add --run.extend EPOCHS once it has ended" * (field == "optim.epochs")
             raise InputError(
                 f"{folder} was begun with {field} {old}, now it is {new}; repeat the command as it was, or choose "
-                "another --run.folder"
+                f"another --run.folder{longer}"
             )
+    _check_extensions(folder, recipe, before)
+
+
+def _check_extensions(folder: Path, recipe: Recipe, saved: dict[str, Any]) -> None:
+    """Raise InputError unless the recipe has the extensions in recipe.json, or, of a run that has ended, one more."""
+    before, now = _saved_extensions(saved, folder / RECIPE), extensions_of(recipe.run)
+    if now == before:
+        return
+    if now[: len(before)] != before or len(now) > len(before) + 1:
+        was = "was not extended" if not before else f"was extended by {', then by '.join(map(str, before))}"
+        asked = ", then by ".join(map(str, now)) or "no epochs"
+        flags = " ".join(f"{each.epochs:g}" for each in before)
+        again = f"repeat --run.extend {flags} with its schedule and rate, " if before else ""
+        again += "one number more extends it further" if before else "extend it once, then by the next number"
+        raise InputError(f"{folder} {was}, now --run.extend asks for {asked}; {again}")
+    done = _ended(folder)
+    if done is None:
+        raise InputError(
+            f"{folder} has not ended, and --run.extend {now[-1].epochs:g} goes on from the end; repeat the command "
+            "as it was until the run is finished"
+        )
+    if "why" in done:
+        raise InputError(
+            f"{folder} ended early, after step {done.get('step', 0):,} ({done['why']}), and --run.extend goes on from "
+            "the end; raise --run.stop-after, or leave it out, to train to the end first"
+        )
+
+
+def _saved_extensions(saved: dict[str, Any], path: Path) -> tuple[Extension, ...]:
+    lists = {name.removeprefix("run."): held for name in EXTENSIONS if isinstance(held := saved.get(name), list)}
+    if len(lists) < len(EXTENSIONS) or not all(is_of(each, NUMBER) for each in lists["extend"]):
+        raise InputError(f"{path}: run.extend is no list of numbers; restore it, or choose another --run.folder")
+    extend, schedule, lr = (tuple(lists[name]) for name in ("extend", "extend_schedule", "extend_lr"))
+    return extensions_of(Run(extend=extend, extend_schedule=schedule, extend_lr=lr))
 
 
 def _read_recipe(path: Path) -> dict:

@@ -1,21 +1,24 @@
 """Finish a run: the last evaluations, pictures of its views and reconstructions, and the report."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
+from models.checkpoint import save_load
+from models.config.extensions import stages_of
 from models.config.resolve import command_of
 from models.evaluate.reconstruct import RATIOS, picture, png
 from models.method import Method
 from models.preview import columns, views
 from models.records import metrics
+from models.records.run_folder import BEST
 from models.reporting.pseudo_label_stats import few_passed
 from models.reporting.render import Picture
 from models.reporting.report import speed, verdict, write_report
 from models.training.trainer import Training
 from pipeline.evaluation.sweep import sweep
 from pipeline.preview.views import spread
-from pipeline.text import percent
+from pipeline.text import measured
 
 IMAGES = 8
 
@@ -23,14 +26,19 @@ IMAGES = 8
 def finish_run(run: Training) -> None:
     """Evaluate on val, and on test where the recipe names one; then the main rank writes the report. A collective call.
 
-    Each evaluation uses the EMA of the weights where the recipe keeps one.
+    Each evaluation uses the weights that `run.judge` names. If val's value of `run.best` is the best so far, the last
+    checkpoint becomes best.pt, too.
     """
     method, final = run.full_method(), []
     for name, validate in run.validators.items():
         values = validate(method)
         if values:
             run.journal.evaluation(run.step, name, values)
-        final += [(f"{name} {key}", percent(value)) for key, value in values.items()]
+        if name == "val" and run.best is not None and run.best.add(run.step, values):
+            run.saver.wait()
+            if run.world.main:
+                save_load.keep_best(run.folder)
+        final += [(f"{name} {key}", measured(key, value)) for key, value in values.items()]
     if not run.world.main:
         return
     rows = metrics.read(run.folder)
@@ -42,11 +50,22 @@ def finish_run(run: Training) -> None:
         pictures=_pictures(run, method),
         verdict=verdict(*speed(rows), "GPU" if run.world.device.type == "cuda" else "CPU"),
         labelled=run.train_data.pools[0],
-        command=command_of(run.recipe),
+        command="\n".join(command_of(replace(run.recipe, run=stage)) for stage in stages_of(run.recipe.run)),
+        notes=(notes := _notes(run)),
         pseudo_labels=run.journal.pseudo_labels,
         class_names=run.train_data.classes,
     )
-    run.print_once(few_passed(rows, asdict(run.recipe)), f"report: {page}")
+    run.print_once(few_passed(rows, asdict(run.recipe)), *notes, f"report: {page}")
+
+
+def _notes(run: Training) -> list[str]:
+    """Where extensions began, whether and why the run ended early, and which step best.pt is of; each in a line."""
+    notes, best, total = run.extensions(), run.best, run.length.total_steps
+    if best is not None and run.ended_early:
+        notes.append(f"ended early, after step {run.step:,} of {total:,}: {best.why()} (run.stop_after)")
+    if best is not None and (described := best.describe()):
+        notes.append(f"{described}, kept as {BEST}")
+    return notes
 
 
 def _pictures(run: Training, method: Method) -> list[Picture]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import itertools
 import json
 import os
 import sys
@@ -22,8 +23,11 @@ from pipeline.concurrency.watchdog import standing
 FOLDER, BEAT_S = "heartbeat", 10.0
 TICKS, SPARE_S = 20, 30.0
 FIRST, PAUSED, WAITING = 6, 6, 1.5
-"""Factors of the timeout: until the first step is done, which compiles; during evaluations and saves; and for a rank
-that waits for another one, so that the rank which it waits for times out before it and its error is the first."""
+"""Factors of the timeout: until the first step is done, and while a graph is compiled; during evaluations and saves;
+and for a rank that waits for another one, so that the rank which it waits for times out before it and its error is the
+first."""
+COMPILERS = "/torch/_dynamo/", "/torch/_inductor/", "/torch/_functorch/_aot_autograd/", "/triton/compiler/"
+"""Files whose calls compile. The backward graph is compiled by a thread of autograd, while the loop's waits for it."""
 WAITS_FOR_RANKS = "/torch/distributed/", "/torch/autograd/graph.py", "/models/training/stop.py"
 """Files whose calls wait for other ranks: collectives, the averaging of gradients in the backward pass, votes."""
 
@@ -105,7 +109,10 @@ class HangTimeout:
             self._rearm()
             if self.waited_s <= self.hang_timeout_s * self.factor:
                 continue
-            place, waits = position(sys._current_frames()[self._main])
+            frames = sys._current_frames()
+            if self.waited_s <= self.hang_timeout_s * FIRST and any(map(compiles, frames.values())):
+                continue
+            place, waits = position(frames[self._main])
             if waits and self.ranks > 1 and self.waited_s <= self.hang_timeout_s * self.factor * WAITING:
                 continue
             self._end(place, waits and self.ranks > 1)
@@ -127,12 +134,25 @@ class HangTimeout:
             faulthandler.dump_traceback_later(2 * self.hang_timeout_s + SPARE_S, exit=True)
 
 
+def compiles(frame: FrameType) -> bool:
+    """Whether a thread whose innermost frame is `frame` is compiling a graph or a kernel.
+
+    A compiled function's call has frames of the compiler, too, and the code that it calls beneath them.
+    """
+    paths = (each.f_code.co_filename for each, _ in traceback.walk_stack(frame))
+    return any(part in path for path in itertools.takewhile(_not_ours, paths) for part in COMPILERS)
+
+
+def _not_ours(path: str) -> bool:
+    return "/site-packages/" in path or "/lib/python" in path
+
+
 def position(frame: FrameType | None) -> tuple[str, bool]:
     """The "file:line" at which a thread's frame stands, of this project if it has one on the stack; and whether the
     innermost call waits for other ranks.
     """
     calls = [(each.f_code.co_filename, line) for each, line in traceback.walk_stack(frame)]
     waits = any(part in calls[0][0] for part in WAITS_FOR_RANKS)
-    own = [(path, line) for path, line in calls if "/site-packages/" not in path and "/lib/python" not in path]
+    own = [(path, line) for path, line in calls if not _not_ours(path)]
     path, line = (own or calls)[0]
     return f"{Path(path).name}:{line}", waits

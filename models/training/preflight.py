@@ -8,6 +8,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.checkpoint import save_load
+from models.config.extensions import extensions_of
 from models.config.recipe import Recipe
 from models.config.resolve import named
 from models.distributed import process_group
@@ -23,6 +24,7 @@ from models.optim.schedule import Pools, RunLength, run_length
 from models.pretrained import load_encoder
 from models.records.run_folder import check_same_recipe, damaged_rows, folder_of
 from models.reporting.environment import where_exactness_ends
+from models.training.best import check_best
 from pipeline.errors import InputError
 from pipeline.sampling.sampler import shares
 from pipeline.train_data import TrainData, check_views, open_train_data
@@ -146,9 +148,11 @@ def open_inputs(recipe: Recipe, world: World) -> Inputs:
     check_views(train_data, recipe.data, needs, recipe.encoder.patch)
     files = {"val": recipe.data.val, "test": recipe.data.test}
     validators = {name: Validator(recipe, file, train_data.beton, world) for name, file in files.items() if file}
+    if recipe.run.best is not None:
+        check_best(recipe.run.best, validators["val"].names)
     digests = {name: validator.beton.digest for name, validator in validators.items()}
     train_data = replace(train_data, fingerprint=train_data.fingerprint | digests)
-    length = run_length(recipe.optim, Pools(*train_data.pools, *train_data.batches))
+    length = run_length(recipe.optim, Pools(*train_data.pools, *train_data.batches), extensions_of(recipe.run))
     micro = micro_batches(train_data.batches, world.size, recipe.run.device_images)
     return Inputs(train_data, validators, length, micro)
 
@@ -160,7 +164,7 @@ def build_method(recipe: Recipe, classes: int) -> Method:
     except NoTarget as error:
         command = f"{error.command} {_fit_arguments(recipe, error.kind)}"
         raise InputError(str(error).replace(error.command, command)) from error
-    if recipe.run.knn:
+    if recipe.run.knn or recipe.run.probe or recipe.run.rankme:
         check_tokens(method.eval_encoder, "avg", recipe.name)
     return method
 

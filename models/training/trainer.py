@@ -21,8 +21,8 @@ from models.distributed.process_group import World
 from models.evaluate.validator import Validator
 from models.method import Method
 from models.optim.build import build_optimiser
-from models.optim.schedule import RunLength
-from models.optim.update import FiniteGuard
+from models.optim.schedule import RunLength, describe_extension
+from models.optim.update import FiniteGuard, GradientCheck
 from models.records import events, metrics, run_folder
 from models.records.failures import FailureLog
 from models.reporting.collapse import CollapseWatch
@@ -30,6 +30,7 @@ from models.reporting.environment import numerics, write_environment
 from models.reporting.journal import Journal
 from models.reporting.pseudo_label_stats import PseudoLabelCounts
 from models.reporting.terminal import headline
+from models.training.best import BestValue, open_best
 from models.training.liveness import HangTimeout, Heartbeat
 from models.training.preflight import OpenRun, open_run
 from pipeline.backends.select import BackendName, choose
@@ -51,6 +52,7 @@ class Training:
     model          what computes the loss: the method, or DDP around it
     no_sync        context for the micro-batches before the last: DDP then exchanges gradients once a step
     autocast       context in which the loss is computed
+    best           the best value of val so far, where the recipe names one (run.best)
     step           number of updates that are done
     """
 
@@ -69,10 +71,22 @@ class Training:
     optimiser: torch.optim.Optimizer
     journal: Journal
     guard: FiniteGuard
+    gradient_check: GradientCheck
     saver: AsyncSaver
     hang_timeout: HangTimeout
     heartbeat: Heartbeat
+    best: BestValue | None
     step: int
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether the run ends before its last step, as `run.stop_after` evaluations brought nothing better."""
+        return self.step < self.length.total_steps and self.best is not None and self.best.exhausted(self.step)
+
+    @property
+    def over(self) -> bool:
+        """Whether the last step is done, be it an early one."""
+        return self.step == self.length.total_steps or self.ended_early
 
     def state(self) -> dict:
         """The content of a checkpoint, tensors and JSON types. A collective call."""
@@ -86,18 +100,31 @@ class Training:
             "data": self.train_data.fingerprint,
         }
 
-    def save(self) -> None:
+    def evaluate(self) -> bool:
+        """Evaluate on val, at the end of the run or of an extension on every file; -> whether val's value of `run.best`
+        is the best so far. A collective call."""
+        at_end = self.step in self.length.ends
+        with self.paused():
+            method = self.full_method()
+            found = {name: each(method) for name, each in self.validators.items() if at_end or name == "val"}
+            for name, values in found.items():
+                self.journal.evaluation(self.step, name, values)
+        return self.best is not None and self.best.add(self.step, found["val"])
+
+    def save(self, *, best: bool = False) -> None:
         """Copy the state, if all updates since the last save were finite, and write it to last.pt in the background.
+
+        best  make it best.pt, too
 
         A collective call. Raises InputError if an update was not finite, or if the save before failed.
         """
         with self.paused():
             self.guard.check(self.folder)
-            state = self.state()
+            state, then = self.state(), partial(save_load.keep_best, self.folder) if best and self.world.main else None
             if self.recipe.run.shard:
-                self.saver.save(sharded.split(state, main=self.world.main))
+                self.saver.save(sharded.split(state, main=self.world.main), then)
             elif self.world.main:
-                self.saver.save(state)
+                self.saver.save(state, then)
 
     def full_method(self) -> Method:
         """The method with all its weights on this rank, to be evaluated. A collective call."""
@@ -117,6 +144,24 @@ class Training:
         """Append an event to events.jsonl, on the main rank."""
         if self.world.main:
             events.append(self.folder, event, rank=0, node=events.NODE, **fields)
+
+    def extensions(self) -> list[str]:
+        """Describe each extension in a line: where it begins, and its learning rate."""
+        length, recipe = self.length, self.recipe
+        numbers = range(len(length.extensions))
+        return [describe_extension(number, length, recipe.optim, recipe.data.batch) for number in numbers]
+
+    def record_extensions(self) -> None:
+        """Append an "extended" event for each extension that has none yet, on the main rank."""
+        known = {row.get("step") for row in events.read(self.folder) if row["event"] == "extended"}
+        for part in self.length.extensions:
+            if part.first not in known:
+                self.record_event("extended", step=part.first, steps=part.steps, **asdict(part.asked))
+
+    def record_done(self) -> None:
+        """Append the event of a run that has ended, with the number of its extensions, and why if it ended early."""
+        early = {"why": self.best.why(), "stop_after": self.best.stop_after} if self.best and self.ended_early else {}
+        self.record_event("done", step=self.step, extensions=len(self.length.extensions) or None, **early)
 
     def print_once(self, *lines: str | None) -> None:
         """Print the lines that are not None, on the main rank."""
@@ -157,6 +202,7 @@ def prepare(
         resumed=start,
     )
     ending.enter_context(closing(journal))
+    best, lost = open_best(recipe.run, found.folder, found.inputs.length, world, start)
     if checkpoint:
         optimiser.load_state_dict(fsdp.shard_state(checkpoint["optimiser"], optimiser))
         journal.load_state_dict(checkpoint["journal"])
@@ -175,13 +221,16 @@ def prepare(
         optimiser=optimiser,
         journal=journal,
         guard=FiniteGuard(world),
+        gradient_check=GradientCheck(),
         saver=saver,
         hang_timeout=hang_timeout,
         heartbeat=Heartbeat(found.folder, world.rank),
+        best=best,
         step=start,
     )
+    run.record_extensions()
     run.record_event("resumed" if checkpoint else "started", step=start, ranks=world.size, numerics=numerics(world))
-    print_headline(run, found.origin, found.notes)
+    print_headline(run, found.origin, [*found.notes, *([lost] if lost else [])])
     return run
 
 
@@ -211,7 +260,8 @@ def print_headline(run: Training, origin: str | None, notes: Sequence[str]) -> N
     run.print_once(
         headline(run.recipe.name, files, train_data.batches, run.length, run.world, run.micro, run.step),
         origin,
-        growth(run.length.total_steps, run.recipe.data),
+        *run.extensions(),
+        growth(run.length.own_steps, run.recipe.data),
         run.method.startup_note(),
         *notes,
     )
@@ -230,7 +280,7 @@ def open_loader(run: Training) -> Loader:
         rank=world.rank,
         ranks=world.size,
         micro=run.micro,
-        total_steps=run.length.total_steps,
+        total_steps=run.length.own_steps,
     )
     backend = open_backend(replace(recipe.data, backend=choose_backend(run)), run.train_data.beton, world.device)
     return Loader(spec, backend, world.device, run.step, recipe.data.ahead, recipe.data.hang_timeout_s)

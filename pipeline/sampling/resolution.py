@@ -10,8 +10,11 @@ from pipeline.spec import Data
 
 
 def size_at(step: int, total_steps: int, data: Data) -> int:
-    """Return the side of the images in a step, counted from 0: each of `data.sizes` has an equal share of the steps."""
-    return data.sizes[step * len(data.sizes) // total_steps] if data.sizes else data.size
+    """Return the side of the images in a step, counted from 0: each of `data.sizes` has an equal share of the steps, and
+    the last one all steps after them."""
+    if not data.sizes:
+        return data.size
+    return data.sizes[min(step * len(data.sizes) // total_steps, len(data.sizes) - 1)]
 
 
 def distinct_sizes(data: Data) -> list[int]:
