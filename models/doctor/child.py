@@ -43,6 +43,10 @@ def _run(name: str, file: IO[str], folder: Path, quick: bool, data: Path | None)
 
     cuda = torch.cuda.is_available()
     _write(file, where(folder, cuda))
+    if cuda:
+        from models.distributed.process_group import set_up_cuda
+
+        set_up_cuda()  # kernels as a run has them
     stage = own_class(importlib.import_module(f"models.doctor.stages.{name}"), Stage)()
     if stage.needs_gpu and not cuda:
         _write(file, Row(name, "skipped", NO_GPU).as_json())

@@ -9,7 +9,7 @@ from typing import Any, final
 from models.doctor.stage import Row
 from models.doctor.supervise import Ended
 from pipeline.store.atomic_write import write_whole
-from pipeline.text import table
+from pipeline.text import line
 
 JSON, PAGE = "doctor.json", "doctor.md"
 HEAD = "stage", "what", "result", "figure", "what to do"
@@ -63,8 +63,9 @@ class Findings:
 
     def table(self) -> str:
         """Return every row as a table in Markdown."""
-        lines = [(name, row.what, row.result, row.figure, row.to_do) for name, row in self.rows]
-        return table([HEAD, *[tuple(" ".join(cell.split()) for cell in line) for line in lines]])
+        rows = [HEAD, ["---"] * len(HEAD)]
+        rows += [(name, row.what, row.result, row.figure, row.to_do) for name, row in self.rows]
+        return "".join(f"{line([' '.join(cell.split()) for cell in row])}\n" for row in rows)
 
     def verdict(self) -> str:
         """Sum up: how many rows of each result, in how many seconds."""
