@@ -1,7 +1,7 @@
 """The batch that the loader hands to a method.
 
-batch.labelled.images     # u8 [N, 3, S, S]
-batch.unlabelled.weak     # u8 [M, 3, S, S]
+batch.labelled.images     # u8 [N, 3, H, W]
+batch.unlabelled.weak     # u8 [M, 3, H, W]
 """
 
 from dataclasses import dataclass, fields
@@ -14,7 +14,7 @@ DIMENSIONS = {"visible": (2, 3), "hidden": (3,)}  # of a tensor that is no image
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images whose labels may be seen: ids i64 [N], images u8 [N, 3, S, S], labels i64 [N].
+    """Images whose labels may be seen: ids i64 [N], images u8 [N, 3, H, W], labels i64 [N].
 
     visible  i64 [N, K]      patches of `images` that the masked branch may see; [N, W, K] in W windows of each image
     hidden   i64 [N, W, M]   the windows' other patches; None without windows, where the hidden patches are the rest
@@ -29,7 +29,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """Images without labels: ids i64 [N], weak and strong u8 [N, 3, S, S].
+    """Images without labels: ids i64 [N], weak and strong u8 [N, 3, H, W].
 
     visible  i64 [N, K]      patches of `weak` that the masked branch may see; [N, W, K] in W windows of each image
     hidden   i64 [N, W, M]   the windows' other patches; None without windows, where the hidden patches are the rest

@@ -26,6 +26,7 @@ from pipeline.concurrency.transfer import copy_stream, to_device
 from pipeline.labels.known import Labels
 from pipeline.sampling.replacement import Replacements
 from pipeline.sampling.sampler import SampleIds, Sampler
+from pipeline.spec import Size
 from pipeline.views.plan import Plan, ViewSpec, draw
 
 PLANNERS = 2  # one batch's plan is drawn while another's images decode
@@ -43,7 +44,7 @@ class LoaderSpec:
     seed                 of the plans
     chunks, first_chunk  slices of a step over all ranks (ranks x micro-batches), and this rank's first
     micro                micro-batches of this rank in a step
-    size_at              step -> side of its images (pipeline.sampling.resolution); the views' own side when absent
+    size_at              step -> size of its images (pipeline.sampling.resolution); the views' own size when absent
     """
 
     sampler: Sampler
@@ -54,7 +55,7 @@ class LoaderSpec:
     chunks: int = 1
     first_chunk: int = 0
     micro: int = 1
-    size_at: Callable[[int], int] | None = None
+    size_at: Callable[[int], Size] | None = None
 
     def view_specs(self, step: int) -> tuple[ViewSpec | None, ViewSpec | None]:
         """Return the views of both streams in a step, in the size of that step."""

@@ -8,19 +8,36 @@ from typing import Annotated, Literal
 
 from pipeline.flags import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE
 
+Size = int | tuple[int, int]
+"""Of images, in pixels, or of their grid, in patches: the side of a square, or height and width."""
+
+
+def both_sides(size: Size) -> tuple[int, int]:
+    """Return height and width of a size, of which a single number is both.
+
+    both_sides(224)  # (224, 224)
+    """
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def spelt(size: Size) -> str:
+    """Write a size as messages do: "224" of a square, else height x width, "224 x 112"."""
+    height, width = both_sides(size)
+    return str(height) if height == width else f"{height} x {width}"
+
 
 @dataclass(frozen=True)
 class View:
     """How one view of an image is cut, then changed: first colours, then erasing."""
 
     crop: Literal["random_resized", "resize_then_crop", "centre"] = "random_resized"
-    """random_resized: torchvision's RandomResizedCrop. resize_then_crop: short side to `short_side`, then a random
-    crop with reflected `padding` (Semiformer's weak view). centre: short side to `short_side`, then the centre crop,
-    for evaluation."""
+    """random_resized: torchvision's RandomResizedCrop, its aspects in units of the view's. resize_then_crop: short side
+    to `short_side`, then a random crop with reflected `padding` (Semiformer's weak view). centre: short side to
+    `short_side`, then the centre crop, for evaluation. The short side is the one that a view needs more of."""
     scale: tuple[float, float] = (0.08, 1.0)
     """random_resized: share of the image's area."""
     short_side: Annotated[float, POSITIVE] = 256 / 224
-    """resize_then_crop, centre: the short side after resizing, in units of the view's size."""
+    """resize_then_crop, centre: the short side after resizing, in units of the view's side."""
     padding: Annotated[int, NOT_NEGATIVE] = 4
     """resize_then_crop: reflected pixels on each side before cropping."""
     flip: bool = True
@@ -77,12 +94,14 @@ class Data:
     """Images in a step, over all devices."""
     ratio: Annotated[float, POSITIVE] = 7
     """Unlabelled images for each labelled one, where a method uses both."""
-    size: Annotated[int, AT_LEAST_1] = 224
-    """Side of the square that the network sees, in pixels."""
+    size: Annotated[Size, AT_LEAST_1] = 224
+    """Size of the images that the network sees, in pixels: one number is the side of a square, two are height and
+    width. The patch divides both."""
     sizes: tuple[int, ...] | None = None
     """Progressive resolution: sides for equal shares of the steps, such as 160 192 224 224; they may repeat, never
-    fall, and end at `size`, which is evaluated at in any case. Each is a multiple of the encoder's patch; with compiled
-    blocks each makes its own graphs, so use few."""
+    fall, and end at `size`, which is evaluated at in any case. Where `size` is height and width they are heights, and
+    widths keep its proportion. Each is a multiple of the encoder's patch; with compiled blocks each makes its own
+    graphs, so use few."""
     labelled_view: Literal["weak", "strong"] = "strong"
     """Which view the labelled loss sees."""
     weak: View = field(default_factory=View)
@@ -106,6 +125,10 @@ class Data:
     """Batches prepared in advance."""
     hang_timeout_s: Annotated[float | None, POSITIVE] = 300
     """Seconds without a batch after which a run prints where every thread stands and ends; None waits for ever."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, tuple) and self.size[0] == self.size[1]:
+            object.__setattr__(self, "size", self.size[0])  # one spelling: "224 224" is the run that 224 is
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pipeline.loader import LoaderSpec
 from pipeline.open import open_data
 from pipeline.sampling.resolution import check_sizes, distinct_sizes, size_at
 from pipeline.sampling.sampler import Pool, SampleIds, Sampler, rest, shares
-from pipeline.spec import Data, Needs, View
+from pipeline.spec import Data, Needs, View, both_sides
 from pipeline.store.beton import Beton
 from pipeline.views.plan import ViewSpec, draw, evaluation_spec
 
@@ -126,9 +126,9 @@ def check_views(train_data: TrainData, data: Data, needs: Needs, patch: int) -> 
         try:
             draw(spec, first, train_data.beton.heights[:1], train_data.beton.widths[:1], 0)
         except InputError as error:
-            if spec.size == data.size:
+            if spec.size == both_sides(data.size):
                 raise
-            raise InputError(f"data.sizes holds {spec.size}, at which {error}") from error
+            raise InputError(f"data.sizes holds {both_sides(spec.size)[0]}, at which {error}") from error
 
 
 def _stream_specs(data: Data, needs: Needs, patch: int) -> tuple[ViewSpec | None, ViewSpec | None]:

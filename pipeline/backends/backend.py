@@ -19,7 +19,7 @@ from pipeline.store.sample_names import read_name
 from pipeline.views.plan import Plan
 
 PendingViews = Callable[[], list[Tensor]]
-"""Waits for the views of a batch and returns them, one u8 [N, 3, S, S] for each view of the plan."""
+"""Waits for the views of a batch and returns them, one u8 [N, 3, H, W] for each view of the plan."""
 
 
 @final
@@ -50,7 +50,7 @@ class Backend(ABC):
 
     @abstractmethod
     def start(self, plan: Plan) -> PendingViews:
-        """Begin a plan's work and return at once. The result, when called, waits and returns one u8 [N, 3, S, S]
+        """Begin a plan's work and return at once. The result, when called, waits and returns one u8 [N, 3, H, W]
         (channels last, on the device) for each view of the plan.
 
         The result raises Undecodable, after all its work, if images of the plan cannot be decoded.

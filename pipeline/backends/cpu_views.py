@@ -12,11 +12,11 @@ from pipeline.views.plan import ViewParams
 
 
 def start_views(
-    pool: Pool, source: kernels.Source, params: ViewParams, size: int, device: torch.device
+    pool: Pool, source: kernels.Source, params: ViewParams, size: tuple[int, int], device: torch.device
 ) -> Callable[[], tuple[list[Tensor], np.ndarray]]:
-    """Begin the V views of N images; the result waits: V of u8 [N, 3, S, S] on the device, error codes i32 [N]."""
+    """Begin the V views of N images; the result waits: V of u8 [N, 3, H, W] on the device, error codes i32 [N]."""
     views, n = params.flips.shape
-    out = torch.empty(views, n, size, size, 3, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    out = torch.empty(views, n, *size, 3, dtype=torch.uint8, pin_memory=device.type == "cuda")
     pixels, errors = out.numpy(), np.zeros(n, np.int32)
     wait = pool.start(lambda first, last, own: kernels.make_views(first, last, source, params, pixels, errors, own), n)
 

@@ -17,6 +17,7 @@ from pipeline.backends.dali_decoder import Decoder
 from pipeline.concurrency.pool import Pool, cores
 from pipeline.errors import InputError
 from pipeline.executors.gpu_views import Packed, make_views
+from pipeline.spec import Size
 from pipeline.store.beton import Beton
 from pipeline.views.plan import Plan
 
@@ -25,7 +26,7 @@ from pipeline.views.plan import Plan
 class Dali(Backend):
     """Streams JPEG from a .beton, whose memory map DALI reads in place.
 
-    size      side of the largest view that a plan will ask for
+    size      of the largest view that a plan will ask for
     views_on  "cpu": DALI decodes on the CPU, numba kernels make the views. "device": DALI decodes on the device, on a
               GPU through nvJPEG, and the views are made there.
 
@@ -38,7 +39,7 @@ class Dali(Backend):
     early, DALI decodes wrong bits that libffcv reports.
     """
 
-    def __init__(self, beton: Beton, size: int, device: torch.device, views_on: str, threads: int | None = None):
+    def __init__(self, beton: Beton, size: Size, device: torch.device, views_on: str, threads: int | None = None):
         libffcv.load()
         self._device, self._on_cpu = device, views_on == "cpu"
         self.heights, self.widths = beton.heights, beton.widths

@@ -14,6 +14,7 @@ from pipeline.backends.staged_decode import StagedDecode
 from pipeline.backends.staging_buffers import staging_buffers_for
 from pipeline.concurrency.ahead import ahead
 from pipeline.concurrency.pool import Pool
+from pipeline.spec import Size
 from pipeline.store.beton import Beton
 
 IMAGES, BATCH = 512, 256  # decoded again and again; after the first time they are in the page cache
@@ -38,7 +39,7 @@ def ffcv_rate(beton: Beton, device: torch.device, threads: int) -> float:
         pool.close()
 
 
-def dali_rate(beton: Beton, size: int, device: torch.device, threads: int) -> float:
+def dali_rate(beton: Beton, size: Size, device: torch.device, threads: int) -> float:
     """Measure the images a second that DALI decodes on the device. Raises InputError where DALI cannot be used."""
     from pipeline.backends.dali import Dali
 

@@ -9,6 +9,7 @@ from pipeline.backends import cpu_views, kernels, libffcv, staged_decode
 from pipeline.backends.backend import Backend, PendingViews, check_decoded, jpeg_source
 from pipeline.backends.staging_buffers import staging_buffers_for
 from pipeline.concurrency.pool import Pool
+from pipeline.spec import Size
 from pipeline.store.beton import Beton
 from pipeline.views.plan import Plan
 
@@ -17,12 +18,12 @@ from pipeline.views.plan import Plan
 class FFCV(Backend):
     """Streams JPEG from a .beton.
 
-    size      side of the largest view that a plan will ask for
+    size      of the largest view that a plan will ask for
     views_on  "cpu": numba kernels make the views right behind the decoder. "device": the CPU decodes into packed
               pinned buffers, they cross to the device as they are, and every view is made there.
     """
 
-    def __init__(self, beton: Beton, size: int, device: torch.device, views_on: str, threads: int | None = None):
+    def __init__(self, beton: Beton, size: Size, device: torch.device, views_on: str, threads: int | None = None):
         libffcv.load()
         self._beton, self._device, self._on_cpu = beton, device, views_on == "cpu"
         self.heights, self.widths = beton.heights, beton.widths

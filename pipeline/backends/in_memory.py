@@ -10,6 +10,7 @@ from pipeline.backends.backend import Backend, PendingViews, check_decoded, jpeg
 from pipeline.backends.cpu_views import start_views
 from pipeline.concurrency.pool import Pool
 from pipeline.executors.gpu_views import Packed, make_views
+from pipeline.spec import Size
 from pipeline.store.beton import Beton
 from pipeline.views.plan import Plan
 
@@ -18,7 +19,7 @@ from pipeline.views.plan import Plan
 class InMemoryBackend(Backend):
     """Holds every image of a .beton as pixels and makes the views of FFCV, of up to `size`, without decoding again."""
 
-    def __init__(self, beton: Beton, size: int, device: torch.device, views_on: str, threads: int | None = None):
+    def __init__(self, beton: Beton, size: Size, device: torch.device, views_on: str, threads: int | None = None):
         libffcv.load()
         self._beton, self._device, self._on_cpu = beton, device, views_on == "cpu"
         self.heights, self.widths = beton.heights, beton.widths

@@ -8,6 +8,7 @@ from numba import njit
 from pipeline.backends.libffcv import imdecode, resize
 from pipeline.executors.erase_numba import erase_fill, erase_noise
 from pipeline.executors.rand_augment_numba import apply_ops
+from pipeline.spec import Size, both_sides
 from pipeline.views.erase import CUTOUT_FILL
 
 u64 = np.uint64
@@ -29,16 +30,17 @@ class Source(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Memory of one thread: pixels u8 [bytes of the largest image]; inner, spare u8 [S · S · 3] of the largest view."""
+    """Memory of one thread: pixels u8 [bytes of the largest image]; inner, spare u8 [H · W · 3] of the largest view."""
 
     pixels: np.ndarray
     inner: np.ndarray
     spare: np.ndarray
 
 
-def scratch(largest: int, size: int) -> Scratch:
+def scratch(largest: int, size: Size) -> Scratch:
     """Allocate scratch for images of up to `largest` pixels and views of up to `size`."""
-    pixels, inner, spare = (np.empty(n, np.uint8) for n in (3 * largest + 64, 3 * size * size, 3 * size * size))
+    height, width = both_sides(size)
+    pixels, inner, spare = (np.empty(n, np.uint8) for n in (3 * largest + 64, 3 * height * width, 3 * height * width))
     return Scratch(pixels[1:], inner, spare)  # an odd address: see decode_into
 
 
@@ -61,9 +63,9 @@ def decode_packed(first, last, source, packed, places, errors):
 
 @njit(nogil=True, cache=True)
 def make_views(first, last, source, params, out, errors, scratch):
-    """Make the views of images first..last-1 from a plan's ViewParams: out u8 [V, N, S, S, 3], errors i32 [N]."""
-    size = out.shape[2]
-    spare = scratch.spare[: 3 * size * size].reshape(size, size, 3)  # raises where the scratch is for smaller views
+    """Make the views of images first..last-1 from a plan's ViewParams: out u8 [V, N, H, W, 3], errors i32 [N]."""
+    down, across = out.shape[2], out.shape[3]
+    spare = scratch.spare[: 3 * down * across].reshape(down, across, 3)  # raises where the scratch is for smaller views
     for i in range(first, last):
         pixels = scratch.pixels.ctypes.data
         if source.decoded:
@@ -78,7 +80,6 @@ def make_views(first, last, source, params, out, errors, scratch):
                 source.widths[i],
                 params.boxes[v, i],
                 params.insets[v, i],
-                size,
                 view,
                 scratch,
             )
@@ -92,18 +93,19 @@ def make_views(first, last, source, params, out, errors, scratch):
 
 
 @njit(nogil=True, cache=True)
-def _cut(pixels, height, width, box, insets, size, out, scratch):
+def _cut(pixels, height, width, box, insets, out, scratch):
+    down, across = out.shape[0], out.shape[1]
     top, left = box[0], box[1]
     before_y, before_x, after_y, after_x = insets[0], insets[1], insets[2], insets[3]
     if before_y + before_x + after_y + after_x == 0:
-        resize(0, pixels, height, width, top, top + box[2], left, left + box[3], out.ctypes.data, size, size)
+        resize(0, pixels, height, width, top, top + box[2], left, left + box[3], out.ctypes.data, down, across)
         return
-    inner_y, inner_x = size - before_y - after_y, size - before_x - after_x
+    inner_y, inner_x = down - before_y - after_y, across - before_x - after_x
     inner = scratch.inner
     resize(0, pixels, height, width, top, top + box[2], left, left + box[3], inner.ctypes.data, inner_y, inner_x)
-    for y in range(size):
+    for y in range(down):
         row = _reflect(y - before_y, inner_y) * inner_x
-        for x in range(size):
+        for x in range(across):
             at = 3 * (row + _reflect(x - before_x, inner_x))
             for c in range(3):
                 out[y, x, c] = inner[at + c]
@@ -117,15 +119,15 @@ def _reflect(at, n):
 
 @njit(nogil=True, cache=True)
 def _flip(view, spare):
-    """Mirror u8 [S, S, 3] in place: each row is written mirrored to `spare` and copied back, with unsigned indices,
+    """Mirror u8 [H, W, 3] in place: each row is written mirrored to `spare` and copied back, with unsigned indices,
     which takes a third of the time of swapping."""
-    size, line = view.shape[1], spare.reshape(spare.size)
-    last = u64(3 * (size - 1))
+    across, line = view.shape[1], spare.reshape(spare.size)
+    last = u64(3 * (across - 1))
     for y in range(view.shape[0]):
-        row = view[y].reshape(3 * size)
-        for x in range(size):
+        row = view[y].reshape(3 * across)
+        for x in range(across):
             here = u64(x) * u64(3)
             there = last - here
             line[here], line[here + u64(1)], line[here + u64(2)] = row[there], row[there + u64(1)], row[there + u64(2)]
-        for x in range(3 * size):
+        for x in range(3 * across):
             row[x] = line[x]

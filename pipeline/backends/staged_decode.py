@@ -77,10 +77,15 @@ class StagedDecode:
 
 
 def start_views(
-    pool: Pool, buffers: StagingBuffers, source: kernels.Source, params: ViewParams, size: int, device: torch.device
+    pool: Pool,
+    buffers: StagingBuffers,
+    source: kernels.Source,
+    params: ViewParams,
+    size: tuple[int, int],
+    device: torch.device,
 ) -> Callable[[], tuple[list[Tensor], np.ndarray]]:
     """Begin the V views of N images, which the pool decodes and the device makes; the result waits: V of
-    u8 [N, 3, S, S] on the device, error codes i32 [N]."""
+    u8 [N, 3, H, W] on the device, error codes i32 [N]."""
     decoded = StagedDecode(source, pool, buffers)
 
     def finish() -> tuple[list[Tensor], np.ndarray]:

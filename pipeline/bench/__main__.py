@@ -19,6 +19,7 @@ from pipeline.bench.rounds import Turns, interleaved, rate, times
 from pipeline.bench.verdict import Machine, machine, need, verdict
 from pipeline.errors import command
 from pipeline.flags import AT_LEAST_1, POSITIVE, Bound, check_bounds, parse
+from pipeline.spec import Size, spelt
 from pipeline.store.beton import Beton, open_beton
 
 GOAL_IMAGES_PER_S = 1000  # rate for which the loader's own share of a core is printed
@@ -37,8 +38,8 @@ class Options:
     """The network that the verdict is about."""
     step_images_per_s: Annotated[float | None, POSITIVE] = None
     """Images (not views) that one GPU trains on in a second, if you measured it."""
-    size: Annotated[int, Bound(f"at least {2 * PATCH}", lambda value: value >= 2 * PATCH)] = 224
-    """Side of the views, in pixels."""
+    size: Annotated[Size, Bound(f"at least {2 * PATCH}", lambda value: value >= 2 * PATCH)] = 224
+    """Size of the views, in pixels: the side of a square, or height and width."""
     threads: Annotated[int, AT_LEAST_1] = 1
     """Decoding threads; more of them share caches and memory, and each prepares a little less."""
     rounds: Annotated[int, AT_LEAST_1] = 5
@@ -70,7 +71,7 @@ def where(options: Options, beton: Beton, here: Machine) -> dict[str, str | int]
         **{name: found for name in PACKAGES if (found := _version(name))},
         "data": f"{beton.path.name}, {beton.manifest.stored_kb['mean']:.0f} kB an image",
         "images": min(options.images, beton.n),
-        "size": options.size,
+        "size": spelt(options.size),
         "batch": options.batch,
         "threads": options.threads,
         "rounds": options.rounds,

@@ -21,7 +21,7 @@ from pipeline.concurrency.ahead import ahead
 from pipeline.concurrency.pool import Pool
 from pipeline.loader import Loader, LoaderSpec
 from pipeline.sampling.sampler import SampleIds, Sampler
-from pipeline.spec import Data, View
+from pipeline.spec import Data, Size, View, both_sides
 from pipeline.store.beton import Beton
 from pipeline.train_data import unlabelled_spec
 from pipeline.views.plan import Plan, ViewSpec, draw
@@ -38,11 +38,11 @@ GPU_END_TO_END = "GPU views, end to end"
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What every case prepares: images `ids` (i64 [n], the file's first) in batches, in views of `size` pixels."""
+    """What every case prepares: images `ids` (i64 [n], the file's first) in batches, in views of `size`."""
 
     beton: Beton
     ids: np.ndarray
-    size: int
+    size: Size
     batch: int
     threads: int
 
@@ -163,7 +163,7 @@ class Idle(Backend):
     def __init__(self, work: Work):
         self.heights, self.widths = work.beton.heights, work.beton.widths
         self._pool = Pool(work.threads, lambda: None)
-        self._view = torch.empty(work.batch, 3, work.size, work.size, dtype=torch.uint8)
+        self._view = torch.empty(work.batch, 3, *both_sides(work.size), dtype=torch.uint8)
 
     def start(self, plan: Plan) -> PendingViews:
         wait = self._pool.start(lambda first, last, _: None, len(plan.ids))

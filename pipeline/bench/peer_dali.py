@@ -13,6 +13,7 @@ from nvidia.dali.auto_aug import rand_augment
 
 from pipeline.bench.cases import SCALE, Work
 from pipeline.bench.rounds import Case
+from pipeline.spec import both_sides
 
 OPERATIONS, MAGNITUDE, FILL = 3, 9, 128
 ASPECT = (3 / 4, 4 / 3)
@@ -36,7 +37,7 @@ def _pipeline(work: Work, kind: Kind, device: str):
 
     def crop(image):
         cut = fn.random_resized_crop(
-            image, size=[work.size, work.size], random_area=list(SCALE), random_aspect_ratio=list(ASPECT),
+            image, size=list(both_sides(work.size)), random_area=list(SCALE), random_aspect_ratio=list(ASPECT),
             interp_type=types.INTERP_LINEAR, antialias=True,
         )  # fmt: skip
         return fn.flip(cut, horizontal=fn.random.coin_flip())
@@ -51,7 +52,7 @@ def _pipeline(work: Work, kind: Kind, device: str):
             return crop(image)
         weak, strong = crop(image), crop(image)
         if kind != "two crops":
-            sides = [work.size, work.size]
+            sides = list(both_sides(work.size))
             strong = rand_augment.rand_augment(strong, n=OPERATIONS, m=MAGNITUDE, shape=sides, fill_value=FILL)
         return weak, strong
 

@@ -10,6 +10,7 @@ from ffcv.pipeline import PipelineSpec
 
 from pipeline.bench.cases import SCALE, Work
 from pipeline.bench.rounds import Case
+from pipeline.spec import both_sides
 
 REPEATS = 2  # passes in one epoch of ffcv.Loader, which allocates its memory again in each epoch
 TWO_DECODES = "ffcv.Loader: two crops, two decodes (FFCV-SSL)"
@@ -31,7 +32,7 @@ def ffcv_ssl_cases(work: Work) -> Generator[dict[str, Case]]:
 
 def _loader(work: Work, names: list[str]) -> Loader:
     def pipeline() -> PipelineSpec:
-        decoder = RandomResizedCropRGBImageDecoder((work.size, work.size), scale=SCALE)
+        decoder = RandomResizedCropRGBImageDecoder(both_sides(work.size), scale=SCALE)
         return PipelineSpec("image", decoder=decoder, transforms=[])
 
     return Loader(

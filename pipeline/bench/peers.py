@@ -19,6 +19,7 @@ from torchvision.datasets import ImageFolder
 from pipeline.bench.cases import SCALE, Work
 from pipeline.bench.rounds import Case
 from pipeline.errors import InputError
+from pipeline.spec import Size, both_sides
 
 OPERATIONS = 3  # of RandAugment in USB's ImageNet setting, as in our preset
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -40,18 +41,19 @@ def torchvision_cases(work: Work) -> Generator[dict[str, Case]]:
         }
 
 
-def mae(size: int) -> Callable[[Image.Image], torch.Tensor]:
-    """Build MAE's pre-training view (its main_pretrain.py): f32 [3, size, size]."""
-    crop = T.RandomResizedCrop(size, SCALE, interpolation=T.InterpolationMode.BICUBIC)
+def mae(size: Size) -> Callable[[Image.Image], torch.Tensor]:
+    """Build MAE's pre-training view (its main_pretrain.py): f32 [3, H, W]."""
+    crop = T.RandomResizedCrop(both_sides(size), SCALE, interpolation=T.InterpolationMode.BICUBIC)
     return T.Compose([crop, T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(MEAN, STD)])
 
 
 @final
 class Two:
-    """USB's weak and strong views of one image: both [3, size, size], f32 and normalised or u8."""
+    """USB's weak and strong views of one image: both [3, H, W], f32 and normalised or u8."""
 
-    def __init__(self, size: int, normalised: bool):
-        cut = [T.RandomResizedCrop(size, SCALE, interpolation=T.InterpolationMode.BILINEAR), T.RandomHorizontalFlip()]
+    def __init__(self, size: Size, normalised: bool):
+        crop = T.RandomResizedCrop(both_sides(size), SCALE, interpolation=T.InterpolationMode.BILINEAR)
+        cut = [crop, T.RandomHorizontalFlip()]
         last = [T.ToTensor(), T.Normalize(MEAN, STD)] if normalised else [T.PILToTensor()]
         self.weak, self.strong = T.Compose([*cut, *last]), T.Compose([*cut, T.RandAugment(OPERATIONS), *last])
 

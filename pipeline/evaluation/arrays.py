@@ -19,7 +19,7 @@ from pipeline.views.plan import evaluation_plan
 
 
 def sweep_pixels(pixels: np.ndarray, data: Data, device: torch.device, batch: int) -> Iterator[Tensor]:
-    """Yield every image of u8 [N, H, W, 3] once, in order, in the evaluation view of `data`: u8 [n, 3, S, S] for n up
+    """Yield every image of u8 [N, H, W, 3] once, in order, in the evaluation view of `data`: u8 [n, 3, h, w] for n up
     to `batch`. The array may be a map of a file. While a batch is used the next one is made."""
     libffcv.load()
     pool = Pool(data.threads, lambda: kernels.scratch(1, data.size))
@@ -38,7 +38,7 @@ def _start(part: np.ndarray, data: Data, pool: Pool, device: torch.device) -> Ca
     places = 3 * height * width * np.arange(n, dtype=np.int64)
     plan = evaluation_plan(data, zeros, heights, widths)
     source = kernels.Source(part.ctypes.data, places, zeros, heights, widths, True)
-    wait = start_views(pool, source, plan.params, data.size, device)
+    wait = start_views(pool, source, plan.params, plan.size, device)
 
     def finish(_keep: np.ndarray = part) -> Tensor:  # the threads hold the address of its memory, and nothing else
         return wait()[0][0]

@@ -23,7 +23,7 @@ from pipeline.executors.gpu_views import check_device
 from pipeline.sources.encode import Decoding, prepare
 from pipeline.sources.listing import Listing, listing, unreadable
 from pipeline.sources.regular import MOST_BYTES, open_regular
-from pipeline.spec import Data
+from pipeline.spec import Data, both_sides
 from pipeline.store.jpeg_header import plain_size
 from pipeline.store.sample_names import escape
 from pipeline.text import some
@@ -34,7 +34,7 @@ QUALITY = 100  # of what libffcv does not take (PNG, turned or CMYK JPEG): it go
 
 
 class Shown(NamedTuple):
-    """Images u8 [n, 3, S, S] of `paths`, and (path, reason) of the files of this batch that are no images."""
+    """Images u8 [n, 3, H, W] of `paths`, and (path, reason) of the files of this batch that are no images."""
 
     paths: list[Path]
     images: Tensor
@@ -212,12 +212,12 @@ def _begin(
 def _start(
     files: list[Read], data: Data, device: torch.device, views: "_ViewMaker", *, alone: bool = False
 ) -> Callable[[], tuple[Tensor, np.ndarray]]:
-    """Begin to decode files; the result waits: images u8 [n, 3, S, S], and errors i32 [n], 0 where all is well.
+    """Begin to decode files; the result waits: images u8 [n, 3, H, W], and errors i32 [n], 0 where all is well.
 
     alone  the result is waited for while a batch that began before has not been: these files get buffers of their own
     """
     if not files:
-        nothing = torch.empty(0, 3, data.size, data.size, dtype=torch.uint8, device=device)
+        nothing = torch.empty(0, 3, *both_sides(data.size), dtype=torch.uint8, device=device)
         return lambda: (nothing, np.zeros(0, np.int32))
     jpegs, heights, widths = zip(*files, strict=True)
     heights, widths, sizes = (np.array(column, np.int64) for column in (heights, widths, list(map(len, jpegs))))
@@ -249,14 +249,14 @@ class _ViewMaker:
     def start(
         self, source: kernels.Source, params: ViewParams, alone: bool
     ) -> Callable[[], tuple[list[Tensor], np.ndarray]]:
-        pixels = int((source.heights * source.widths).max())
+        pixels, size = int((source.heights * source.widths).max()), both_sides(self.data.size)
         if pixels > self.largest:
             self._grow(pixels)
         if self.on_cpu:
-            return cpu_views.start_views(self.pools[-1], source, params, self.data.size, self.device)
+            return cpu_views.start_views(self.pools[-1], source, params, size, self.device)
         buffers = self.own_buffers if alone else self.buffers  # the next batch may hold all of the others
         assert buffers is not None  # _grow made both
-        return staged_decode.start_views(self.pools[-1], buffers, source, params, self.data.size, self.device)
+        return staged_decode.start_views(self.pools[-1], buffers, source, params, size, self.device)
 
     def close(self) -> None:
         for pool in self.pools:

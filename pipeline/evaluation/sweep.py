@@ -1,6 +1,6 @@
 """Go once through images of a .beton, in order, in the evaluation view, while one batch is decoded ahead.
 
-for images in sweep(data, beton, device, ids=np.arange(beton.n), batch=256): ...     # u8 [n, 3, S, S]
+for images in sweep(data, beton, device, ids=np.arange(beton.n), batch=256): ...     # u8 [n, 3, H, W]
 """
 
 import sys
@@ -24,7 +24,7 @@ from pipeline.views.plan import evaluation_plan
 
 
 def sweep(data: Data, beton: Beton, device: torch.device, ids: np.ndarray, batch: int) -> Iterator[Tensor]:
-    """Yield every image of `ids` once, in order, in the evaluation view: u8 [n, 3, S, S] for n up to `batch`, on the
+    """Yield every image of `ids` once, in order, in the evaluation view: u8 [n, 3, H, W] for n up to `batch`, on the
     device. Raises InputError for an image that cannot be decoded."""
     with closing(open_backend(streamed(data), beton, device)) as backend:
         for _, pending in _started(data, backend, ids, batch):

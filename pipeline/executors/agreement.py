@@ -41,18 +41,18 @@ Verdict = dict[str, str]
 
 
 def cases(device: torch.device, size: int) -> dict[str, Callable[[Callable[..., Tensor], torch.device], list[Tensor]]]:
-    """Return for each kernel a function that runs an executor of it on fixed inputs: views u8 [N, 3, S, S], a list."""
-    chance = np.random.default_rng(0)
+    """Return for each kernel a function that runs an executor of it on fixed inputs: square views u8 [N, 3, S, S]."""
+    chance, sides = np.random.default_rng(0), (size, size)
     each = np.repeat(np.arange(len(ra.NAMES), dtype=np.int8), len(ARGS))
     pictures = torch.from_numpy(_pictures(chance, len(each), size)).permute(0, 3, 1, 2)
     single = ra.Ops(each[:, None], _arguments(each))
-    drawn = {name: ra.draw(name, rng.keys(1, 0, np.arange(len(each)), rng.STRONG), size) for name in ("usb", "timm")}
+    drawn = {name: ra.draw(name, rng.keys(1, 0, np.arange(len(each)), rng.STRONG), sides) for name in ("usb", "timm")}
     pixels, geometry = _packed(chance, 12, size)
     keys = rng.keys(2, 0, np.arange(len(each)), rng.STRONG)
-    boxes = erase.draw_cutout(keys, size), erase.draw_erasing(keys, size, probability=0.7)
+    boxes = erase.draw_cutout(keys, sides), erase.draw_erasing(keys, sides, probability=0.7)
 
     def cut(run: Callable[..., Tensor], there: torch.device) -> list[Tensor]:
-        return [run(pixels.to(there), geometry, size)]
+        return [run(pixels.to(there), geometry, sides)]
 
     def apply_ops(run: Callable[..., Tensor], there: torch.device) -> list[Tensor]:
         plans = (single, False), (single, True), (drawn["usb"], True), (drawn["timm"], False)

@@ -4,7 +4,7 @@ The torch version gathers once for every pixel that the largest crop of its grou
 float32; here they stay in registers. Arithmetic and its order are the same. The module is imported where there is a
 GPU, as Triton needs one.
 
-    views = cut(pixels, geometry, size=224)     # u8 [N, 3, 224, 224]
+    views = cut(pixels, geometry, size=(224, 224))     # u8 [N, 3, 224, 224]
 """
 
 import numpy as np
@@ -16,20 +16,21 @@ from torch import Tensor
 from pipeline.concurrency.transfer import to_device
 
 
-def cut(pixels: Tensor, geometry: np.ndarray, size: int) -> Tensor:
+def cut(pixels: Tensor, geometry: np.ndarray, size: tuple[int, int]) -> Tensor:
     """Cut one view of each image out of a packed buffer: one launch, no host sync.
 
     pixels    u8 [pixels, 3]   images one after another, each [height, width, 3]
     geometry  i64 [N, 11]      the columns that pipeline.executors.gpu_views.GEOMETRY names
-    Returns u8 [N, 3, size, size], channels last.
+    size      of the views: height, width
+    Returns u8 [N, 3, height, width], channels last.
     """
-    n = len(geometry)
-    out = torch.empty(n, size, size, 3, dtype=torch.uint8, device=pixels.device)
+    n, (down, across) = len(geometry), size
+    out = torch.empty(n, down, across, 3, dtype=torch.uint8, device=pixels.device)
     if n:
-        rows, block = 2, triton.next_power_of_2(size)
+        rows, block = 2, triton.next_power_of_2(across)
         warps = max(4, block // 64)  # as many pixels a thread at every size
         there = to_device(geometry, pixels.device)
-        _cut[(n, triton.cdiv(size, rows))](pixels, there, out, size, ROWS=rows, BLOCK=block, num_warps=warps)
+        _cut[(n, triton.cdiv(down, rows))](pixels, there, out, down, across, ROWS=rows, BLOCK=block, num_warps=warps)
     return out.permute(0, 3, 1, 2)
 
 
@@ -45,7 +46,7 @@ def _covered(at, start, extent, before, after, size):
 
 
 @triton.jit
-def _cut(pixels, geometry, out, size, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def _cut(pixels, geometry, out, rows, columns, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     image = tl.program_id(0).to(tl.int64)
     row = geometry + image * 11
     place, width = tl.load(row), tl.load(row + 1)
@@ -56,10 +57,10 @@ def _cut(pixels, geometry, out, size, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     flip = tl.load(row + 10)
     out_y = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     out_x = tl.arange(0, BLOCK)
-    at_x = tl.where(flip != 0, size - 1 - out_x, out_x)
-    first_y, low_y, inner_y = _covered(out_y, top, height, before_y, after_y, size)
-    first_x, low_x, inner_x = _covered(at_x, left, breadth, before_x, after_x, size)
-    shown = (out_y < size)[:, None] & (out_x < size)[None, :]
+    at_x = tl.where(flip != 0, columns - 1 - out_x, out_x)
+    first_y, low_y, inner_y = _covered(out_y, top, height, before_y, after_y, rows)
+    first_x, low_x, inner_x = _covered(at_x, left, breadth, before_x, after_x, columns)
+    shown = (out_y < rows)[:, None] & (out_x < columns)[None, :]
     red = tl.zeros([ROWS, BLOCK], tl.float32)
     green = tl.zeros([ROWS, BLOCK], tl.float32)
     blue = tl.zeros([ROWS, BLOCK], tl.float32)
@@ -77,7 +78,7 @@ def _cut(pixels, geometry, out, size, ROWS: tl.constexpr, BLOCK: tl.constexpr):
             red += tl.load(source, shown, 0).to(tl.float32) * weight
             green += tl.load(source + 1, shown, 0).to(tl.float32) * weight
             blue += tl.load(source + 2, shown, 0).to(tl.float32) * weight
-    target = out + 3 * ((image * size + out_y[:, None]) * size + out_x[None, :])
+    target = out + 3 * ((image * rows + out_y[:, None]) * columns + out_x[None, :])
     tl.store(target, (red + 0.5).to(tl.uint8), shown)
     tl.store(target + 1, (green + 0.5).to(tl.uint8), shown)
     tl.store(target + 2, (blue + 0.5).to(tl.uint8), shown)

@@ -15,7 +15,7 @@ _GOLDEN, _SHIFTS, _MULTIPLIERS = rng.GOLDEN, rng.SHIFTS, rng.MULTIPLIERS
 
 @njit(nogil=True, cache=True)
 def erase_fill(image, box, fill):
-    """Fill one box of u8 [S, S, 3] with a colour u8 [3], in place."""
+    """Fill one box of u8 [H, W, 3] with a colour u8 [3], in place."""
     top, left, height, width = box
     red, green, blue = fill[0], fill[1], fill[2]
     for y in range(top, top + height):
@@ -27,15 +27,15 @@ def erase_fill(image, box, fill):
 
 @njit(nogil=True, cache=True)
 def erase_noise(image, box, key):
-    """Fill one box of u8 [S, S, 3] with noise, in place; key u64 from noise_keys.
+    """Fill one box of u8 [H, W, 3] with noise, in place; key u64 from noise_keys.
 
     The bits of pixel i of the image are rng.mix(key + i · GOLDEN), in scalars.
     """
     top, left, height, width = box
-    size = image.shape[1]
+    across = image.shape[1]
     for y in range(top, top + height):
-        row = image[y].reshape(size * 3)[left * 3 :]
-        first = u64(key) + u64(y * size + left + 1) * u64(_GOLDEN)
+        row = image[y].reshape(across * 3)[left * 3 :]
+        first = u64(key) + u64(y * across + left + 1) * u64(_GOLDEN)
         for x in range(width):
             z = first + u64(x) * u64(_GOLDEN)
             z = (z ^ (z >> u64(_SHIFTS[0]))) * u64(_MULTIPLIERS[0])

@@ -23,33 +23,33 @@ _STEP_0, _STEP_1, _STEP_2 = map(tl.constexpr, STEP)
 
 
 def erase(images: Tensor, boxes: np.ndarray, fill: tuple[int, int, int] | np.ndarray) -> Tensor:
-    """Erase one box per image of u8 [N, 3, S, S], channels-last, in place; returns images; no host sync.
+    """Erase one box per image of u8 [N, 3, H, W], channels-last, in place; returns images; no host sync.
 
     boxes  i32 [N, 4]   top, left, height, width; height 0 erases nothing
     fill   one colour (RGB), or u64 [N] noise keys
     """
-    rows, size = np.flatnonzero(boxes[:, 2]), images.shape[-1]
+    rows, (down, across) = np.flatnonzero(boxes[:, 2]), images.shape[-2:]
     if len(rows):
         noisy = isinstance(fill, np.ndarray)
         keys = fill[rows].view(np.int64) if noisy else np.zeros(len(rows), np.int64)
         choices = to_device(np.concatenate([rows[:, None], boxes[rows], keys[:, None]], 1), images.device)
         grid = len(rows), triton.cdiv(int(boxes[:, 2].max()), ROWS)
-        block, colour = triton.next_power_of_2(size), (0, 0, 0) if noisy else fill
-        _erase[grid](images.permute(0, 2, 3, 1), choices, size, *colour, NOISY=noisy, ROWS=ROWS, BLOCK=block)
+        block, colour = triton.next_power_of_2(across), (0, 0, 0) if noisy else fill
+        _erase[grid](images.permute(0, 2, 3, 1), choices, down, across, *colour, NOISY=noisy, ROWS=ROWS, BLOCK=block)
     return images
 
 
 @triton.jit
 def _erase(
-    pixels, choices, size, red, green, blue, NOISY: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
+    pixels, choices, rows, columns, red, green, blue, NOISY: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     row = choices + tl.program_id(0).to(tl.int64) * 6
     image, top, left = tl.load(row), tl.load(row + 1).to(tl.int32), tl.load(row + 2).to(tl.int32)
     height, width = tl.load(row + 3).to(tl.int32), tl.load(row + 4).to(tl.int32)
     down, x = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)
     inside = (down < height)[:, None] & ((x >= left) & (x < left + width))[None, :]
-    at = (top + down)[:, None] * size + x[None, :]
-    target = pixels + (image * size * size + at) * 3
+    at = (top + down)[:, None] * columns + x[None, :]
+    target = pixels + (image * rows * columns + at) * 3
     if NOISY:
         z = tl.load(row + 5).to(tl.uint64, bitcast=True) + (at + 1).to(tl.uint64) * _GOLDEN
         z = (z ^ (z >> _SHIFT_0)) * _MULTIPLIER_0

@@ -1,6 +1,6 @@
 """Make every view on the device from decoded images that lie there one after another in one buffer.
 
-views = make_views(Packed(pixels, places, widths), plan.params, plan.size)     # V of u8 [N, 3, S, S]
+views = make_views(Packed(pixels, places, widths), plan.params, plan.size)     # V of u8 [N, 3, H, W]
 """
 
 import os
@@ -37,7 +37,7 @@ class Packed(NamedTuple):
 class Executors(NamedTuple):
     """The three functions that carry out a plan on a device."""
 
-    cut: Callable[[Tensor, np.ndarray, int], Tensor]
+    cut: Callable[[Tensor, np.ndarray, tuple[int, int]], Tensor]
     apply_ops: Callable[..., Tensor]
     erase: Callable[..., Tensor]
 
@@ -79,8 +79,8 @@ def check_device(device: torch.device) -> None:
         print(f"the Triton kernel of {name} is not used on {gpu}: {why}; torch makes these views, slower", flush=True)
 
 
-def make_views(packed: Packed, params: ViewParams, size: int) -> list[Tensor]:
-    """Make views u8 [N, 3, S, S], one for each of the plan's V; enqueued on the current stream, without a host sync."""
+def make_views(packed: Packed, params: ViewParams, size: tuple[int, int]) -> list[Tensor]:
+    """Make views u8 [N, 3, H, W], one for each of the plan's V; enqueued on the current stream, without a host sync."""
     return change([cut(packed, each, size) for each in cuts(params)], params)
 
 
@@ -90,8 +90,8 @@ def cuts(params: ViewParams, images: slice = slice(None)) -> list[Cut]:
     return [Cut(*(a[v, images] for a in (params.boxes, params.insets, params.flips))) for v in views]
 
 
-def cut(packed: Packed, where: Cut, size: int) -> Tensor:
-    """Cut and mirror one view of each packed image: u8 [N, 3, S, S], channels last."""
+def cut(packed: Packed, where: Cut, size: tuple[int, int]) -> Tensor:
+    """Cut and mirror one view of each packed image: u8 [N, 3, H, W], channels last."""
     geometry = np.concatenate([packed.places[:, None], packed.widths[:, None], *where[:2], where.flips[:, None]], 1)
     return executors(packed.pixels.device.type).cut(packed.pixels, geometry, size)
 

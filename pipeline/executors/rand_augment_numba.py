@@ -26,14 +26,14 @@ i32 = np.int32  # arithmetic is wrapped in it: numba would widen to 64 bits, and
 def apply_ops(image, ops, args, nearest, fill, scratch):
     """Carry out one image's operations on it, in place; other kernels may call this one.
 
-    image    u8  [S, S, 3]   C-contiguous; changed
+    image    u8  [H, W, 3]   C-contiguous; changed
     ops      i8  [L]         one row of Ops.ops
     args     f32 [L]
     nearest  bool            whether geometry reads the nearest pixel instead of interpolating bilinearly
     fill     u8  [3]         colour of pixels that geometry brings in from outside the image
-    scratch  u8  [S, S, 3]   overwritten
+    scratch  u8  [H, W, 3]   overwritten
     """
-    size = image.shape[0]
+    height, width = image.shape[0], image.shape[1]
     flat, spare = image.reshape(image.size), scratch.reshape(image.size)
     for i in range(len(ops)):
         op, arg = ops[i], np.float32(args[i])
@@ -52,14 +52,14 @@ def apply_ops(image, ops, args, nearest, fill, scratch):
         elif op == ra.COLOUR:
             colour(flat, arg)
         elif op == ra.SHARPNESS:
-            sharpness(flat, size, arg)
+            sharpness(flat, height, width, arg)
         elif op == ra.HUE:
             hue(flat, arg)
         else:
             for j in range(flat.size):  # a plain loop: numba's array assignment takes ten times as long
                 spare[j] = flat[j]
-            a, b, c, d, e, f = affine(op, arg, size)
-            warp(spare, flat, size, a, b, c, d, e, f, nearest, fill)
+            a, b, c, d, e, f = affine(op, arg, height, width)
+            warp(spare, flat, height, width, a, b, c, d, e, f, nearest, fill)
 
 
 @njit(nogil=True, cache=True)
@@ -183,22 +183,22 @@ def colour(flat, factor):
 
 
 @njit(nogil=True, cache=True)
-def sharpness(flat, size, factor):
+def sharpness(flat, height, width, factor):
     """Apply ImageEnhance.Sharpness in place: blend with the image smoothed by (111, 151, 111) / 13; the border
     stays."""
-    width = size * 3
-    above, here, columns = np.empty(width, np.uint8), np.empty(width, np.uint8), np.empty(width, np.int16)
+    line = width * 3
+    above, here, columns = np.empty(line, np.uint8), np.empty(line, np.uint8), np.empty(line, np.int16)
     left, middle, right = columns, columns[3:], columns[6:]
-    for x in range(width):
+    for x in range(line):
         here[x] = flat[x]
-    for y in range(1, size - 1):
+    for y in range(1, height - 1):
         above, here = here, above
-        row, below = flat[y * width : (y + 1) * width], flat[(y + 1) * width : (y + 2) * width]
-        for x in range(width):
+        row, below = flat[y * line : (y + 1) * line], flat[(y + 1) * line : (y + 2) * line]
+        for x in range(line):
             here[x] = row[x]
             columns[x] = np.int16(np.int16(above[x]) + np.int16(row[x]) + np.int16(below[x]))
         inner, out = here[3:], row[3:]
-        for x in range(width - 6):
+        for x in range(line - 6):
             total = np.uint16(left[x] + middle[x] + right[x] + np.int16(4) * np.int16(inner[x]) + np.int16(6))
             out[x] = blend(f32(np.uint16(total // np.uint16(13))), inner[x], factor)
 
@@ -260,30 +260,29 @@ def _select(sector, zero, one, two, three, four, five):
 
 
 @njit(nogil=True, cache=True)
-def warp(source, out, size, a, b, c, d, e, f, nearest, fill):
-    """Set out(x, y) = source(a·x + b·y + c, d·x + e·y + f) in 16.16, or `fill` outside it; both u8 [S · S · 3]."""
-    limit = size << 16
-    for y in range(size):
-        row = out[y * size * 3 : (y + 1) * size * 3]
+def warp(source, out, height, width, a, b, c, d, e, f, nearest, fill):
+    """Set out(x, y) = source(a·x + b·y + c, d·x + e·y + f) in 16.16, or `fill` outside it; both u8 [H · W · 3]."""
+    for y in range(height):
+        row = out[y * width * 3 : (y + 1) * width * 3]
         sx, sy = b * y + c, e * y + f
-        start, stop = _inside(sx, a, 0, size, limit)
-        start, stop = _inside(sy, d, start, stop, limit)
+        start, stop = _inside(sx, a, 0, width, width << 16)
+        start, stop = _inside(sy, d, start, stop, height << 16)
         _fill(row, 0, start, fill)
-        _fill(row, stop, size, fill)
+        _fill(row, stop, width, fill)
         if start == stop:
             continue
         if d == 0 and a == ONE:
             if nearest:
-                first = (sy >> 16) * size + (sx >> 16)
+                first = (sy >> 16) * width + (sx >> 16)
                 here, there = row[start * 3 : stop * 3], source[(first + start) * 3 :]
                 for i in range((stop - start) * 3):
                     here[i] = there[i]
             else:
-                _shifted_row(source, row, size, sx - HALF, sy - HALF, start, stop)
+                _shifted_row(source, row, height, width, sx - HALF, sy - HALF, start, stop)
         elif nearest:
-            _nearest_row(source, row, size, sx, a, sy, d, start, stop)
+            _nearest_row(source, row, width, sx, a, sy, d, start, stop)
         else:
-            _bilinear_row(source, row, size, sx - HALF, a, sy - HALF, d, start, stop)
+            _bilinear_row(source, row, height, width, sx - HALF, a, sy - HALF, d, start, stop)
 
 
 @njit(nogil=True, cache=True)
@@ -306,10 +305,10 @@ def _fill(row, start, stop, fill):
 
 
 @njit(nogil=True, cache=True)
-def _nearest_row(source, row, size, sx, a, sy, d, start, stop):
+def _nearest_row(source, row, width, sx, a, sy, d, start, stop):
     for x in range(start, stop):
         u, v = (a * x + sx) >> 16, (d * x + sy) >> 16
-        i, j = u64(x) * u64(3), u64((v * size + u) * 3)
+        i, j = u64(x) * u64(3), u64((v * width + u) * 3)
         row[i], row[i + u64(1)], row[i + u64(2)] = source[j], source[j + u64(1)], source[j + u64(2)]
 
 
@@ -333,13 +332,13 @@ def _between(p, q, r, s, weights):
 
 
 @njit(nogil=True, cache=True)
-def _bilinear_row(source, row, size, sx, a, sy, d, start, stop):
-    last = size - 1
+def _bilinear_row(source, row, height, width, sx, a, sy, d, start, stop):
+    last_row, last = height - 1, width - 1
     for x in range(start, stop):
         u, v = a * x + sx, d * x + sy
         weights = _weights(u, v)
         left, right = max(u >> 16, 0), min((u >> 16) + 1, last)
-        upper, lower = max(v >> 16, 0) * size, min((v >> 16) + 1, last) * size
+        upper, lower = max(v >> 16, 0) * width, min((v >> 16) + 1, last_row) * width
         p, q, r, s = (
             u64((upper + left) * 3),
             u64((upper + right) * 3),
@@ -352,16 +351,16 @@ def _bilinear_row(source, row, size, sx, a, sy, d, start, stop):
 
 
 @njit(nogil=True, cache=True)
-def _shifted_row(source, row, size, sx, sy, start, stop):
+def _shifted_row(source, row, height, width, sx, sy, start, stop):
     """Fill a row that moves sideways as a whole (shear_x, translate_*): the weights are the same everywhere, and reads
     are contiguous."""
     shift = sx >> 16
-    first, beyond = max(start, -shift), min(stop, size - 1 - shift)  # where neither tap is clamped
-    _bilinear_row(source, row, size, sx, ONE, sy, 0, start, min(first, stop))
-    _bilinear_row(source, row, size, sx, ONE, sy, 0, max(beyond, first), stop)
+    first, beyond = max(start, -shift), min(stop, width - 1 - shift)  # where neither tap is clamped
+    _bilinear_row(source, row, height, width, sx, ONE, sy, 0, start, min(first, stop))
+    _bilinear_row(source, row, height, width, sx, ONE, sy, 0, max(beyond, first), stop)
     weights = _weights(sx, sy)
-    upper, lower = max(sy >> 16, 0), min((sy >> 16) + 1, size - 1)
-    above, below = source[(upper * size + first + shift) * 3 :], source[(lower * size + first + shift) * 3 :]
+    upper, lower = max(sy >> 16, 0), min((sy >> 16) + 1, height - 1)
+    above, below = source[(upper * width + first + shift) * 3 :], source[(lower * width + first + shift) * 3 :]
     above_right, below_right, here = above[3:], below[3:], row[first * 3 :]
     for i in range(max(beyond - first, 0) * 3):
         here[i] = _between(above[i], above_right[i], below[i], below_right[i], weights)

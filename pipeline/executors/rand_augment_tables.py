@@ -43,7 +43,7 @@ def fixed_tables(ops, args):
 
 
 @njit(nogil=True, cache=True)
-def affine(op, arg, size):
+def affine(op, arg, height, width):
     """Map destination to source in 16.16: a .. f with source x = a·x + b·y + c and source y = d·x + e·y + f."""
     arg = np.float64(arg)
     a, b, c, d, e, f = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0
@@ -51,16 +51,16 @@ def affine(op, arg, size):
         angle = -math.radians(arg)
         a, b = math.cos(angle), math.sin(angle)
         d, e = -b, a
-        half = size / 2
-        c, f = half - a * half - b * half, half - d * half - e * half
+        x, y = width / 2, height / 2
+        c, f = x - a * x - b * y, y - d * x - e * y
     elif op == ra.SHEAR_X:
         b = arg
     elif op == ra.SHEAR_Y:
         d = arg
     elif op == ra.TRANSLATE_X:
-        c = arg * size
+        c = arg * width
     elif op == ra.TRANSLATE_Y:
-        f = arg * size
+        f = arg * height
     c += (a + b) / 2
     f += (d + e) / 2
     return _fixed(a), _fixed(b), _fixed(c), _fixed(d), _fixed(e), _fixed(f)
@@ -72,10 +72,10 @@ def _fixed(value):
 
 
 @njit(nogil=True, cache=True)
-def affines(ops, args, size):
-    """Make the affine maps i64 [M, 6] of M operations."""
+def affines(ops, args, height, width):
+    """Make the affine maps i64 [M, 6] of M operations on images of one size."""
     maps = np.empty((len(ops), 6), np.int64)
     for i in range(len(ops)):
-        a, b, c, d, e, f = affine(ops[i], args[i], size)
+        a, b, c, d, e, f = affine(ops[i], args[i], height, width)
         maps[i, 0], maps[i, 1], maps[i, 2], maps[i, 3], maps[i, 4], maps[i, 5] = a, b, c, d, e, f
     return maps

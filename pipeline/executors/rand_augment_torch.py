@@ -22,9 +22,9 @@ _FIXED = (ra.INVERT, ra.POSTERIZE, ra.SOLARIZE, ra.SOLARIZE_ADD, ra.BRIGHTNESS)
 
 
 def apply_ops(images: Tensor, plan: ra.Ops, *, nearest: bool, fill: tuple[int, int, int]) -> Tensor:
-    """Carry out the plan's operations: u8 [N, 3, S, S] -> u8 [N, 3, S, S], new storage, channels-last.
+    """Carry out the plan's operations: u8 [N, 3, H, W] -> u8 [N, 3, H, W], new storage, channels-last.
 
-    images   u8 [N, 3, S, S]   any storage order
+    images   u8 [N, 3, H, W]   any storage order
     nearest  whether geometry reads the nearest pixel instead of interpolating bilinearly
     fill     RGB of pixels that geometry brings in from outside the image
     """
@@ -36,7 +36,7 @@ def apply_ops(images: Tensor, plan: ra.Ops, *, nearest: bool, fill: tuple[int, i
             pixels = out.index_select(0, where)
             factors = to_device(args[rows], images.device).view(-1, 1, 1, 1)
             if family == ra.GEOMETRY:
-                maps = affines(ops[rows], args[rows], images.shape[-1]).astype(np.int32)
+                maps = affines(ops[rows], args[rows], *images.shape[-2:]).astype(np.int32)
                 pixels = _warp(pixels, to_device(maps, images.device), nearest, colour_outside)
             elif family == _FIXED:
                 tables = to_device(fixed_tables(ops[rows], args[rows]), images.device)
@@ -77,7 +77,7 @@ def _blend(low: Tensor, high: Tensor, factor: Tensor) -> Tensor:
 
 
 def _luma(pixels: Tensor) -> Tensor:
-    """Compute Pillow's RGB -> L: i32 [m, S, S, 1]."""
+    """Compute Pillow's RGB -> L: i32 [m, H, W, 1]."""
     red, green, blue = pixels.int().split(1, -1)
     return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
 
@@ -89,7 +89,7 @@ def _mean_luma(pixels: Tensor) -> Tensor:
 
 
 def _look_up(pixels: Tensor, tables: Tensor) -> Tensor:
-    """Map u8 [m, S, S, 3] through u8 [m, 3, 256]."""
+    """Map u8 [m, H, W, 3] through u8 [m, 3, 256]."""
     offsets = torch.arange(len(pixels) * 3, device=pixels.device, dtype=torch.int32).view(-1, 1, 1, 3) * 256
     return tables.reshape(-1).index_select(0, (pixels + offsets).view(-1)).view_as(pixels)
 
@@ -126,17 +126,17 @@ def _sharpen(pixels: Tensor, factors: Tensor) -> Tensor:
 
 def _warp(pixels: Tensor, maps: Tensor, nearest: bool, fill: Tensor) -> Tensor:
     """Set out(x, y) = pixels(a·x + b·y + c, d·x + e·y + f); maps i32 [m, 6] in 16.16."""
-    m, size = pixels.shape[:2]
-    x = torch.arange(size, device=pixels.device, dtype=torch.int32)
-    y = x[:, None]
+    m, height, width = pixels.shape[:3]
+    y, x = (torch.arange(side, device=pixels.device, dtype=torch.int32) for side in (height, width))
+    y = y[:, None]
     a, b, c, d, e, f = (column.view(m, 1, 1) for column in maps.unbind(1))
     u, v = a * x + b * y + c, d * x + e * y + f
-    inside = (u >= 0) & (u < size * ONE) & (v >= 0) & (v < size * ONE)
-    first = torch.arange(m, device=pixels.device, dtype=torch.int32).view(m, 1, 1) * (size * size)
+    inside = (u >= 0) & (u < width * ONE) & (v >= 0) & (v < height * ONE)
+    first = torch.arange(m, device=pixels.device, dtype=torch.int32).view(m, 1, 1) * (height * width)
     flat = pixels.view(-1, 3)
 
     def read(rows: Tensor, columns: Tensor) -> Tensor:
-        index = first + rows.clamp(0, size - 1) * size + columns.clamp(0, size - 1)
+        index = first + rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
         return flat.index_select(0, index.view(-1)).view_as(pixels)
 
     if nearest:
@@ -161,7 +161,7 @@ def divide(x: Tensor | float, by: Tensor | float) -> Tensor:
 
 
 def shift_hue(pixels: Tensor, shifts: Tensor) -> Tensor:
-    """Turn the hue of u8 [m, S, S, 3] by shifts i32 [m], in 1/255 of a turn, modulo 256; new storage.
+    """Turn the hue of u8 [m, H, W, 3] by shifts i32 [m], in 1/255 of a turn, modulo 256; new storage.
 
     The HSV is Pillow's of 8 bits, with the float widths of the CPU kernel.
     """
@@ -173,7 +173,7 @@ def shift_hue(pixels: Tensor, shifts: Tensor) -> Tensor:
 
 
 def _hue_saturation(pixels: Tensor, high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute H and S, i32 [m, S, S]; f32 with f64 steps exactly where Pillow has them."""
+    """Compute H and S, i32 [m, H, W]; f32 with f64 steps exactly where Pillow has them."""
     spread = (high - low).clamp(min=1).float()
     to_red, to_green, to_blue = ((high[..., None] - pixels).float() / spread[..., None]).unbind(-1)
     red, green = pixels[..., 0] == high, pixels[..., 1] == high

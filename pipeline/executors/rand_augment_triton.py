@@ -28,30 +28,30 @@ _ROTATE, _SHEAR_X, _TRANSLATE_Y = map(tl.constexpr, (ra.ROTATE, ra.SHEAR_X, ra.T
 
 
 def apply_ops(images: Tensor, plan: ra.Ops, *, nearest: bool, fill: tuple[int, int, int]) -> Tensor:
-    """Carry out the plan's operations: u8 [N, 3, S, S] -> u8 [N, 3, S, S], new storage, channels-last; no host sync.
+    """Carry out the plan's operations: u8 [N, 3, H, W] -> u8 [N, 3, H, W], new storage, channels-last; no host sync.
 
-    images   u8 [N, 3, S, S]   any storage order
+    images   u8 [N, 3, H, W]   any storage order
     nearest  whether geometry reads the nearest pixel instead of interpolating bilinearly
     fill     RGB of pixels that geometry brings in from outside the image
     """
     pixels = images.permute(0, 2, 3, 1).contiguous()
-    (n, layers), size = plan.ops.shape, images.shape[-1]
+    (n, layers), (height, width) = plan.ops.shape, images.shape[-2:]
     if not n or not plan.ops.any():
         return pixels.clone().permute(0, 3, 1, 2)
     ops, args = plan.ops.T.astype(np.int32), np.ascontiguousarray(plan.args.T, np.float32)
-    maps = affines(ops.ravel(), args.ravel(), size).astype(np.int32).reshape(layers, n, 6)
+    maps = affines(ops.ravel(), args.ravel(), height, width).astype(np.int32).reshape(layers, n, 6)
     # of each layer and image, i32: the operation, its argument's bits, its affine map
     choices = to_device(np.concatenate([ops[..., None], args.view(np.int32)[..., None], maps], 2), images.device)
     fixed = to_device(fixed_tables(ops.ravel(), args.ravel()).reshape(layers, n, 256), images.device)
     tables = torch.empty(n, 3, 256, dtype=torch.uint8, device=images.device)
     spare = [torch.empty_like(pixels) for _ in range(min(layers, 2))]
-    block, exact = triton.next_power_of_2(size), {"enable_fp_fusion": False}
+    block, exact = triton.next_power_of_2(width), {"enable_fp_fusion": False}
     tiles = {"ROWS": ROWS, "BLOCK": block, "num_warps": max(4, block // 64)}  # as many pixels a thread at every size
     for layer in range(layers):
         out = spare[layer % 2]
-        _tables[(n, 3)](pixels, choices[layer], fixed[layer], tables, size * size, COUNTED=COUNTED, **exact)
-        _change[(n, triton.cdiv(size, ROWS))](
-            pixels, choices[layer], tables, out, size, *fill, NEAREST=nearest, **tiles, **exact
+        _tables[(n, 3)](pixels, choices[layer], fixed[layer], tables, height * width, COUNTED=COUNTED, **exact)
+        _change[(n, triton.cdiv(height, ROWS))](
+            pixels, choices[layer], tables, out, height, width, *fill, NEAREST=nearest, **tiles, **exact
         )
         pixels = out
     return pixels.permute(0, 3, 1, 2)
@@ -114,7 +114,7 @@ def _tables(pixels, choices, fixed, tables, n, COUNTED: tl.constexpr):
 
 @triton.jit
 def _change(
-    pixels, choices, tables, out, size, fill_red, fill_green, fill_blue,
+    pixels, choices, tables, out, height, width, fill_red, fill_green, fill_blue,
     NEAREST: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Carry out an image's operation on some of its rows."""
@@ -122,8 +122,8 @@ def _change(
     row = choices + image * 8
     op, factor = tl.load(row), tl.load(row + 1).to(tl.float32, bitcast=True)
     y, x = (tl.program_id(1) * ROWS + tl.arange(0, ROWS))[:, None], tl.arange(0, BLOCK)[None, :]
-    shown = (y < size) & (x < size)
-    source, at = pixels + image * size * size * 3, (y * size + x) * 3
+    shown = (y < height) & (x < width)
+    source, at = pixels + image * height * width * 3, (y * width + x) * 3
     red, green, blue = _read(source + at, shown)
     if op == _COLOUR:
         grey = _luma(red, green, blue).to(tl.float32)
@@ -131,28 +131,28 @@ def _change(
         green = _blend(grey, green.to(tl.float32), factor).to(tl.int32)
         blue = _blend(grey, blue.to(tl.float32), factor).to(tl.int32)
     elif op == _SHARPNESS:
-        inner = (y > 0) & (y < size - 1) & (x > 0) & (x < size - 1)
-        red = tl.where(inner, _sharper(source + at, size * 3, red, inner, factor), red)
-        green = tl.where(inner, _sharper(source + at + 1, size * 3, green, inner, factor), green)
-        blue = tl.where(inner, _sharper(source + at + 2, size * 3, blue, inner, factor), blue)
+        inner = (y > 0) & (y < height - 1) & (x > 0) & (x < width - 1)
+        red = tl.where(inner, _sharper(source + at, width * 3, red, inner, factor), red)
+        green = tl.where(inner, _sharper(source + at + 1, width * 3, green, inner, factor), green)
+        blue = tl.where(inner, _sharper(source + at + 2, width * 3, blue, inner, factor), blue)
     elif op == _HUE:
         red, green, blue = _turned(red, green, blue, (factor.to(tl.float64) * 255.0).to(tl.int32))
     elif (op == _ROTATE) | ((op >= _SHEAR_X) & (op <= _TRANSLATE_Y)):
         a, b, c = tl.load(row + 2), tl.load(row + 3), tl.load(row + 4)
         d, e, f = tl.load(row + 5), tl.load(row + 6), tl.load(row + 7)
         u, v = a * x + b * y + c, d * x + e * y + f
-        inside = shown & (u >= 0) & (u < (size << 16)) & (v >= 0) & (v < (size << 16))
+        inside = shown & (u >= 0) & (u < (width << 16)) & (v >= 0) & (v < (height << 16))
         if NEAREST:
-            red, green, blue = _read(source + ((v >> 16) * size + (u >> 16)) * 3, inside)
+            red, green, blue = _read(source + ((v >> 16) * width + (u >> 16)) * 3, inside)
         else:
-            red, green, blue = _between(source, u - _HALF, v - _HALF, size, inside)
+            red, green, blue = _between(source, u - _HALF, v - _HALF, height, width, inside)
         red, green = tl.where(inside, red, fill_red), tl.where(inside, green, fill_green)
         blue = tl.where(inside, blue, fill_blue)
     elif op != _IDENTITY:
         table = tables + image * 768
         red, green = tl.load(table + red).to(tl.int32), tl.load(table + 256 + green).to(tl.int32)
         blue = tl.load(table + 512 + blue).to(tl.int32)
-    target = out + image * size * size * 3 + at
+    target = out + image * height * width * 3 + at
     tl.store(target, red.to(tl.uint8), shown)
     tl.store(target + 1, green.to(tl.uint8), shown)
     tl.store(target + 2, blue.to(tl.uint8), shown)
@@ -175,11 +175,11 @@ def _sharper(place, stride, level, inner, factor):
 
 
 @triton.jit
-def _between(source, u, v, size, inside):
+def _between(source, u, v, height, width, inside):
     """Compute the weighted mean of the four pixels around (u, v) in 16.16, truncated."""
     across, down = (u & 0xFFFF) >> (16 - _BITS), (v & 0xFFFF) >> (16 - _BITS)
-    left, right = tl.maximum(u >> 16, 0), tl.minimum((u >> 16) + 1, size - 1)
-    upper, lower = tl.maximum(v >> 16, 0) * size, tl.minimum((v >> 16) + 1, size - 1) * size
+    left, right = tl.maximum(u >> 16, 0), tl.minimum((u >> 16) + 1, width - 1)
+    upper, lower = tl.maximum(v >> 16, 0) * width, tl.minimum((v >> 16) + 1, height - 1) * width
     red, green, blue = tl.zeros_like(u), tl.zeros_like(u), tl.zeros_like(u)
     for corner in tl.static_range(4):
         column = left if corner % 2 == 0 else right

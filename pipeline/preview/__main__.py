@@ -17,7 +17,7 @@ from pipeline.flags import AT_LEAST_1, NOT_NEGATIVE, check_bounds, parse
 from pipeline.preview.labels import label_rows, label_sheet
 from pipeline.preview.picture import check_picture, save, sheet, shown_side
 from pipeline.preview.views import COLUMNS, rows, spread
-from pipeline.spec import Data
+from pipeline.spec import Data, Size
 from pipeline.store.beton import open_beton
 
 
@@ -35,8 +35,8 @@ class Arguments:
     """Draw a row for each class, with the images that carry its label, and one for images without a label."""
     classes: Annotated[int, AT_LEAST_1] = 20
     """With --labels: how many classes to draw; of more, some at even distances."""
-    size: Annotated[int, AT_LEAST_1] = Data.size
-    """Side of the views, in pixels."""
+    size: Annotated[Size, AT_LEAST_1] = 224
+    """Size of the views, in pixels: the side of a square, or height and width."""
     patch: Annotated[int, AT_LEAST_1] = 16
     """Side of a patch of the masked view, in pixels."""
     seed: Annotated[int, NOT_NEGATIVE] = 0

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.errors import InputError
+from pipeline.spec import Size, both_sides
 from pipeline.store.atomic_write import check_writable
 
 COLOURS = {"weak": (0, 114, 178), "strong": (213, 94, 0)}  # of headings and boxes; colour-blind eyes tell them apart
@@ -48,9 +49,9 @@ def sheet(pictures: list[list[np.ndarray]], headings: tuple[str, ...], side: int
     return page
 
 
-def shown_side(size: int) -> int:
-    """The side at which views of `size` pixels are shown."""
-    return max(96, min(224, size))
+def shown_side(size: Size) -> int:
+    """The length at which the longer side of views of a size is shown."""
+    return max(96, min(224, max(both_sides(size))))
 
 
 def fitted(picture: Image.Image, side: int) -> Image.Image:

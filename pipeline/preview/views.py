@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.open import open_backend
 from pipeline.preview.picture import COLOURS
 from pipeline.sampling.sampler import SampleIds
-from pipeline.spec import Data
+from pipeline.spec import Data, both_sides, spelt
 from pipeline.store.beton import Beton
 from pipeline.train_data import unlabelled_spec
 from pipeline.views.plan import draw
@@ -34,8 +34,10 @@ def rows(
     Boxes on the original show where the weak and the strong view were cut.
     Raises InputError if the patch does not divide the view.
     """
-    if "masked" in columns and data.size % patch:
-        raise InputError(f"patches of {patch} pixels do not divide views of {data.size}; choose another patch or size")
+    if "masked" in columns and any(side % patch for side in both_sides(data.size)):
+        raise InputError(
+            f"patches of {patch} pixels do not divide views of {spelt(data.size)}; choose another patch or size"
+        )
     backend = open_backend(replace(data, backend="ffcv", views_on="cpu"), beton, torch.device("cpu"))
     try:
         wanted = unlabelled_spec(data, patch, strong=True, visible="masked" in columns)
@@ -73,11 +75,11 @@ def outlined(image: np.ndarray, box: np.ndarray, colour: tuple[int, int, int]) -
 
 
 def mask(image: np.ndarray, visible: np.ndarray, patch: int) -> np.ndarray:
-    """The image u8 [S, S, 3] with every patch grey that is not in `visible` (i64 [K])."""
-    grid = image.shape[0] // patch
-    shown = np.zeros(grid * grid, bool)
-    shown[visible] = True
-    shown = shown.reshape(grid, grid).repeat(patch, 0).repeat(patch, 1)
+    """The image u8 [H, W, 3] with every patch grey that is not in `visible` (i64 [K])."""
+    grid = image.shape[0] // patch, image.shape[1] // patch
+    shown = np.zeros(grid, bool)
+    shown.ravel()[visible] = True
+    shown = shown.repeat(patch, 0).repeat(patch, 1)
     return np.where(shown[..., None], image, np.uint8(HIDDEN))
 
 

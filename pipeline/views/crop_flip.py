@@ -4,7 +4,7 @@ On a CPU the cut itself is libffcv's area resize (pipeline/backends/kernels.py),
 packed images (pipeline/executors/crop_flip_triton.py). They show the same crop, to a grey level, wherever both axes
 shrink or both grow.
 
-    where = draw(View(scale=(0.2, 1.0)), keys, heights, widths, size=224)     # where.boxes i32 [N, 4]
+    where = draw(View(scale=(0.2, 1.0)), keys, heights, widths, size=(224, 224))     # where.boxes i32 [N, 4]
 """
 
 from typing import NamedTuple
@@ -13,9 +13,9 @@ import numpy as np
 
 from pipeline import rng
 from pipeline.errors import InputError
-from pipeline.spec import View
+from pipeline.spec import View, spelt
 
-RATIO = (3 / 4, 4 / 3)  # width / height, as in torchvision's RandomResizedCrop
+RATIO = (3 / 4, 4 / 3)  # width / height, as in torchvision's RandomResizedCrop; in units of the view's
 LOG_RATIO = np.log(RATIO)
 TRIES = 10
 
@@ -30,14 +30,15 @@ class Cut(NamedTuple):
     flips: np.ndarray
 
 
-def draw(view: View, keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, size: int) -> Cut:
-    """Draw the boxes of one view for images of the given sizes (i64 [N]) from their keys (u64 [N]).
+def draw(view: View, keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, size: tuple[int, int]) -> Cut:
+    """Draw the boxes of one view, `size` high and wide, for images of the given sizes (i64 [N]) from their keys
+    (u64 [N]).
 
     Raises InputError where a view cannot be cut: a short side below the view's size, padding as large as the view.
     """
     box_keys, flip_keys = rng.derive(keys, (1, 2))
     if view.crop == "random_resized":
-        boxes = _random_resized(box_keys, heights, widths, view.scale)
+        boxes = _random_resized(box_keys, heights, widths, size[1] / size[0], view.scale)
         insets = np.zeros_like(boxes)
     else:
         boxes, insets = _resize_then_crop(box_keys, heights, widths, size, view)
@@ -45,13 +46,18 @@ def draw(view: View, keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, 
     return Cut(boxes, insets, flips)
 
 
-def _random_resized(keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, scale: tuple[float, float]):
-    """Follow torchvision's rule: the first of ten random area and aspect pairs that fits, else the largest centre
-    crop."""
+def _random_resized(
+    keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, shape: float, scale: tuple[float, float]
+) -> np.ndarray:
+    """Follow torchvision's rule: the first of ten random area and aspect pairs that fits, else the largest centre crop.
+
+    shape  width / height of the view, the middle of the aspects, so that no view is stretched by more than 4/3. For
+           torchvision it is 1: a view of 224 x 112 would show everything half as wide as the evaluation view does.
+    """
     u = rng.uniforms(keys, 4 * TRIES).reshape(-1, TRIES, 4)
     h, w = heights[:, None], widths[:, None]
     area = h * w * (scale[0] + (scale[1] - scale[0]) * u[..., 0])
-    aspect = np.exp(LOG_RATIO[0] + (LOG_RATIO[1] - LOG_RATIO[0]) * u[..., 1])
+    aspect = shape * np.exp(LOG_RATIO[0] + (LOG_RATIO[1] - LOG_RATIO[0]) * u[..., 1])
     height, width = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
     fits = (height > 0) & (height <= h) & (width > 0) & (width <= w)
     first = np.arange(len(keys)), fits.argmax(1)
@@ -59,24 +65,26 @@ def _random_resized(keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, s
     boxes = np.concatenate([np.floor(u[..., 2:][first] * (sides - extent + 1)), extent], 1)
     found = fits[first]
     if not found.all():
-        boxes = np.where(found[:, None], boxes, _largest(heights, widths))
+        boxes = np.where(found[:, None], boxes, _largest(heights, widths, shape))
     return boxes.astype(np.int32)
 
 
-def _largest(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    width = np.minimum(widths, np.rint(heights * RATIO[1]))
-    height = np.minimum(heights, np.rint(widths / RATIO[0]))
+def _largest(heights: np.ndarray, widths: np.ndarray, shape: float) -> np.ndarray:
+    width = np.clip(np.rint(heights * (RATIO[1] * shape)), 1, widths)
+    height = np.clip(np.rint(widths / (RATIO[0] * shape)), 1, heights)
     return np.stack([(heights - height) // 2, (widths - width) // 2, height, width], -1)
 
 
-def _resize_then_crop(keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, size: int, view: View):
-    short, padding = round(view.short_side * size), 0 if view.crop == "centre" else view.padding
-    if short < size or 2 * padding >= size:
+def _resize_then_crop(
+    keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, size: tuple[int, int], view: View
+) -> tuple[np.ndarray, np.ndarray]:
+    short, padding = [round(view.short_side * side) for side in size], 0 if view.crop == "centre" else view.padding
+    if any(wanted < side for wanted, side in zip(short, size, strict=True)) or 2 * padding >= min(size):
         raise InputError(
-            f"a view of {size} pixels needs short_side >= 1 and padding below half of it, "
+            f"a view of {spelt(size)} pixels needs short_side >= 1 and padding below half of it, "
             f"got short_side {view.short_side:g} and padding {padding}"
         )
-    scale = np.minimum(heights, widths) / short
+    scale = np.minimum(heights / short[0], widths / short[1])  # the image just covers `short`, as timm resizes
     sides = np.stack([heights, widths], -1)
     resized = np.maximum(np.rint(sides / scale[:, None]), size)
     if view.crop == "centre":

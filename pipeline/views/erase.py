@@ -3,7 +3,7 @@
 A box is i32 (top, left, height, width); height 0 erases nothing. Executors fill it with one colour, or with noise that
 is a function of the image's key and the pixel alone, in the same integers in numba, torch and Triton.
 
-    boxes = draw_erasing(keys, size=224)     # i32 [N, 4]
+    boxes = draw_erasing(keys, size=(224, 224))     # i32 [N, 4]
 """
 
 import math
@@ -24,40 +24,41 @@ BASE = tuple(
 )
 
 
-def draw_cutout(keys: np.ndarray, size: int, largest: float = 0.5) -> np.ndarray:
-    """Draw USB's cutout, which is always applied: boxes i32 [N, 4] of side U(0, largest) of `size` pixels, from keys
-    u64 [N].
+def draw_cutout(keys: np.ndarray, size: tuple[int, int], largest: float = 0.5) -> np.ndarray:
+    """Draw USB's cutout, which is always applied: boxes i32 [N, 4] for images of `size` (height, width), from keys
+    u64 [N]. They are squares of side U(0, largest) of the width, cut off at the border.
 
-    As in USB, the centre is uniform over 1..size, the far edge is counted from the clipped near edge, and the last row
-    and column are included.
+    As in USB, the centre is uniform over 1..height and 1..width, the far edge is counted from the clipped near edge,
+    and the last row and column are included.
     """
     side, top, left = rng.uniforms(rng.derive(keys, _CUTOUT), 3).T
-    side = side * largest * size
-    near = [np.floor(np.maximum(0, 1 + (size - 1) * u - side / 2)) for u in (top, left)]
-    extent = [np.minimum(np.floor(corner + side), size - 1) - corner + 1 for corner in near]
+    side = side * largest * size[1]
+    near = [np.floor(np.maximum(0, 1 + (n - 1) * u - side / 2)) for n, u in zip(size, (top, left), strict=True)]
+    extent = [np.minimum(np.floor(at + side), n - 1) - at + 1 for n, at in zip(size, near, strict=True)]
     boxes = np.stack([*near, *extent], axis=1).astype(np.int32)
     return np.where(side[:, None] > 0, boxes, 0).astype(np.int32)
 
 
 def draw_erasing(
     keys: np.ndarray,
-    size: int,
+    size: tuple[int, int],
     probability: float = 0.25,
     area: tuple[float, float] = (0.02, 1 / 3),
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
 ) -> np.ndarray:
-    """Draw timm's RandomErasing with one box: boxes i32 [N, 4] for images of `size` pixels, from keys u64 [N].
+    """Draw timm's RandomErasing with one box: boxes i32 [N, 4] for images of `size` (height, width), from keys
+    u64 [N].
 
     Area (a fraction) is uniform, aspect (height / width) log-uniform; of ten attempts the first that fits is taken.
     """
     numbers = rng.uniforms(rng.derive(keys, _ERASING), 41)
     applied, attempts = numbers[:, 0] < probability, numbers[:, 1:].reshape(-1, 10, 4)
-    pixels = (area[0] + (area[1] - area[0]) * attempts[..., 0]) * size * size
+    pixels = (area[0] + (area[1] - area[0]) * attempts[..., 0]) * size[0] * size[1]
     low, high = math.log(aspect[0]), math.log(aspect[1])
     ratio = np.exp(low + (high - low) * attempts[..., 1])
     height, width = np.rint(np.sqrt(pixels * ratio)), np.rint(np.sqrt(pixels / ratio))
-    top, left = (np.floor(attempts[..., i] * (size - side + 1)) for i, side in ((2, height), (3, width)))
-    fits = (height < size) & (width < size)
+    top, left = (np.floor(attempts[..., 2 + i] * (size[i] - side + 1)) for i, side in enumerate((height, width)))
+    fits = (height < size[0]) & (width < size[1])
     first = np.argmax(fits, axis=1)[:, None, None]
     boxes = np.take_along_axis(np.stack([top, left, height, width], axis=-1), first, 1)[:, 0]
     return np.where((applied & fits.any(1))[:, None], boxes, 0).astype(np.int32)

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline import rng
 from pipeline.sampling.sampler import SampleIds
-from pipeline.spec import Data, Mask, View
+from pipeline.spec import Data, Mask, Size, View, both_sides
 from pipeline.views import colour_jitter, crop_flip, erase, masks, rand_augment
 
 
@@ -47,7 +47,7 @@ class Plan:
 
     ids      i64 [N]
     names    of the V views
-    size     their side, in pixels
+    size     their height and width, in pixels
     params   what is done to make them
     visible  i64 [N, K], or [N, W, K] in windows: patches that stay visible; None without a mask
     hidden   i64 [N, W, M], the windows' other patches; None without windows, where the hidden patches are the rest
@@ -55,7 +55,7 @@ class Plan:
 
     ids: np.ndarray
     names: tuple[str, ...]
-    size: int
+    size: tuple[int, int]
     params: ViewParams
     visible: np.ndarray | None
     hidden: np.ndarray | None
@@ -66,15 +66,18 @@ class ViewSpec:
     """The views of one stream of images.
 
     views  by name, each with the RNG stream (pipeline.rng) that keeps its random numbers apart
-    size   side of each view, in pixels
+    size   of each view, in pixels: height and width, or the side of a square, which is kept as both
     mask   which patches stay visible; None where a method hides none
     patch  side of a patch, in pixels
     """
 
     views: Mapping[str, tuple[View, int]]
-    size: int
+    size: Size
     mask: Mask | None = None
     patch: int = 16
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", both_sides(self.size))
 
 
 def draw(spec: ViewSpec, samples: SampleIds, heights: np.ndarray, widths: np.ndarray, seed: int) -> Plan:
@@ -82,16 +85,18 @@ def draw(spec: ViewSpec, samples: SampleIds, heights: np.ndarray, widths: np.nda
 
     Raises InputError where a view cannot be cut, or a mask cannot be drawn.
     """
-    streams = [stream for _, stream in spec.views.values()]
+    assert isinstance(spec.size, tuple)  # as __post_init__ leaves it
+    size, streams = spec.size, [stream for _, stream in spec.views.values()]
     *keys, mask_keys = rng.keys(seed, samples.passes, samples.ids, (*streams, rng.MASK))
     views = [
-        _draw_view(view, view_keys, heights, widths, spec.size)
+        _draw_view(view, view_keys, heights, widths, size)
         for (view, _), view_keys in zip(spec.views.values(), keys, strict=True)
     ]
     masked = None, None
     if spec.mask:
-        masked = masks.draw(spec.mask, rng.derive(mask_keys, streams[0]), spec.size // spec.patch)
-    return Plan(samples.ids, tuple(spec.views), spec.size, _stack(views), *masked)
+        grid = size[0] // spec.patch, size[1] // spec.patch
+        masked = masks.draw(spec.mask, rng.derive(mask_keys, streams[0]), grid)
+    return Plan(samples.ids, tuple(spec.views), size, _stack(views), *masked)
 
 
 def evaluation_spec(data: Data) -> ViewSpec:
@@ -104,7 +109,9 @@ def evaluation_plan(data: Data, ids: np.ndarray, heights: np.ndarray, widths: np
     return draw(evaluation_spec(data), SampleIds(ids, np.zeros_like(ids)), heights, widths, seed=0)
 
 
-def _draw_view(view: View, keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, size: int) -> ViewParams:
+def _draw_view(
+    view: View, keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, size: tuple[int, int]
+) -> ViewParams:
     cut_keys, jitter_keys, augment_keys, erase_keys = rng.derive(keys, (1, 2, 3, 4))
     cut = crop_flip.draw(view, cut_keys, heights, widths, size)
     ops = [rand_augment.Ops(np.zeros((len(keys), 0), np.int8), np.zeros((len(keys), 0), np.float32))]
@@ -126,7 +133,7 @@ def _draw_view(view: View, keys: np.ndarray, heights: np.ndarray, widths: np.nda
     )
 
 
-def _draw_erased(view: View, keys: np.ndarray, size: int) -> np.ndarray:
+def _draw_erased(view: View, keys: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if view.erase == "none":
         return np.zeros((len(keys), 4), np.int32)
     return (erase.draw_cutout if view.erase == "cutout" else erase.draw_erasing)(keys, size)

@@ -3,7 +3,7 @@
 "RandAugment" names three different things in the codebases that Semi-MAE is compared with; each is a preset here that
 draws (operation, argument) pairs. An argument is in the unit of its operation, so the executors know no preset.
 
-    ops = draw("usb", keys, size=224)     # ops.ops i8 [N, 3], ops.args f32 [N, 3]
+    ops = draw("usb", keys, size=(224, 224))     # ops.ops i8 [N, 3], ops.args f32 [N, 3]
 """
 
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ class Ops:
     """The L operations of each of N images, in order.
 
     ops   i8  [N, L]   ids as in NAMES; 0 is identity
-    args  f32 [N, L]   rotate: degrees counter-clockwise; shear_*: factor; translate_*: fraction of the side (positive:
-                       left or up); posterize: bits kept, 0..8; solarize: threshold 0..256;
+    args  f32 [N, L]   rotate: degrees counter-clockwise; shear_*: factor; translate_*: fraction of the width or height
+                       (positive: left or up); posterize: bits kept, 0..8; solarize: threshold 0..256;
                        solarize_add: levels added below 128; colour, contrast, brightness, sharpness: factor, 1 changes
                        nothing; hue: -0.5..0.5 of a turn; 0 for the others
     """
@@ -75,8 +75,8 @@ _TORCHVISION = (
 )  # fmt: skip
 
 
-def draw(preset: PresetName, keys: np.ndarray, size: int, layers: int | None = None) -> Ops:
-    """Draw the operations of N images of `size` pixels a side from their keys (u64 [N], see pipeline.rng).
+def draw(preset: PresetName, keys: np.ndarray, size: tuple[int, int], layers: int | None = None) -> Ops:
+    """Draw the operations of N images of `size` (height, width) from their keys (u64 [N], see pipeline.rng).
 
     usb          3 of 14 operations, each uniform over its range (USB's ImageNet: RandAugment(3, 10)); USB ends with a
                  cutout, which the plan adds (pipeline.views.erase)
@@ -128,14 +128,15 @@ def _draw_timm(numbers: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.n
     return np.where(applied, op, IDENTITY), np.where(applied, _pick(by_op, op), 0)
 
 
-def _draw_torchvision(numbers: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _draw_torchvision(numbers: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     op = np.array(_TORCHVISION)[_choose(numbers[..., 0], len(_TORCHVISION))]
     level = 9 / 30  # bin 9 of 31
     sign = np.where(numbers[..., 2] < 0.5, 1.0, -1.0)
     by_op = np.zeros((len(NAMES), *op.shape))
     by_op[ROTATE] = sign * 30 * level
     by_op[[SHEAR_X, SHEAR_Y]] = sign * 0.3 * level
-    by_op[[TRANSLATE_X, TRANSLATE_Y]] = sign * int(150 / 331 * size * level) / size  # whole pixels
+    for moved, side in zip((TRANSLATE_Y, TRANSLATE_X), size, strict=True):
+        by_op[moved] = sign * int(150 / 331 * side * level) / side  # whole pixels
     by_op[[COLOUR, CONTRAST, BRIGHTNESS, SHARPNESS]] = 1 + sign * 0.9 * level
     by_op[POSTERIZE] = 8 - round(level * 4)
     by_op[SOLARIZE] = 255 - 255 * level

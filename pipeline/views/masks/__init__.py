@@ -1,8 +1,9 @@
 """Masks: which patches of an image the encoder may see. One kind is one file, and `data.mask.kind` is its name.
 
-A file of this room has two functions. `visible_count(mask, grid)` says how many patches of a grid x grid image stay
-visible (of each window, where the mask cuts windows). `draw(mask, keys, grid)` draws them for N images from random keys
-(u64 [N]): ids i64 [N, K] ascending and None, or [N, W, K] and the windows' hidden patches [N, W, M].
+A file of this room has two functions, which take the grid as patches down and across. `visible_count(mask, grid)` says
+how many patches of an image stay visible (of each window, where the mask cuts windows). `draw(mask, keys, grid)` draws
+them for N images from random keys (u64 [N]): ids i64 [N, K] ascending and None, or [N, W, K] and the windows' hidden
+patches [N, W, M]. The two functions of this name here also take the side of a square grid.
 
     visible, hidden = masks.draw(Mask("block", ratio=0.5), keys, grid=14)
 
@@ -17,7 +18,7 @@ from types import ModuleType
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.spec import Mask
+from pipeline.spec import Mask, Size
 from pipeline.text import did_you_mean
 
 
@@ -26,27 +27,27 @@ def kinds() -> list[str]:
     return sorted(found.name for found in pkgutil.iter_modules(__path__))
 
 
-def visible_count(mask: Mask, grid: int) -> int:
+def visible_count(mask: Mask, grid: Size) -> int:
     """Count the patches of each image (of each window) that stay visible.
 
     Raises InputError for an unknown kind, and where nothing would be left or hidden.
 
-        visible_count(Mask(ratio=0.75), grid=14)  # 49
+        visible_count(Mask(ratio=0.75), grid=14)  # 49; of grid=(14, 7) 24
     """
-    return _module(mask.kind).visible_count(mask, grid)
+    return _module(mask.kind).visible_count(mask, _both(grid))
 
 
-def draw(mask: Mask, keys: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray | None]:
+def draw(mask: Mask, keys: np.ndarray, grid: Size) -> tuple[np.ndarray, np.ndarray | None]:
     """Draw the ids of the visible patches and, in windows, of the hidden ones, for each of the keys (u64 [N])."""
-    return _module(mask.kind).draw(mask, keys, grid)
+    return _module(mask.kind).draw(mask, keys, _both(grid))
 
 
-def share_visible(mask: Mask, grid: int) -> int:
-    """Count the patches that MAE leaves visible: floor(L (1 - ratio)) of the L = grid² patches.
+def share_visible(mask: Mask, grid: tuple[int, int]) -> int:
+    """Count the patches that MAE leaves visible: floor(L (1 - ratio)) of the L patches of a grid.
 
     Raises InputError unless 1 to L - 1 are left.
     """
-    total = grid * grid
+    total = grid[0] * grid[1]
     return checked(mask, int(total * (1 - mask.ratio) + 1e-9), total)  # 0.8 of 10 is 8, not 7.999...
 
 
@@ -57,6 +58,10 @@ def checked(mask: Mask, visible: int, total: int) -> int:
             f"mask ratio {mask.ratio:g} leaves {visible} of {total} patches visible; choose between 0 and 1"
         )
     return visible
+
+
+def _both(grid: Size) -> tuple[int, int]:
+    return grid if isinstance(grid, tuple) else (grid, grid)  # in a training step it is a pair
 
 
 @cache

@@ -7,24 +7,25 @@ from pipeline.spec import Mask
 from pipeline.views.masks import share_visible
 
 
-def visible_count(mask: Mask, grid: int) -> int:
-    """Count the visible patches: MAE's floor(L (1 - ratio)) of the L = grid² patches."""
+def visible_count(mask: Mask, grid: tuple[int, int]) -> int:
+    """Count the visible patches: MAE's floor(L (1 - ratio)) of the L patches of the grid."""
     return share_visible(mask, grid)
 
 
-def draw(mask: Mask, keys: np.ndarray, grid: int) -> tuple[np.ndarray, None]:
+def draw(mask: Mask, keys: np.ndarray, grid: tuple[int, int]) -> tuple[np.ndarray, None]:
     """Give the visible patches of N images, the same for each: keys u64 [N] -> ids i64 [N, K], ascending."""
     return grid_mask(keys, grid, visible_count(mask, grid)), None
 
 
-def grid_mask(keys: np.ndarray, grid: int, visible: int) -> np.ndarray:
+def grid_mask(keys: np.ndarray, grid: tuple[int, int], visible: int) -> np.ndarray:
     """List the ids of the visible patches, i64 [N, visible]: the upper left one of each 2 x 2 cell.
 
-    Raises InputError unless the grid is even and a quarter of it is to stay.
+    Raises InputError unless both sides of the grid are even and a quarter of it is to stay.
     """
-    if grid % 2 or 4 * visible != grid * grid:
+    down, across = grid
+    if down % 2 or across % 2 or 4 * visible != down * across:
         raise InputError(
-            f"a grid mask keeps a quarter of an even grid, got {visible} of {grid} x {grid}; use ratio 0.75"
+            f"a grid mask keeps a quarter of an even grid, got {visible} of {down} x {across}; use ratio 0.75"
         )
-    even = np.arange(0, grid, 2)
-    return np.broadcast_to((even[:, None] * grid + even).ravel(), (len(keys), visible)).copy()
+    rows, columns = np.arange(0, down, 2), np.arange(0, across, 2)
+    return np.broadcast_to((rows[:, None] * across + columns).ravel(), (len(keys), visible)).copy()

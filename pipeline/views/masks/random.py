@@ -7,17 +7,17 @@ from pipeline.spec import Mask
 from pipeline.views.masks import share_visible
 
 
-def visible_count(mask: Mask, grid: int) -> int:
-    """Count the visible patches: MAE's floor(L (1 - ratio)) of the L = grid² patches."""
+def visible_count(mask: Mask, grid: tuple[int, int]) -> int:
+    """Count the visible patches: MAE's floor(L (1 - ratio)) of the L patches of the grid."""
     return share_visible(mask, grid)
 
 
-def draw(mask: Mask, keys: np.ndarray, grid: int) -> tuple[np.ndarray, None]:
+def draw(mask: Mask, keys: np.ndarray, grid: tuple[int, int]) -> tuple[np.ndarray, None]:
     """Draw the visible patches of N images: keys u64 [N] -> ids i64 [N, K], ascending."""
     return random_mask(keys, grid, visible_count(mask, grid)), None
 
 
-def random_mask(keys: np.ndarray, grid: int, visible: int) -> np.ndarray:
+def random_mask(keys: np.ndarray, grid: tuple[int, int], visible: int) -> np.ndarray:
     """Draw the ids of the visible patches, i64 [N, visible], ascending: those with the lowest random numbers."""
-    noise = rng.uniforms(keys, grid * grid)
+    noise = rng.uniforms(keys, grid[0] * grid[1])
     return np.sort(np.argpartition(noise, visible - 1, axis=1)[:, :visible], axis=1)

@@ -11,20 +11,21 @@ from pipeline.errors import InputError
 from pipeline.spec import Mask
 
 
-def hidden_of_window(mask: Mask, grid: int) -> int:
+def hidden_of_window(mask: Mask, grid: tuple[int, int]) -> int:
     """Count the hidden patches of a window as LoMaR does, int(ratio · window²).
 
     Raises InputError where the windows do not fit, or where nothing would be hidden or visible.
     """
-    if not 1 <= mask.window <= grid:
+    down, across = grid
+    if not 1 <= mask.window <= min(grid):
         raise InputError(
-            f"a window of {mask.window} x {mask.window} patches does not fit a grid of {grid} x {grid}; "
+            f"a window of {mask.window} x {mask.window} patches does not fit a grid of {down} x {across}; "
             "lower data.mask.window"
         )
-    places = (grid - mask.window + 1) ** 2
+    places = (down - mask.window + 1) * (across - mask.window + 1)
     if mask.windows > places and not mask.same_place:
         raise InputError(
-            f"a grid of {grid} x {grid} has {places} places for a window of {mask.window} x {mask.window} patches, "
+            f"a grid of {down} x {across} has {places} places for a window of {mask.window} x {mask.window} patches, "
             f"{mask.windows} were asked for; lower data.mask.windows"
         )
     patches = mask.window * mask.window
@@ -36,25 +37,25 @@ def hidden_of_window(mask: Mask, grid: int) -> int:
     return hidden
 
 
-def visible_count(mask: Mask, grid: int) -> int:
+def visible_count(mask: Mask, grid: tuple[int, int]) -> int:
     """Count the visible patches of a window: all but the hidden ones."""
     return mask.window**2 - hidden_of_window(mask, grid)
 
 
-def draw(mask: Mask, keys: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:
+def draw(mask: Mask, keys: np.ndarray, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Draw the ids of each window's visible and hidden patches in the whole grid, i64 [N, W, K] and [N, W, M],
     ascending.
 
     An image's windows lie at different places, each equally likely, in raster order; their masks are independent.
     """
     n, side, windows = len(keys), mask.window, mask.windows
-    hidden, across = hidden_of_window(mask, grid), grid - side + 1
+    hidden, (rows, columns) = hidden_of_window(mask, grid), (length - side + 1 for length in grid)
     place_keys, mask_keys = rng.derive(keys, (1, 2))
     different = 1 if mask.same_place else windows
-    places = np.argpartition(rng.uniforms(place_keys, across * across), different - 1, axis=1)[:, :different]
+    places = np.argpartition(rng.uniforms(place_keys, rows * columns), different - 1, axis=1)[:, :different]
     places = np.sort(np.broadcast_to(places, (n, windows)), axis=1)
-    first = places // across * grid + places % across  # upper left patch
-    inside = (np.arange(side)[:, None] * grid + np.arange(side)).ravel()
+    first = places // columns * grid[1] + places % columns  # upper left patch
+    inside = (np.arange(side)[:, None] * grid[1] + np.arange(side)).ravel()
     noise = rng.uniforms(mask_keys, windows * side * side).reshape(n, windows, side * side)
     by_noise = np.argpartition(noise, hidden, axis=2)
     parts = (np.sort(part, axis=2) for part in (by_noise[:, :, hidden:], by_noise[:, :, :hidden]))

@@ -22,7 +22,7 @@ from pipeline.store.sample_names import read_names
 from pipeline.views.plan import Plan, ViewSpec, draw
 from tests.pipeline.conftest import as_pillow
 
-SIZE = 32
+SIZE = HEIGHT, WIDTH = 32, 24
 CPU = torch.device("cpu")
 PLAIN = View(flip=True)
 BUSY = View(crop="resize_then_crop", padding=3, augment="timm", erase="random", jitter=(0.4, 0.4, 0.4, 0.1))
@@ -50,7 +50,7 @@ def test_plain_crops_are_opencvs_area_resize_of_the_decoded_image(beton):
         top, left, height, width = plan.params.boxes[0, i]
         decoded = libffcv.decode(beton.jpeg(i), int(beton.heights[i]), int(beton.widths[i]))
         crop = decoded[top : top + height, left : left + width]
-        expected = cv2.resize(crop, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+        expected = cv2.resize(crop, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
         expected = expected[:, ::-1] if plan.params.flips[0, i] else expected
         assert abs(weak[i].astype(int) - expected).max() <= 1
 
@@ -93,7 +93,7 @@ def test_the_host_keeps_pixels_only_for_views_that_are_made_there(beton, device,
 def test_views_on_the_device_are_those_on_the_cpu_up_to_the_filter(beton):
     plan = plan_of(beton, np.arange(beton.n))
     here, there = (views_of(FFCV(beton, SIZE, CPU, on, 2), plan) for on in ("cpu", "device"))
-    both_shrink = (plan.params.boxes[0, :, 2:] >= SIZE).all(1)
+    both_shrink = (plan.params.boxes[0, :, 2:] >= [HEIGHT, WIDTH]).all(1)
     weak = abs(here[0].astype(int) - there[0])
     assert both_shrink.sum() > 10
     assert weak[both_shrink].max() <= 1
@@ -149,18 +149,18 @@ def test_a_view_is_of_its_plans_size_whatever_the_back_end_was_opened_for(beton,
     """Opened for the largest: the bytes of one opened for just this size, and plans of several sizes in turn."""
     opened, ids = kind(beton, SIZE, CPU, on, 2), np.arange(20)
     try:
-        for size in (16, SIZE, 24):
+        for size in ((16, 16), SIZE, (24, 32), (8, 40)):
             plan = plan_of(beton, ids, replace(SPEC, size=size))
             exact = views_of(kind(beton, size, CPU, on, 2), plan)
             for here, there in zip(opened.start(plan)(), exact, strict=True):
-                assert there.shape == (20, size, size, 3)
+                assert there.shape == (20, *size, 3)
                 assert np.array_equal(here.permute(0, 2, 3, 1).numpy(), there)
     finally:
         opened.close()
 
 
 def test_a_view_larger_than_the_scratch_is_refused_before_it_is_written(beton):
-    plan = plan_of(beton, np.arange(9), replace(SPEC, size=SIZE + 8))
+    plan = plan_of(beton, np.arange(9), replace(SPEC, size=(HEIGHT, WIDTH + 8)))
     with pytest.raises(ValueError, match="total size of new array"):
         views_of(FFCV(beton, SIZE, CPU, "cpu", 2), plan)
 

@@ -13,7 +13,7 @@ import numpy as np, torch
 from pipeline.executors import crop_flip_torch, crop_flip_triton
 
 rng = np.random.default_rng(0)
-for size in (16, 21):
+for size in ((16, 16), (21, 14)):
     n = 10
     heights, widths = rng.integers(12, 90, (2, n))
     places = np.concatenate([[0], np.cumsum(heights * widths)[:-1]])
@@ -46,14 +46,14 @@ def test_the_gpu_cuts_what_torch_cuts() -> None:
 def test_the_kernel_compiles_without_spilling(capability: int) -> None:
     from pipeline.executors import crop_flip_triton
 
-    types = {"pixels": "*u8", "geometry": "*i64", "out": "*u8", "size": "i32"}
+    types = {"pixels": "*u8", "geometry": "*i64", "out": "*u8", "rows": "i32", "columns": "i32"}
     needs = by_triton.compiled(crop_flip_triton._cut, types, {"ROWS": 2, "BLOCK": 256}, capability)
     assert needs["STACK"] == needs["LOCAL"] == 0, needs  # what does not fit into registers would go there
     assert needs["REG"] <= 64
 
 
-@pytest.mark.parametrize("size", [21, 224, 448])
-def test_a_size_is_compiled_once_whatever_the_batch(size: int) -> None:
+@pytest.mark.parametrize("size", [(21, 21), (224, 224), (448, 448), (224, 112)])
+def test_a_size_is_compiled_once_whatever_the_batch(size: tuple[int, int]) -> None:
     from pipeline.executors import crop_flip_triton
 
     with by_triton.launching(crop_flip_triton._cut) as grids:
@@ -61,7 +61,7 @@ def test_a_size_is_compiled_once_whatever_the_batch(size: int) -> None:
             geometry = np.zeros((n, len(GEOMETRY)), np.int64)
             crop_flip_triton.cut(torch.zeros(8, 3, dtype=torch.uint8), geometry, size)
         (compiled,) = by_triton.variants(crop_flip_triton._cut)
-    assert grids == [(n, -(-size // 2), 1) for n in (1, 5, 16)]
+    assert grids == [(n, -(-size[0] // 2), 1) for n in (1, 5, 16)]
     needs = by_triton.usage(compiled.kernel)
     assert needs["STACK"] == needs["LOCAL"] == 0, needs
     assert needs["REG"] <= 96
@@ -71,7 +71,7 @@ def test_another_size_would_be_seen_to_be_compiled() -> None:
     from pipeline.executors import crop_flip_triton
 
     with by_triton.launching(crop_flip_triton._cut):
-        for size in (21, 32):
+        for size in ((21, 21), (32, 32)):
             geometry = np.zeros((2, len(GEOMETRY)), np.int64)
             crop_flip_triton.cut(torch.zeros(8, 3, dtype=torch.uint8), geometry, size)
         assert len(by_triton.variants(crop_flip_triton._cut)) == 2
@@ -80,5 +80,5 @@ def test_another_size_would_be_seen_to_be_compiled() -> None:
 def test_spilling_would_be_seen() -> None:
     from pipeline.executors import crop_flip_triton
 
-    types = {"pixels": "*u8", "geometry": "*i64", "out": "*u8", "size": "i32"}
+    types = {"pixels": "*u8", "geometry": "*i64", "out": "*u8", "rows": "i32", "columns": "i32"}
     assert by_triton.compiled(crop_flip_triton._cut, types, {"ROWS": 2, "BLOCK": 256}, 90, maxnreg=24)["STACK"] > 0

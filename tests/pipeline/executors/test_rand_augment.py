@@ -12,7 +12,7 @@ from pipeline import rng
 from pipeline.executors import rand_augment_numba, rand_augment_torch
 from pipeline.views import rand_augment as ra
 
-SIZE = 45
+SIZE = HEIGHT, WIDTH = 45, 38
 FILL = (10, 20, 30)
 RANGES = {
     ra.ROTATE: (-180, 180), ra.POSTERIZE: (1, 8), ra.SOLARIZE: (0, 256), ra.SOLARIZE_ADD: (0, 110), ra.COLOUR: (0, 2),
@@ -23,12 +23,12 @@ WHOLE = (ra.POSTERIZE, ra.SOLARIZE_ADD)
 
 
 def pictures() -> np.ndarray:
-    """u8 [4, S, S, 3]: noise, low-contrast noise, smooth with a little noise, one flat colour."""
+    """u8 [4, H, W, 3]: noise, low-contrast noise, smooth with a little noise, one flat colour."""
     generator = np.random.default_rng(0)
-    y, x = np.mgrid[:SIZE, :SIZE] / SIZE
+    y, x = np.mgrid[:HEIGHT, :WIDTH] / HEIGHT
     smooth = np.stack([127 + 90 * np.sin(7 * x + 3 * y), 127 + 80 * np.cos(5 * y), 250 * x * y], -1)
     smooth = (smooth + generator.normal(0, 5, smooth.shape)).clip(0, 255).astype(np.uint8)
-    noise = generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    noise = generator.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     return np.stack([noise, 60 + noise // 4, smooth, np.full_like(noise, 77)])
 
 
@@ -59,8 +59,8 @@ def pillow(image: Image.Image, op: int, arg: float, nearest: bool) -> Any:
         "sharpness": lambda: ImageEnhance.Sharpness(image).enhance(arg),
         "shear_x": lambda: affine(1, arg, 0, 0, 1, 0),
         "shear_y": lambda: affine(1, 0, 0, arg, 1, 0),
-        "translate_x": lambda: affine(1, 0, arg * SIZE, 0, 1, 0),
-        "translate_y": lambda: affine(1, 0, 0, 0, 1, arg * SIZE),
+        "translate_x": lambda: affine(1, 0, arg * WIDTH, 0, 1, 0),
+        "translate_y": lambda: affine(1, 0, 0, 0, 1, arg * HEIGHT),
         "hue": lambda: vision.adjust_hue(image, arg),
     }[ra.NAMES[op]]()
 
@@ -154,8 +154,8 @@ def test_zero_bits_are_black():
     assert not by_torch(pictures(), plan, True).any()
 
 
-def torchvision_facts(size: int) -> dict[str, tuple[float, bool]]:
-    space = RandAugment()._augmentation_space(31, (size, size))
+def torchvision_facts(size: tuple[int, int]) -> dict[str, tuple[float, bool]]:
+    space = RandAugment()._augmentation_space(31, size)
     return {name: (float(m[9]) if m.ndim else 0.0, signed) for name, (m, signed) in space.items()}
 
 

@@ -43,7 +43,7 @@ from pipeline.views import erase
 from tests.pipeline.executors.test_erase import SIZE, keys
 
 n = 12
-images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8))
+images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (n, *SIZE, 3), dtype=np.uint8))
 cutout, erasing = erase.draw_cutout(keys(n), SIZE), erase.draw_erasing(keys(n), SIZE, probability=0.7)
 assert 0 < (erasing[:, 2] == 0).sum() < n and (cutout[:, 2] > 0).all()
 for boxes, fill in ((cutout, (125, 1, 0)), (erasing, erase.noise_keys(keys(n))), (0 * cutout, (1, 2, 3))):
@@ -73,8 +73,9 @@ def test_the_kernels_compile_without_spilling(capability: int) -> None:
     image = {"pixels": "*u8", "choices": "*i32"}
     fill = {"fill_red": "i32", "fill_green": "i32", "fill_blue": "i32"}
     tables = image | {"fixed": "*u8", "tables": "*u8", "n": "i32"}
-    change = image | {"tables": "*u8", "out": "*u8", "size": "i32"} | fill
-    erase = {"pixels": "*u8", "choices": "*i64", "size": "i32", "red": "i32", "green": "i32", "blue": "i32"}
+    change = image | {"tables": "*u8", "out": "*u8", "height": "i32", "width": "i32"} | fill
+    colour = {"red": "i32", "green": "i32", "blue": "i32"}
+    erase = {"pixels": "*u8", "choices": "*i64", "rows": "i32", "columns": "i32"} | colour
     rows = {"ROWS": rand_augment_triton.ROWS, "BLOCK": 256}
     for kernel, types, constants in (
         (rand_augment_triton._tables, tables, {"COUNTED": rand_augment_triton.COUNTED}),
@@ -88,19 +89,22 @@ def test_the_kernels_compile_without_spilling(capability: int) -> None:
         assert needs["REG"] <= 96  # five blocks of 128 threads on a multiprocessor, at the least
 
 
-@pytest.mark.parametrize(("size", "fill"), [(21, (1, 0, 16)), (224, (124, 116, 104)), (448, (0, 0, 0))])
-def test_a_size_is_compiled_once_whatever_the_batch(size: int, fill: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(
+    ("size", "fill"),
+    [((21, 21), (1, 0, 16)), ((224, 224), (124, 116, 104)), ((448, 448), (0, 0, 0)), ((224, 112), (0, 0, 0))],
+)
+def test_a_size_is_compiled_once_whatever_the_batch(size: tuple[int, int], fill: tuple[int, int, int]) -> None:
     """Triton compiles anew for arguments that are 1 or divisible by 16: no batch size may make a run wait for that."""
     from pipeline.executors import erase_triton, rand_augment_triton
 
     kernels = rand_augment_triton._tables, rand_augment_triton._change, erase_triton._erase
     with by_triton.launching(*kernels) as grids:
         for n in (1, 5, 16):
-            images = torch.zeros(n, size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+            images = torch.zeros(n, *size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
             plan = ra.Ops(np.full((n, 3), ra.ROTATE, np.int8), np.full((n, 3), 9, np.float32))
             rand_augment_triton.apply_ops(images, plan, nearest=False, fill=fill)
             erase_triton.erase(images, np.tile(np.array([[1, 2, n, 8]], np.int32), (n, 1)), fill)
-            assert grids == [(n, 3, 1), (n, -(-size // 2), 1)] * 3 + [(n, -(-n // 2), 1)]
+            assert grids == [(n, 3, 1), (n, -(-size[0] // 2), 1)] * 3 + [(n, -(-n // 2), 1)]
             grids.clear()
         compiled = [by_triton.variants(kernel) for kernel in kernels]
     assert [len(each) for each in compiled] == [1, 1, 1]

@@ -34,29 +34,34 @@ def test_rows_have_the_columns_that_are_asked_for(beton, columns):
             assert np.array_equal(shown, whole[views.COLUMNS.index(name)])
 
 
-def test_rows_are_original_weak_strong_and_masked(beton):
-    data = Data(size=32, mask=Mask(ratio=0.75), backend="ffcv", views_on="cpu")
+@pytest.mark.parametrize("size", [(32, 32), (32, 16), (16, 40)])
+def test_rows_are_original_weak_strong_and_masked(beton, size):
+    data = Data(size=size, mask=Mask(ratio=0.75), backend="ffcv", views_on="cpu")
     found = views.rows(beton, data, 8, IDS)
+    (height, width), patches = size, size[0] * size[1] // 64
     assert len(found) == 3
     for i, (original, weak, strong, masked) in zip(IDS, found, strict=True):
         assert original.shape == (beton.heights[i], beton.widths[i], 3)
         assert np.array_equal(
             original, libffcv.decode(beton.jpeg(i), *original.shape[:2])
         )  # small: nothing drawn on it
-        assert weak.shape == strong.shape == masked.shape == (32, 32, 3)
+        assert weak.shape == strong.shape == masked.shape == (height, width, 3)
         cells = [
-            (masked[y : y + 8, x : x + 8], weak[y : y + 8, x : x + 8]) for y in range(0, 32, 8) for x in range(0, 32, 8)
+            (masked[y : y + 8, x : x + 8], weak[y : y + 8, x : x + 8])
+            for y in range(0, height, 8)
+            for x in range(0, width, 8)
         ]
         hidden = [(seen == views.HIDDEN).all() for seen, _ in cells]
-        assert sum(hidden) == 12
+        assert sum(hidden) == patches - patches // 4
         assert all(np.array_equal(seen, whole) for (seen, whole), out in zip(cells, hidden, strict=True) if not out)
 
 
-def test_hidden_patches_are_grey_and_visible_ones_as_they_were():
-    image = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
+@pytest.mark.parametrize("across", [3, 2, 5])
+def test_hidden_patches_are_grey_and_visible_ones_as_they_were(across):
+    image = np.random.default_rng(0).integers(0, 256, (16, 4 * across, 3), np.uint8)
     masked = views.mask(image, np.array([1, 6]), 4)
-    for patch in range(9):
-        y, x = 4 * (patch // 3), 4 * (patch % 3)
+    for patch in range(4 * across):
+        y, x = 4 * (patch // across), 4 * (patch % across)
         cell = masked[y : y + 4, x : x + 4]
         expected = image[y : y + 4, x : x + 4] if patch in (1, 6) else np.full((4, 4, 3), views.HIDDEN)
         assert np.array_equal(cell, expected)
@@ -97,7 +102,7 @@ def test_the_command_writes_the_picture(beton, monkeypatch, tmp_path, capsys):
             picture.HEADING + 3 * (96 + picture.GAP) + picture.GAP,
         )
     assert "3 images of" in capsys.readouterr().out
-    run(monkeypatch, str(beton.path.parent), "--out", str(out), "--images", "1", "--size", "32", "--patch", "8")
+    run(monkeypatch, str(beton.path.parent), "--out", str(out), "--images", "1", "--size", "32", "24", "--patch", "8")
 
 
 @pytest.mark.parametrize(
@@ -106,6 +111,8 @@ def test_the_command_writes_the_picture(beton, monkeypatch, tmp_path, capsys):
         (["{}/none.beton"], "no such file"),
         (["{}", "--images", "0"], "--images must be 1 or more, got 0"),
         (["{}", "--patch", "9"], "patches of 9 pixels do not divide views of 224"),
+        (["{}", "--size", "224", "100"], "patches of 16 pixels do not divide views of 224 x 100"),
+        (["{}", "--size", "32", "0"], "size is 0, expected at least 1"),
         (["{}", "--patch", "0"], "patch is 0, expected at least 1"),
         (["{}", "--size", "0"], "size is 0, expected at least 1"),
         (["{}", "--seed", "-1"], "seed is -1, expected 0 or above"),

@@ -21,20 +21,24 @@ def units(ratio: float, unit: int = 2) -> Mask:
 
 @pytest.mark.parametrize(
     ("ratio", "grid", "unit", "visible"),
-    [(0.6, 14, 2, 76), (0.6, 10, 2, 40), (0.5, 4, 2, 8), (0.6, 4, 2, 4), (0.5, 14, 7, 98), (0.75, 8, 1, 16)],
+    [
+        *((0.6, (14, 14), 2, 76), (0.6, (10, 10), 2, 40), (0.5, (4, 4), 2, 8), (0.6, (4, 4), 2, 4)),
+        *((0.5, (14, 14), 7, 98), (0.75, (8, 8), 1, 16), (0.6, (14, 6), 2, 32), (0.6, (3, 15), 3, 18)),
+    ],
 )
 def test_as_many_units_are_hidden_as_in_simmim(ratio, grid, unit, visible):
-    """ceil(0.6 · 49) = 30 of 49 at 224 pixels; 0.6 · 25 = 15 exactly."""
+    """ceil(0.6 · 49) = 30 of 49 at 224 pixels; 0.6 · 25 = 15 exactly, of 21 units 13."""
     assert masks.visible_count(units(ratio, unit), grid) == visible
     ids, hidden = masks.draw(units(ratio, unit), keys(50), grid)
     assert hidden is None
     assert ids.shape == (50, visible)
     assert ids.dtype == np.int64
     assert (np.diff(ids, axis=1) > 0).all()
-    assert ids.max() < grid * grid
-    shown = np.zeros((50, grid * grid), int)
+    (down, across), patches = grid, grid[0] * grid[1]
+    assert ids.max() < patches
+    shown = np.zeros((50, patches), int)
     np.put_along_axis(shown, ids, 1, 1)
-    inside = shown.reshape(50, grid // unit, unit, grid // unit, unit).sum((2, 4))
+    inside = shown.reshape(50, down // unit, unit, across // unit, unit).sum((2, 4))
     assert set(np.unique(inside)) == {0, unit * unit}
 
 
@@ -57,6 +61,8 @@ def test_a_mask_depends_on_its_key_alone():
 
 @pytest.mark.parametrize(("ratio", "unit", "grid", "says"), [
     (0.6, 2, 7, "units of 2 x 2 patches do not fill a grid of 7 x 7"),
+    (0.6, 2, (14, 7), "units of 2 x 2 patches do not fill a grid of 14 x 7"),
+    (0.6, 2, (7, 14), "units of 2 x 2 patches do not fill a grid of 7 x 14"),
     (0.6, 3, 14, "choose another data.mask.unit"),
     (0.99, 2, 14, "leaves 0 of 196 patches visible"),
     (0.0, 2, 14, "leaves 196 of 196 patches visible"),

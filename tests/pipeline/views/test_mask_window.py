@@ -20,13 +20,13 @@ def keys(n: int) -> np.ndarray:
     return rng.keys(0, 0, np.arange(n), rng.MASK)
 
 
-def places(visible: np.ndarray, hidden: np.ndarray, grid: int) -> np.ndarray:
+def places(visible: np.ndarray, hidden: np.ndarray, across: int) -> np.ndarray:
     """Upper left patch of each window, i64 [N, W]; checks that the patches are those of a square."""
     ids = np.sort(np.concatenate([visible, hidden], 2), axis=2)
     side = round(ids.shape[2] ** 0.5)
     first = ids[:, :, 0]
-    inside = np.array([y * grid + x for y, x in product(range(side), repeat=2)])
-    assert (first % grid + side <= grid).all()
+    inside = np.array([y * across + x for y, x in product(range(side), repeat=2)])
+    assert (first % across + side <= across).all()
     assert np.array_equal(ids, first[:, :, None] + inside)
     return first
 
@@ -34,10 +34,12 @@ def places(visible: np.ndarray, hidden: np.ndarray, grid: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("mask", "grid", "visible", "hidden"),
     [
-        (LOMAR, 14, 10, 39),
-        (Mask("window", 0.75), 14, 13, 36),
-        (Mask("window", 0.7, window=3), 4, 3, 6),
-        (LOMAR, 10, 10, 39),
+        (LOMAR, (14, 14), 10, 39),
+        (Mask("window", 0.75), (14, 14), 13, 36),
+        (Mask("window", 0.7, window=3), (4, 4), 3, 6),
+        (LOMAR, (10, 10), 10, 39),
+        (LOMAR, (14, 7), 10, 39),
+        (Mask("window", 0.7, window=3), (3, 9), 3, 6),
     ],
 )
 def test_windows_are_squares_with_lomars_counts_at_every_size(mask, grid, visible, hidden):
@@ -49,8 +51,8 @@ def test_windows_are_squares_with_lomars_counts_at_every_size(mask, grid, visibl
     assert seen.dtype == unseen.dtype == np.int64
     for part in (seen, unseen):
         assert (np.diff(part, axis=2) > 0).all()
-        assert part.max() < grid * grid
-    places(seen, unseen, grid)
+        assert part.max() < grid[0] * grid[1]
+    places(seen, unseen, grid[1])
 
 
 @pytest.mark.parametrize("batch", [1, 4, 7, 8, 256])
@@ -76,6 +78,15 @@ def test_each_set_of_places_is_equally_likely():
     counts = np.array([found.pop(pair) for pair in combinations(corners, 2)])
     assert not found
     assert ((counts - n / 36) ** 2 / (n / 36)).sum() < 66.6  # chi-square, 35 degrees of freedom: 0.1 %
+
+
+def test_each_set_of_places_of_a_wide_grid_is_equally_likely():
+    """All 10 pairs of the 5 places of a 2 x 2 window on a 2 x 6 grid."""
+    n = 3000
+    found = Counter(tuple(row) for row in places(*masks.draw(TINY, keys(n), (2, 6)), 6))
+    counts = np.array([found.pop(pair) for pair in combinations(range(5), 2)])
+    assert not found
+    assert ((counts - n / 10) ** 2 / (n / 10)).sum() < 27.9  # chi-square, 9 degrees of freedom: 0.1 %
 
 
 def test_each_mask_is_equally_likely_and_windows_are_masked_independently():
@@ -104,6 +115,8 @@ def test_the_authors_places_are_one_an_image_with_masks_of_their_own():
 
 @pytest.mark.parametrize(("mask", "grid", "says"), [
     (LOMAR, 6, "a window of 7 x 7 patches does not fit a grid of 6 x 6; lower data.mask.window"),
+    (LOMAR, (14, 6), "a window of 7 x 7 patches does not fit a grid of 14 x 6; lower data.mask.window"),
+    (LOMAR, (9, 7), "a grid of 9 x 7 has 3 places for a window of 7 x 7 patches, 4 were asked for"),
     (Mask("window", 0.8, window=0), 14, "a window of 0 x 0 patches does not fit"),
     (LOMAR, 7, "a grid of 7 x 7 has 1 places for a window of 7 x 7 patches, 4 were asked for"),
     (Mask("window", 0.01), 14, "mask ratio 0.01 hides 0 of a window's 49 patches"),

@@ -9,6 +9,8 @@ from pipeline import rng
 from pipeline.errors import InputError
 from pipeline.views import rand_augment as ra
 
+SIZE = 224, 224
+
 
 def keys(n: int, seed: int = 0) -> np.ndarray:
     return rng.keys(seed, 0, np.arange(n), rng.STRONG)
@@ -16,7 +18,7 @@ def keys(n: int, seed: int = 0) -> np.ndarray:
 
 def test_fewer_layers_are_the_first_of_more():
     for preset in ra.SAMPLING:
-        few, many = ra.draw(preset, keys(50), 224, layers=1), ra.draw(preset, keys(50), 224, layers=3)
+        few, many = ra.draw(preset, keys(50), SIZE, layers=1), ra.draw(preset, keys(50), SIZE, layers=3)
         np.testing.assert_array_equal(few.ops, many.ops[:, :1])
         np.testing.assert_array_equal(few.args, many.args[:, :1])
 
@@ -33,7 +35,7 @@ def assert_frequent(plan: ra.Ops, expected: dict[int, float]):
 
 
 def test_usb_draws_fourteen_operations_uniformly_each_over_its_range():
-    plan = ra.draw("usb", keys(20_000), 224)
+    plan = ra.draw("usb", keys(20_000), SIZE)
     enhance, shift = (0.05, 0.95), (-0.3, 0.3)
     ranges = {
         "autocontrast": (0, 0), "brightness": enhance, "colour": enhance, "contrast": enhance, "equalize": (0, 0),
@@ -61,7 +63,7 @@ def ecdf_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_timm_draws_what_timm_draws():
     random.seed(0)
-    plan = ra.draw("timm", keys(30_000), 224)
+    plan = ra.draw("timm", keys(30_000), SIZE)
     names = [  # timm's own list, in our words
         {"Color": "colour", "SolarizeAdd": "solarize_add", "AutoContrast": "autocontrast"}.get(
             name.removesuffix("Increasing").removesuffix("Rel"),
@@ -87,13 +89,13 @@ def test_timm_draws_what_timm_draws():
     assert ra.SAMPLING["timm"].fill == tuple(transform.ops[0].kwargs["fillcolor"])
 
 
-def torchvision_facts(size: int) -> dict[str, tuple[float, bool]]:
-    space = RandAugment()._augmentation_space(31, (size, size))
+def torchvision_facts(size: tuple[int, int]) -> dict[str, tuple[float, bool]]:
+    space = RandAugment()._augmentation_space(31, size)
     return {name: (float(m[9]) if m.ndim else 0.0, signed) for name, (m, signed) in space.items()}
 
 
-def test_torchvision_draws_its_augmentation_space():
-    size = 224
+@pytest.mark.parametrize("size", [SIZE, (224, 96), (64, 160)])
+def test_torchvision_draws_its_augmentation_space(size):
     plan, facts = ra.draw("torchvision", keys(20_000), size), torchvision_facts(size)
     words = {"Color": "colour", "ShearX": "shear_x", "ShearY": "shear_y", "TranslateX": "translate_x"}
     words |= {"TranslateY": "translate_y"}
@@ -102,7 +104,8 @@ def test_torchvision_draws_its_augmentation_space():
     for name, (magnitude, signed) in facts.items():
         args = np.unique(plan.args[plan.ops == ra.NAMES.index(words.get(name, name.lower()))]).astype(float)
         if name.startswith("Translate"):
-            magnitude = int(magnitude) / size
+            side = size["YX".index(name[-1])]
+            magnitude = int(magnitude) / side
         centre = 1 if name in ("Brightness", "Color", "Contrast", "Sharpness") else 0
         wanted = {centre - magnitude, centre + magnitude} if signed else {magnitude}
         np.testing.assert_allclose(args, sorted(wanted), rtol=1e-6, err_msg=name)
@@ -110,4 +113,4 @@ def test_torchvision_draws_its_augmentation_space():
 
 def test_an_unknown_preset_is_refused():
     with pytest.raises(InputError, match="usb, timm, torchvision, got 'dali'"):
-        ra.draw("dali", keys(1), 224)
+        ra.draw("dali", keys(1), SIZE)
