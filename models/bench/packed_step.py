@@ -29,7 +29,7 @@ from models.method import StepInfo
 from models.methods.semi_mae import SemiMAE, Settings
 from pipeline.batch import Batch
 from pipeline.flags import AT_LEAST_1, BETWEEN_0_AND_1, SHARE, check_bounds, parse
-from pipeline.spec import Data, Mask
+from pipeline.spec import Data, Mask, Size
 from pipeline.text import percent
 
 OURS = "semi_mae"
@@ -46,7 +46,7 @@ class Options:
     """
 
     model: str = "vit_small_patch16_224"
-    image_size: int = 224
+    image_size: Size = 224
     patch: int = 16
     pass_rate: Annotated[float, SHARE] = 0.5
     decoder_depth: tuple[int, ...] = (8, 1)

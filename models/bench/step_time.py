@@ -24,6 +24,7 @@ from models.optim.update import clip_grad_norm
 from models.pseudo_labels.pseudo_label import PseudoLabels
 from models.pseudo_labels.thresholds.threshold import Threshold
 from pipeline.batch import Batch
+from pipeline.spec import both_sides
 
 
 @final
@@ -98,8 +99,8 @@ def training_step(recipe: Recipe, method: Method, batch: Batch, step: int = 0) -
 
 def inference_step(recipe: Recipe, method: Method, images: int, device: torch.device) -> StepFunction:
     """Return the class scores of `images` images as a step; their tokens where the method has no classifier."""
-    size = recipe.data.size
-    pixels = torch.randint(256, (images, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2).to(device)
+    shape = images, *both_sides(recipe.data.size), 3
+    pixels = torch.randint(256, shape, dtype=torch.uint8).permute(0, 3, 1, 2).to(device)
 
     def run() -> None:
         with torch.inference_mode(), precision(recipe.run, device):

@@ -13,6 +13,7 @@ from models.factory import method_class
 from pipeline import rng
 from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.sampling.sampler import shares
+from pipeline.spec import both_sides
 from pipeline.views import masks
 
 COLOURS = 4
@@ -34,7 +35,7 @@ def synthetic_batch(
 def random_batch(recipe: Recipe, labelled: int, unlabelled: int, classes: int, device: torch.device) -> Batch:
     """Make a batch of so many images, with the views and masks that the recipe's method reads, from seed 0.
 
-    Images are u8 [N, 3, S, S], channels last in memory as the loader's are. `device` may be meta. Raises InputError for
+    Images are u8 [N, 3, H, W], channels last in memory as the loader's are. `device` may be meta. Raises InputError for
     a mask that would leave nothing visible or nothing hidden.
     """
     data, needs = recipe.data, method_class(recipe).needs(recipe)
@@ -42,14 +43,15 @@ def random_batch(recipe: Recipe, labelled: int, unlabelled: int, classes: int, d
 
     def view(n: int) -> Tensor:
         colours = torch.randint(256, (n, 3, COLOURS, COLOURS), dtype=torch.uint8, generator=generator)
-        enlarged = F.interpolate(colours, (data.size, data.size))
+        enlarged = F.interpolate(colours, both_sides(data.size))
         return enlarged.contiguous(memory_format=torch.channels_last).to(device)
 
     def mask(n: int, needed: bool) -> list[Tensor | None]:
         if not needed:
             return [None, None]
         keys = rng.keys(0, 0, np.arange(n), rng.MASK)
-        drawn = masks.draw(data.mask, keys, data.size // recipe.encoder.patch)
+        height, width = (side // recipe.encoder.patch for side in both_sides(data.size))
+        drawn = masks.draw(data.mask, keys, (height, width))
         return [None if ids is None else torch.from_numpy(ids).to(device) for ids in drawn]
 
     known = unknown = None

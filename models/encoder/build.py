@@ -11,10 +11,11 @@ from torch import nn
 
 from models.config.recipe import Recipe
 from models.encoder.packed import as_packed
-from models.encoder.patches import IMAGENET, Normalisation, nearest_sizes
+from models.encoder.patches import IMAGENET, Normalisation, check_divides
 from models.encoder.positions import beit_init, mae_init, prefix_positions, sincos_2d
 from models.encoder.relative import KINDS, add_relative
 from pipeline.errors import InputError
+from pipeline.spec import Size as ImageSize
 
 WEIGHTS: dict[str, Literal["mae", "beit"]] = {"sincos": "mae", "irpe": "mae", "bias": "beit", "block_bias": "beit"}
 """Initial weights by encoder.position: those of the paper that has such positions (LoMaR, with irpe, starts as MAE)."""
@@ -56,7 +57,7 @@ class Size:
 def build_encoder(
     model: str | Size,
     *,
-    image_size: int,
+    image_size: ImageSize,
     patch: int,
     classes: int,
     pool: Literal["token", "avg"] = "token",
@@ -74,6 +75,7 @@ def build_encoder(
     vit = build_encoder(Size(width=64, depth=4, heads=4), image_size=16, patch=4, classes=10)
 
     model       any plain ViT that timm knows by name, such as "vit_small_patch16_224", or a Size
+    image_size  side of square images, or their height and width, in pixels
     patch       patch side in pixels; overrides the name's
     pool        what the classifier reads: the class token, or the mean of the patch tokens after the final norm
     fc_norm     the final norm comes after the pooling, and tokens are left as they are (MAE's fine-tuning)
@@ -89,11 +91,7 @@ def build_encoder(
 
     Raises InputError for models that are not plain ViTs and patches that do not divide the image.
     """
-    if image_size % patch:
-        raise InputError(
-            f"patches of {patch} pixels do not divide images of {image_size}; "
-            f"set the image size to {nearest_sizes(image_size, patch)}"
-        )
+    check_divides(patch, image_size)
     # fc_norm is always given: without it timm moves the norm behind average pooling, and tokens would not be normed
     options = {"img_size": image_size, "patch_size": patch, "num_classes": classes, "global_pool": pool,
                "fc_norm": fc_norm, "drop_path_rate": drop_path}  # fmt: skip

@@ -8,6 +8,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.spec import Size, both_sides, spelt
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,16 @@ def grid_of(images: Tensor, patch: int) -> tuple[int, int]:
             f"the nearest sizes are {nearest_sizes(height, patch)} x {nearest_sizes(width, patch)}"
         )
     return height // patch, width // patch
+
+
+def check_divides(patch: int, size: Size) -> None:
+    """Raise InputError, with the nearest sizes, unless `patch` divides both sides of images of a size."""
+    height, width = both_sides(size)
+    if height % patch or width % patch:
+        near = [nearest_sizes(side, patch) for side in ((height,) if height == width else (height, width))]
+        raise InputError(
+            f"patches of {patch} pixels do not divide images of {spelt(size)}; set the image size to {' x '.join(near)}"
+        )
 
 
 def nearest_sizes(size: int, patch: int) -> str:

@@ -3,19 +3,31 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple, final
+from math import prod
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from models.distributed.precision import measuring
-from models.encoder.patches import Normalisation, gather_patches, hidden_from_visible, normalised, patchify, unpatchify
+from models.encoder.patches import (
+    Normalisation,
+    gather_patches,
+    grid_of,
+    hidden_from_visible,
+    normalised,
+    patchify,
+    unpatchify,
+)
 from models.encoder.vit import normalisation_of
 from models.evaluate.evaluator import Evaluator, Result
-from models.load import Loaded
+from models.load import Loaded, chosen_device
 from models.method import Method
-from models.reporting.render import Picture
+from models.pretrained.find import is_run
+from models.pretrained.masked_model import Assumed, load_masked_model
+from models.reporting.render import Picture, Text
 from pipeline import rng
 from pipeline.errors import InputError
 from pipeline.flags import AT_LEAST_1, check_bounds
@@ -64,7 +76,7 @@ class Filled(NamedTuple):
 
 @torch.no_grad()
 def fill(method: Method, images: Tensor, ratio: float, keys: np.ndarray) -> Filled | None:
-    """Hide patches of images (u8 [N, 3, S, S]) at random, by the images' keys (u64 [N]), and predict them.
+    """Hide patches of images (u8 [N, 3, H, W]) at random, by the images' keys (u64 [N]), and predict them.
 
     With target norm_pix the network predicts each patch in the patch's own scale: (pixels - mean) / spread. It
     predicts neither mean nor spread, so that its output is scaled back in two ways:
@@ -76,10 +88,10 @@ def fill(method: Method, images: Tensor, ratio: float, keys: np.ndarray) -> Fill
     Returns None where a prediction is no picture.
     """
     branch, patch = method.branch, method.branch.patch
-    grid = images.shape[-1] // patch
+    grid = grid_of(images, patch)
     visible_ids = random_mask(keys, grid, masks.visible_count(Mask(ratio=ratio), grid))
     visible = torch.from_numpy(visible_ids).to(images.device)
-    hidden = hidden_from_visible(visible, grid * grid)
+    hidden = hidden_from_visible(visible, prod(grid))
     predicted = branch.predict(method.encoder, images, visible)
     if predicted is None:
         return None
@@ -110,7 +122,7 @@ def keys_of(ids: np.ndarray, seed: int) -> np.ndarray:
 
 
 class Drawn(NamedTuple):
-    """Pictures u8 [N, S, S, 3]: images as the mask leaves them, and with each filling of their hidden patches."""
+    """Pictures u8 [N, H, W, 3]: images as the mask leaves them, and with each filling of their hidden patches."""
 
     masked: np.ndarray
     filled: dict[str, np.ndarray]
@@ -120,7 +132,7 @@ class Drawn(NamedTuple):
 def reconstruct(
     method: Method, images: Tensor, ratio: float, seed: int = 0, ids: np.ndarray | None = None
 ) -> Drawn | None:
-    """Draw images (u8 [N, 3, S, S]) masked, and with the predictions in place of hidden patches.
+    """Draw images (u8 [N, 3, H, W]) masked, and with the predictions in place of hidden patches.
 
     ids  i64 [N], on which the masks depend; 0 to N - 1 when absent
 
@@ -130,12 +142,12 @@ def reconstruct(
     found = fill(method, images, ratio, keys_of(np.arange(len(images)) if ids is None else ids, seed))
     if found is None:
         return None
-    grid = images.shape[-1] // patch
+    grid = grid_of(images, patch)
     made = {}
     for name, (predicted, _) in found.fillings.items():
         pixels = patchify(images, patch).float()
         pixels.scatter_(1, found.hidden[..., None].expand_as(predicted), predicted)
-        drawn = unpatchify(pixels, (grid, grid), patch).clamp(0, 255).round().to(torch.uint8)
+        drawn = unpatchify(pixels, grid, patch).clamp(0, 255).round().to(torch.uint8)
         made[name] = drawn.permute(0, 2, 3, 1).cpu().numpy()
     originals = images.permute(0, 2, 3, 1).cpu().numpy()
     seen = np.stack([mask(image, shown, patch) for image, shown in zip(originals, found.visible, strict=True)])
@@ -149,12 +161,12 @@ def picture(
     seed: int = 0,
     ids: np.ndarray | None = None,
 ) -> Picture | None:
-    """Make a picture of images (u8 [N, 3, S, S]), masked at each ratio, and predicted.
+    """Make a picture of images (u8 [N, 3, H, W]), masked at each ratio, and predicted.
 
     Ratios that leave no patch visible are left out. Returns None where a prediction is no picture.
     """
     columns, headings = [list(images.permute(0, 2, 3, 1).cpu().numpy())], ["image"]
-    patches = (images.shape[-1] // method.branch.patch) ** 2
+    patches = prod(grid_of(images, method.branch.patch))
     for ratio in (each for each in ratios if patches * (1 - each) >= 1):
         with measuring(images.device):
             made = reconstruct(method, images, ratio, seed, ids)
@@ -182,7 +194,7 @@ def png(lines: list[list[np.ndarray]], headings: tuple[str, ...]) -> bytes:
 @final
 @dataclass(frozen=True)
 class Reconstructions(Evaluator):
-    """Pictures and squared errors of the masked branch's predictions, at several mask ratios."""
+    """Pictures and squared errors of a masked branch's predictions, of a run or of a released masked autoencoder."""
 
     ratios: tuple[float, ...] = RATIOS
     """Shares of patches that are hidden, at random."""
@@ -194,6 +206,34 @@ class Reconstructions(Evaluator):
     """Images over which the error is averaged, spread over the file."""
     seed: int = 0
     """Of the masks."""
+    target: Literal["pixel", "norm_pix"] | None = None
+    """Of a file that does not say what its decoder predicts: pixel when absent, as MAE's visualisation weights do; most
+    others, such as mae_pretrain_*_full.pth, predict norm_pix."""
+    heads: Annotated[int | None, AT_LEAST_1] = None
+    """Attention heads of a file's encoder, where it does not say; MAE's for widths 768, 1024, 1280 when absent."""
+    decoder_heads: Annotated[int | None, AT_LEAST_1] = None
+    """And of its decoder; MAE's 16 for width 512 when absent."""
+
+    def load(self, path: Path) -> Loaded:
+        """Load a run, or a masked autoencoder that another trainer released (models.pretrained.masked_model).
+
+        The latter's folder takes the results, and what was read and assumed is printed.
+        """
+        check_bounds(self, "--")
+        asked = Assumed(self.target, self.heads, self.decoder_heads)
+        if is_run(path):
+            if asked != Assumed():
+                raise InputError(f"{path} is a run, whose recipe says target and heads; drop --target, --heads and "
+                                 "--decoder-heads")  # fmt: skip
+            return super().load(path)
+        if not path.exists():
+            raise InputError(f"{path}: expected a run, or a file or folder of MAE or ViTMAE weights; found none")
+        if self.data.root is None:
+            raise InputError(f"{path} is no run, and names no images; give --data.root FOLDER, and --data.file unless "
+                             "it is val.beton")  # fmt: skip
+        loaded = load_masked_model(str(path), chosen_device(self.device), asked)
+        print(loaded.origin)
+        return loaded
 
     def run(self, loaded: Loaded) -> Result:
         """Measure mse_R, the mean squared error of hidden pixels, 0 to 1, at ratio R, and blank_R of blank ones.
@@ -214,7 +254,8 @@ class Reconstructions(Evaluator):
             found = self.errors(loaded, batch, ids[first : first + self.batch])
             sums = {name: each + sums.get(name, 0) for name, each in found.items()}
         means = {name: (each / len(ids)).tolist() for name, each in sums.items()}
-        return Result({"images": float(len(ids))} | means, [drawn])
+        origin = [Text(loaded.origin)] if loaded.origin else []
+        return Result({"images": float(len(ids))} | means, [*origin, drawn])
 
     def errors(self, loaded: Loaded, images: Tensor, ids: np.ndarray) -> dict[str, Tensor]:
         """Sum the images' mean squared errors of predicted and of blank patches by name: f64 [], on the device."""
@@ -254,7 +295,7 @@ def check(loaded: Loaded, evaluator: Reconstructions) -> None:
     if not evaluator.ratios:
         raise InputError("--ratios: expected a mask ratio or more, got none")
     for ratio in evaluator.ratios:
-        masks.visible_count(Mask(ratio=ratio), loaded.recipe.data.size // branch.patch)
+        masks.visible_count(Mask(ratio=ratio), tuple(loaded.method.encoder.patch_embed.grid_size))
 
 
 def _to_pixels(predicted: Tensor, normalisation: Normalisation) -> Tensor:

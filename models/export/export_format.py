@@ -16,6 +16,7 @@ from models.encoder.patches import as_normalised
 from models.encoder.vit import normalisation_of
 from models.load import Loaded
 from pipeline.errors import InputError
+from pipeline.spec import both_sides
 
 
 @final
@@ -77,13 +78,13 @@ def relative(encoder: nn.Module) -> bool:
 
 
 def images_like(loaded: Loaded, n: int = 4) -> Tensor:
-    """Draw random images u8 [n, 3, S, S] of the run's size, to compare outputs on."""
-    side = loaded.recipe.data.size
-    return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    """Draw random images u8 [n, 3, H, W] of the run's size, to compare outputs on."""
+    shape = n, 3, *both_sides(loaded.recipe.data.size)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def as_input(loaded: Loaded, images: Tensor) -> Tensor:
-    """Normalise images u8 [N, 3, S, S] -> f32, which other libraries expect from their caller."""
+    """Normalise images u8 [N, 3, H, W] -> f32, which other libraries expect from their caller."""
     return as_normalised(images, normalisation_of(loaded.method.encoder))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import timm
 import torch
 
+from models.config.recipe import Recipe
 from models.config.resolve import command_of
 from models.evaluate.result_columns import last_evaluations
 from models.export.export_format import CheckResult
@@ -16,6 +17,7 @@ from models.records.metrics import read
 from models.records.run_folder import ENVIRONMENT
 from pipeline.errors import InputError
 from pipeline.sources.levels import stored_window
+from pipeline.spec import both_sides
 from pipeline.text import measured, some, table
 
 SHOWN = 12  # classes that are named
@@ -48,11 +50,30 @@ def model_card(loaded: Loaded, format_name: str, checked: CheckResult, use: str)
     return "\n".join(lines)
 
 
+def front_matter(loaded: Loaded, format_name: str) -> str:
+    """Make the lines before a model card by which the hub knows a model's library and task. The weights' licence is for
+    their owner to add."""
+    library = {"timm": "timm", "onnx": "onnx", "hf-vitmae": "transformers"}.get(format_name)
+    task = "image-classification" if loaded.method.has_classifier else "image-feature-extraction"
+    lines = ["---", *([f"library_name: {library}"] if library else []), f"pipeline_tag: {task}", "tags:", "- shotcrete"]
+    return "\n".join([*lines, *(["- timm"] if format_name == "timm" else []), "---", "", ""])
+
+
+def local_paths(recipe: Recipe) -> list[str]:
+    """List the recipe's fields that are absolute paths: a model card shows them to its readers."""
+    found = ((part, name, value) for part, held in asdict(recipe).items() if isinstance(held, dict)
+             for name, value in held.items())  # fmt: skip
+    return [f"{part}.{name} {value}" for part, name, value in found if isinstance(value, str) and value[:1] in "/~"]
+
+
 def how_to_cut(loaded: Loaded) -> str:
     """Describe in a sentence how an image becomes the network's input."""
-    view, side = loaded.recipe.data.evaluate, loaded.recipe.data.size
+    view, (height, width) = loaded.recipe.data.evaluate, both_sides(loaded.recipe.data.size)
+    resized = [round(side * view.short_side) for side in (height, width)]
+    until = f"the short side is {resized[0]}" if height == width else f"they just cover {resized[0]} x {resized[1]}"
+    order = "" if height == width else " (height x width)"
     return (
-        f"resized so that the short side is {round(side * view.short_side)}, then the middle {side} x {side}. "
+        f"resized so that {until}, then the middle {height} x {width}{order}. "
         "Training resized by area; other filters cost a little accuracy."
     )
 

@@ -18,6 +18,7 @@ from models.export.export_format import (
     plain_encoder,
 )
 from models.load import Loaded
+from pipeline.spec import both_sides
 from pipeline.store.atomic_write import write_whole
 
 NAMELESS = "vit_tiny_patch16_224"
@@ -47,8 +48,8 @@ class ToTimm(ExportFormat):
 def config(loaded: Loaded, encoder: VisionTransformer) -> dict:
     """Make timm's config: how to build this encoder and how to prepare its input."""
     recipe = loaded.recipe
-    side, view, e = recipe.data.size, recipe.data.evaluate, recipe.encoder
-    built = {"img_size": side, "patch_size": e.patch, "fc_norm": e.fc_norm, "global_pool": e.pool}
+    size, view, e = recipe.data.size, recipe.data.evaluate, recipe.encoder
+    built = {"img_size": size, "patch_size": e.patch, "fc_norm": e.fc_norm, "global_pool": e.pool}
     if e.width:
         built |= {"embed_dim": e.width, "depth": e.depth, "num_heads": e.heads}
     if encoder.pos_embed is None:
@@ -66,7 +67,7 @@ def config(loaded: Loaded, encoder: VisionTransformer) -> dict:
         "num_features": encoder.num_features,
         "model_args": built,
         "pretrained_cfg": {
-            "input_size": [3, side, side],
+            "input_size": [3, *both_sides(size)],
             "fixed_input_size": True,
             "interpolation": "bicubic",
             "crop_pct": 1 / view.short_side,

@@ -6,6 +6,7 @@ It differs from MAE in the decoder alone: cross-attention to the encoder's token
 """
 
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import final
 
 from models.config.recipe import Encoder, Recipe
@@ -15,6 +16,7 @@ from models.methods.masked_pretraining import MaskedPretraining
 from models.methods.presets import in1k, small
 from pipeline.errors import InputError
 from pipeline.sampling.resolution import distinct_sizes
+from pipeline.spec import both_sides
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class CrossMAE(MaskedPretraining):
                 "lower it, or raise data.mask.ratio"
             )
         for size in distinct_sizes(recipe.data):
-            predicted_count(share, (size // recipe.encoder.patch) ** 2)
+            predicted_count(share, prod(side // recipe.encoder.patch for side in both_sides(size)))
         return CrossMAEBranch(self.encoder, recipe.method.reconstruct, recipe.run.seed)
 
 

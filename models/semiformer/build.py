@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 from models.config.recipe import Recipe
-from models.encoder.patches import nearest_sizes
+from models.encoder.patches import check_divides
 from models.encoder.positions import sincos_2d
 from models.semiformer.model import Semiformer, Shape
 from pipeline.errors import InputError
+from pipeline.spec import both_sides
 
 SMALL = "semiformer_small"
 FIELDS = {"name", "width", "depth", "heads", "patch", "position", "drop_path", "attention"}
@@ -34,12 +35,9 @@ def build_semiformer(recipe: Recipe, classes: int, *, channels: int, double_clas
         assert e.width and e.depth and e.heads  # noqa: PT018 -- a recipe names an encoder or gives all three
         shape = Shape(e.width, e.depth, e.heads, channels)
     check_shape(shape)
-    if size % e.patch:
-        raise InputError(
-            f"patches of {e.patch} pixels do not divide images of {size}; set the image size to "
-            f"{nearest_sizes(size, e.patch)}"
-        )
-    grid = (size // e.patch, size // e.patch)
+    check_divides(e.patch, size)
+    height, width = both_sides(size)
+    grid = (height // e.patch, width // e.patch)
     model = Semiformer(
         shape,
         patch=e.patch,

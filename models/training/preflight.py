@@ -24,9 +24,11 @@ from models.optim.schedule import Pools, RunLength, run_length
 from models.pretrained import load_encoder
 from models.records.run_folder import check_same_recipe, damaged_rows, folder_of
 from models.reporting.environment import where_exactness_ends
+from models.tracking import check_installed
 from models.training.best import check_best
 from pipeline.errors import InputError
 from pipeline.sampling.sampler import shares
+from pipeline.spec import spelt
 from pipeline.train_data import TrainData, check_views, open_train_data
 
 CLASSES = 1000
@@ -73,6 +75,7 @@ def open_run(recipe: Recipe, world: World) -> OpenRun:
     """
     folder = folder_of(recipe)
     check_same_recipe(folder, recipe)
+    check_installed(recipe.run.track)
     check_attention(recipe, world)
     inputs = open_inputs(recipe, world)
     torch.manual_seed(recipe.run.seed)
@@ -129,6 +132,7 @@ def check(recipe: Recipe, ranks: int) -> None:
     see other disks.
     """
     check_same_recipe(folder_of(recipe), recipe)
+    check_installed(recipe.run.track)
     classes = CLASSES
     if Path(recipe.data.root, recipe.data.train).exists():
         inputs = open_inputs(recipe, World(0, ranks, 0, torch.device("cpu")))
@@ -209,6 +213,7 @@ def _fit_arguments(recipe: Recipe, kind: str) -> str:
     """Arguments of the command that fits a recipe's target, with the recipe's images, size and patch."""
     data, patch, usual = recipe.data, recipe.encoder.patch, named(recipe.name)
     arguments = f"{Path(data.root, data.train)} --recipe {recipe.name}"
-    arguments += f" --size {data.size}" if data.size != usual.data.size else ""
+    size = spelt(data.size).replace(" x ", " ")  # as a flag takes it
+    arguments += f" --size {size}" if data.size != usual.data.size else ""
     arguments += f" --patch {patch}" if patch != usual.encoder.patch else ""
     return f"{arguments} --out {recipe.method.reconstruct.target_file or Path(data.root, f'{kind}.pt')}"

@@ -16,7 +16,7 @@ from pipeline.errors import InputError
 from pipeline.evaluation.sweep import sweep
 from pipeline.open import open_data
 from pipeline.preview.views import spread
-from pipeline.spec import Data
+from pipeline.spec import Data, Size, both_sides
 from pipeline.store.beton import Beton
 
 BATCH = 64
@@ -30,8 +30,8 @@ class Sample:
     """A .beton file."""
     recipe: str = "mae:in1k_b16"
     """Its weak view cuts the images, as in training."""
-    size: int | None = None
-    """Side of the view, in pixels; the recipe's when absent."""
+    size: Size | None = None
+    """Size of the view, in pixels, a side or height and width; the recipe's when absent."""
     patch: int | None = None
     """Side of a patch, in pixels; the recipe's when absent."""
     images: int = 5000
@@ -53,13 +53,13 @@ def opened(sample: Sample) -> Patches:
 
     Raises InputError if the file or the recipe is none, or the patch does not divide the view.
     """
-    if sample.images < 1 or min(sample.patch or 1, sample.size or 1) < 1:
+    if min(sample.images, sample.patch or 1, *both_sides(sample.size or 1)) < 1:
         raise InputError(
             f"--images, --size and --patch are 1 or more, got {sample.images}, {sample.size}, {sample.patch}"
         )
     recipe = resolve(sample.recipe, [])
     size, patch = sample.size or recipe.data.size, sample.patch or recipe.encoder.patch
-    down, across = grid_of(torch.empty(0, 3, size, size), patch)
+    down, across = grid_of(torch.empty(0, 3, *both_sides(size)), patch)
     data = replace(recipe.data, size=size, sizes=None, evaluate=recipe.data.weak, backend="ffcv", views_on="cpu")
     beton = open_data(replace(data, root=str(Path(sample.path).parent)), Path(sample.path).name)
     ids = spread(beton, sample.images)
