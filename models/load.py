@@ -18,13 +18,17 @@ from pipeline.errors import InputError
 @final
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A trained run; `method` is in eval mode on its device, `classes` are in the order of its scores."""
+    """A trained run; `method` is in eval mode on its device, `classes` are in the order of its scores.
+
+    origin  for a model that is no run of this trainer: what was read from which file, and what was assumed
+    """
 
     path: Path
     recipe: Recipe
     method: Method
     classes: tuple[str, ...]
     step: int
+    origin: str = ""
 
 
 def load_run(path: Path, device: torch.device | None = None) -> Loaded:

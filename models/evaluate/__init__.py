@@ -3,6 +3,6 @@ robustness, reconstruction and cost. One evaluator is one file, and its name on 
 
     python -m models.evaluate accuracy runs/semi_mae-digits
 
-May import `pipeline`, and every room of `models` that stands before `evaluate` in `tests/test_layout.py`: not `export`,
-`pretrained` or `training`. Read `evaluator.py` first.
+May import `pipeline`, and every room of `models` that stands before `evaluate` in `tests/test_layout.py`: not `export`
+or `training`. Read `evaluator.py` first.
 """

@@ -32,7 +32,7 @@ def append_evaluation(loaded: Loaded, name: str, evaluator: Evaluator, result: R
     append_line(folder / FILE, row)
     page = folder / f"evaluate-{name}.html"
     numbers = Table(("measured", "value"), [(key, measured(key, value)) for key, value in result.values.items()])
-    title = f"{name} of {loaded.recipe.name}, step {loaded.step:,}"
+    title = f"{name} of {loaded.recipe.name}" + ("" if loaded.origin else f", step {loaded.step:,}")
     machine = [Table(("measured on", ""), list(result.machine.items()))] if result.machine else []
     write_whole(page, html(title, [Section("", [numbers, *result.blocks, *machine])]))
     return page

@@ -3,7 +3,8 @@ timm name on this machine.
 
     load_encoder(method, "vit_base_patch16_224.mae")
 
-May import `pipeline`, `encoder`, `method`, `checkpoint` and `records`. Read `load_into.py` first.
+A masked autoencoder is read from a file alone, too, to be measured (`masked_model.py`). May import `pipeline`, `load`
+and every room of `models` that stands before it in `tests/test_layout.py`. Read `load_into.py` first.
 """
 
 from models.pretrained.load_into import load_encoder

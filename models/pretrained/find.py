@@ -5,10 +5,17 @@ from pathlib import Path
 from models.checkpoint import checksummed
 from models.checkpoint.checksummed import Damaged
 from models.pretrained.own_run import read_run
-from models.pretrained.released import CONFIG, WEIGHTS, read_released, read_safetensors
+from models.pretrained.released import (
+    CONFIG,
+    TORCH_WEIGHTS,
+    WEIGHTS,
+    read_released,
+    read_safetensors,
+    with_config,
+)
 from models.pretrained.timm_name import is_timm_name, read_timm
 from models.pretrained.weights import Weights
-from models.records.run_folder import LAST
+from models.records.run_folder import LAST, PREVIOUS
 from pipeline.errors import InputError
 
 
@@ -32,11 +39,20 @@ def find_weights(start: str) -> Weights:
     except Damaged:
         if checksummed.has_checksum(path):  # a checkpoint of this trainer whose bytes have changed
             raise
-        return read_released(path)
+        found = read_released(path)
+        return with_config(found, path.with_name(CONFIG)) if path.name == TORCH_WEIGHTS else found
+
+
+def is_run(path: Path) -> bool:
+    """Say whether a path is a run's, damaged or not: a checkpoint, a folder with one, or one without other weights."""
+    if path.is_dir():
+        return (path / LAST).exists() or not any((path / name).exists() for name in (WEIGHTS, TORCH_WEIGHTS))
+    return path.name in (LAST, PREVIOUS) or (path.is_file() and checksummed.has_checksum(path))
 
 
 def _file_in(folder: Path) -> Path:
-    for name in (LAST, WEIGHTS):
+    names = LAST, WEIGHTS, TORCH_WEIGHTS
+    for name in names:
         if (folder / name).exists():
             return folder / name
-    raise InputError(f"cannot read checkpoint {folder}: Is a directory without {LAST} or {WEIGHTS}; name a file")
+    raise InputError(f"cannot read checkpoint {folder}: a folder without {', '.join(names)}; name a file")

@@ -5,7 +5,7 @@ The forms that are read:
     MAE, SupMAE, DeiT   {"model": {...}} with timm's names; MAE's own trainer adds optimiser, epoch and args
     SimMIM, BEiT        {"model": {...}}, in SimMIM's under "encoder."; biases of queries and values, none of keys
     timm, our exports   safetensors with timm's names; a folder has config.json beside it
-    ViTMAE              safetensors with Hugging Face's names, as our export hf-vitmae
+    ViTMAE              a folder of safetensors or pytorch_model.bin with Hugging Face's names, as our export hf-vitmae
     others              dictionaries in dictionaries, whose keys are then parts of the names ("teacher.backbone.")
 
 The names are brought to timm's in `names.py`.
@@ -16,7 +16,9 @@ import pickle
 import warnings
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,14 +29,16 @@ from models.encoder.patches import Normalisation
 from models.pretrained.weights import Weights
 from pipeline.errors import InputError
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, TORCH_WEIGHTS = "model.safetensors", "pytorch_model.bin"
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 HOLDERS = "model", "state_dict"
 
 
 def read_safetensors(path: Path, config: Path | None = None) -> Weights:
     """Weights in a .safetensors file.
 
-    config  timm's config.json, which says how the images were normalised, and the classes; it may be missing
+    config  timm's or Hugging Face's config.json, which says how the images were normalised, the classes, and what a
+            decoder predicts; it may be missing
 
     Raises InputError for a file that is not of this format.
     """
@@ -44,17 +48,31 @@ def read_safetensors(path: Path, config: Path | None = None) -> Weights:
             header = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise InputError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
-    stated = _config(config)
-    classes = label_names(_json(header.get("classes", "null"), path)) or label_names(stated.get("label_names"))
-    normed = stated.get("norm_pix_loss")  # ViTMAE's
-    target = ("norm_pix" if normed else "pixel") if isinstance(normed, bool) else None
-    return Weights(
-        tensors, str(path), "safetensors", normalisation=_normalisation(stated), classes=classes, target=target
+    found = with_config(Weights(tensors, str(path), "safetensors"), config)
+    return replace(found, classes=label_names(_json(header.get("classes", "null"), path)) or found.classes)
+
+
+def with_config(found: Weights, path: Path | None) -> Weights:
+    """Return weights with what config.json says beside them, and ViTMAE's preprocessor_config.json beside that.
+
+    Raises InputError if one of the two is no JSON object.
+    """
+    stated = _config(path)
+    shown = {} if path is None else _config(path.with_name(PREPROCESSOR))
+    return replace(
+        found,
+        normalisation=_normalisation(stated.get("pretrained_cfg"), "mean", "std", found.where)
+        or _normalisation(shown, "image_mean", "image_std", found.where),
+        classes=label_names(stated.get("label_names")),
+        target=_target(stated.get("norm_pix_loss")),
+        config=stated,
     )
 
 
 def read_released(path: Path) -> Weights:
     """Weights in a torch file; tensors, plain types and an argparse.Namespace are unpickled, and nothing else.
+
+    The arguments that MAE's trainer saves say what the decoder predicts.
 
     Raises InputError for a file that holds anything else, or no tensors.
     """
@@ -71,7 +89,8 @@ def read_released(path: Path) -> Weights:
     tensors = dict(_tensors(held if holder is None else held[holder]))
     if not tensors:
         raise InputError(f"{path} holds no tensors by name, neither itself nor under {' or '.join(HOLDERS)}")
-    return Weights(tensors, str(path), f"a released file, {holder}" if holder else "a released file")
+    target = _target(getattr(held.get("args"), "norm_pix_loss", None))
+    return Weights(tensors, str(path), f"a released file, {holder}" if holder else "a released file", target=target)
 
 
 def label_names(found: object) -> tuple[str, ...] | None:
@@ -104,8 +123,22 @@ def _json(text: str, path: Path) -> object:
         raise InputError(f"{path} is not JSON ({error}); export again") from error
 
 
-def _normalisation(stated: dict) -> Normalisation | None:
-    found = stated.get("pretrained_cfg")
-    if not isinstance(found, dict) or not {"mean", "std"} <= found.keys():
+def _normalisation(found: object, mean: str, std: str, where: str) -> Normalisation | None:
+    """The normalisation that an object of a config states, None if it states none; raises InputError if it is none."""
+    if not isinstance(found, dict) or not {mean, std} <= found.keys():
         return None
-    return Normalisation(tuple(found["mean"]), tuple(found["std"]))
+    if not all(_is_colour(found[each]) for each in (mean, std)) or min(found[std]) <= 0:
+        raise InputError(
+            f"{where}: its config says {mean} {found[mean]!r} and {std} {found[std]!r}, expected three numbers each, "
+            f"{std} above 0"
+        )
+    return Normalisation(tuple(found[mean]), tuple(found[std]))
+
+
+def _is_colour(value: object) -> bool:
+    numbers = isinstance(value, list) and len(value) == 3
+    return numbers and all(isinstance(each, int | float) and not isinstance(each, bool) for each in value)
+
+
+def _target(norm_pix_loss: object) -> Literal["pixel", "norm_pix"] | None:
+    return ("norm_pix" if norm_pix_loss else "pixel") if isinstance(norm_pix_loss, bool) else None

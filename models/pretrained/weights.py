@@ -1,7 +1,7 @@
 """Pretrained weights, with what is known of their source."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import final
 
@@ -21,6 +21,7 @@ class Weights:
     normalisation  of the images that the weights were trained on; None if the source does not say
     classes        names of the classes, in the order of the classifier's rows; None if the source does not say
     target         what a masked branch was trained to predict; None if the source does not say
+    config         the source's config.json; {} without one
     """
 
     tensors: dict[str, Tensor]
@@ -30,6 +31,7 @@ class Weights:
     normalisation: Normalisation | None = None
     classes: tuple[str, ...] | None = None
     target: str | None = None
+    config: Mapping[str, object] = field(default_factory=dict)
 
 
 def summarise(names: Iterable[str]) -> str:
