@@ -5,7 +5,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from models.method import Method
+from models.pretrained.weights import Weights
+
 HEAD = "head"
+SUPMAE_HEAD = "cls_head."
 SHOWN = 3
 
 
@@ -46,6 +50,34 @@ def rows_by_class(
     order = torch.tensor([theirs.index(name) for name in ours])
     note = f"classifier's rows taken by class name, {len(ours)} of its {len(theirs)}"
     return held | {name: held[name][order] for name in rows}, note
+
+
+def load_head(method: Method, found: Weights, ours: tuple[str, ...] | None) -> tuple[str | None, set[str]]:
+    """Load the classifier that a method has beside its encoder, SupMAE's, from a run that has one, or SupMAE's file.
+
+    load_head(method, find_weights("runs/supmae-digits"), ("cat", "dog"))
+
+    Its rows are matched by `rows_by_class`; it is taken whole, hidden layer and batch norm included, or not at all.
+
+    -> a note on what was done, None without such a classifier on either side; and the names that were used.
+    """
+    names = {name: name for name in found.others if name.startswith(f"{HEAD}.")}
+    released = [name for name in found.tensors if name.startswith(SUPMAE_HEAD)]
+    names |= {f"{HEAD}.{name.removeprefix(SUPMAE_HEAD)}": name for name in released}
+    head = getattr(method, HEAD, None)
+    if not isinstance(head, nn.Module) or not names:
+        return None, set()
+    tensors = found.tensors | found.others
+    held, note = rows_by_class({own: tensors[name] for own, name in names.items()}, head, found.classes, ours)
+    own = {f"{HEAD}.{name}": tensor for name, tensor in head.state_dict().items()}
+    if note is not None and any(name not in held and name in names for name in own):  # rows of which some were missing
+        return note, set()
+    for name in {**own, **held}:
+        shapes = [list(part[name].shape) if name in part else "nothing" for part in (own, held)]
+        if shapes[0] != shapes[1]:
+            return f"classifier not taken, as this run has {name} of shape {shapes[0]}, the source {shapes[1]}", set()
+    head.load_state_dict({name.removeprefix(f"{HEAD}."): tensor for name, tensor in held.items()})
+    return note, set(names.values())
 
 
 def _scoring(head: nn.Module) -> Iterator[tuple[str, Tensor]]:
