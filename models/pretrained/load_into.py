@@ -1,26 +1,24 @@
 """Load pretrained weights into a method: copy what fits, adapt positions and normalisation, or refuse."""
 
 from collections.abc import Iterator
-from math import isqrt
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from models.encoder.patches import Normalisation
-from models.encoder.positions import prefix_positions, resampled
-from models.encoder.relative import bias_for_each_block, kind_of, resampled_bias
+from models.encoder.relative import bias_for_each_block, kind_of
 from models.encoder.vit import normalisation_of
 from models.method import Method
 from models.pretrained.branch import load_branch
-from models.pretrained.classifier import rows_by_class
+from models.pretrained.classifier import load_head, rows_by_class
 from models.pretrained.find import find_weights
+from models.pretrained.grids import fitted_biases, fitted_positions
 from models.pretrained.names import examples, with_own_names
 from models.pretrained.weights import Weights, summarise
 from pipeline.errors import InputError
 
-HEAD, NORM, POOLED_NORM, POSITIONS = "head.", "norm.", "fc_norm.", "pos_embed"
-BIASES = "relative_position_bias_table"
+HEAD, NORM, POOLED_NORM = "head.", "norm.", "fc_norm."
 BODY = "blocks", "patch_embed", "cls_token", "reg_token", "dist_token", "pos_embed", "norm_pre", "rel_pos_bias"
 """First parts of the names of an encoder's tensors without its head: none of the source's may be left out."""
 
@@ -30,11 +28,12 @@ def load_encoder(method: Method, start: str | Path, classes: tuple[str, ...] | N
 
     -> one line: how many tensors were loaded, what was adapted, what was left out, what is new.
 
-    A classifier is copied if the source has one behind the same norm, by the names of its classes; if one side has no
-    names, by its shape. Otherwise it stays as it was initialised. So does a norm behind the pooling (encoder.fc_norm)
-    if the source has none. Positions and position biases of another grid are resampled. A bias table that all blocks
-    share is copied to each block if the method's encoder has one a block. A masked branch is copied if the source has
-    the same (models.pretrained.branch).
+    A classifier is copied if the source has one behind the same norm, by the names of its classes; if one side has
+    no names, by its shape. Otherwise it stays as it was initialised. So does a norm behind the pooling
+    (encoder.fc_norm) if the source has none. Positions and position biases of another grid are resampled
+    (models.pretrained.grids). A bias table that all blocks share is copied to each block if the method's encoder
+    has one a block. A masked branch is copied if the source has the same (models.pretrained.branch), and so is
+    SupMAE's classifier (models.pretrained.classifier).
 
     classes  names of this run's classes, in the order of their labels
 
@@ -44,8 +43,8 @@ def load_encoder(method: Method, start: str | Path, classes: tuple[str, ...] | N
     own = method.encoder.state_dict()
     found = with_own_names(find_weights(str(start)), own)
     held = _positions_of_kind(found, own, len(method.encoder.blocks))
-    held, positions = _resampled(held, own, prefix_positions(method.encoder))
-    held, biases = _biases_resampled(held, own)
+    held, positions = fitted_positions(found, held, own, method.encoder)
+    held, biases = fitted_biases(found, held, own, method.encoder)
     held, folded = _folded(held, found.normalisation, method.encoder)
     classifier = None
     if not _new_norm(held, own):
@@ -56,9 +55,20 @@ def load_encoder(method: Method, start: str | Path, classes: tuple[str, ...] | N
     if method.ema is not None:
         method.ema.module.load_state_dict(method.encoder.state_dict())
     branch, used = load_branch(method, found)
+    head, used_too = load_head(method, found, classes or None)
+    used |= used_too
     out = [name for name in (*(name for name in held if name not in own), *found.others) if name not in used]
     loaded = f"{len(own) - len(new)} tensors of the encoder from {found.where} ({found.what})"
-    parts = [loaded, positions, biases, folded, classifier, branch, f"left out: {summarise(out)}" if out else None]
+    parts = [
+        loaded,
+        positions,
+        biases,
+        folded,
+        classifier,
+        head,
+        branch,
+        f"left out: {summarise(out)}" if out else None,
+    ]
     return "; ".join([part for part in parts if part] + [f"new: {', '.join(new) or 'none'}"])
 
 
@@ -74,46 +84,6 @@ def _positions_of_kind(found: Weights, own: dict[str, Tensor], depth: int) -> di
             + (unless if unknown else "")
         )
     return found.tensors
-
-
-def _resampled(held: dict[str, Tensor], own: dict[str, Tensor], prefix: int) -> tuple[dict[str, Tensor], str | None]:
-    """Resample a table of positions [1, prefix + L, C], learned or of sines, to the encoder's grid, bicubically as MAE.
-
-    -> the tensors, and a note on what was done. Both grids must be square; otherwise nothing is done.
-    """
-    theirs, ours = held.get(POSITIONS), own.get(POSITIONS)
-    if theirs is None or ours is None or theirs.shape == ours.shape or theirs.shape[-1] != ours.shape[-1]:
-        return held, None
-    sides = [isqrt(max(0, table.shape[1] - prefix)) for table in (theirs, ours)]
-    if any(side**2 + prefix != table.shape[1] for side, table in zip(sides, (theirs, ours), strict=True)):
-        return held, None
-    before, after = ((side, side) for side in sides)
-    table = resampled(theirs.float(), before, after, prefix)
-    note = f"positions resampled from {before[0]} x {before[1]} to {after[0]} x {after[1]} patches"
-    return held | {POSITIONS: table}, note
-
-
-def _biases_resampled(held: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[dict[str, Tensor], str | None]:
-    """Resample tables of position biases to the encoder's grid, as it does itself for images of another size.
-
-    -> the tensors, and a note on what was done. Both grids must be square; otherwise nothing is done.
-    """
-    fitted, note = {}, None
-    for name, table in held.items():
-        ours = own.get(name)
-        if not name.endswith(BIASES) or ours is None or table.shape == ours.shape or table.shape[1:] != ours.shape[1:]:
-            continue
-        before, after = (_side(each) for each in (table, ours))
-        if before and after:
-            fitted[name] = resampled_bias(table.float(), (before, before), (after, after))
-            note = f"position biases resampled from {before} x {before} to {after} x {after} patches"
-    return held | fitted, note
-
-
-def _side(table: Tensor) -> int | None:
-    """Side h of the square grid that a table of position differences [(2h - 1)² + 3, heads] is for; None if of none."""
-    differences = isqrt(max(0, len(table) - 3))
-    return (differences + 1) // 2 if differences % 2 and differences**2 + 3 == len(table) else None
 
 
 def _folded(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from models.checkpoint import save_load
+from models.pretrained.grids import grid_of_recipe
 from models.pretrained.weights import Weights
 from pipeline.errors import InputError
 
@@ -25,4 +26,5 @@ def read_run(path: Path) -> Weights:
     what = f"{recipe['name']}, step {state['step']}" if recipe.get("name") and "step" in state else "a run"
     what += ", its average" if prefix == EMA else ""
     target = ((recipe.get("method") or {}).get("reconstruct") or {}).get("target")
-    return Weights(tensors, str(path), what, others, classes=tuple(state.get("classes") or ()) or None, target=target)
+    classes, grid = tuple(state.get("classes") or ()) or None, grid_of_recipe(recipe)
+    return Weights(tensors, str(path), what, others, classes=classes, target=target, grid=grid)

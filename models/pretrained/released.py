@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.encoder.patches import Normalisation
+from models.pretrained.grids import grid_of_recipe
 from models.pretrained.weights import Weights
 from pipeline.errors import InputError
 
@@ -49,7 +50,8 @@ def read_safetensors(path: Path, config: Path | None = None) -> Weights:
     except (SafetensorError, OSError) as error:
         raise InputError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
     found = with_config(Weights(tensors, str(path), "safetensors"), config)
-    return replace(found, classes=label_names(_json(header.get("classes", "null"), path)) or found.classes)
+    classes = label_names(_json(header.get("classes", "null"), path)) or found.classes
+    return replace(found, classes=classes, grid=grid_of_recipe(_json(header.get("recipe", "null"), path)))
 
 
 def with_config(found: Weights, path: Path | None) -> Weights:

@@ -22,6 +22,7 @@ class Weights:
     classes        names of the classes, in the order of the classifier's rows; None if the source does not say
     target         what a masked branch was trained to predict; None if the source does not say
     config         the source's config.json; {} without one
+    grid           patches down and across that its positions are of; None if the source does not say
     """
 
     tensors: dict[str, Tensor]
@@ -32,6 +33,7 @@ class Weights:
     classes: tuple[str, ...] | None = None
     target: str | None = None
     config: Mapping[str, object] = field(default_factory=dict)
+    grid: tuple[int, int] | None = None
 
 
 def summarise(names: Iterable[str]) -> str:
