@@ -152,6 +152,9 @@ class Run:
     judge: Literal["average", "raw", "both"] = "average"
     """Weights that are evaluated while the run trains and at its end. average: the moving average where the recipe
     keeps one. raw: the weights themselves, as top1_raw and so on. both: one after the other, at twice the time."""
+    track: str | None = None
+    """Send the journal, while it is written, to wandb, mlflow or trackio (extras of those names). Where to, and as whom,
+    say the service's own environment variables; the run neither waits for it nor fails with it."""
     oracle: bool = False
     """Read hidden labels to report the accuracy of pseudo-labels; they are not used in training."""
 

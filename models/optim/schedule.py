@@ -10,7 +10,6 @@ from models.config.extensions import Extension
 from models.config.recipe import Optim
 from pipeline.errors import InputError
 
-
 LOW = 0.01
 """Share of the peak below which a constant rate is pointed out."""
 

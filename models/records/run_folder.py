@@ -23,12 +23,14 @@ FILES = (
     *(LAST, f"{LAST}.partial", PREVIOUS, BEST, RECIPE, ENVIRONMENT, LOCK, REPORT, "report.md", NOT_FINITE),
     *(metrics.FILE, events.FILE),
 )
-FOLDERS = "heartbeat", "failed", "events", "report"
+TRACKING = "tracking"
+"""Folder of what is known of a run's trackers and of the files that they write."""
+FOLDERS = "heartbeat", "failed", "events", "report", TRACKING
 MAY_CHANGE = {
     *(f"run.{name}" for name in ("folder", "fresh", "device", "devices", "device_images", "compile", "oracle")),
     *(f"run.{name}" for name in ("shard", "log_steps", "save_steps", "evaluate_steps", "stop_step", "hang_timeout_s")),
     *(f"run.{name}" for name in ("judge", "stop_after")),
-    *(f"run.{name}" for name in ("knn", "probe", "rankme")),
+    *(f"run.{name}" for name in ("knn", "probe", "rankme", "track")),
     *(f"data.{name}" for name in ("root", "threads", "ahead", "backend", "memory_mb", "hang_timeout_s")),
 }
 """Fields that say where and how a run computes, not what: they may change from one start to the next."""
@@ -87,7 +89,8 @@ def finished_line(folder: Path, recipe: Recipe) -> str | None:
     """
     check_same_recipe(folder, recipe)
     done = _ended(folder)
-    if done is None or wants_more(folder, recipe):
+    kept = all((folder / name).exists() for name in (LAST, REPORT))
+    if done is None or not kept or wants_more(folder, recipe):
         return None
     step, scores = done.get("step", 0), metrics.format_scores(metrics.latest_scores(metrics.read(folder)))
     how = f"step {step:,}, {done['why']}" if "why" in done else f"step {step:,} of {step:,}"
@@ -109,11 +112,9 @@ def wants_more(folder: Path, recipe: Recipe) -> bool:
 
 
 def _ended(folder: Path) -> dict | None:
-    """The event with which the run in `folder` has ended, if it is its last one and the report is there; else None."""
+    """The event with which the run in `folder` has ended; None where it has begun, and not ended, since."""
     rows = [row for row in events.read(folder) if "rank" in row]
-    if not rows or rows[-1]["event"] != "done" or not all((folder / name).exists() for name in (LAST, REPORT)):
-        return None
-    return rows[-1]
+    return rows[-1] if rows and rows[-1]["event"] == "done" else None
 
 
 def damaged_rows(folder: Path) -> list[str]:

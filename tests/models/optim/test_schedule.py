@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 from timm.scheduler import CosineLRScheduler
 
+from models.config.extensions import Extension
 from models.config.recipe import Optim
-from models.optim.schedule import Pools, RunLength, learning_rate, run_length
+from models.optim.schedule import Pools, RunLength, describe_extension, learning_rate, run_length
 from pipeline.errors import InputError
 
 SEMIFORMER = Pools(labelled=128_116, unlabelled=1_281_167, labelled_batch=104, unlabelled_batch=760)
@@ -56,21 +57,27 @@ def test_epochs_done_reach_the_recipes_epochs(images: int, share: int, epochs: i
 
 
 def timms_rates(optim: Optim, run: RunLength, peak: float, final: float) -> list[float]:
+    return timms_cosine(run.total_steps, run.warmup_steps, (0.0, peak, final))
+
+
+def timms_cosine(steps: int, warmup: int, rates: tuple[float, float, float]) -> list[float]:
+    """Linearly from the first rate to the second, then half a cosine to the third."""
+    first, peak, final = rates
     dummy = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
     scheduler = CosineLRScheduler(
         dummy,
-        t_initial=run.total_steps - run.warmup_steps,
+        t_initial=steps - warmup,
         lr_min=final,
-        warmup_t=run.warmup_steps,
-        warmup_lr_init=0,
+        warmup_t=warmup,
+        warmup_lr_init=first,
         warmup_prefix=True,
         t_in_epochs=False,
     )
-    rates = []
-    for step in range(run.total_steps):
+    found = []
+    for step in range(steps):
         scheduler.step_update(step)
-        rates.append(dummy.param_groups[0]["lr"])
-    return rates
+        found.append(dummy.param_groups[0]["lr"])
+    return found
 
 
 @pytest.mark.parametrize(("warmup", "labels_only"), [(0, 0), (5, 0), (5, 20), (30, 20)])
@@ -127,6 +134,65 @@ def test_a_fall_counts_its_epochs_through_both_phases() -> None:
     pools = Pools(labelled=100, unlabelled=700, labelled_batch=5, unlabelled_batch=35)
     optim = Optim(epochs=10, warmup_epochs=0, labels_only_epochs=4, epoch_unit="labelled", drop_epochs=(2, 6))
     assert run_length(optim, pools).drop_steps == (2 * 100 // 40, 4 * 100 // 40 + 2 * 100 // 5)
+
+
+EXTENDED = Optim(lr=1e-3, final_lr=1e-5, epochs=100, warmup_epochs=10, labels_only_epochs=20, epoch_unit="step")
+
+
+def test_an_extension_re_warms_from_the_last_rate_and_is_timms_cosine_again() -> None:
+    run = run_length(EXTENDED, SEMIFORMER)
+    longer = run_length(EXTENDED, SEMIFORMER, [Extension(40, "rewarm"), Extension(20, "rewarm", 4e-4)])
+    assert (longer.own_steps, longer.total_steps, longer.ends) == (100, 160, (100, 140, 160))
+    assert (longer.labels_only_steps, longer.warmup_steps) == (run.labels_only_steps, run.warmup_steps)
+    rates = [learning_rate(step, longer, EXTENDED, SEMIFORMER.batch) for step in range(160)]
+    assert rates[:100] == [learning_rate(step, run, EXTENDED, SEMIFORMER.batch) for step in range(100)]  # to the bit
+    first, second = timms_cosine(40, 4, (rates[99], 1e-3, 1e-5)), timms_cosine(20, 2, (rates[139], 4e-4, 1e-5))
+    assert rates[100:140] == pytest.approx(first, rel=1e-9)
+    assert rates[140:] == pytest.approx(second, rel=1e-9)
+    assert rates[100] == rates[99]
+    assert max(rates[100:140]) == rates[104] == 1e-3
+
+
+def test_a_constant_extension_goes_on_at_the_last_rate_or_at_its_own() -> None:
+    optim = replace(EXTENDED, lr_batch=256)
+    longer = run_length(optim, SEMIFORMER, [Extension(5, "constant"), Extension(5, "constant", 1e-4)])
+    rates = [learning_rate(step, longer, optim, 512) for step in range(110)]
+    assert rates[100:105] == [rates[99]] * 5
+    assert rates[105:] == [2e-4] * 5  # scaled as the run's own
+
+
+def test_an_extension_of_a_rate_in_steps_drops_at_the_same_shares_of_its_length() -> None:
+    optim = Optim(lr=1.0, schedule="steps", drop_epochs=(3, 4.5), epochs=6, warmup_epochs=1, epoch_unit="unlabelled")
+    longer = run_length(optim, Pools(0, 8, 0, 2), [Extension(3, "rewarm")])  # 24 steps, then 12
+    rates = [learning_rate(step, longer, optim, 2) for step in range(36)]
+    by_hand = [0.01, 0.01 + 0.99 / 2, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01]
+    assert rates[24:] == pytest.approx(by_hand)
+
+
+def test_an_extensions_epochs_are_passes_as_the_runs_own() -> None:
+    pools = Pools(labelled=100, unlabelled=700, labelled_batch=5, unlabelled_batch=35)
+    optim = Optim(epochs=10, warmup_epochs=0, labels_only_epochs=4, epoch_unit="labelled")
+    longer = run_length(optim, pools, [Extension(1.5, "rewarm")])
+    assert longer.total_steps - longer.own_steps == 1.5 * 100 / 5
+    assert longer.epoch(longer.total_steps) == 11.5
+    with pytest.raises(InputError, match=r"run\.extend 0\.01 is less than one step of 40 images"):
+        run_length(optim, pools, [Extension(0.01, "rewarm")])
+
+
+def test_an_extension_is_described_with_its_first_step_and_its_rates() -> None:
+    three = [Extension(40, "rewarm"), Extension(10, "constant"), Extension(10, "constant", 1e-4)]
+    longer = run_length(EXTENDED, SEMIFORMER, three)
+    said = [describe_extension(number, longer, EXTENDED, SEMIFORMER.batch) for number in range(3)]
+    last = [learning_rate(step, longer, EXTENDED, SEMIFORMER.batch) for step in (99, 139)]
+    assert said[0] == (
+        f"extended by 40 steps, from step 100: re-warmed over 4 step(s) from {last[0]:.3g} to 0.001, then half a cosine "
+        f"down to {last[1]:.3g}"
+    )
+    assert said[1].startswith("extended by 10 steps, from step 140: a constant rate of 1.19e-05")
+    assert not said[2].endswith("sets another")  # a tenth of the peak
+    ends_at_0 = replace(EXTENDED, final_lr=0.0)
+    low = describe_extension(0, run_length(ends_at_0, SEMIFORMER, three[1:]), ends_at_0, SEMIFORMER.batch)
+    assert low.endswith("next to nothing; --run.extend-lr sets another")
 
 
 @pytest.mark.parametrize(
