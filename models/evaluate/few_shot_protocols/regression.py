@@ -28,6 +28,10 @@ class LinearClassifier:
     def __call__(self, features: Tensor) -> Tensor:
         return (features.double() - self.mean) / self.spread @ self.weights[:-1] + self.weights[-1]
 
+    def to(self, device: torch.device | str) -> "LinearClassifier":
+        """Copy it to a device."""
+        return LinearClassifier(*(each.to(device) for each in (self.mean, self.spread, self.weights)))
+
 
 def fit(
     features: Tensor,

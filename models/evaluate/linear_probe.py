@@ -1,0 +1,71 @@
+"""Linear probe: accuracy of a linear classifier that is fitted, to the optimum, to an encoder's frozen features."""
+
+from dataclasses import dataclass
+from typing import Annotated, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.distributed.precision import measuring
+from models.evaluate.evaluator import Evaluator, Result
+from models.evaluate.few_shot_protocols.regression import LinearClassifier, fit
+from models.evaluate.knn import Tokens, check_files, check_tokens, feature_bank, labels_in_use, pooled_features
+from models.load import Loaded
+from pipeline.evaluation.sweep import sweep_decodable
+from pipeline.flags import POSITIVE, check_bounds
+from pipeline.labels.splits import known_labels
+
+TOLERANCE = 1e-4  # of every entry of the gradient, as scikit-learn's default
+
+
+def fit_probe(known: Tensor, labels: Tensor, l2: float | None = None) -> LinearClassifier:
+    """Fit multinomial logistic regression to features float [N, C] with labels i64 [N], standardised by feature.
+
+    l2  penalty: mean cross-entropy + l2 / 2 · |W|²; None: 1 / N, which is scikit-learn's default, C = 1
+
+    Deterministic, and without state between two calls: L-BFGS from zeros, so that a run that is resumed measures what
+    an uninterrupted one does.
+    """
+    return fit(known, labels, int(labels.max()) + 1, 1 / len(known) if l2 is None else l2, tolerance=TOLERANCE)
+
+
+def probe_hits(classifier: LinearClassifier, queries: Tensor, labels: Tensor) -> int:
+    """Count the queries, float [M, C] with labels i64 [M], whose class has the largest logit."""
+    return int((classifier(queries).argmax(1) == labels).sum())
+
+
+@final
+@dataclass(frozen=True)
+class LinearProbe(Evaluator):
+    """Linear classifier on frozen features, by logistic regression."""
+
+    tokens: Tokens = "avg"
+    """Features that it reads: the mean of the patches, or the class token."""
+    l2: Annotated[float | None, POSITIVE] = None
+    """Penalty of the weights, of a mean loss; 1 / images when absent, scikit-learn's C = 1."""
+    split: str | None = None
+    """Split of the training file whose labels are learned from; the recipe's when absent, "all": every label."""
+
+    def run(self, loaded: Loaded) -> Result:
+        """Measure probe: accuracy on the labelled images of `data.file`, learned from those of the recipe's training
+        file."""
+        check_bounds(self, "--")
+        encoder = loaded.method.eval_encoder
+        check_tokens(encoder, self.tokens, str(loaded.path))
+        train = self.open(loaded, loaded.recipe.data.train, same_classes=False)
+        test = self.open(loaded, same_classes=False)
+        own = self.data.root in (None, loaded.recipe.data.root)
+        known, wanted = labels_in_use(loaded, train, self.split, own=own), known_labels(test, None)
+        check_files(train, known, test, wanted)
+        device, test_ids = next(encoder.parameters()).device, np.asarray(wanted.ids)
+        with measuring(device):
+            batches = sweep_decodable(self.data_of(loaded), train, device, np.asarray(known.ids), self.batch)
+            ids, bank = feature_bank(encoder, batches, self.tokens)
+            labels, query_labels = (torch.from_numpy(each).to(device) for each in (known[ids], wanted[test_ids]))
+            classifier = fit_probe(bank, labels, self.l2)
+            right = probe_hits(
+                classifier, pooled_features(encoder, self.images(loaded, test, test_ids), self.tokens), query_labels
+            )
+        n = len(test_ids)
+        return Result({"images": float(n), "known": float(len(ids)), "probe": right / n})
