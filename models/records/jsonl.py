@@ -28,6 +28,11 @@ def read_lines(path: Path, check: Check | None = None) -> list[dict]:
     return [row for _, row, wrong in _lines(path, check) if wrong is None]
 
 
+def parse_lines(data: bytes, check: Check | None = None) -> list[dict]:
+    """The rows in a part of a file, which begins and ends with a whole line; bad lines are left out."""
+    return [row for _, row, wrong in _numbered(data, check) if wrong is None]
+
+
 def left_out(path: Path, check: Check | None = None) -> str | None:
     """One line that counts and names the bad lines which `read_lines` leaves out; None if there are none.
 
@@ -91,6 +96,10 @@ def _lines(path: Path, check: Check | None) -> Iterator[tuple[int, dict, str | N
         return
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; move it away, or restore it") from error
+    yield from _numbered(data, check)
+
+
+def _numbered(data: bytes, check: Check | None) -> Iterator[tuple[int, dict, str | None]]:
     for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
             row, wrong = _parse(line)

@@ -30,6 +30,7 @@ from models.reporting.environment import numerics, write_environment
 from models.reporting.journal import Journal
 from models.reporting.pseudo_label_stats import PseudoLabelCounts
 from models.reporting.terminal import headline
+from models.tracking.follow import following
 from models.training.best import BestValue, open_best
 from models.training.liveness import HangTimeout, Heartbeat
 from models.training.preflight import OpenRun, open_run
@@ -230,6 +231,7 @@ def prepare(
     )
     run.record_extensions()
     run.record_event("resumed" if checkpoint else "started", step=start, ranks=world.size, numerics=numerics(world))
+    ending.enter_context(following(found.folder, recipe.run.track if world.main else None))
     print_headline(run, found.origin, [*found.notes, *([lost] if lost else [])])
     return run
 
