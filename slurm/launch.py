@@ -34,6 +34,7 @@ class Plan:
 
     root     folder that holds the logs: the run itself, or the sweep's
     members  run folders of a sweep's members; () for one run
+    more     run folders of which the recipe asks for more than was done: an extension, or a later early stop
     """
 
     target: str
@@ -41,10 +42,11 @@ class Plan:
     root: Path
     jobs: tuple[Job, ...]
     members: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
 
     def unfinished(self) -> "Plan":
         """Return the plan without the runs that are done; the job of a module is kept."""
-        left = [job for job in self.jobs if job.module != "train" or not _done(Path(job.run))]
+        left = [job for job in self.jobs if job.module != "train" or job.run in self.more or not _done(Path(job.run))]
         return replace(self, jobs=tuple(left))
 
 
@@ -63,7 +65,7 @@ def plan(target: str, overrides: Sequence[str], folder: str | None = None, ranks
     from models.config.catalogue import sweeps
     from models.config.resolve import resolve
     from models.config.sweep import changed, check_apart, members
-    from models.records.run_folder import folder_of
+    from models.records.run_folder import folder_of, wants_more
     from models.training.preflight import check as check_ready
 
     if target not in [name for name, _ in sweeps()]:
@@ -71,19 +73,22 @@ def plan(target: str, overrides: Sequence[str], folder: str | None = None, ranks
         _check_restarts(recipe)
         check_ready(recipe, ranks)
         root = folder_of(recipe).resolve()
-        return Plan(target, overrides, root, (Job("train", [target, *overrides], str(root)),))
+        more = (str(root),) if wants_more(root, recipe) else ()
+        return Plan(target, overrides, root, (Job("train", [target, *overrides], str(root)),), more=more)
     names = [member.name for member in members(target)]
     recipes = [resolve(name, list(overrides)) for name in names]
     check_apart(recipes)
     root = folder_of(replace(recipes[0], name=target)).resolve()
-    jobs = []
+    jobs, more = [], []
     for name, recipe in zip(names, recipes, strict=True):
         _check_restarts(recipe)
         run = root / name.rpartition("/")[2]
-        if not _done(run):
+        if wants_more(run, recipe):
+            more.append(str(run))
+        if str(run) in more or not _done(run):
             check_ready(changed(recipe, {"run.folder": str(run)}), ranks)
         jobs.append(Job("train", [name, *overrides, f"--run.folder={run}"], str(run)))
-    return Plan(target, overrides, root, tuple(jobs), tuple(job.run for job in jobs))
+    return Plan(target, overrides, root, tuple(jobs), tuple(job.run for job in jobs), tuple(more))
 
 
 def submit(plan: Plan, request: Request, left_out: dict[str, object] | None = None) -> list[str]:

@@ -1,4 +1,4 @@
-"""A run that has ended is extended: to the bit where it is stopped, again and otherwise, and refused where it cannot."""
+"""A run that has ended is extended: to the bit where it is stopped, and again; or it is refused in one line."""
 
 import json
 import shutil
@@ -127,7 +127,8 @@ def test_it_is_extended_again_and_the_page_says_both_and_how_to_train_all_of_it(
 
 @pytest.mark.parametrize(
     "recipe", ["supervised:digits", "fixmatch:digits", "uda:digits", "semi_vit:digits", "mae:digits", "supmae:digits",
-               "lomar:digits", "simmim:digits", "crossmae:digits", "semiformer:digits", "finetune:digits", "probe:digits"],
+               "lomar:digits", "simmim:digits", "crossmae:digits", "semiformer:digits", "finetune:digits",
+               "probe:digits"],
 )  # fmt: skip
 def test_every_method_is_extended(recipe, tiny, tmp_path):
     short = ["--optim.epochs=3", "--optim.warmup-epochs=1", "--run.log-steps=1"]

@@ -1,10 +1,14 @@
 """What is asked of sbatch, and what is refused before it is asked."""
 
 import json
+import os
 import shlex
+from pathlib import Path
 
 import pytest
 
+from models.config.resolve import resolve
+from models.records import events, run_folder
 from pipeline.errors import InputError
 from slurm import launch, submit
 from slurm.request import Request, check, executor_parameters
@@ -142,6 +146,26 @@ def test_a_run_of_another_recipe_is_refused_but_what_is_done_is_not_looked_at_ag
         submit.main(["ladder:digits_5", "--dry-run", "--", f"--data.root={digits}"])
     monkeypatch.setattr(launch, "_done", lambda path: path == run)
     assert submit.main(["ladder:digits_5", "--dry-run", "--", f"--data.root={digits}"]) == 0
+
+
+@pytest.mark.parametrize("target", ["mae:digits", "mae:digits_mask_ratio"])
+def test_a_run_that_is_done_is_submitted_again_to_be_extended_and_not_otherwise(target, digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch, "_done", lambda _: True)
+    data = f"--data.root={digits}"
+    plan = launch.plan(target, [data])
+    for job in plan.jobs:  # as train.py leaves it
+        recipe = resolve(job.argv[0], [data, f"--run.folder={job.run}"])
+        os.close(run_folder.claim(Path(job.run), recipe))
+        for name in ("last.pt", "report.html"):
+            Path(job.run, name).touch()
+        events.append(Path(job.run), "done", rank=0, node="n1", step=1800)
+    assert launch.plan(target, [data]).unfinished().jobs == ()
+    extended = launch.plan(target, [data, "--run.extend", "900"]).unfinished()
+    assert [job.run for job in extended.jobs] == [job.run for job in plan.jobs]
+    assert all(job.argv[2:4] == ["--run.extend", "900"] for job in extended.jobs)
+    with pytest.raises(InputError, match=r"was not extended, now --run\.extend asks for 900 epochs"):
+        launch.plan(target, [data, "--run.extend", "900", "100"])
 
 
 @pytest.mark.parametrize(
