@@ -17,6 +17,7 @@ from models.distributed.process_group import World, group_for
 from models.records.run_folder import NOT_FINITE
 from pipeline.errors import InputError
 from pipeline.store.atomic_write import write_whole
+from pipeline.text import count, some
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
@@ -37,6 +38,38 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], norm: float | None) -> Te
     if norm is not None:
         torch.nn.utils.clip_grads_with_norm_(trained, norm, total)
     return total
+
+
+@final
+class GradientCheck:
+    """Stops a run whose backward pass left a parameter that trains without a gradient; once for each kind of step.
+
+    check = GradientCheck()
+    check(method.named_parameters(), inactive, "labels only")   # after backward, before the update
+
+    A compiled graph can lose one without a word (pytorch#165068), and the optimiser then leaves that weight as it is.
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def __call__(
+        self, parameters: Iterable[tuple[str, nn.Parameter]], inactive: Iterable[nn.Parameter], kind: str
+    ) -> None:
+        """Raise InputError, naming them, if parameters that train and are not `inactive` have no gradient.
+
+        kind  of step: those of one kind run one graph, and are looked at once
+        """
+        if kind in self._seen:
+            return
+        self._seen.add(kind)
+        idle = set(map(id, inactive))
+        lost = [name for name, part in parameters if part.requires_grad and part.grad is None and id(part) not in idle]
+        if lost:
+            raise InputError(
+                f"{count(len(lost), 'parameter')} that should train got no gradient in the first step ({kind}): "
+                f"{some(lost)}; if the run is compiled, add --run.compile off, else the method's loss does not use them"
+            )
 
 
 @final

@@ -17,7 +17,7 @@ from models.config.sweep import members
 from models.factory import method_class
 from models.method import Method, StepInfo
 from models.optim.build import build_optimiser
-from models.optim.update import set_lr
+from models.optim.update import GradientCheck, set_lr
 from pipeline.batch import Batch
 from pipeline.loader import Loader
 from pipeline.open import open_backend
@@ -107,7 +107,7 @@ class SumsInAnyOrder(TorchDispatchMode):
 
 def learn(method: Method, recipe: Recipe, batch: Batch, info: StepInfo) -> tuple[list[float], set[str]]:
     """Losses of STEPS steps on one batch, and the names of the parameters that had a gradient other than zero."""
-    stepper, losses, moved = build_optimiser(method, recipe.optim), [], set()
+    stepper, losses, moved, check = build_optimiser(method, recipe.optim), [], set(), GradientCheck()
     set_lr(stepper, LR)
     for step in range(STEPS):
         torch.manual_seed(0)
@@ -116,6 +116,7 @@ def learn(method: Method, recipe: Recipe, batch: Batch, info: StepInfo) -> tuple
             loss.total.backward()
         assert sums is None or not sums.found
         assert all(part.isfinite() for part in loss.parts.values())
+        check(method.named_parameters(), method.inactive_params(info), "every loss")
         moved |= {name for name, p in method.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
         for parameter in method.inactive_params(info):
             parameter.grad = None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from models.config.recipe import Optim
 from models.distributed.process_group import World
 from models.optim.build import build_optimiser
-from models.optim.update import FiniteGuard, clip_grad_norm, set_lr
+from models.optim.update import FiniteGuard, GradientCheck, clip_grad_norm, set_lr
 from pipeline.errors import InputError
 from tests.conftest import same
 
@@ -105,3 +105,20 @@ def test_clipping_scales_to_the_norm_and_reports_the_one_before(norm: float | No
     assert float(total) == pytest.approx(float(before.norm()), rel=1e-6)
     scale = 1 if norm is None else min(1, norm / float(before.norm()))
     torch.testing.assert_close(flat(held), before * scale, rtol=1e-5, atol=0)
+
+
+def test_a_parameter_that_lost_its_gradient_stops_the_run_and_one_that_is_idle_or_frozen_does_not():
+    net = torch.nn.ModuleDict({name: torch.nn.Linear(2, 1) for name in ("used", "idle", "frozen", "lost")})
+    net["frozen"].requires_grad_(False)
+    net["used"](torch.ones(1, 2)).sum().backward()
+    idle = list(net["idle"].parameters())
+    with pytest.raises(InputError, match=r"2 parameters .* got no gradient .*\(labels only\): lost.weight, lost.bias"):
+        GradientCheck()(net.named_parameters(), idle, "labels only")
+
+    net["lost"](torch.ones(1, 2)).sum().backward()
+    check = GradientCheck()
+    check(net.named_parameters(), idle, "labels only")
+    net.zero_grad(set_to_none=True)
+    check(net.named_parameters(), idle, "labels only")  # looked at once, as it walks over all parameters
+    with pytest.raises(InputError, match="every loss"):
+        check(net.named_parameters(), idle, "every loss")

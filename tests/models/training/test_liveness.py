@@ -42,9 +42,23 @@ def test_a_step_that_never_ends_ends_the_process_which_says_where(tmp_path: Path
     assert failure(tmp_path)["error"] in ended.stderr
 
 
+COMPILES = """
+import threading
+module = {"time": time}
+path = "/x/site-packages/torch/_inductor/compile_fx.py"
+exec(compile("def compile_fx():\\n    time.sleep(%s)", path, "exec"), module)
+hang_timeout(5)
+thread = threading.Thread(target=module["compile_fx"], daemon=True)  # as autograd's compiles a backward graph
+thread.start()
+thread.join()
+hang_timeout(6)
+"""
+
+
 @pytest.mark.parametrize(
     "doing",
     [
+        COMPILES % 1.2,
         "for step in range(10):\n    hang_timeout(step)\n    time.sleep(0.1)",  # longer than the timeout, together
         "time.sleep(1.2)",  # the first step compiles
         "hang_timeout(1)\nwith hang_timeout.extended():\n    time.sleep(1.2)\nhang_timeout(2)",  # an evaluation
@@ -56,7 +70,9 @@ def test_what_takes_its_time_is_left_alone(tmp_path: Path, doing: str) -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "alive\n", "")
 
 
-@pytest.mark.parametrize("doing", ["time.sleep(60)", "with hang_timeout.extended():\n    time.sleep(60)"])
+@pytest.mark.parametrize(
+    "doing", ["time.sleep(60)", "with hang_timeout.extended():\n    time.sleep(60)", COMPILES % 60]
+)
 def test_more_time_is_not_all_the_time(tmp_path: Path, doing: str) -> None:
     assert run(tmp_path, doing).returncode == 1
     assert "no step for 2 s" in failure(tmp_path)["error"]
