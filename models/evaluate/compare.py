@@ -29,8 +29,10 @@ from models.evaluate.result_columns import (
 )
 from models.factory import method_class
 from models.load import restore_recipe
+from models.records import events
+from models.records.json_file import read_object
 from models.records.metrics import read
-from models.records.run_folder import RECIPE, REPORT
+from models.records.run_folder import RECIPE, REPORT, ended
 from models.reporting.render import Section, Table, Text, html
 from pipeline import text
 from pipeline.errors import InputError, command
@@ -95,25 +97,36 @@ def find_runs(given: Sequence[str]) -> list[Path]:
 
 def summary_of(folder: Path, measured: Numbers) -> RunSummary:
     """Summarise a run folder and what was measured since. Raises InputError if its recipe is not JSON."""
+    recipe = read_object(folder / RECIPE, "restore it, or leave the run out")
     try:
-        recipe = json.loads((folder / RECIPE).read_text())
         data, rows = recipe["data"], read(folder)
         name, where = recipe["name"], f"{Path(data['root']).name}/{data['train']}"
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / RECIPE} is no recipe ({error}); restore it, or leave the run out") from error
     step = max((row["step"] for row in rows), default=0)
-    over, labels = (folder / REPORT).exists(), labels_seen(recipe, folder)
+    over, labels = is_over(folder), labels_seen(recipe, folder)
     return RunSummary(folder, name, where, labels, step, over, last_evaluations(rows) | measured, kind_of(recipe))
+
+
+def is_over(folder: Path) -> bool:
+    """Say whether a run has its report and was not begun again since, to be extended; a folder without events counts
+    by its report."""
+    return (folder / REPORT).exists() and (ended(folder) is not None or not events.read(folder))
 
 
 def kind_of(recipe: dict) -> str:
     """Return a recipe as text without what runs of one kind may differ in: name and folder, seed, the draw of the split
-    (5-per-class-1 counts as 5-per-class), and which checkpoint it started from, if from any."""
+    (5-per-class-1 counts as 5-per-class), and which checkpoint it started from, if from any. Extensions and early
+    stopping, which change a run's length, stay."""
     data = dict(recipe["data"]) | {"root": Path(recipe["data"]["root"]).name}
     if data.get("split"):
         data["split"] = re.sub(r"-\d+$", "", data["split"])
     learned = {name: part for name, part in recipe.items() if name not in ("name", "run", "data")}
-    return json.dumps([learned, data, recipe["run"].get("start") is not None], sort_keys=True)
+    run = recipe["run"]
+    length = [run.get(name) for name in ("extend", "extend_schedule", "extend_lr")] if run.get("extend") else []
+    return json.dumps([learned, data, run.get("start") is not None, length, run.get("stop_after")], sort_keys=True)
 
 
 def labels_seen(recipe: dict, folder: Path) -> str:

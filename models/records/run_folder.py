@@ -11,6 +11,7 @@ from typing import Any
 from models.config.extensions import Extension, extensions_of
 from models.config.recipe import Recipe, Run
 from models.records import events, metrics
+from models.records.json_file import read_object
 from models.records.jsonl import NUMBER, is_of
 from pipeline.errors import InputError
 from pipeline.store.atomic_write import write_whole
@@ -88,7 +89,7 @@ def finished_line(folder: Path, recipe: Recipe) -> str | None:
     Raises InputError where `check_same_recipe` does.
     """
     check_same_recipe(folder, recipe)
-    done = _ended(folder)
+    done = ended(folder)
     kept = all((folder / name).exists() for name in (LAST, REPORT))
     if done is None or not kept or wants_more(folder, recipe):
         return None
@@ -104,14 +105,14 @@ def finished_line(folder: Path, recipe: Recipe) -> str | None:
 def wants_more(folder: Path, recipe: Recipe) -> bool:
     """Whether the run in `folder` has ended, and the recipe asks for more: another extension, or another
     `run.stop_after` than the one that ended it."""
-    done = _ended(folder)
+    done = ended(folder)
     if done is None:
         return False
     stopped_early = "why" in done and done.get("stop_after") != recipe.run.stop_after
     return stopped_early or done.get("extensions", 0) != len(recipe.run.extend)
 
 
-def _ended(folder: Path) -> dict | None:
+def ended(folder: Path) -> dict | None:
     """The event with which the run in `folder` has ended; None where it has begun, and not ended, since."""
     rows = [row for row in events.read(folder) if "rank" in row]
     return rows[-1] if rows and rows[-1]["event"] == "done" else None
@@ -185,7 +186,7 @@ def _check_extensions(folder: Path, recipe: Recipe, saved: dict[str, Any]) -> No
         again = f"repeat --run.extend {flags} with its schedule and rate, " if before else ""
         again += "one number more extends it further" if before else "extend it once, then by the next number"
         raise InputError(f"{folder} {was}, now --run.extend asks for {asked}; {again}")
-    done = _ended(folder)
+    done = ended(folder)
     if done is None:
         raise InputError(
             f"{folder} has not ended, and --run.extend {now[-1].epochs:g} goes on from the end; repeat the command "
@@ -208,16 +209,7 @@ def _saved_extensions(saved: dict[str, Any], path: Path) -> tuple[Extension, ...
 
 def _read_recipe(path: Path) -> dict:
     """The fields in recipe.json. Raises InputError if it cannot be read, or holds no JSON object."""
-    todo = "restore it, or choose another --run.folder"
-    try:
-        saved = json.loads(path.read_bytes().decode())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; {todo}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}); {todo}") from error
-    if not isinstance(saved, dict):
-        raise InputError(f"{path}: expected an object with the fields of a recipe, got {type(saved).__name__}; {todo}")
-    return saved
+    return read_object(path, "restore it, or choose another --run.folder")
 
 
 def _lock(lock: int, folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,3 +133,57 @@ def test_a_best_checkpoint_that_is_not_the_journals_is_removed_and_that_is_said(
 def test_a_disk_that_refuses_the_second_name_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot save a checkpoint"):
         save_load.keep_best(tmp_path)
+
+
+KILLS = """
+import os, sys
+from pathlib import Path
+import torch
+from models.checkpoint import save_load
+from models.training.best import BestValue, restore_best
+from tests.models.checkpoint.killing import kill_at
+
+folder, weight = Path(sys.argv[1]), torch.arange(2_000.0)
+
+def save(step):
+    save_load.save(folder, {"step": step, "weight": weight + step})
+
+def whole(name, step):
+    found = save_load.load(folder / name)
+    assert found["step"] == step and torch.equal(found["weight"], weight + step)
+
+event, finished = 0, False
+while not finished:
+    for path in folder.iterdir():
+        path.unlink()
+    save(1)
+    save_load.keep_best(folder)
+    save(2)
+    child = os.fork()
+    if child == 0:
+        kill_at(event)
+        save(3)  # which is better than all before
+        save_load.keep_best(folder)
+        os._exit(0)
+    finished = os.waitpid(child, 0)[1] == 0
+    whole("best.pt", 3 if finished else save_load.load(folder / "best.pt")["step"])
+    last = save_load.latest(folder)[0]["step"]
+    best = BestValue("top1")  # of the journal's rows up to that step
+    best.add(1, {"top1": 0.5})
+    if last == 3:
+        best.add(3, {"top1": 0.6})
+    assert restore_best(folder, best, last) is None
+    whole("best.pt", 3 if last == 3 else 1)
+    save(4)
+    whole("best.pt", 3 if last == 3 else 1)
+    event += 1
+print(event)
+"""
+
+
+def test_a_kill_in_any_phase_leaves_a_best_checkpoint_that_is_the_journals(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLS, str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) >= 10  # those of a save, and the second name's unlink, link, replace, unlink and fsync
