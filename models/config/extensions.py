@@ -23,8 +23,13 @@ class Extension:
     schedule: Literal["rewarm", "constant"]
     lr: float | None = None
 
+    @property
+    def said_epochs(self) -> str:
+        """The epochs in words: "1 epoch", "2.5 epochs"."""
+        return f"{self.epochs:g} epoch" + "s" * (self.epochs != 1)
+
     def __str__(self) -> str:
-        return f"{self.epochs:g} epochs ({self.schedule}" + (")" if self.lr is None else f" at {self.lr:g})")
+        return f"{self.said_epochs} ({self.schedule}" + (")" if self.lr is None else f" at {self.lr:g})")
 
 
 def extensions_of(run: Run) -> tuple[Extension, ...]:

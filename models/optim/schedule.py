@@ -9,6 +9,7 @@ from typing import final
 from models.config.extensions import Extension
 from models.config.recipe import Optim
 from pipeline.errors import InputError
+from pipeline.text import count
 
 LOW = 0.01
 """Share of the peak below which a constant rate is pointed out."""
@@ -145,13 +146,13 @@ def describe_extension(number: int, length: RunLength, optim: Optim, batch: int)
     part = length.extensions[number]
     asked, last, scale = part.asked, part.first + part.steps - 1, _lr_scale(optim, batch)
     before, at_end = (learning_rate(step, length, optim, batch) for step in (part.first - 1, last))
-    epochs = "" if optim.epoch_unit == "step" else f"{asked.epochs:g} epochs, "
-    text = f"extended by {epochs}{part.steps:,} steps, from step {part.first:,}: "
+    epochs = "" if optim.epoch_unit == "step" else f"{asked.said_epochs}, "
+    text = f"extended by {epochs}{count(part.steps, 'step')}, from step {part.first:,}: "
     if asked.schedule == "constant":
         low = "" if at_end >= LOW * optim.lr * scale else ", next to nothing; --run.extend-lr sets another"
         return text + f"a constant rate of {at_end:.3g}{low}"
     top = (optim.lr if asked.lr is None else asked.lr) * scale
-    rise = f"re-warmed over {part.warmup_steps:,} step(s)" if part.warmup_steps else "raised at once"
+    rise = f"re-warmed over {count(part.warmup_steps, 'step')}" if part.warmup_steps else "raised at once"
     text += f"{rise} from {before:.3g} to {top:.3g}"
     return text + f", then {'half a cosine' if optim.schedule == 'cosine' else 'in steps'} down to {at_end:.3g}"
 

@@ -14,7 +14,7 @@ from models.optim.schedule import RunLength
 from models.records import metrics
 from models.records.run_folder import BEST
 from pipeline.errors import InputError
-from pipeline.text import measured, some
+from pipeline.text import count, measured, some
 
 
 @final
@@ -68,7 +68,7 @@ class BestValue:
 
     def why(self) -> str:
         """Return why the run ended early, in words."""
-        return f"no better val {self.name} in {self.without} evaluations"
+        return f"no better val {self.name} in {count(self.without, 'evaluation')}"
 
     def describe(self) -> str | None:
         """Describe the best value and its step in a line; None before there is one."""

@@ -185,7 +185,7 @@ def test_an_extension_is_described_with_its_first_step_and_its_rates() -> None:
     said = [describe_extension(number, longer, EXTENDED, SEMIFORMER.batch) for number in range(3)]
     last = [learning_rate(step, longer, EXTENDED, SEMIFORMER.batch) for step in (99, 139)]
     assert said[0] == (
-        f"extended by 40 steps, from step 100: re-warmed over 4 step(s) from {last[0]:.3g} to 0.001, then half a cosine "
+        f"extended by 40 steps, from step 100: re-warmed over 4 steps from {last[0]:.3g} to 0.001, then half a cosine "
         f"down to {last[1]:.3g}"
     )
     assert said[1].startswith("extended by 10 steps, from step 140: a constant rate of 1.19e-05")
