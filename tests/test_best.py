@@ -9,12 +9,15 @@ import torch
 
 import train
 from models.checkpoint import save_load
+from models.config.resolve import resolve
+from models.distributed.process_group import World
 from models.evaluate import evaluation_log
 from models.evaluate.validator import Validator
 from models.load import load_run
 from models.records import events
+from models.training.preflight import open_inputs
 from pipeline.errors import InputError
-from tests.conftest import rows, same, weights
+from tests.conftest import DECODER, TINY, rows, same, weights
 
 FLAGS = ["--method.pseudo.threshold=0.108", "--encoder.drop-path=0.3", "--run.evaluate-steps=2"]
 BEST = [*FLAGS, "--run.best=top1"]
@@ -189,3 +192,22 @@ def test_what_is_judged_may_change_and_the_best_may_be_of_the_raw_weights(tiny, 
     best = max(values, key=lambda step: (values[step]["knn_raw"], -step))
     assert step_of(tmp_path, "best.pt") == best
     assert json.loads((tmp_path / "recipe.json").read_text())["run"]["judge"] == "raw"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags"),
+    [
+        ("semi_mae:digits", []),
+        ("semi_mae:digits", ["--run.knn", "--run.probe", "--run.rankme", "--run.judge=both"]),
+        ("mae:digits", ["--run.rankme"]),
+        ("mae:digits", ["--run.probe", "--run.judge=raw", "--optim.ema-decay=0.9"]),
+    ],
+)
+def test_the_names_that_may_be_the_best_are_those_that_val_has(recipe, flags, tiny, digits, tmp_path):
+    short = ["--optim.epochs=1", "--optim.warmup-epochs=0", *flags]
+    assert tiny(recipe, tmp_path, *short) == 0
+    (row,) = [row for row in rows(tmp_path) if row.get("evaluation") == "val"]
+    decoder = DECODER if "mae" in recipe else []
+    asked = resolve(recipe, [*TINY, *decoder, *short, f"--data.root={digits}"])
+    inputs = open_inputs(asked, World(0, 1, 0, torch.device("cpu")))
+    assert sorted(inputs.validators["val"].names) == sorted(row["values"])

@@ -7,7 +7,7 @@ import pytest
 
 from models.config.recipe import Optim, Recipe, Run
 from models.config.resolve import resolve
-from models.records import run_folder
+from models.records import events, run_folder
 from models.records.run_folder import MAY_CHANGE, InUse, check_same_recipe
 from pipeline.errors import InputError
 from pipeline.spec import Data, View
@@ -86,6 +86,49 @@ def test_a_field_that_is_gone_refuses_the_run(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text(json.dumps(saved | {"optim": saved["optim"] | {"warmth": 0.9}}))
     with pytest.raises(InputError, match=r"optim\.warmth 0\.9, now it is None"):
         check_same_recipe(tmp_path, RECIPE)
+
+
+def extended(*epochs: float, **more: tuple) -> Recipe:
+    return replace(RECIPE, run=Run(extend=epochs, **more))
+
+
+def test_one_extension_more_may_be_asked_for_once_the_run_has_ended(tmp_path: Path) -> None:
+    claim(tmp_path, RECIPE)
+    events.append(tmp_path, "started", rank=0, node="n1", step=0)
+    with pytest.raises(InputError, match=r"has not ended, and --run\.extend 8 goes on from the end"):
+        claim(tmp_path, extended(8))
+    events.append(tmp_path, "done", rank=0, node="n1", step=12)
+    with pytest.raises(
+        InputError, match=r"was not extended, now --run\.extend asks for 8 epochs \(rewarm\), then"
+    ):
+        claim(tmp_path, extended(8, 4))
+    claim(tmp_path, extended(8))
+    claim(tmp_path, extended(8, extend_schedule=("rewarm",), extend_lr=(None,)))  # the same command again
+    for other in (RECIPE, extended(9), extended(8, extend_schedule=("constant",)), extended(8, extend_lr=(1e-3,))):
+        with pytest.raises(
+            InputError, match=r"was extended by 8 epochs \(rewarm\), now .* repeat --run\.extend 8"
+        ):
+            claim(tmp_path, other)
+    with pytest.raises(InputError, match=r"was begun with optim\.lr"):
+        claim(tmp_path, replace(extended(8), optim=Optim(lr=3e-4)))
+    claim(tmp_path, extended(8, 1, extend_schedule=("rewarm", "constant"), extend_lr=(None, 1e-4)))
+
+
+def test_a_run_that_ended_early_is_told_to_end_first(tmp_path: Path) -> None:
+    claim(tmp_path, RECIPE)
+    events.append(tmp_path, "done", rank=0, node="n1", step=8, why="no better val top1 in 2 evaluations", stop_after=2)
+    with pytest.raises(InputError, match=r"ended early, after step 8 \(no better val top1 in 2 evaluations\)"):
+        claim(tmp_path, extended(8))
+
+
+@pytest.mark.parametrize("extend", ["8", {"a": 1}, ["8"], None, [True]])
+def test_extensions_that_are_no_numbers_are_one_line(tmp_path: Path, extend: object) -> None:
+    claim(tmp_path, RECIPE)
+    saved = json.loads((tmp_path / "recipe.json").read_text())
+    (tmp_path / "recipe.json").write_text(json.dumps(saved | {"run": saved["run"] | {"extend": extend}}))
+    with pytest.raises(InputError, match=r"run\.extend") as caught:
+        claim(tmp_path, RECIPE)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kept", ["last.pt", "previous.pt", "report.html"])
