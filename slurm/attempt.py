@@ -11,17 +11,22 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from models.records.exit_codes import BAD_INPUT, DONE, STOPPED
+from models.records.json_file import read_object
+from models.records.jsonl import NUMBER, TEXT, wrong_field
+from pipeline.errors import InputError
 from pipeline.store.atomic_write import write_whole
 from slurm import first_failure, job_events
 
 CHECKPOINT = "last.pt"
 LONGEST_PAUSE_S = 60
+NOTES = {"began": NUMBER, "stderr_bytes": (int,), "checkpoint": TEXT, "stalled": (int,)}
 CLOCK_SKEW_S = 5
 """Largest difference between the clocks of nodes that is expected."""
 
@@ -177,9 +182,20 @@ def _notes_file(logs: Path, job: str) -> Path:
 
 
 def _notes(logs: Path, job: str) -> dict:
-    """Read what the attempts of this job have noted for later ones: began, stderr_bytes, checkpoint, stalled."""
+    """Read what the attempts of this job have noted for later ones: began, stderr_bytes, checkpoint, stalled.
+
+    Notes that are damaged count as none, which stderr says: the job then is tried as if this were its first start.
+    """
     path = _notes_file(logs, job)
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        notes = read_object(path, "it counts as empty", absent={})
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return {}
+    if wrong := wrong_field(notes, {}, NOTES):
+        print(f"{path}: {wrong}; it counts as empty", file=sys.stderr)
+        return {}
+    return notes
 
 
 def main() -> None:

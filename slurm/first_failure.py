@@ -6,6 +6,7 @@ imported between two starts of a job: the standard library only.
 
 import json
 import re
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,8 +15,12 @@ from typing import final
 
 from models.records.failures import FOLDER, LOST_PEER
 from models.records.failures import read as read_failures
+from models.records.json_file import read_object
+from models.records.jsonl import NUMBER, TEXT, wrong_field
+from pipeline.errors import InputError
 from pipeline.store.atomic_write import write_whole
 
+FIELDS = {**dict.fromkeys(("node", "rank", "error", "log"), TEXT), "line": (int,), "time": NUMBER}
 SRUN = re.compile(r"srun: error: (?P<node>[\w.-]+): tasks? (?P<ranks>[\d,-]+): (?P<how>.+)")
 CODE = re.compile(r"Exited with exit code (\d+)")
 BY_SIGNAL = re.compile(r"Killed|Segmentation fault|Bus error|Aborted|Out Of Memory|Floating point|Illegal instruction")
@@ -49,6 +54,18 @@ def write(folder: Path, name: str, failure: Failure) -> None:
     write_whole(folder / f"{name}_{failure.rank}_error.json", json.dumps(asdict(failure)))
 
 
+def _read(path: Path) -> Failure | None:
+    try:
+        found = read_object(path, "it is left out")
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return None
+    if wrong := wrong_field(found, FIELDS, {"code": (int,)}):
+        print(f"{path}: {wrong}; it is left out", file=sys.stderr)
+        return None
+    return Failure(**{name: value for name, value in found.items() if name in (*FIELDS, "code")})
+
+
 def first(folder: Path, name: str, stderr: Path, start: int = 0, recorded: Sequence[Failure] = ()) -> Failure | None:
     """Return the failure that began the crash of the start `name`; None where there is no trace of any.
 
@@ -57,9 +74,9 @@ def first(folder: Path, name: str, stderr: Path, start: int = 0, recorded: Seque
     recorded       failures that the trainer recorded itself
 
     A rank's own exception comes first, then a rank that a signal ended, then ranks that lost their peers; of each kind
-    the earliest.
+    the earliest. A damaged file is named on stderr and left out: how the start ended is recorded in any case.
     """
-    written = [Failure(**json.loads(path.read_text())) for path in folder.glob(f"{name}_*_error.json")]
+    written = [each for path in folder.glob(f"{name}_*_error.json") if (each := _read(path)) is not None]
     written += [each for each in recorded if each.rank not in [known.rank for known in written]]
     reported = _reported_by_srun(stderr, start)
     kinds = (

@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import sys
 from pathlib import Path
 
 from models.records import metrics
+from models.records.json_file import read_object
 from models.records.run_folder import RECIPE
 from pipeline.errors import InputError
 
@@ -40,10 +42,12 @@ def differing(runs: list[Path]) -> list[dict[str, object]]:
 
 
 def _recipe(run: Path) -> dict[str, object]:
-    with contextlib.suppress(OSError, ValueError):
-        saved = json.loads((run / RECIPE).read_text())
-        return dict(_flat(saved)) if isinstance(saved, dict) else {}
-    return {}
+    """Fields of a run's recipe; none without one, or from a damaged one, which stderr names."""
+    try:
+        return dict(_flat(read_object(run / RECIPE, "its fields are left out", absent={})))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return {}
 
 
 def _flat(part: dict, prefix: str = ""):

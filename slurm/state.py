@@ -6,13 +6,13 @@ status(Path("runs/mae-digits")).state  # "running"
 import contextlib
 import fcntl
 import getpass
-import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
+from models.records.json_file import read_object
 from models.records.jsonl import TEXT, wrong_field
 from models.records.run_folder import LOCK, RECIPE
 from pipeline.errors import InputError, Unavailable
@@ -71,16 +71,10 @@ class Status:
 def read_record(run: Path) -> dict:
     """Read what was submitted: target, request, job id, logs. Raises InputError if nothing was."""
     path = run / RECORD
-    try:
-        facts = json.loads(path.read_text())
-    except FileNotFoundError as error:
+    if not path.exists():
         why = "train.py was started there without a job" if (run / RECIPE).exists() else "give the run folder"
-        raise InputError(f"{run} was not submitted from here (no {path}); {why}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path} ({error}); restore it, or submit the run again") from error
-    if not isinstance(facts, dict):
-        raise InputError(f"{path}: expected the record of a submission; restore it, or submit the run again")
-    return facts
+        raise InputError(f"{run} was not submitted from here (no {path}); {why}")
+    return read_object(path, "restore it, or submit the run again")
 
 
 def members(run: Path) -> list[Path]:

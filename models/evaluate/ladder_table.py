@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from models.evaluate.result_columns import FILES, Column, last_evaluations
+from models.records.json_file import read_object
 from models.records.metrics import read
 from models.records.run_folder import RECIPE, REPORT
 from pipeline.errors import InputError, command
@@ -47,10 +48,14 @@ def reached(run: Path, file: str) -> float | None:
 
 def check(run: Path, rung: "Rung") -> None:
     """Raise InputError if the run is of another row or seed: folders have numbers, which move where a row is added."""
-    saved, now = json.loads((run / RECIPE).read_text()), json.loads(json.dumps(asdict(rung.recipe)))
-    pairs = [
-        (each["method"], each["data"]["split"], each["run"]["seed"], each["run"]["start"]) for each in (saved, now)
-    ]
+    saved = read_object(run / RECIPE, "restore it, or move the run")
+    now = json.loads(json.dumps(asdict(rung.recipe)))
+    try:
+        pairs = [
+            (each["method"], each["data"]["split"], each["run"]["seed"], each["run"]["start"]) for each in (saved, now)
+        ]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{run / RECIPE} is no recipe ({error}); restore it, or move the run") from error
     if pairs[0] != pairs[1]:
         raise InputError(
             f"{run} is not {rung.row} with seed {rung.seed}, as it is now numbered; move it, or run it again"

@@ -13,6 +13,7 @@ from models.evaluate.result_columns import last_evaluations
 from models.export.export_format import CheckResult
 from models.factory import method_class
 from models.load import Loaded
+from models.records.json_file import read_object
 from models.records.metrics import read
 from models.records.run_folder import ENVIRONMENT
 from pipeline.errors import InputError
@@ -29,7 +30,7 @@ def model_card(loaded: Loaded, format_name: str, checked: CheckResult, use: str)
     use  lines of Python that load the model
     """
     recipe, folder = loaded.recipe, loaded.path.parent
-    environment = _read(folder / ENVIRONMENT)
+    environment = read_object(folder / ENVIRONMENT, "restore it, or remove it", absent={})
     labels = "every label of the file" if recipe.data.split is None else f"those of the split {recipe.data.split}"
     labels = labels if method_class(recipe).needs(recipe).labelled else "none"
     lines = [
@@ -108,7 +109,3 @@ def results(folder: Path) -> list[str]:
         return ["None were recorded."]
     rows = [(file, name, measured(name, value)) for (file, name), value in last.items()]
     return table([("file", "measured", "value"), *rows]).splitlines()
-
-
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text()) if path.exists() else {}

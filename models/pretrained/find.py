@@ -55,4 +55,4 @@ def _file_in(folder: Path) -> Path:
     for name in names:
         if (folder / name).exists():
             return folder / name
-    raise InputError(f"cannot read checkpoint {folder}: a folder without {', '.join(names)}; name a file")
+    raise InputError(f"cannot read checkpoint {folder}: Is a directory without {', '.join(names)}; name a file")

@@ -28,6 +28,7 @@ from torch import Tensor
 from models.encoder.patches import Normalisation
 from models.pretrained.grids import grid_of_recipe
 from models.pretrained.weights import Weights
+from models.records.json_file import read_object
 from pipeline.errors import InputError
 
 WEIGHTS, TORCH_WEIGHTS = "model.safetensors", "pytorch_model.bin"
@@ -112,16 +113,13 @@ def _tensors(held: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _config(path: Path | None) -> dict:
-    stated = _json(path.read_text(), path) if path is not None and path.exists() else {}
-    if not isinstance(stated, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(stated).__name__}; export again")
-    return stated
+    return {} if path is None else read_object(path, "export again", absent={})
 
 
 def _json(text: str, path: Path) -> object:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}); export again") from error
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from models.records.json_file import read_object
 from models.records.run_folder import ENVIRONMENT, RECIPE, REPORT
 from models.reporting import figures
 from models.reporting.pseudo_label_stats import PseudoLabelCounts, few_passed
 from models.reporting.render import Facts, Folded, Picture, Section, Table, Text, html, markdown
 from models.reporting.terminal import duration
 from pipeline.store.atomic_write import write_whole
-from pipeline.text import number, percent
+from pipeline.text import count, number, percent
 
 MARKDOWN, PICTURES = "report.md", "report"
 
@@ -44,7 +45,7 @@ def write_report(
 
     -> the path of report.html.
     """
-    recipe, environment = (_json(folder / name) for name in (RECIPE, ENVIRONMENT))
+    recipe, environment = (read_object(folder / name, "restore it", absent={}) for name in (RECIPE, ENVIRONMENT))
     steps = [row for row in rows if "timing" in row]
     scores = figures.evaluations(rows)
     sections = [
@@ -94,7 +95,7 @@ def _summary(steps: Sequence[dict], scores: figures.Series, recipe: dict, enviro
     encoder, data = recipe.get("encoder", {}), recipe.get("data", {})
     size = f"ViT of {encoder.get('depth')} x {encoder['width']}" if encoder.get("width") else None
     what = f"{size or encoder.get('name', 'An encoder')} on {data.get('root', 'its data')}"
-    what += f", {labelled:,} known labels" if labelled else ", no label"
+    what += f", {count(labelled, 'known label')}" if labelled else ", no label"
     what += f" (split {data['split']})" if labelled and data.get("split") else ""
     what += f", seed {recipe['run']['seed']}" if "run" in recipe else ""
     text = f"{what}: {_length(last, recipe)} in {took} on {where}."
@@ -119,7 +120,7 @@ def _sentence(note: str) -> Text:
 def _length(last: dict, recipe: dict) -> str:
     """The length as "300 steps of 128 images, 40 epochs, the first 5 on labels alone"; no epochs if each is a step."""
     optim, batch = recipe.get("optim", {}), recipe.get("data", {}).get("batch")
-    parts = [f"{last['step']:,} steps" + (f" of {batch:,} images" if batch else "")]
+    parts = [count(last["step"], "step") + (f" of {count(batch, 'image')}" if batch else "")]
     parts += [] if optim.get("epoch_unit") == "step" else [f"{last['epoch']:.3g} epochs"]
     parts += [f"the first {alone:,g} on labels alone"] if (alone := optim.get("labels_only_epochs")) else []
     return ", ".join(parts) + "," * (len(parts) > 1)
@@ -128,7 +129,7 @@ def _length(last: dict, recipe: dict) -> str:
 def _replaced(steps: Sequence[dict], data: dict) -> list[Text]:
     n = sum(row.get("replaced", 0) for row in steps)
     check = f"python -m pipeline.store {data.get('root', '')}/{data.get('train', '')}"
-    text = f"{n:,} times an image that no longer decodes was replaced by another: {check} lists what is damaged."
+    text = f"{count(n, 'time')} an image that no longer decodes was replaced by another: {check} lists what is damaged."
     return [Text(text)] if n else []
 
 
@@ -239,7 +240,3 @@ def _reproduce(name: str, command: str, recipe: dict, environment: dict) -> list
 
 def _pictures(*made: tuple[str, str, bytes | None], wide: bool = False) -> list[Picture]:
     return [Picture(title, caption, png, wide) for title, caption, png in made if png is not None]
-
-
-def _json(path: Path) -> dict:
-    return json.loads(path.read_text()) if path.exists() else {}

@@ -144,3 +144,21 @@ def test_a_torn_line_is_not_an_event(tmp_path):
     rows = [json.dumps(row) for row in job_events.read(tmp_path)]
     assert len(rows) == 2
     assert "nodes" not in rows[1]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"began": "today"}', '{"stalled": 1.5}'])
+def test_damaged_notes_count_as_none_and_are_named(content, job, tmp_path, capsys):
+    (tmp_path / "7_attempt.json").write_text(content)
+    assert job(1) == "again 5"
+    assert "7_attempt.json" in capsys.readouterr().err
+    assert job(1) == "again 10"
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"node": "n1"}'])
+def test_a_damaged_failure_is_left_out_and_named(content, job, tmp_path, capsys):
+    (tmp_path / "7_0_0_0_error.json").write_text(content)
+    first_failure.write(tmp_path, "7_0_0", first_failure.Failure("n2", "1", "ValueError: the cause", "b", 5, 11.0))
+    assert job(1) == "again 5"
+    assert job_events.read(tmp_path)[-1]["error"] == "ValueError: the cause"
+    assert "7_0_0_0_error.json" in capsys.readouterr().err

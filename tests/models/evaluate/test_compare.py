@@ -155,7 +155,7 @@ def test_wrong_input_is_said(made, asked, tmp_path):
     with pytest.raises(InputError, match="expected an existing folder"):
         asked(run, "--html", "/nowhere/t.html")
     (run / "recipe.json").write_text("{")
-    with pytest.raises(InputError, match="is no recipe"):
+    with pytest.raises(InputError, match="is not JSON"):
         asked(run)
 
 

@@ -208,7 +208,7 @@ def test_safetensors_that_are_none_and_folders_without_weights_are_refused(tmp_p
     (tmp_path / "x.safetensors").write_bytes(b"no")
     with pytest.raises(InputError, match=r"cannot read .*x.safetensors"):
         load_encoder(method(), tmp_path / "x.safetensors")
-    with pytest.raises(InputError, match=r"a folder without last.pt, model.safetensors, pytorch_model.bin"):
+    with pytest.raises(InputError, match=r"Is a directory without last.pt, model.safetensors, pytorch_model.bin"):
         load_encoder(method(), tmp_path)
     with pytest.raises(InputError, match=r"cannot read checkpoint nowhere.pth"):
         load_encoder(method(), "nowhere.pth")
