@@ -25,6 +25,7 @@ from pipeline.sources.levels import Window, check_window, stored_window
 from pipeline.store.atomic_write import check_writable, write_whole
 from pipeline.store.image_size import MAX_PIXELS, MAX_SIDE
 from pipeline.store.sample_names import escape, printable
+from pipeline.text import count
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ def main() -> int:
     taken = time.perf_counter() - began
     n = left_out(given, rejected)
     if not done:
-        raise InputError(f"none of {len(given.paths)} files is an image that can be read; nothing was written")
+        raise InputError(f"of {count(len(given.paths), 'file')} none is an image that can be read; nothing was written")
     write_whole(a.out, text.getvalue())
-    print(f"{escape(str(a.out))}: {done:,} images in {taken:.1f} s, {done / taken:,.0f} img/s; {n:,} left out")
+    print(f"{escape(str(a.out))}: {count(done, 'image')} in {taken:.1f} s, {done / taken:,.0f} img/s; {n:,} left out")
     return 0
 
 

@@ -17,6 +17,7 @@ from pipeline.open import open_data
 from pipeline.preview.picture import check_picture, save, sheet, shown_side
 from pipeline.preview.views import COLUMNS, rows, spread
 from pipeline.store.beton import Beton
+from pipeline.text import count
 
 PROGRAM = "python -m models.preview"
 
@@ -59,7 +60,7 @@ def main() -> None:
     beton = open_data(recipe.data, recipe.data.train)
     ids = spread(beton, a.images)
     save(sheet(views(recipe, beton, ids), columns(recipe), shown_side(recipe.data.size)), a.out)
-    print(f"{a.out}: {len(ids)} images of {beton.path}, {' | '.join(columns(recipe))}")
+    print(f"{a.out}: {count(len(ids), 'image')} of {beton.path}, {' | '.join(columns(recipe))}")
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def test_a_missing_manifest(refused, copy):
 
 def test_a_split_of_another_file(refused, copy):
     shutil.copy(copy / "train.split-5-per-class.json", copy / "val.split-5-per-class.json")
-    assert "was made for 1197 images" in refused(SEMI, "--data.train=val.beton", copy)
+    assert "was made for 1,197 images" in refused(SEMI, "--data.train=val.beton", copy)
 
 
 def test_a_split_that_lacks_a_class(refused, copy):

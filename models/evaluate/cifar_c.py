@@ -16,7 +16,7 @@ from pipeline.errors import InputError
 from pipeline.evaluation.arrays import sweep_pixels
 from pipeline.evaluation.corruptions.corrupt import SEVERITIES
 from pipeline.evaluation.corruptions.stream import CorruptionSpec
-from pipeline.text import some
+from pipeline.text import count, some
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 LABELS = "labels.npy"
@@ -45,8 +45,9 @@ def columns_of(loaded: Loaded, labels: np.ndarray, root: Path) -> np.ndarray:
     number = {name: i for i, name in enumerate(loaded.classes)}
     names = CLASSES if set(CLASSES) == set(number) else tuple(map(str, range(len(number))))
     if set(names) != set(number) or int(labels.max()) >= len(number):
+        known = count(len(number), "class")
         raise InputError(
-            f"{root / LABELS} has class numbers up to {labels.max()}, {loaded.path} tells {len(number)} classes apart "
+            f"{root / LABELS} has class numbers up to {labels.max()}, {loaded.path} tells {known} apart "
             f"({some(loaded.classes)}); expected CIFAR-10's names ({some(CLASSES)}) or "
             "numbers from 0"
         )

@@ -17,9 +17,11 @@ from pipeline.errors import InputError
 from pipeline.evaluation.corruptions.stream import CorruptionSpec
 from pipeline.evaluation.files import sweep_files
 from pipeline.sources.folders import class_folders
+from pipeline.sources.source import Files
 from pipeline.spec import View
 from pipeline.store.beton import open_beton
-from pipeline.text import some
+from pipeline.store.sample_names import escape
+from pipeline.text import count, some
 
 SHOWN = 3  # files left out that are named
 
@@ -69,7 +71,7 @@ def columns_of(classes: Sequence[str], loaded: Loaded, path: Path) -> np.ndarray
     unknown = [name for name in classes if name not in place]
     if unknown:
         raise InputError(
-            f"{path}: {loaded.path} does not know {len(unknown)} of its {len(classes)} classes "
+            f"{path}: {loaded.path} does not know {len(unknown)} of its {count(len(classes), 'class')} "
             f"({some(unknown)}); name them as the run does ({some(loaded.classes)})"
         )
     return np.array([place[name] for name in classes], np.int64)
@@ -85,7 +87,7 @@ def open_shift(
     if not path.exists():
         raise InputError(f"{path}: expected a .beton file or a folder of class folders, found nothing")
     if path.is_dir():
-        found = class_folders(path)
+        found = _class_folders(path)
         if found.classes is None or not found.classes:
             raise InputError(f"{path}: expected class folders, found images alone")
         paths = [path / name for name in found.names]
@@ -96,6 +98,17 @@ def open_shift(
     if beton.manifest.classes is None:
         raise InputError(f"{path} has labels without names of classes; convert it from class folders")
     return beton.manifest.classes, paired(evaluator.images(loaded, beton, ids), known[ids])
+
+
+def _class_folders(path: Path) -> Files:
+    """Class folders of one level; raises InputError for others, with what `convert` can make of them."""
+    try:
+        return class_folders(path)
+    except InputError as error:
+        hint = (
+            "" if " --" not in str(error) else "; these are flags of python -m pipeline.convert: give its .beton here"
+        )
+        raise InputError(f"{error}{hint}") from error
 
 
 def paired(batches: Iterable[Tensor], labels: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
@@ -116,10 +129,9 @@ def _files(
         left_out += shown.rejected
         if shown.paths:
             yield shown.images, np.array([label[path] for path in shown.paths], np.int64)
-    for path, why in left_out[:SHOWN]:
-        print(f"left out: {path}: {why}", file=sys.stderr)
-    if len(left_out) > SHOWN:
-        print(f"left out: {len(left_out) - SHOWN} more", file=sys.stderr)
+    if left_out:
+        named = some([f"{escape(str(path))} ({why})" for path, why in left_out], SHOWN)
+        print(f"left out: {len(left_out):,} of {count(len(paths), 'file')}: {named}", file=sys.stderr)
 
 
 def corrupted_files(root: Path, wanted: CorruptionSpec) -> Path:

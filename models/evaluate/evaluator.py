@@ -20,7 +20,7 @@ from pipeline.open import open_data
 from pipeline.sources.classes import difference
 from pipeline.spec import Data
 from pipeline.store.beton import Beton, open_beton
-from pipeline.text import some
+from pipeline.text import count, some
 
 
 class Result(NamedTuple):
@@ -79,7 +79,7 @@ class Evaluator(ABC):
         compared = same_classes and loaded.method.has_classifier
         if compared and classes is not None and tuple(classes) != loaded.classes:
             raise InputError(
-                f"{beton.path} has {len(classes)} classes ({some(classes)}), {loaded.path} tells "
+                f"{beton.path} has {count(len(classes), 'class')} ({some(classes)}), {loaded.path} tells "
                 f"{len(loaded.classes)} apart ({some(loaded.classes)}): "
                 f"{difference(classes, loaded.classes, f'in {beton.path.name}', 'in the run')}; "
                 f"convert it with --classes-from {Path(data.root) / data.train}"

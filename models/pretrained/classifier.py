@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from models.method import Method
 from models.pretrained.weights import Weights
+from pipeline.text import count
 
 HEAD = "head"
 SUPMAE_HEAD = "cls_head."
@@ -39,13 +40,14 @@ def rows_by_class(
     if not theirs or not ours or any(len(held[name]) != len(theirs) for name in rows):
         if any(held[name].shape != layers[name].shape for name in rows):
             return held, None
-        return held, f"classifier kept by its size, {len(held[rows[0]])} classes, as the source names none that fit it"
+        size = count(len(held[rows[0]]), "class")
+        return held, f"classifier kept by its size, {size}, as the source names none that fit it"
     if theirs == ours:
-        return held, f"classifier kept, of the same {len(ours)} classes"
+        return held, f"classifier kept, of the same {count(len(ours), 'class')}"
     missing = [name for name in ours if name not in theirs]
     if missing:
         shown = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
-        note = f"classifier not taken, as it lacks {len(missing)} of {len(ours)} classes ({shown})"
+        note = f"classifier not taken, as it lacks {len(missing)} of {count(len(ours), 'class')} ({shown})"
         return {name: tensor for name, tensor in held.items() if name not in rows}, note
     order = torch.tensor([theirs.index(name) for name in ours])
     note = f"classifier's rows taken by class name, {len(ours)} of its {len(theirs)}"

@@ -2,7 +2,7 @@
 
 from models.distributed.process_group import World
 from models.optim.schedule import RunLength
-from pipeline.text import percent
+from pipeline.text import count, percent
 
 
 def headline(
@@ -10,7 +10,7 @@ def headline(
 ) -> str:
     """One line about a run that begins or continues: recipe, data, batch, steps, devices and first step."""
     parts = [f"{n} {kind}" for n, kind in zip(batches, ("labelled", "unlabelled"), strict=True) if n]
-    text = f"{name}: {files}, {' + '.join(parts)} a step, {length.total_steps:,} steps"
+    text = f"{name}: {files}, {' + '.join(parts)} a step, {count(length.total_steps, 'step')}"
     text += f", the first {length.labels_only_steps:,} on labels alone," if length.labels_only_steps else ""
     text += f" on {world.size} x {world.device.type}"
     text += f", {micro} micro-batches" if micro > 1 else ""

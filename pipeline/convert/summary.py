@@ -15,7 +15,7 @@ from pipeline.labels.splits import known_labels, load_split
 from pipeline.store.beton import Beton
 from pipeline.store.manifest import Manifest, manifest_path
 from pipeline.store.sample_names import printable, read_name
-from pipeline.text import some
+from pipeline.text import count, some
 
 WIDTH = 110
 LABEL = 11  # characters of what a line is about
@@ -30,7 +30,7 @@ HOW = {"passed through": "kept as they were", "re-encoded": "re-encoded", "resiz
 def summary(beton: Beton, splits: Sequence[str]) -> str:
     """A conversion in a line for each subject; `splits` are the names of those that it wrote."""
     found = beton.manifest
-    lines = [f"{printable(str(beton.path))}: {_n(found.n, 'image')}, {found.bytes / 1e6:,.1f} MB"]
+    lines = [f"{printable(str(beton.path))}: {count(found.n, 'image')}, {found.bytes / 1e6:,.1f} MB"]
     for label, parts in (
         ("source", [_source(found)]),
         ("read as", [note for note in found.notes if not note.startswith(SKIPPED)]),
@@ -92,7 +92,7 @@ def _labels(beton: Beton) -> Iterator[str]:
     found, n_labelled = beton.manifest, beton.n - beton.manifest.n_unlabelled
     added = ", those of --unlabelled among them" if found.arguments.get("unlabelled") else ""
     missing = f", {found.n_unlabelled:,} without one{added}" if found.n_unlabelled else ""
-    yield f"{_n(n_labelled, 'image')} with a label{missing}"
+    yield f"{count(n_labelled, 'image')} with a label{missing}"
     if n_labelled:
         labels = known_labels(beton, None)
         ids = labels.ids[:EXAMPLES] if isinstance(labels.ids, np.ndarray) else range(min(EXAMPLES, beton.n))
@@ -112,7 +112,7 @@ def _files(found: Manifest) -> Iterator[str]:
         size = f"{dropped:,.1f} kB" if dropped < 1000 else f"{dropped / 1e3:,.1f} MB"
         yield f"{size} of metadata dropped from JPEG files (--keep-metadata keeps it)"
     if found.n_first_frames:
-        yield f"{_n(found.n_first_frames, 'file')} with several frames or pages: the first is stored"
+        yield f"{count(found.n_first_frames, 'file')} with several frames or pages: the first is stored"
 
 
 def _left_out(beton: Beton) -> Iterator[str]:
@@ -122,8 +122,8 @@ def _left_out(beton: Beton) -> Iterator[str]:
     for name, reason in found.rejected:
         groups.setdefault(re.sub(r"\d+", "#", reason), []).append((name, reason))  # sizes and places differ, not why
     ignored = sum(found.ignored.values())
-    others = f"; {_n(ignored, 'other file')}: {_counted(found.ignored)}" if ignored else ""
-    yield f"{len(found.rejected):,} of {_n(found.n + len(found.rejected), 'image')}{others}"
+    others = f"; {count(ignored, 'other file')}: {_counted(found.ignored)}" if ignored else ""
+    yield f"{len(found.rejected):,} of {count(found.n + len(found.rejected), 'image')}{others}"
     for note in found.notes:
         if note.startswith(SKIPPED):
             yield f"  {note.removeprefix(f'{SKIPPED}: ')}"
@@ -155,7 +155,8 @@ def _range(found: Manifest) -> Iterator[str]:
         return
     shown = f"{window[0]:g} to {window[1]:g}" if isinstance(window, list | tuple) else "0 to 65535"
     shown = "each image's own lowest to highest" if window == "auto" else shown
-    yield f"{_n(deep['images'], 'image')} of 16 bits, values {deep['low']} to {deep['high']}; black to white: {shown}"
+    images = count(deep["images"], "image")
+    yield f"{images} of 16 bits, values {deep['low']} to {deep['high']}; black to white: {shown}"
     if deep["narrow"] and window is None:
         yield (
             f"warning: of these {deep['narrow']:,} use under an eighth of 0 to 65535, and are stored as dark or flat "
@@ -173,8 +174,4 @@ def _splits(beton: Beton, names: Sequence[str]) -> Iterator[str]:
     if not names:
         yield "none"
     for name in names:
-        yield f"{name}: {_n(load_split(beton, name).labelled.size, 'label')}"
-
-
-def _n(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'s' * (n != 1)}"
+        yield f"{name}: {count(load_split(beton, name).labelled.size, 'label')}"

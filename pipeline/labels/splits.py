@@ -27,7 +27,7 @@ from pipeline.store.json_types import typed
 from pipeline.store.manifest import Manifest
 from pipeline.store.pending import NEXT, candidates
 from pipeline.store.sample_names import escape, read_names
-from pipeline.text import some
+from pipeline.text import count, some
 
 FORMAT = 2
 FIELDS = {
@@ -125,9 +125,10 @@ def labels_each(
         wanted = [max(1, round(fraction * count)) for count in counts]
     else:
         wanted = [per_class] * len(counts)
-    for name, count, k in zip(classes, counts, wanted, strict=True):
-        if 0 < count < k:
-            raise InputError(f"expected {k} images of class {name} to label, it has {count}; ask for {count} or fewer")
+    for name, held, k in zip(classes, counts, wanted, strict=True):
+        if 0 < held < k:
+            need = count(k, "image")
+            raise InputError(f"expected {need} of class {name} to label, it has {held}; ask for {held} or fewer")
     return wanted
 
 
@@ -254,7 +255,8 @@ def _read(beton: Beton, path: Path, name: str) -> Split:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected a split file ({error}); {again}") from None
     if (split.n, split.beton_digest) != (beton.n, beton.digest):
-        made, has = f"{split.n} images (digest {split.beton_digest[:8]})", f"{beton.n} (digest {beton.digest[:8]})"
+        made = f"{count(split.n, 'image')} (digest {split.beton_digest[:8]})"
+        has = f"{beton.n} (digest {beton.digest[:8]})"
         raise InputError(f"{path} was made for {made}, {beton.path} has {has}; {again}")
     return _checked(_labels(beton), beton.manifest, split, str(path))
 
@@ -330,6 +332,6 @@ def _checked(labels: np.ndarray, manifest: Manifest, split: Split, origin: str) 
 
 def _difference(found: Sequence[str], expected: Sequence[str]) -> str:
     if len(found) != len(expected):
-        return f"expected the file's {len(expected)} classes, got {len(found)}"
+        return f"expected the file's {count(len(expected), 'class')}, got {len(found)}"
     i = next(i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
     return f"expected {expected[i]!r} for class {i}, as in the file, got {found[i]!r}"

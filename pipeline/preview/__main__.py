@@ -19,6 +19,7 @@ from pipeline.preview.picture import check_picture, save, sheet, shown_side
 from pipeline.preview.views import COLUMNS, rows, spread
 from pipeline.spec import Data, Size
 from pipeline.store.beton import open_beton
+from pipeline.text import count
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def main() -> None:
         return
     ids = spread(beton, a.images)
     save(sheet(rows(beton, data, a.patch, ids, a.seed), COLUMNS, shown_side(a.size)), a.out)
-    print(f"{a.out}: {len(ids)} images of {beton.path}, {' | '.join(COLUMNS)}")
+    print(f"{a.out}: {count(len(ids), 'image')} of {beton.path}, {' | '.join(COLUMNS)}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pipeline.backends import libffcv
 from pipeline.labels.splits import known_labels
 from pipeline.preview.picture import GAP, fitted
 from pipeline.store.beton import Beton
+from pipeline.text import count
 
 SIDE = 112  # of each image, in pixels
 MARGIN, TEXT, LINE = 200, 14, 18  # pixels: width of the names' column, height of letters, and of a line
@@ -46,11 +47,11 @@ class LabelRows(NamedTuple):
         """What is drawn, and what is not."""
         shown = sum(row.number is not None for row in self.rows)
         missing = sum(row.count for row in self.rows if row.number is None)
-        drawn = f"{shown:,} of {self.n_classes:,} classes of {path}, up to {self.images} images of each"
+        drawn = f"{shown:,} of {count(self.n_classes, 'class')} of {path}, up to {count(self.images, 'image')} of each"
         if missing:
             drawn += f", and of the {missing:,} without a label"
         hidden = self.n_classes - shown
-        return drawn + (f"; {hidden:,} classes are not drawn: --classes {self.n_classes} draws all" if hidden else "")
+        return drawn + (f"; {count(hidden, 'class')} not drawn: --classes {self.n_classes} draws all" if hidden else "")
 
 
 def label_rows(beton: Beton, images: int, classes: int) -> LabelRows:

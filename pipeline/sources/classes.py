@@ -18,7 +18,7 @@ from pipeline.sources.cells.delimited import decode
 from pipeline.sources.regular import read_regular
 from pipeline.store.beton import open_beton
 from pipeline.store.sample_names import escape, printable
-from pipeline.text import some
+from pipeline.text import count, some
 
 LONGEST = 255  # characters of a class name; a longer one is a text, or a cell of a damaged table
 SHOWN = 5  # names that a message has before it says how many more there are
@@ -100,7 +100,7 @@ def renumbered(
     place = {name: i for i, name in enumerate(listed)}
     unknown = [name for i, name in enumerate(classes) if name not in place and (counts is None or counts[i])]
     if unknown:
-        of = f"{len(unknown)} of the {len(classes)} classes"
+        of = f"{len(unknown)} of the {count(len(classes), 'class')}"
         here, there = f"in {where}", f"in {origin}"
         raise InputError(f"{where}: {of} are not among those of {origin}: {difference(classes, listed, here, there)}")
     return np.array([place.get(name, -1) for name in classes], np.int64)

@@ -28,7 +28,7 @@ from pipeline.sources.listing import (
 )
 from pipeline.sources.source import Files
 from pipeline.store.sample_names import escape
-from pipeline.text import some
+from pipeline.text import count, some
 
 Levels = int | Literal["leaf"]
 _MORE = r"[\s_-]*(set|data|images?|imgs|pictures|photos|folder|split|files)?s?[\s_-]*[ab]?\d*"
@@ -111,8 +111,8 @@ def _listed(root: Path, shown: str) -> tuple[Listing, list[str]]:
     except OSError as error:
         raise InputError(f"{shown}: the folder cannot be read: {error.strerror}") from None
     if beside.images:
-        first, n = escape(beside.images[0]), len(beside.images)
-        raise InputError(f"{shown} has {n} images ({first}, ...) beside class folders; move them, or use --unlabelled")
+        n, first = count(len(beside.images), "image"), some([*map(escape, beside.images[:2])], 1)
+        raise InputError(f"{shown} has {n} ({first}) beside class folders; move them, or use --unlabelled")
     found.extend(beside)
     owner: dict[tuple[int, int], str] = {}
     for top in tops:
@@ -135,7 +135,9 @@ def _of_level(found: Listing, levels: Levels, shown: str) -> list[str]:
     above = [name for name in found.images if name.count("/") < levels]
     if above:
         n, first = len(above), escape(above[0])
-        raise InputError(f"--levels {levels}: {n} images of {shown} lie less deep, such as {first}; give fewer levels")
+        raise InputError(
+            f"--levels {levels}: {count(n, 'image')} of {shown} lie less deep, such as {first}; give fewer levels"
+        )
     return [folder for folder in found.folders if folder.count("/") == levels - 1]
 
 
@@ -147,9 +149,8 @@ def _empty_or_not(folders: Sequence[str], found: Listing, shown: str) -> list[st
         inside = _within(f"{folder}/", label)
         if n and inside and inside not in holding:
             name = escape(inside)
-            raise InputError(
-                f"{shown}/{name}: expected the images of class {name}, found none, but {n} other files; move the folder"
-            )
+            others = count(n, "other file")
+            raise InputError(f"{shown}/{name}: expected the images of class {name}, found none, but {others}; move it")
     return list(folders)
 
 
@@ -218,7 +219,7 @@ def _check_depth(tops: Sequence[str], found: Listing, shown: str) -> None:
         direct = [escape(top) for top in held if top not in nested]
         raise InputError(
             f"{shown}: images lie directly in {len(direct)} of its folders ({some(direct, SHOWN)}), and in folders "
-            f"below {len(nested)} others ({some(list(map(escape, nested)), SHOWN)}); {flags}"
+            f"below {count(len(nested), 'other')} ({some(list(map(escape, nested)), SHOWN)}); {flags}"
         )
     if len(held) == 1 and 1 not in depths[held[0]]:
         below, only = sorted({escape(name.split("/")[1]) for name in found.images}), escape(held[0])
@@ -227,7 +228,7 @@ def _check_depth(tops: Sequence[str], found: Listing, shown: str) -> None:
             f"{shown} holds {one}, {only}, with the folders {some(below, SHOWN)}; convert {shown}/{only}; or {flags}"
         )
     deep = sorted(sum(depths.values(), Counter()).items())
-    counts = " and ".join(f"{n:,} images {depth} folders deep" for depth, n in deep)
+    counts = " and ".join(f"{count(n, 'image')} {count(depth, 'folder')} deep" for depth, n in deep)
     raise InputError(f"{shown}: {counts}, such as {escape(found.images[0])}; {flags}")
 
 
@@ -238,7 +239,9 @@ def _levels(found: Listing) -> str:
     leaves = set(map("/".join, folders))
     if leaves not in made.values():
         made["leaf"] = leaves
-    each = [f"--levels {level} makes {len(names):,} classes ({escape(min(names))})" for level, names in made.items()]
+    each = [
+        f"--levels {level} makes {count(len(names), 'class')} ({escape(min(names))})" for level, names in made.items()
+    ]
     return ", ".join(each)
 
 
@@ -250,8 +253,8 @@ def _notes(classes: tuple[str, ...], labels: np.ndarray, found: Listing, levels:
         notes.append(f"classes: {which}")
     elif deeper := Counter(_folder(name) for name in found.images if name.count("/") > 1):
         folders = some(list(map(escape, deeper)), SHOWN)
-        notes.append(f"{deeper.total():,} images in folders below a class's ({folders}) belong to that class")
+        notes.append(f"{count(deeper.total(), 'image')} in folders below a class's ({folders}) belong to that class")
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     if empty:
-        notes.append(f"{len(empty)} classes without an image: {', '.join(empty)}")
+        notes.append(f"{count(len(empty), 'class')} without an image: {', '.join(empty)}")
     return [*notes, *alike(classes)]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pipeline.errors import InputError
 from pipeline.sources.classes import class_name, class_names
 from pipeline.sources.regular import read_regular
-from pipeline.text import some
+from pipeline.text import count, some
 
 LABEL_NAMES = {"label", "labels", "class", "classes", "target", "targets", "category", "y"}
 NAMES, NUMBERS = {"string", "large_string", "string_view"}, ("int", "uint")
@@ -91,7 +91,8 @@ def _classes(
         known = _numbers(label, known)
     classes = class_names([class_name(str(value)) for value in sorted(known)], f"column {label}")
     unlabelled = sum(value not in known for value in values)
-    note = f"labels: the {len(classes)} different values of column {label} ({kind}), {unlabelled} images without one"
+    note = f"labels: the {count(len(classes), 'different value')} of column {label} ({kind}), "
+    note += f"{count(unlabelled, 'image')} without one"
     return classes or None, {value: i for i, value in enumerate(sorted(known))}, (note,)
 
 

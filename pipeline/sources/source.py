@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.sources.listing import SUFFIXES, Listing
 from pipeline.sources.regular import read_regular
 from pipeline.store.sample_names import escape
-from pipeline.text import some
+from pipeline.text import count, some
 
 Pixels = bytes | Image.Image | np.ndarray
 UNLABELLED = "unlabelled"  # what stands before the names of images that --unlabelled adds
@@ -104,7 +104,7 @@ class Files(Source):
         kept = np.flatnonzero(~np.array(ours))
         files = Files(self.root, [self.names[i] for i in kept], self.labels[kept], self.classes, Listing())
         files.rejected, files.ignored, files.notes = self.rejected, self.ignored, self.notes
-        return files, (f"left out of --unlabelled: {n:,} images that are among the others already ({some(again)})",)
+        return files, (f"left out of --unlabelled: {count(n, 'image')} among the others already ({some(again)})",)
 
     def __len__(self) -> int:
         return len(self.names) + (len(self.more) if self.more else 0)

@@ -25,7 +25,7 @@ from pipeline.sources.reading import FOUND_OUT, Reading
 from pipeline.sources.regular import read_regular
 from pipeline.sources.source import Files
 from pipeline.store.sample_names import brief, escape
-from pipeline.text import some
+from pipeline.text import count, some
 
 SAMPLE_ROWS = 200  # rows by which the delimiter is found
 SEPARATOR = re.compile(r"\Asep=[,;\t|](\r?\n|\r)")  # a line for Excel, which is no row
@@ -280,4 +280,4 @@ def _note(n: int, encoding: str, delimiter: str, columns: Columns, found: _Named
     by = f", {DELIMITERS[delimiter]}" if columns.label is not None or columns.one_hot else ""
     header = "" if columns.header else ", no header"
     named += f", {found.respelled:,} of them spelled otherwise" if found.respelled else ""
-    return f"table: {n:,} rows, {encoding}{by}{header}; {named}, {classes}"
+    return f"table: {count(n, 'row')}, {encoding}{by}{header}; {named}, {classes}"

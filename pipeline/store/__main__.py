@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 from pipeline.errors import InputError, command
 from pipeline.flags import parse
 from pipeline.store.beton import open_beton
+from pipeline.text import count
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ def main() -> None:
         raise InputError("expected: python -m pipeline.store FILE.beton ...")
     for path in files:
         beton = open_beton(path, verify=True)
-        print(f"{path}: {beton.n} images, {beton.data.size / 1e6:.1f} MB, every chunk holds, digest {beton.digest}")
+        held = f"{count(beton.n, 'image')}, {beton.data.size / 1e6:.1f} MB"
+        print(f"{path}: {held}, every chunk holds, digest {beton.digest}")
 
 
 if __name__ == "__main__":

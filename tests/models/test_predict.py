@@ -132,6 +132,6 @@ def test_what_cannot_be_answered_is_said(recipe, more, said, trained, files, mon
 
 def test_nothing_is_written_where_no_file_is_an_image(trained, tmp_path, monkeypatch):
     (tmp_path / "bad.jpg").write_bytes(b"no")
-    with pytest.raises(InputError, match="none of 1 files is an image"):
+    with pytest.raises(InputError, match="of 1 file none is an image"):
         asked(monkeypatch, trained("supervised:digits"), tmp_path, "--out", tmp_path / "p.csv")
     assert not (tmp_path / "p.csv").exists()

@@ -17,7 +17,7 @@ from models.evaluate.few_shot_protocols.suite import DataSet
 from models.evaluate.few_shot_protocols.table import ClassifierResult
 from pipeline.spec import Data
 from pipeline.store.beton import Beton
-from pipeline.text import some
+from pipeline.text import count, some
 
 Protocol = Literal["held_out", "elevater"]
 """held_out: settings are selected on held-out shots or val.beton, and test is evaluated once. elevater: test selects
@@ -75,14 +75,14 @@ class FewShotSetting:
 
     def remarks(self) -> list[str]:
         """Describe the set: its size, and classes that have fewer images than were asked for."""
-        lines = [f"{self.set.name}: {self.classes} classes, {len(labels_of(self.set.test).ids):,} test images."]
+        tests = count(len(labels_of(self.set.test).ids), "test image")
+        lines = [f"{self.set.name}: {count(self.classes, 'class')}, {tests}."]
         for k in self.shots:
             few = self.drawn[0].fewer(k, self.classes)
             if len(few):
                 named = some([self.set.classes[each] for each in few], most=5)
-                lines.append(
-                    f"{self.set.name}: {len(few)} classes have fewer than {k} images, all of theirs are used: {named}."
-                )
+                fewer = f"fewer than {count(k, 'image')} in {count(len(few), 'class')}"
+                lines.append(f"{self.set.name}: {fewer}, of which all are used: {named}.")
         return lines
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from pipeline.errors import InputError
 from pipeline.sources.classes import alike, class_name, class_names
 from pipeline.store.sample_names import brief
-from pipeline.text import some
+from pipeline.text import count, some
 
 NO_LABEL = {"", "nan", "-nan", "null", "n/a", "#n/a", "<na>", "?", "-1", "-1.0", "unlabelled", "unlabeled"}
 PERHAPS = {"na", "none"}  # in some tables a class
@@ -78,7 +78,8 @@ def labels_of(cells: Sequence[str], missing: Sequence[str], where: str) -> Label
     if empty:
         notes.append(f"class numbers that no row has are classes without an image: {_some(empty)}")
     if len(classes) > max(10, sum(known.values()) // 2):
-        notes.append(f"{len(classes):,} classes for {sum(known.values()):,} labelled rows: is this the label column?")
+        rows = count(sum(known.values()), "labelled row")
+        notes.append(f"{count(len(classes), 'class')} for {rows}: is this the label column?")
     numbers = np.array([place.get(cell, -1) for cell in cells], np.int64)
     return Labels(numbers, classes, (*notes, *alike(classes)))
 
@@ -116,7 +117,7 @@ def _kept_notes(known: Mapping[str, int], missing: Sequence[str]) -> Iterable[st
     for cell in sorted(known):
         if not missing and (cell.lower() in PERHAPS or _sounds_missing(cell, known)):
             named = shlex.quote(cell)
-            yield f"{cell} ({known[cell]:,} rows) is taken for a class; --missing {named} if it means no label"
+            yield f"{cell} ({count(known[cell], 'row')}) is taken for a class; --missing {named} if it means no label"
 
 
 def _sounds_missing(cell: str, known: Collection[str]) -> bool:
@@ -134,14 +135,14 @@ def _numbered(
     numbers = sorted(set(number.values()))
     if numbers[0] < 0:
         hint = "if it means no label, see --missing"
-        raise InputError(f"{where}: expected class numbers from 0, got {numbers[0]} for {rows} rows; {hint}")
+        raise InputError(f"{where}: expected class numbers from 0, got {numbers[0]} for {count(rows, 'row')}; {hint}")
     if not missing and numbers == [1] and absent & {"-1", "-1.0"}:
         raise InputError(f"{where}: its labels are 1 and -1; add --missing -1 if -1 means no label, else write names")
     low = 0 if numbers[0] == 0 else 1
     if numbers[-1] - low + 1 <= 2 * len(numbers):
         return tuple(map(str, range(low, numbers[-1] + 1))), {cell: n - low for cell, n in number.items()}
     if numbers[-1] > 10 * rows + 1000 and 2 * len(numbers) > rows:
-        raise InputError(f"{where}: expected class numbers, got {numbers[-1]} for {rows} rows; write names")
+        raise InputError(f"{where}: expected class numbers, got {numbers[-1]} for {count(rows, 'row')}; write names")
     index = {n: i for i, n in enumerate(numbers)}
     return tuple(map(str, numbers)), {cell: index[n] for cell, n in number.items()}
 

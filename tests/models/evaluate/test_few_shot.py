@@ -64,7 +64,7 @@ def test_a_suite_of_other_classes_than_the_runs_and_the_mean_over_it(trained, as
 def test_of_too_small_classes_all_images_are_used_and_the_page_has_a_remark(trained, asked, colours):
     asked(trained("mae:digits"), "--data.root", colours, "--shots", 3, 20, "--seeds", 1)
     page = (trained("mae:digits") / "evaluate-few_shot.html").read_text()
-    assert "2 classes have fewer than 20 images, all of theirs are used: blue, red" in page
+    assert "fewer than 20 images in 2 classes, of which all are used: blue, red" in page
     assert "fewer than 3" not in page
 
 

@@ -180,7 +180,7 @@ def test_a_run_without_a_classifier_is_said(trained):
 def test_classes_that_the_run_does_not_know_are_named(loaded, beton, tmp_path):
     write(beton, tmp_path, {"1"})
     (tmp_path / "1").rename(tmp_path / "cat")
-    with pytest.raises(InputError, match=r"does not know 1 of its 1 classes \(cat\); name them as the run does \(0, 1"):
+    with pytest.raises(InputError, match=r"does not know 1 of its 1 class \(cat\); name them as the run does \(0, 1"):
         shifted_error(Robustness(), loaded, tmp_path)
 
 
@@ -188,3 +188,27 @@ def test_wanted_is_every_corruption_at_every_severity():
     assert Robustness(corruptions=("fog", "snow"), severities=(1, 3)).wanted() == [
         CorruptionSpec("fog", 1), CorruptionSpec("fog", 3), CorruptionSpec("snow", 1), CorruptionSpec("snow", 3),
     ]  # fmt: skip
+
+
+def test_files_left_out_are_counted_and_the_first_are_named(loaded, beton, tmp_path, capsys):
+    kept = write(beton, tmp_path, {"1", "2"})
+    for i in range(5):
+        (tmp_path / "1" / f"a{i}.jpg").write_bytes(b"not an image")
+    assert shifted_error(Robustness(), loaded, tmp_path)[1] == len(kept)
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out")]
+    assert said.startswith(f"left out: 5 of {len(kept) + 5} files: ")
+    assert said.count("not") >= 3
+    assert [f"a{i}.jpg" in said for i in range(5)] == [True] * 3 + [False] * 2
+    assert said.endswith(", ...")
+
+
+def test_nested_class_folders_are_for_convert_whose_flags_are_called_so(loaded, beton, tmp_path):
+    write(beton, tmp_path / "in", {"1", "2"})
+    (tmp_path / "in").rename(tmp_path / "deep")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "deep").rename(tmp_path / "all" / "deep")
+    with pytest.raises(
+        InputError, match=r"--levels .*; these are flags of python -m pipeline\.convert: give its"
+    ) as no:
+        shifted_error(Robustness(), loaded, tmp_path / "all")
+    assert "\n" not in str(no.value)

@@ -9,12 +9,15 @@ import torch
 from safetensors.torch import save_file
 
 from models.checkpoint import save_load
+from models.config.resolve import resolve
 from models.encoder.heads import probe_head
 from models.encoder.vit import eval_logits
 from models.export import __main__ as export
+from models.factory import method_class
 from models.load import load_run
 from models.pretrained import load_encoder
 from models.pretrained.released import read_released, read_safetensors
+from tests.conftest import TINY
 from tests.models.pretrained.test_released import method
 
 ANIMALS = ("ant", "bee", "cat", "dog", "eel")
@@ -125,3 +128,75 @@ def test_label_names_of_a_timm_config_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(timm, "get_pretrained_cfg", lambda _: named)
     assert "rows taken by class name" in load_encoder(after, name, ANIMALS[::-1])
     assert torch.equal(after.encoder.head.bias, before.encoder.head.bias.flip(0))
+
+
+def supmae(digits, seed, *flags, classes=5):
+    torch.manual_seed(seed)
+    recipe = resolve("supmae:digits", [*TINY[:3], f"--data.root={digits}", *flags])
+    made = method_class(recipe)(recipe, classes).eval()
+    with torch.no_grad():
+        for tensor in (*made.head.parameters(), *made.head.buffers()):
+            if tensor.is_floating_point():
+                tensor.add_(0.1 * torch.rand_like(tensor))
+    return made
+
+
+def saved(folder, made, classes):
+    save_load.save(folder, {"method": made.state_dict(), "classes": list(classes)})
+    return folder / "last.pt"
+
+
+SMALL = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("ours", [ANIMALS, ("eel", "bee")])
+def test_supmaes_classifier_is_taken_by_class_name(tmp_path, digits, layers, ours):
+    before = supmae(digits, 0, f"--method.layers={layers}")
+    after = supmae(digits, 1, f"--method.layers={layers}", classes=len(ours))
+    said = load_encoder(after, saved(tmp_path, before, ANIMALS), ours)
+    expected = dict(zip(ANIMALS, before.logits(SMALL).T, strict=True))
+    for name, scores in zip(ours, after.logits(SMALL).T, strict=True):
+        torch.testing.assert_close(scores, expected[name])
+    assert ("of the same 5 classes" if ours == ANIMALS else "rows taken by class name, 2 of its 5") in said
+    assert "left out" not in said
+
+
+@pytest.mark.parametrize("change", ["classes", "hidden", "layers"])
+def test_a_supmae_classifier_that_does_not_match_is_left_whole_and_named(tmp_path, digits, change):
+    before = supmae(digits, 0)
+    flags = {"classes": [], "hidden": ["--method.hidden=7"], "layers": ["--method.layers=3"]}[change]
+    after = supmae(digits, 1, *flags)
+    fresh = {name: tensor.clone() for name, tensor in after.head.state_dict().items()}
+    ours = ("ape", *ANIMALS[1:]) if change == "classes" else ANIMALS
+    said = load_encoder(after, saved(tmp_path, before, ANIMALS), ours)
+    why = {
+        "classes": "classifier not taken, as it lacks 1 of 5 classes (ape)",
+        "hidden": "classifier not taken, as this run has head.0.weight of shape [7, 32], the source [128, 32]",
+        "layers": "classifier not taken, as this run has head.3.weight of shape [128, 128], the source [5, 128]",
+    }
+    assert why[change] in said
+    assert "head.*" in said.split("left out: ")[1]
+    assert all(torch.equal(fresh[name], tensor) for name, tensor in after.head.state_dict().items())
+
+
+def test_supmaes_released_file_brings_its_classifier_where_the_classes_are_as_many(tmp_path, digits):
+    before, after, other = supmae(digits, 0), supmae(digits, 1), supmae(digits, 1, classes=6)
+    held = {name.removeprefix("encoder."): tensor for name, tensor in before.state_dict().items()}
+    held = {name.replace("head.", "cls_head.", 1) if name.startswith("head.") else name: tensor
+            for name, tensor in held.items() if not name.startswith("branch.")}  # fmt: skip
+    torch.save({"model": held}, tmp_path / "supmae.pth")
+    said = load_encoder(after, tmp_path / "supmae.pth", ANIMALS)
+    assert "classifier kept by its size, 5 classes, as the source names none that fit it" in said
+    assert torch.equal(after.logits(SMALL), before.logits(SMALL))
+    said = load_encoder(other, tmp_path / "supmae.pth", (*ANIMALS, "fox"))
+    assert "classifier not taken, as this run has head.3.weight of shape [6, 128], the source [5, 128]" in said
+    assert "left out: cls_head.* (9)" in said
+
+
+def test_a_method_without_such_a_classifier_leaves_it_out(tmp_path, digits):
+    recipe = resolve("mae:digits", [*TINY[:3], f"--data.root={digits}"])
+    after = method_class(recipe)(recipe, 5)
+    said = load_encoder(after, saved(tmp_path, supmae(digits, 0), ANIMALS), ANIMALS)
+    assert "; classifier" not in said
+    assert "head.* (9)" in said.split("left out: ")[1]

@@ -75,7 +75,7 @@ def test_of_many_classes_some_are_drawn_at_even_distances_and_the_others_are_sai
     assert [(row.number, row.count) for row in found.rows] == [(0, 2), (25, 2), (50, 2), (75, 2), (100, 0), (None, 1)]
     assert found.said(beton.path) == (
         f"5 of 101 classes of {beton.path}, up to 2 images of each, and of the 1 without a label; "
-        "96 classes are not drawn: --classes 101 draws all"
+        "96 classes not drawn: --classes 101 draws all"
     )
     assert [row.number for row in label_rows(beton, 2, 101).rows] == [*range(101), None]
     assert "not drawn" not in label_rows(beton, 2, 101).said(beton.path)
@@ -122,7 +122,7 @@ def test_the_command_writes_the_picture_and_says_what_is_not_on_it(tmp_path, mon
     door.main()
     assert capsys.readouterr().out == (
         f"{out}: 2 of 4 classes of {tmp_path / 'set' / 'train.beton'}, up to 8 images of each; "
-        "2 classes are not drawn: --classes 4 draws all\n"
+        "2 classes not drawn: --classes 4 draws all\n"
     )
     with Image.open(out) as page:
         assert cells(page.convert("RGB"), 2, 1) == [[0], [3]]

@@ -17,7 +17,7 @@ def test_class_folders_agree_with_torchvision(tmp_path):
     assert source.classes == tuple(oracle.classes)
     assert sorted((str(source.root / name), label) for name, label in content(source).items()) == sorted(oracle.samples)
     assert source.read(0)[0] == (tmp_path / source.name(0)).read_bytes()
-    assert source.notes == ("1 images in folders below a class's (dog/deep) belong to that class",)
+    assert source.notes == ("1 image in folders below a class's (dog/deep) belong to that class",)
 
 
 def test_a_flat_folder_has_no_labels(tmp_path):
@@ -44,7 +44,7 @@ def test_unlabelled_images_that_are_labelled_ones_are_left_out_and_said(tmp_path
     source = find(tmp_path / "l", tmp_path / "u")
     expected = {"cat/1.jpg": 0, "dog/1.jpg": 1, "unlabelled/1.jpg": -1, "unlabelled/2.jpg": -1}
     assert content(source) == expected
-    said = "left out of --unlabelled: 2 images that are among the others already (hard.jpg, linked/1.jpg)"
+    said = "left out of --unlabelled: 2 images among the others already (hard.jpg, linked/1.jpg)"
     assert said in source.notes
     (tmp_path / "t.csv").write_text("file,label\nu/1.jpg,cat\nl/dog/1.jpg,dog\n")
     named = content(find(tmp_path / "t.csv", tmp_path / "u"))
@@ -57,7 +57,7 @@ def test_unlabelled_images_that_are_labelled_ones_are_left_out_and_said(tmp_path
 
 
 @pytest.mark.parametrize(("names", "message"), [
-    (["1.jpg", "dog/1.jpg"], "has 1 images .1.jpg, ....* beside class folders"),
+    (["1.jpg", "dog/1.jpg"], r"has 1 image \(1\.jpg\) beside class folders"),
     (["train/dog/1.jpg", "val/dog/1.jpg"], "holds train, val, not classes; convert R/train and R/val"),
     (["training_set/cat/1.jpg", "training_set/dog/1.jpg"], "holds training_set, not classes; convert R/training_set"),
     (["test1/1.jpg", "Train/1.jpg"], "not classes; convert R/Train and R/test1"),
@@ -75,10 +75,10 @@ def test_unlabelled_images_that_are_labelled_ones_are_left_out_and_said(tmp_path
     (["Aves/3013/1.jpg", "Aves/3014/1.jpg", "Plantae/5/1.jpg"],
      r"3 images 2 folders deep.*--levels 1 makes 2 classes \(Aves\), --levels 2 makes 3 classes \(Aves/3013\)"),
     (["a/abbey/1.jpg", "a/flat/inside/1.jpg", "b/bar/1.jpg"],
-     "2 images 2 folders deep and 1 images 3 folders deep.*--levels 2 makes 3 .*--levels leaf makes 3 classes"),
+     "2 images 2 folders deep and 1 image 3 folders deep.*--levels 2 makes 3 .*--levels leaf makes 3 classes"),
     (["Aves/cover.jpg", "Aves/1/a.jpg", "Aves/2/a.jpg", "Aves/2/b.jpg", "Bees/3/a.jpg"], "--levels 1 makes 2 classes"),
     (["cat/1.jpg", "dog/a/1.jpg", "dog/b/1.jpg"],
-     r"directly in 1 of its folders \(cat\), and in folders below 1 others \(dog\); --levels 1 makes .*--levels leaf"),
+     r"directly in 1 of its folders \(cat\), and in folders below 1 other \(dog\); --levels 1 makes .*--levels leaf"),
 ])  # fmt: skip
 def test_folders_that_mean_several_things_are_refused_with_what_was_probably_meant(tmp_path, names, message):
     lay(tmp_path, *names)
@@ -148,10 +148,10 @@ def test_an_empty_folder_is_a_class_and_one_of_other_files_is_not(tmp_path):
     (tmp_path / "eel/Thumbs.db").touch()
     source = find(tmp_path)
     assert source.classes == ("cat", "dog", "eel")
-    assert "1 classes without an image: eel" in source.notes
+    assert "1 class without an image: eel" in source.notes
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/1.xml").touch()
-    with pytest.raises(InputError, match="expected the images of class notes, found none, but 1 other files"):
+    with pytest.raises(InputError, match="expected the images of class notes, found none, but 1 other file"):
         find(tmp_path)
 
 

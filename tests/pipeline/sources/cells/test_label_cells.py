@@ -36,7 +36,7 @@ def test_words_for_no_label_are_none_among_names_and_among_numbers(word):
 ])  # fmt: skip
 def test_a_class_that_is_called_like_a_missing_label_stays_and_is_said(cells, class_):
     assert named(cells) == cells
-    assert any(note.startswith(f"{class_} (1 rows) is taken for a class") for note in labels_of(cells, (), "").notes)
+    assert any(note.startswith(f"{class_} (1 row) is taken for a class") for note in labels_of(cells, (), "").notes)
     assert named(cells, class_) == [None if cell == class_ else cell for cell in cells]
 
 
@@ -45,7 +45,7 @@ def test_a_class_that_is_called_like_a_missing_label_stays_and_is_said(cells, cl
     (["0", "255", "1"], "255"), (["99", "1", "2"], "99"),
 ])  # fmt: skip
 def test_a_class_that_sounds_like_no_label_stays_and_is_said(cells, sounds):
-    note = f"{sounds.strip(chr(39))} (1 rows) is taken for a class; --missing {sounds} if it means no label"
+    note = f"{sounds.strip(chr(39))} (1 row) is taken for a class; --missing {sounds} if it means no label"
     assert named(cells) == cells
     assert note in labels_of(cells, (), "").notes
     assert named(cells, sounds.strip("'")) == [None if cell == sounds.strip("'") else cell for cell in cells]
@@ -88,7 +88,7 @@ def test_a_class_number_that_no_row_has_is_a_class_without_an_image():
 
 @pytest.mark.parametrize(("cells", "message"), [
     (["-5", "2"], "expected class numbers from 0, got -5 for 2 rows; if it means no label, see --missing"),
-    (["99999999"], "expected class numbers, got 99999999 for 1 rows"),
+    (["99999999"], "expected class numbers, got 99999999 for 1 row"),
     (["9" * 30], "expected class numbers of up to 15 digits"),
     (["9" * 100_000], "expected class numbers, got one of 100000 characters"),
     (["1e400", "0"], "got 1e400, which is a measure"),
