@@ -10,6 +10,7 @@ from torch import Tensor
 from models.distributed.precision import measuring
 from models.evaluate.evaluator import Evaluator, Result
 from models.evaluate.few_shot_protocols.regression import LinearClassifier, fit
+from models.evaluate.intervals import with_interval
 from models.evaluate.knn import Tokens, check_files, check_tokens, feature_bank, labels_in_use, pooled_features
 from models.load import Loaded
 from pipeline.evaluation.sweep import sweep_decodable
@@ -49,7 +50,7 @@ class LinearProbe(Evaluator):
 
     def run(self, loaded: Loaded) -> Result:
         """Measure probe: accuracy on the labelled images of `data.file`, learned from those of the recipe's training
-        file."""
+        file; probe_low and probe_high are the ends of Wilson's 95 % interval."""
         check_bounds(self, "--")
         encoder = loaded.method.eval_encoder
         check_tokens(encoder, self.tokens, str(loaded.path))
@@ -68,4 +69,4 @@ class LinearProbe(Evaluator):
                 classifier, pooled_features(encoder, self.images(loaded, test, test_ids), self.tokens), query_labels
             )
         n = len(test_ids)
-        return Result({"images": float(n), "known": float(len(ids)), "probe": right / n})
+        return Result({"images": float(n), "known": float(len(ids))} | with_interval("probe", right, n))

@@ -41,6 +41,8 @@ def send(folder: Path, service: str) -> None:
                     print(f"tracking: {service}, {line}")
             count = sender.send()
             sender.finish(state_of(folder))
+        except InputError as error:
+            raise InputError(f"{service}: {error}") from error
         except Exception as error:
             raise Unavailable(f"{service}: {without_secrets(error)}; the same command sends the rest") from error
     print(f"{folder}: {count:,} rows sent to {service}")

@@ -28,13 +28,15 @@ LAST_S = 60
 """Seconds after the run's end in which this process ends by itself, whatever it waits for."""
 VERDICT_S = 3.0
 """Seconds in which a run that ended without a word is given time to say why."""
-LAST_PAUSE_S = 2.0
+PAUSE_S = 2.0
+"""Pause between two tries when the run has ended."""
 
 
 def follow(folder: Path, service: str, say: Callable[[str], None], ended: threading.Event) -> None:
     """Send rows until the run has ended, then the rest and the summary.
 
-    After an error it is said once, and tried again after a pause, silently.
+    An error is said once; what failed is tried again after a pause, silently. While the process of an earlier start
+    still sends the run, this one waits.
     """
     sender, pause, failed = None, 0.0, False
     while not ended.wait(pause):
@@ -49,25 +51,33 @@ def follow(folder: Path, service: str, say: Callable[[str], None], ended: thread
             sender.note = None
             sender.send()
             pause = POLL_S
+        except InUse:
+            pause = POLL_S
         except Exception as error:
             if not failed:
                 say(f"warning: tracking: {service}: {without_secrets(error)}; further tries are silent")
             pause = min(2 * pause, RETRY_MOST_S) if failed else RETRY_S
-            pause = POLL_S if isinstance(error, InUse) else pause
             failed = True
-    for last in (False, True):
+    if (error := _send_the_rest(sender, folder, service)) is not None:
+        why = "the tries failed to the end" if failed else without_secrets(error)
+        todo = f"`python -m models.tracking {folder} --to {service}` sends what is missing"
+        say(f"warning: tracking: {service}: {why}; {todo}")
+
+
+def _send_the_rest(sender: Sender | None, folder: Path, service: str) -> Exception | None:
+    """Send the last rows and the summary; -> the last error if that failed twice, or if another process still sends."""
+    until, tries = time.monotonic() + LAST_S - 2 * PAUSE_S, 2
+    while True:
         try:
             sender = sender or Sender(folder, service)
             sender.send()
             sender.finish(_verdict(folder))
-            return
+            return None
         except Exception as error:
-            if last:
-                why = "the tries failed to the end" if failed else without_secrets(error)
-                todo = f"`python -m models.tracking {folder} --to {service}` sends what is missing"
-                say(f"warning: tracking: {service}: {why}; {todo}")
-            else:
-                time.sleep(LAST_PAUSE_S)
+            tries -= not isinstance(error, InUse)
+            if not tries or time.monotonic() > until:
+                return error
+        time.sleep(PAUSE_S)
 
 
 def _when_closed(ended: threading.Event) -> None:

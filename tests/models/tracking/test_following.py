@@ -1,18 +1,20 @@
 """Runs that are followed by a process of their own, with a package that stands in for wandb's."""
 
-import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from importlib import invalidate_caches
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from models.records import events
-from models.tracking import child, follow
+from models.tracking import child, follow, tracker_of
 from models.tracking.follow import following
+from models.tracking.sender import Sender
 from pipeline.errors import InputError
 from tests.conftest import rows, same, weights
 from tests.models.tracking.standin import calls, write
@@ -146,6 +148,16 @@ def test_a_process_that_hangs_ends_by_itself_and_one_that_is_killed_is_said(
     assert "the process for wandb ended with code -9; `python -m models.tracking` sends" in capfd.readouterr().err
 
 
+def test_a_start_waits_for_the_process_of_the_one_before(run_folder, log, monkeypatch, capfd):
+    with following(run_folder, "wandb"):
+        with Sender(run_folder, "wandb", tracker_of("wandb")):  # as that process has it
+            time.sleep(0.5)
+            assert not calls(log)
+        events.append(run_folder, "done", rank=0)
+    assert [row["code"] for row in calls(log, "finish")] == [0]
+    assert capfd.readouterr().err == ""
+
+
 def test_signals_are_for_the_run_and_an_error_is_not_waited_for(run_folder, log):
     def failing() -> None:
         with following(run_folder, "wandb"):
@@ -180,8 +192,8 @@ def test_a_package_that_is_missing_is_said_before_the_folder_is_begun(tiny, tmp_
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wandb").mkdir()  # as the package leaves behind; it is no package
     monkeypatch.syspath_prepend(tmp_path)
-    importlib.invalidate_caches()
-    if importlib.util.find_spec("wandb").origin is not None:
+    invalidate_caches()
+    if find_spec("wandb").origin is not None:
         pytest.skip("wandb is installed here")
     with pytest.raises(InputError, match=r"run.track is wandb, whose package is not installed here; .*extra `wandb`"):
         tiny("mae:digits", tmp_path / "run", "--run.track=wandb")
