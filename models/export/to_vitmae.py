@@ -15,6 +15,7 @@ from models.export.export_format import CheckResult, ExportFormat, as_input, ima
 from models.load import Loaded
 from models.masked.mae import MAEBranch
 from pipeline.errors import InputError
+from pipeline.spec import spelt
 from pipeline.store.atomic_write import write_whole
 
 BLOCK = {
@@ -104,7 +105,12 @@ def config(loaded: Loaded, branch: MAEBranch) -> dict:
 
 def _branch(loaded: Loaded) -> MAEBranch:
     """Return the run's MAE branch. Raises InputError for a run that ViTMAE cannot hold."""
-    branch = loaded.method.branch
+    branch, size = loaded.method.branch, loaded.recipe.data.size
+    if isinstance(size, tuple):  # the number of patches would be taken for that of a square
+        raise InputError(
+            f"hf-vitmae holds models of square images, {loaded.recipe.name} of {loaded.path} has {spelt(size)}; "
+            "use --to timm"
+        )
     plain = isinstance(branch, MAEBranch) and loaded.method.encoder.cls_token is not None
     if not plain or branch.mask_token is not None or branch.settings.target not in ("pixel", "norm_pix"):
         raise InputError(
