@@ -98,16 +98,12 @@ def test_one_extension_more_may_be_asked_for_once_the_run_has_ended(tmp_path: Pa
     with pytest.raises(InputError, match=r"has not ended, and --run\.extend 8 goes on from the end"):
         claim(tmp_path, extended(8))
     events.append(tmp_path, "done", rank=0, node="n1", step=12)
-    with pytest.raises(
-        InputError, match=r"was not extended, now --run\.extend asks for 8 epochs \(rewarm\), then"
-    ):
+    with pytest.raises(InputError, match=r"was not extended, now --run\.extend asks for 8 epochs \(rewarm\), then"):
         claim(tmp_path, extended(8, 4))
     claim(tmp_path, extended(8))
     claim(tmp_path, extended(8, extend_schedule=("rewarm",), extend_lr=(None,)))  # the same command again
     for other in (RECIPE, extended(9), extended(8, extend_schedule=("constant",)), extended(8, extend_lr=(1e-3,))):
-        with pytest.raises(
-            InputError, match=r"was extended by 8 epochs \(rewarm\), now .* repeat --run\.extend 8"
-        ):
+        with pytest.raises(InputError, match=r"was extended by 8 epochs \(rewarm\), now .* repeat --run\.extend 8"):
             claim(tmp_path, other)
     with pytest.raises(InputError, match=r"was begun with optim\.lr"):
         claim(tmp_path, replace(extended(8), optim=Optim(lr=3e-4)))
