@@ -22,7 +22,7 @@ import torch
 
 from models.distributed import process_group
 from models.distributed.process_group import World
-from models.method import Loss, StepInfo
+from models.method import Loss, StepInfo, seed_step
 from models.optim.schedule import learning_rate
 from models.optim.update import clip_grad_norm, set_lr
 from models.records.exit_codes import DONE, STOPPED
@@ -32,7 +32,6 @@ from models.training.finish import finish_run
 from models.training.liveness import HangTimeout
 from models.training.stop import STEP, WHY, Stop, Vote, job_left_s
 from models.training.trainer import Training, open_loader, prepare
-from pipeline import rng
 from pipeline.loader import Loader
 
 
@@ -122,11 +121,6 @@ def train_step(run: Training, batches: Loader) -> None:
     )
     if due:
         run.check()
-
-
-def seed_step(seed: int, step: int, chunk: int) -> None:
-    """Seed torch's generator, for drop-path and dropout, by step and micro-batch, so that a resumed run is exact."""
-    torch.manual_seed(int(rng.keys(seed, step, chunk, rng.TORCH)[0]) >> 1)
 
 
 def is_due(steps: int | None, step: int) -> bool:

@@ -16,6 +16,7 @@ from models.encoder.build import encoder_of
 from models.encoder.vit import eval_logits
 from models.masked.branch import Branch
 from models.running_stats import RunningStats
+from pipeline import rng
 from pipeline.batch import Batch
 from pipeline.errors import InputError
 from pipeline.spec import Needs
@@ -131,6 +132,11 @@ class Method(nn.Module, ABC):
     def running_stats(self) -> list[RunningStats]:
         """Return the modules that keep running statistics."""
         return [part for part in self.modules() if isinstance(part, RunningStats)]
+
+
+def seed_step(seed: int, step: int, chunk: int) -> None:
+    """Seed torch's generator, for drop-path and dropout, by step and micro-batch, so that a resumed run is exact."""
+    torch.manual_seed(int(rng.keys(seed, step, chunk, rng.TORCH)[0]) >> 1)
 
 
 def touch_for_ddp(module: nn.Module) -> Tensor:
