@@ -5,6 +5,7 @@ alone; there are machine, attention, correctness, views, throughput, back_ends, 
 """
 
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -12,9 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
+from models.doctor.cluster import exchange
 from models.doctor.findings import PAGE, Findings, summary
 from models.doctor.listing import chosen
-from models.doctor.supervise import run_stage
+from models.doctor.supervise import Ended, run_stage
 from pipeline.errors import InputError, command
 from pipeline.flags import parse
 from pipeline.store.atomic_write import check_writable
@@ -48,10 +50,16 @@ def check(options: Options) -> None:
     check_writable(out / PAGE)
 
 
-def examine(options: Options) -> Findings:
-    """Run the chosen stages one after another, print a line for each, and write what is known after each."""
-    folder, data = Path(options.out), Path(options.data) if options.data else None
+def examine(options: Options, exchanged: Ended | None = None) -> Findings:
+    """Run the chosen stages one after another, print a line for each, and write what is known after each.
+
+    exchanged  what came of the exchange between the processes of a job, where there are several
+    """
+    folder, data = Path(options.out).resolve(), Path(options.data) if options.data else None
     findings = Findings(folder, shown(options))
+    shutil.rmtree(folder / "scratch", ignore_errors=True)  # of an earlier doctor
+    if exchanged:
+        findings.add("job", exchanged)
     for stage in chosen(options.only):
         print(f"{stage.name} ...", file=sys.stderr, flush=True)
         ended = run_stage(stage, folder, quick=options.quick, data=data)
@@ -72,17 +80,19 @@ def shown(options: Options) -> str:
 def main() -> int:
     """Check, print the table, and return 1 if a row is wrong, else 0.
 
-    Of several processes of a node, as Slurm starts one for each GPU, the first checks the whole node.
+    Of several processes of a job, as Slurm starts one for each GPU, all sum a tensor, and then the first of each node
+    checks the whole node.
     """
     options = parse(Options, description=__doc__, prog="python -m models.doctor")
+    chosen(options.only)
+    exchanged = exchange()
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return 0
-    chosen(options.only)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if exchanged:
         options = replace(options, out=str(Path(options.out) / socket.gethostname()))
     check(options)
     signal.signal(signal.SIGTERM, _ended)  # so that the stage that runs is ended, too
-    findings = examine(options)
+    findings = examine(options, exchanged)
     print(findings.machine())
     print(findings.table(), end="")
     print(f"{findings.verdict()}; {Path(options.out) / PAGE}")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from models.checkpoint import save_load
-from models.doctor.supervise import ROOT
+from models.doctor.supervise import ROOT, own_path
 from models.records.exit_codes import STOPPED
 from models.records.run_folder import LAST
 from pipeline.convert.digits import ensure_digits
@@ -44,7 +44,9 @@ class Done(NamedTuple):
 
 def ran(words: Sequence[str], limit_s: float = COMMAND_S, **environment: str) -> Done:
     """Run python with these words in the checkout, and wait for it; what it prints goes into the log, too."""
-    own = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    own = (
+        {"OMP_NUM_THREADS": "1"} | os.environ | own_path()
+    )  # networks are small, and several processes share the cores
     try:
         done = subprocess.run(
             [sys.executable, *words], cwd=ROOT, env=own | environment, stdin=subprocess.DEVNULL, text=True,
@@ -69,16 +71,12 @@ def stopped(done: Done) -> bool:
 
 
 def digits(folder: Path) -> Path:
-    """Return the digits' folder: the checkout's, or a new one. Raises InputError where neither can be had."""
-    for root in (ROOT / "data" / "digits", folder / "digits"):
-        try:
-            return ensure_digits(root)
-        except ImportError:
-            continue
-        except InputError:
-            if root.is_relative_to(folder):
-                raise
-    raise InputError("data/digits is not here, and scikit-learn, from which it is made, is not installed")
+    """Return the digits' folder: the checkout's where it has one, else a new one. Raises InputError without either."""
+    there = ROOT / "data" / "digits"
+    try:
+        return ensure_digits(there if there.is_dir() else folder / "digits")
+    except ImportError as error:
+        raise InputError(f"data/digits is not here, and cannot be made: {error}; install scikit-learn") from error
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

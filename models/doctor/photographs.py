@@ -16,7 +16,7 @@ from pipeline.store.beton import Beton, open_beton
 
 COUNT, LONG, SHORT = 96, 500, 375
 """Images, and their sides: ImageNet's photographs have 500 x 400 pixels on average."""
-NOISE = 12
+NOISE = 8
 """Standard deviation of the noise, in levels: a JPEG of quality 90 then takes about as many bytes as a photograph."""
 
 

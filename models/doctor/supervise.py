@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,8 +43,7 @@ def run_stage(stage: Listed, folder: Path, *, quick: bool, data: Path | None) ->
         path.unlink(missing_ok=True)
     command = [sys.executable, "-m", "models.doctor.child", stage.name, str(file), str(folder / "scratch")]
     command += ["1" if quick else "0", str(data.resolve()) if data else ""]
-    own = {name: value for name, value in os.environ.items() if name not in RANKS}
-    own |= {"SHOTCRETE_DEADLINE_S": str(stage.deadline_s)}
+    own = outside_of_a_job(os.environ) | own_path() | {"SHOTCRETE_DEADLINE_S": str(stage.deadline_s)}
     with log.open("wb") as output:
         child = subprocess.Popen(
             command, cwd=ROOT, env=own, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
@@ -59,6 +59,20 @@ def run_stage(stage: Listed, folder: Path, *, quick: bool, data: Path | None) ->
     if code != 0:
         rows.append(Row(stage.name, "wrong", _how(code, seconds, stage.deadline_s), f"read {log}{_last(log)}"))
     return Ended(rows, where, seconds)
+
+
+def outside_of_a_job(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what a launcher, or Slurm, tells the processes of a job."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in RANKS and (not name.startswith(("SLURM_", "SUBMITIT_", "PMI")) or name == "SLURM_CONF")
+    }
+
+
+def own_path() -> dict[str, str]:
+    """Return a PYTHONPATH by which processes import this checkout, wherever they run."""
+    return {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 
 def end_group(child: subprocess.Popen) -> None:

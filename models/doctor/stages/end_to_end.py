@@ -25,7 +25,7 @@ class EndToEnd(Stage):
     def run(self, context: Context) -> Iterator[Row]:
         """Yield a row for the run, its resume, its evaluation and its export."""
         root, folder = digits(context.folder), fresh(context.folder / "end_to_end")
-        flags = ["--data.batch=32", *([] if context.cuda else ["--run.device=cpu"])]
+        flags = ["--data.batch=32", "--run.devices=1" if context.cuda else "--run.device=cpu"]
         whole, halves = folder / "whole", folder / "halves"
         with ThreadPoolExecutor(2 if cores() > 2 else 1) as side_by_side:  # most of each is its imports
             straight = side_by_side.submit(train, whole, root, *flags)

@@ -1,7 +1,6 @@
-"""Do several processes train what one does: DDP and FSDP2 with one rank wrapped for real, then all GPUs that are here?"""
+"""Do several processes train what one does? DDP and FSDP2 with one rank wrapped for real, then all GPUs of a machine."""
 
 import copy
-import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from models.config.resolve import resolve
 from models.distributed import fsdp
 from models.distributed.precision import measuring
 from models.distributed.process_group import World, settle
+from models.doctor.cluster import exchange_row
 from models.doctor.own_commands import Done, apart, digits, free_port, ran, train, world
 from models.doctor.stage import Context, Row, Stage, no_gpu
 from models.doctor.stages.end_to_end import fresh
@@ -29,8 +29,6 @@ EXACT = 1e-5
 """Largest relative difference of gradients in float32, whose sums DDP and FSDP2 make in another order."""
 TRAINED = 1e-2
 """Largest relative difference of the weights after 24 steps, by which rounding has grown."""
-SLOW_GB_S = 5
-"""Rate of an all-reduce below which GPUs exchange through the host; PCIe 4.0 brings 10 to 20, NVLink 100 and more."""
 
 
 @final
@@ -49,7 +47,8 @@ class Ranks(Stage):
             yield Row("several GPUs", "skipped", "one GPU")
             return
         yield peers_row(ranks) if context.cuda else no_gpu("GPUs reach each other's memory")
-        yield exchange_row(by_ranks(["-m", "models.doctor.all_reduce"], ranks)[0])
+        first, *_ = by_ranks(["-m", "models.doctor.all_reduce"], ranks)
+        yield exchange_row("all-reduce", *first)
         if not context.quick:
             yield from several_rows(context, ranks)
 
@@ -117,19 +116,6 @@ def by_ranks(words: Sequence[str], ranks: int, limit_s: float = 150) -> list[Don
     with ThreadPoolExecutor(ranks) as started:
         waiting = [started.submit(ran, words, limit_s=limit_s, **world(ranks, rank, port)) for rank in range(ranks)]
         return [each.result() for each in waiting]
-
-
-def exchange_row(done: Done) -> Row:
-    """Judge an all-reduce by what its first rank has printed."""
-    found = [json.loads(line) for line in done.printed.splitlines() if line.startswith("{")]
-    if done.code != 0 or not found:
-        return Row("all-reduce", "wrong", f"exit code {done.code}: {done.last}", "set NCCL_DEBUG=INFO and read the log")
-    (rates,) = found[-1:]
-    figure, values = f"{rates['gb_s']:.2f} GB/s a rank of {rates['ranks']}", {"gb_s": rates["gb_s"]}
-    if not rates["right"]:
-        return Row("all-reduce", "wrong", f"{figure}; the sum is wrong", "check the GPUs' links and memory", values)
-    slow = rates["kind"] == "cuda" and rates["gb_s"] < SLOW_GB_S
-    return Row("all-reduce", "slow" if slow else "ok", figure, "see `nvidia-smi topo -m`" * slow, values)
 
 
 def several_rows(context: Context, ranks: int) -> Iterator[Row]:
