@@ -125,7 +125,8 @@ def unboxed(box: str) -> str:
             parts[-1].append(row)
     message, *others = [part for part in parts if part] or [[box.strip()]]
     hints = [hint for help in others if (hint := _hint(help))]
-    return "; ".join([" ".join(message).rstrip("."), *hints, "--help shows every flag"])
+    said = " ".join(message).partition(" Got errors: ")[0]  # of a field with several types: what each of them made of it
+    return "; ".join([said.rstrip("."), *hints, "--help shows every flag"])
 
 
 def _hint(part: list[str]) -> str:

@@ -19,10 +19,12 @@ class Flags:
     batch: int = 1
     """Images, so many that this help needs more than a line of the terminal: it must not end up in the message."""
     view: Literal["weak", "strong"] = "weak"
+    size: int | tuple[int, int] = 224
 
 
 REFUSED = {
     "a word for a number": (["--batch", "many"], ["--batch", "'many'", "; expected --batch INT;"]),
+    "neither one number nor two": (["--size", "1", "2", "3"], ["--size", "INT|{INT INT} could", "['1', '2', '3']; exp"]),
     "no such choice": (["--view", "wek"], ["--view", "'wek'", "('weak', 'strong')"]),
     "a slip": (["--bach", "3"], ["--bach", "did you mean --batch?"]),
     "a word too many": (["3"], ["Unrecognized options: 3;"]),
@@ -43,6 +45,7 @@ def test_a_refused_flag_is_said_in_one_line(case, encoding, monkeypatch, capsys)
     assert all(said in line for said in says), line
     assert not set(line) & set("\n│╭─")
     assert "terminal" not in line
+    assert "errors" not in line
 
 
 def test_where_the_help_is_found_is_no_suggestion():
