@@ -51,8 +51,9 @@ def measure(name: str, path: str, flags: list[str]) -> None:
     check_writable(loaded.path.parent / FILE, "results are kept beside the run:")
     result = evaluator.run(loaded)
     page = append_evaluation(loaded, name, evaluator, result)
+    width = max(24, *map(len, result.values))
     for key, value in result.values.items():
-        print(f"{key:24s} {measured(key, value)}")
+        print(f"{key:{width}s} {measured(key, value)}")
     print(f"page: {page}")
 
 

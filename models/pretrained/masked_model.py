@@ -26,6 +26,7 @@ from models.pretrained.find import find_weights
 from models.pretrained.names import examples, with_own_names
 from models.pretrained.weights import Weights
 from pipeline.errors import InputError
+from pipeline.text import count
 
 ENCODER_HEADS = {768: 12, 1024: 16, 1280: 16}
 """Heads of MAE's encoders ViT-B, L and H by their width, which no tensor's shape tells."""
@@ -79,9 +80,10 @@ def load_masked_model(start: str, device: torch.device, assumed: Assumed | None 
     method = MAE(recipe, classes=0)
     _adapt(method, found)
     _copy(method, found)
+    deep, decoder_deep = count(depth, "block"), count(decoder_depth, "block")
     origin = (
-        f"{found.where} ({found.what}): encoder of {depth} blocks of width {width} with {heads.said}, patches of "
-        f"{patch} pixels, images of {grid * patch}; decoder of {decoder_depth} blocks of width {decoder_width} with "
+        f"{found.where} ({found.what}): encoder of {deep} of width {width} with {heads.said}, patches of {patch} "
+        f"pixels, images of {grid * patch}; decoder of {decoder_deep} of width {decoder_width} with "
         f"{decoder_heads.said}; it predicts {said}"
     )
     return Loaded(Path(found.where), recipe, method.eval().to(device), (), 0, origin)
@@ -130,7 +132,7 @@ def _heads(found: Weights, name: str, asked: int | None, maes: int | None, flag:
         raise InputError(f"{found.where} does not say into how many heads a width of {width} is cut; give {flag}")
     if width % heads:
         raise InputError(f"{found.where}: expected heads that divide a width of {width}, got {heads}; see {flag}")
-    return Known(heads, f"{heads} heads" + ("" if stated or asked else f" (MAE's for this width; {flag})"))
+    return Known(heads, count(heads, "head") + ("" if stated or asked else f" (MAE's for this width; {flag})"))
 
 
 def _target(found: Weights, asked: Literal["pixel", "norm_pix"] | None) -> tuple[Literal["pixel", "norm_pix"], str]:
