@@ -4,6 +4,7 @@
     python -m slurm.submit SWEEP --parallel 8 ...           a sweep: one array, then a table
     python -m slurm.submit RECIPE --after runs/mae ...      once that run is done
     python -m slurm.submit MODULE ...                       another module's main(), such as models.evaluate
+    python -m slurm.submit doctor --nodes 4 --gpus 8        checks each node, and the exchange between all GPUs
     python -m slurm.submit status [RUN ...]   logs RUN [-f] [--rank R]   cancel RUN ...   wait RUN ...   resubmit RUN
     python -m slurm.submit RECIPE --help                    every flag
 
@@ -22,6 +23,10 @@ from pipeline.errors import InputError, command
 if TYPE_CHECKING:
     from slurm.launch import Plan
     from slurm.request import Request
+
+
+DOCTOR_HOURS = 0.5
+"""Time limit of a doctor's job where none is asked for: a short job starts sooner."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +52,19 @@ def submit(target: str, argv: Sequence[str]) -> int:
 
     flags, overrides = split(argv)
     request = parse(flags, target)
+    if target == "doctor":
+        target, overrides, request = doctor_job(overrides, request)
     return submit_plan(launch.plan(target, overrides, request.folder, request.ranks), request)
+
+
+def doctor_job(overrides: list[str], request: "Request") -> tuple[str, list[str], "Request"]:
+    """Return the module, its flags and the request of a doctor's job: started once, and no node ends the others."""
+    folder = request.folder or "runs/doctor"
+    out = [] if any(flag.partition("=")[0] == "--out" for flag in overrides) else ["--out", str(Path(folder).resolve())]
+    srun = request.srun_args if request.cluster == "local" else ("--kill-on-bad-exit=0", *request.srun_args)
+    hours = DOCTOR_HOURS if request.hours == type(request)().hours else request.hours
+    request = replace(request, folder=folder, tries=0, srun_args=srun, hours=hours)
+    return "models.doctor", [*overrides, *out], request
 
 
 def resubmit(argv: Sequence[str]) -> int:
