@@ -1,6 +1,11 @@
 # make demo    set up, then train on the embedded digits
 # make lint    set up, then check style, format and types
 # make test    set up, then run the tests
+# make doctor  set up, then check this machine: what is wrong with it, what is slow, and what to do
+#
+# make gpu-check   the doctor and the tests that need a GPU, and one table; on a machine without .venv:
+#                  make gpu-check PYTHON=python3.12 BUNDLE=FOLDER, where torch, torchvision, timm and numba are installed
+# make gpu-bundle  set up, then make that FOLDER to carry there (42 MB)
 #
 # Set-up fills .venv from requirements.lock, every file checked against its hash. It happens once; remove .venv to
 # start afresh. Variables, for `make setup`:
@@ -9,7 +14,7 @@
 #                         for NVIDIA drivers before 580 or GPUs before Turing: newest versions that pyproject.toml
 #                         allows, without hashes, since the lock holds CUDA 13
 .DELETE_ON_ERROR:
-.PHONY: demo test setup lint lock
+.PHONY: demo test doctor gpu-check gpu-bundle setup lint lock
 SHELL  := /bin/bash
 STAMP  := .venv/.ready
 READY  := $(shell cat $(STAMP) 2>/dev/null)
@@ -38,6 +43,16 @@ demo: $(STAMP)
 test: $(STAMP)
 	@.ci/slurm_packages
 	@.ci/tests $(RUN)
+
+doctor: $(STAMP)
+	$(RUN) -m models.doctor
+
+BUNDLE ?= gpu_bundle
+gpu-check:
+	@.ci/gpu_check $(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) $(BUNDLE)
+
+gpu-bundle: $(STAMP)
+	@.ci/gpu_bundle $(RUN) $(BUNDLE)
 
 setup: $(STAMP)
 

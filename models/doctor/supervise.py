@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,8 +32,13 @@ class Ended(NamedTuple):
     seconds: float
 
 
-def run_stage(stage: Listed, folder: Path, *, quick: bool, data: Path | None) -> Ended:
+CHILD = "-m", "models.doctor.child"
+
+
+def run_stage(stage: Listed, folder: Path, *, quick: bool, data: Path | None, child: Sequence[str] = CHILD) -> Ended:
     """Run a stage to its end, or to its deadline; what it printed is in `folder`/logs/STAGE.txt.
+
+    child  what Python runs, for tests
 
     A stage that ended otherwise than by returning adds a row, which says how and what to read.
     """
@@ -41,19 +46,19 @@ def run_stage(stage: Listed, folder: Path, *, quick: bool, data: Path | None) ->
     for path in (log, file):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "models.doctor.child", stage.name, str(file), str(folder / "scratch")]
+    command = [sys.executable, *child, stage.name, str(file), str(folder / "scratch")]
     command += ["1" if quick else "0", str(data.resolve()) if data else ""]
     own = outside_of_a_job(os.environ) | own_path() | {"SHOTCRETE_DEADLINE_S": str(stage.deadline_s)}
     with log.open("wb") as output:
-        child = subprocess.Popen(
+        process = subprocess.Popen(
             command, cwd=ROOT, env=own, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
         try:
-            code = child.wait(stage.deadline_s + GRACE_S)
+            code = process.wait(stage.deadline_s + GRACE_S)
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            end_group(child)
+            end_group(process)
     where, rows = read_rows(file)
     seconds = time.monotonic() - began
     if code != 0:

@@ -1,4 +1,4 @@
-"""Do several processes train what one does? DDP and FSDP2 with one rank wrapped for real, then all GPUs of a machine."""
+"""Do several processes train what one does? DDP and FSDP2 with one rank wrapped for real, then all of a node's GPUs."""
 
 import copy
 from collections.abc import Iterator, Sequence
