@@ -12,6 +12,7 @@ from models.evaluate.evaluator import Evaluator, Result
 from models.evaluate.few_shot_protocols.regression import LinearClassifier, fit
 from models.evaluate.intervals import with_interval
 from models.evaluate.knn import Tokens, check_files, check_tokens, feature_bank, labels_in_use, pooled_features
+from models.evaluate.paired import open_other, paired
 from models.load import Loaded
 from pipeline.evaluation.sweep import sweep_decodable
 from pipeline.flags import POSITIVE, check_bounds
@@ -48,12 +49,32 @@ class LinearProbe(Evaluator):
     split: str | None = None
     """Split of the training file whose labels are learned from; the recipe's when absent, "all": every label."""
 
+    against: str | None = None
+    """Another run, or one of its checkpoints: the difference in accuracy on the same images, with its interval and
+    McNemar's test; a classifier is fitted to the features of each."""
+
     def run(self, loaded: Loaded) -> Result:
         """Measure probe: accuracy on the labelled images of `data.file`, learned from those of the recipe's training
-        file; probe_low and probe_high are the ends of Wilson's 95 % interval."""
+        file; probe_low and probe_high are the ends of Wilson's 95 % interval.
+
+        With `against` there are probe_against, probe_difference, ... (models.evaluate.paired), too.
+        """
         check_bounds(self, "--")
+        other = open_other(self, loaded, self.against, same_classes=False)
+        for each in (loaded, *([other.run] if other else [])):
+            check_tokens(each.method.eval_encoder, self.tokens, str(each.path))
+        known, hits = self.measure(loaded)
+        values = {"images": float(len(hits)), "known": float(known)}
+        values |= with_interval("probe", int(hits.sum()), len(hits))
+        if other is None:
+            return Result(values)
+        more, table = paired(loaded, other, {"probe": hits}, {"probe": self.measure(other.run)[1]})
+        return Result(values | more, table)
+
+    def measure(self, loaded: Loaded) -> tuple[int, Tensor]:
+        """Fit the classifier; -> how many images it learned from, and on which images of `data.file` it is right, bool
+        [N] on the host."""
         encoder = loaded.method.eval_encoder
-        check_tokens(encoder, self.tokens, str(loaded.path))
         train = self.open(loaded, loaded.recipe.data.train, same_classes=False)
         test = self.open(loaded, same_classes=False)
         own = self.data.root in (None, loaded.recipe.data.root)
@@ -64,9 +85,6 @@ class LinearProbe(Evaluator):
             batches = sweep_decodable(self.data_of(loaded), train, device, np.asarray(known.ids), self.batch)
             ids, bank = feature_bank(encoder, batches, self.tokens)
             labels, query_labels = (torch.from_numpy(each).to(device) for each in (known[ids], wanted[test_ids]))
-            classifier = fit_probe(bank, labels, self.l2)
-            right = probe_hits(
-                classifier, pooled_features(encoder, self.images(loaded, test, test_ids), self.tokens), query_labels
-            )
-        n = len(test_ids)
-        return Result({"images": float(n), "known": float(len(ids))} | with_interval("probe", right, n))
+            queries = pooled_features(encoder, self.images(loaded, test, test_ids), self.tokens)
+            right = fit_probe(bank, labels, self.l2)(queries).argmax(1) == query_labels
+        return len(ids), right.cpu()

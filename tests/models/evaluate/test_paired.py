@@ -121,3 +121,14 @@ def test_other_images_are_refused_and_the_same_file_elsewhere_is_not(copied, tra
     save_load.save(other, state)
     asked("accuracy", ours, "--against", other, "--data.file", "test.beton", *FLAGS)
     assert "top1_mcnemar_p" in read_evaluations(ours)[-1]["values"]
+
+
+def test_linear_probes_of_two_encoders_are_compared(copied, trained, asked):
+    ours, theirs = copied("mae:digits"), copied("simmim:digits", "theirs")
+    asked("linear_probe", ours, "--against", theirs, *FLAGS)
+    asked("linear_probe", theirs, *FLAGS)
+    both, other = (read_evaluations(each)[-1]["values"] for each in (ours, theirs))
+    assert both["probe_against"] == pytest.approx(other["probe"])
+    only, alone = both["probe_images_only_this"], both["probe_images_only_against"]
+    assert both["probe"] - other["probe"] == pytest.approx((only - alone) / both["images"])
+    assert both["probe_mcnemar_p"] == pytest.approx(stats.binomtest(int(only), int(only + alone)).pvalue)
