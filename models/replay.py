@@ -86,7 +86,7 @@ def broken_step(folder: Path, device: Literal["auto", "cpu", "cuda"] | None) -> 
             "that step are gone"
         )
     ranks = events.latest(folder, "ranks") or 1
-    at_once = min(recipe.data.batch // ranks, recipe.run.device_images or recipe.data.batch)
+    at_once = min(recipe.data.batch // ranks, recipe.run.images_at_once or recipe.data.batch)
     alone = {"devices": 1, "device_images": at_once, "shard": False, "compile": "off", "track": None, "stop_step": None}
     run = replace(recipe.run, **alone)
     return step, replace(recipe, run=run if device is None else replace(run, device=device))

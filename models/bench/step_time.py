@@ -15,7 +15,7 @@ from torch import Tensor
 from models.bench.flops import count
 from models.bench.timing import StepFunction, StepTime, spread
 from models.config.recipe import Recipe
-from models.distributed.compile import compile_blocks
+from models.distributed.compile import compile_blocks, is_worth_compiling
 from models.distributed.precision import precision
 from models.encoder.vit import FullImages, encode
 from models.method import Method, StepInfo
@@ -114,7 +114,7 @@ def inference_step(recipe: Recipe, method: Method, images: int, device: torch.de
 
 def compile_as_training(recipe: Recipe, method: Method, device: torch.device) -> None:
     """Compile the blocks if training would."""
-    if recipe.run.compile == "on" or (recipe.run.compile == "auto" and device.type == "cuda"):
+    if is_worth_compiling(recipe.run.compile, method, device):
         compile_blocks(method)
 
 

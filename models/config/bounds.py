@@ -85,6 +85,11 @@ def _check_extensions(recipe: Recipe) -> None:
 
 def _check_evaluation(recipe: Recipe) -> None:
     run = recipe.run
+    if run.shard and run.device_images == "auto":
+        raise InputError(
+            "run.device_images is auto, which tries steps on each rank alone, and run.shard lets ranks share each "
+            "step; give --run.device-images a number"
+        )
     if run.stop_after is not None and (run.best is None or run.evaluate_steps is None):
         missing = "--run.best NAME" if run.best is None else "--run.evaluate-steps N"
         raise InputError(

@@ -109,15 +109,15 @@ class Run:
     """auto: a GPU where there is one."""
     devices: Annotated[int | None, AT_LEAST_1] = None
     """Number of GPUs; checked against the visible ones and against the processes that torchrun started."""
-    device_images: Annotated[int | None, AT_LEAST_1] = None
+    device_images: Annotated[int | Literal["auto"] | None, AT_LEAST_1] = None
     """Most images on one device at once. If its share of the batch is larger, gradients are accumulated over
-    micro-batches."""
+    micro-batches. auto: as many as fit, found by trial before the first step."""
     shard: bool = False
     """FSDP2: shard weights, gradients and moments over the processes, for encoders too large for one device."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 autocast on CUDA, float32 on CPU."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile of each block; auto: on for CUDA, off for CPU."""
+    """torch.compile of each block; auto: on a GPU, where the network has 4 million weights or more."""
     log_steps: Annotated[int, AT_LEAST_1] = 50
     """Write a row of metrics every so many steps."""
     save_steps: Annotated[int, AT_LEAST_1] = 500
@@ -153,10 +153,15 @@ class Run:
     """Weights that are evaluated while the run trains and at its end. average: the moving average where the recipe
     keeps one. raw: the weights themselves, as top1_raw and so on. both: one after the other, at twice the time."""
     track: str | None = None
-    """Send the journal, while it is written, to wandb, mlflow or trackio (extras of those names). Where to, and as whom,
-    say the service's own environment variables; the run neither waits for it nor fails with it."""
+    """Send the journal, while it is written, to wandb, mlflow or trackio (extras of those names). Where to, and as
+    whom, say the service's own environment variables; the run neither waits for it nor fails with it."""
     oracle: bool = False
     """Read hidden labels to report the accuracy of pseudo-labels; they are not used in training."""
+
+    @property
+    def images_at_once(self) -> int | None:
+        """The limit that `device_images` sets; None where it sets none, or where a trial will."""
+        return None if self.device_images == "auto" else self.device_images
 
 
 @dataclass(frozen=True)

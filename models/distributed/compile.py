@@ -1,7 +1,7 @@
 """Find and compile the blocks of a method: the encoder's, and those of MAE's and CrossMAE's decoders."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -9,10 +9,26 @@ from torch import nn
 from models.encoder.packed import PackedBlock
 from models.masked.crossmae import CrossBlock
 
+WORTH_IT = 4_000_000
+"""Weights of a method, ViT-Tiny's are 5.6 million, from which compiling its blocks, a minute or two, is taken to pay.
+A judgement: it was not yet measured on a GPU."""
+
 
 def blocks(module: nn.Module) -> Iterator[PackedBlock | CrossBlock]:
     """Every block in `module`; torch.compile and FSDP2 are applied to each of them."""
     return (block for block in module.modules() if isinstance(block, PackedBlock | CrossBlock))
+
+
+def is_worth_compiling(choice: Literal["auto", "on", "off"], method: nn.Module, device: torch.device) -> bool:
+    """Whether the blocks of a method are compiled: as `choice` says; auto: on CUDA, from WORTH_IT weights on."""
+    if choice != "auto":
+        return choice == "on"
+    return device.type == "cuda" and sum(each.numel() for each in method.parameters()) >= WORTH_IT
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether the blocks of a method are compiled."""
+    return any(block.compiler is not None for block in blocks(module))
 
 
 def compile_blocks(module: nn.Module, compiler: str | Callable = "inductor", sizes: int = 1) -> None:

@@ -174,4 +174,4 @@ class Throughput(Evaluator):
     def images_of(self, recipe: Recipe, device: torch.device) -> int:
         """Choose the number of images of a measured step."""
         most = CUDA_IMAGES if device.type == "cuda" else CPU_IMAGES
-        return self.step_images or min(recipe.run.device_images or most, recipe.data.batch, most)
+        return self.step_images or min(recipe.run.images_at_once or most, recipe.data.batch, most)

@@ -55,7 +55,7 @@ class Validator:
         self.on_labels = ("knn",) * (recipe.run.knn or not has_classifier) + ("probe",) * recipe.run.probe
         self.rankme = recipe.run.rankme and file == data.val  # of training images: once an evaluation
         self.split = load_split(train, data.split) if data.split else None
-        self.batch = recipe.run.device_images or 256
+        self.batch = recipe.run.images_at_once or 256
         if recipe.run.probe:
             self._check_labels()
 

@@ -123,6 +123,6 @@ class FiniteGuard:
             write_whole(folder / NOT_FINITE, json.dumps({"step": step, "ids": images}) + "\n")
         raise InputError(
             f"loss or gradient was not finite in step {step} ({int(sum(flags))} such step(s), none applied; images in "
-            f"{folder / NOT_FINITE}); the last checkpoint is from before: `python -m models.replay {folder}` says where "
-            "it broke; lower optim.lr or set optim.clip, and run again"
+            f"{folder / NOT_FINITE}); the last checkpoint is from before: `python -m models.replay {folder}` says "
+            "where it broke; lower optim.lr or set optim.clip, and run again"
         )

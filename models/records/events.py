@@ -16,7 +16,7 @@ from models.records.jsonl import NUMBER, TEXT, append_line, left_out, read_lines
 FILE = "events.jsonl"
 NEEDED = {"time": NUMBER, "event": TEXT}
 OPTIONAL = {
-    **dict.fromkeys(("step", "steps", "ranks", "restart", "attempt", "line", "extensions"), (int,)),
+    **dict.fromkeys(("step", "steps", "ranks", "restart", "attempt", "line", "extensions", "device_images"), (int,)),
     **dict.fromkeys(("job", "node", "nodes", "error", "log", "why", "backend", "numerics", "schedule"), TEXT),
     **dict.fromkeys(("epochs", "lr"), NUMBER),
     "rank": (int, str),

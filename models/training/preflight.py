@@ -157,7 +157,7 @@ def open_inputs(recipe: Recipe, world: World) -> Inputs:
     digests = {name: validator.beton.digest for name, validator in validators.items()}
     train_data = replace(train_data, fingerprint=train_data.fingerprint | digests)
     length = run_length(recipe.optim, Pools(*train_data.pools, *train_data.batches), extensions_of(recipe.run))
-    micro = micro_batches(train_data.batches, world.size, recipe.run.device_images)
+    micro = micro_batches(train_data.batches, world.size, recipe.run.images_at_once)
     return Inputs(train_data, validators, length, micro)
 
 
@@ -192,7 +192,7 @@ def check_batch_norm(recipe: Recipe, method: Method, batches: tuple[int, int], r
     One image has no variance. A rank norms a micro-batch by the images of that micro-batch, labelled and unlabelled;
     steps on labels alone have as many. The method is put into training mode, in which a frozen norm stays as it is.
     """
-    micro = micro_batches(batches, ranks, recipe.run.device_images)
+    micro = micro_batches(batches, ranks, recipe.run.images_at_once)
     share = sum(batches) // ranks
     norms = [name for name, part in method.train().named_modules() if isinstance(part, _BatchNorm) and part.training]
     if share > micro or not norms:

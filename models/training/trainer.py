@@ -15,7 +15,7 @@ from models.checkpoint import save_load, sharded
 from models.checkpoint.async_save import AsyncSaver
 from models.config.recipe import Recipe
 from models.distributed import fsdp, process_group
-from models.distributed.compile import compile_blocks
+from models.distributed.compile import compile_blocks, is_compiled, is_worth_compiling
 from models.distributed.precision import precision
 from models.distributed.process_group import World
 from models.evaluate.validator import Validator
@@ -31,6 +31,7 @@ from models.reporting.journal import Journal
 from models.reporting.pseudo_label_stats import PseudoLabelCounts
 from models.reporting.terminal import headline
 from models.tracking.follow import following
+from models.training import warm_up
 from models.training.best import BestValue, open_best
 from models.training.liveness import HangTimeout, Heartbeat
 from models.training.preflight import OpenRun, open_run
@@ -233,7 +234,26 @@ def prepare(
     run.record_event("resumed" if checkpoint else "started", step=start, ranks=world.size, numerics=numerics(world))
     ending.enter_context(following(found.folder, recipe.run.track if world.main else None))
     print_headline(run, found.origin, [*found.notes, *([lost] if lost else [])])
+    get_ready(run)
     return run
+
+
+def get_ready(run: Training) -> None:
+    """Find how many images fit, where run.device_images is auto, and compile ahead what the steps will call."""
+    recipe, world, batches = run.recipe, run.world, run.train_data.batches
+    trial = partial(warm_up.trial_of, run.method, recipe, run.autocast, len(run.train_data.classes))
+    with run.hang_timeout.extended():
+        if recipe.run.device_images == "auto":
+            known = events.latest(run.folder, "device_images")
+            run.micro, line = warm_up.fitting(trial(compiled=False), batches, run.length, world, known)
+            run.record_event("fits", device_images=sum(batches) // world.size // run.micro)
+            run.print_once(line)
+        images = [part // world.size // run.micro for part in batches]
+        run.print_once(warm_up.too_small_to_fill(run.method, recipe, sum(images), world.device))
+        if is_compiled(run.method) and not recipe.run.shard:
+            evaluated = run.validators["val"].batch
+            for line in warm_up.compile_ahead(trial(compiled=True), *images, run.length, evaluated):
+                run.print_once(line)
 
 
 def claim_folder(found: OpenRun, recipe: Recipe, world: World, ending: ExitStack) -> None:
@@ -246,7 +266,7 @@ def claim_folder(found: OpenRun, recipe: Recipe, world: World, ending: ExitStack
 
 def place(recipe: Recipe, method: Method, world: World) -> tuple[Method, Method | None, nn.Module]:
     """Compile a method and move it to its device or shard it; -> `method`, `empty_method` and `model` of Training."""
-    if recipe.run.compile == "on" or (recipe.run.compile == "auto" and world.device.type == "cuda"):
+    if is_worth_compiling(recipe.run.compile, method, world.device):
         compile_blocks(method, sizes=len(distinct_sizes(recipe.data)))
     if recipe.run.shard:
         empty_method = fsdp.without_weights(method)
