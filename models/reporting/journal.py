@@ -122,7 +122,7 @@ class Journal:
         self._counts: dict[str, int] = {}
         self._pseudo_stats: list[PseudoLabelStats] = []
         self._began = time.perf_counter()
-        self._board: Any = None  # a SummaryWriter, on the main rank
+        self._board: Any = None  # a SummaryWriter, on the main rank where TensorBoard is installed
         self._elapsed_before = 0.0
         if world.main:
             kept = _truncate(folder, resumed)
@@ -171,7 +171,7 @@ class Journal:
             return
         self._evaluated.add((step, name))
         self._write({"step": step, "epoch": self.length.epoch(step), "evaluation": name, "values": values})
-        for key, value in values.items():
+        for key, value in values.items() if self._board is not None else ():
             self._board.add_scalar(f"{name}/{key}", value, step)
         text = "  ".join(f"{key} {measured(key, value)}" for key, value in values.items())
         print(f"{self._of_all(step)}  {name}: {text}", flush=True)
@@ -276,7 +276,7 @@ class Journal:
     def _add_scalars(self, row: dict) -> None:
         for key, value in row.items():
             for name, number in value.items() if isinstance(value, dict) else [(None, value)]:
-                if key != "step" and number is not None:
+                if key != "step" and number is not None and self._board is not None:
                     self._board.add_scalar(f"{key}/{name}" if name else key, number, row["step"])
 
     def _of_all(self, step: int) -> str:
@@ -291,8 +291,12 @@ def _truncate(folder: Path, step: int) -> list[dict]:
 
 
 def _board(folder: Path, resumed: int):
-    from torch.utils.tensorboard import SummaryWriter
-
+    """A SummaryWriter, or None, and a line that says so, where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as error:
+        print(f"no events for TensorBoard are written: {error.name} is not installed; {metrics.FILE} has all of them")
+        return None
     return SummaryWriter(folder / BOARD, purge_step=resumed + 1)
 
 

@@ -1,6 +1,7 @@
 """Finish a run: the last evaluations, pictures of its views and reconstructions, and the report."""
 
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from pipeline.preview.views import spread
 from pipeline.text import measured
 
 IMAGES = 8
+NO_PICTURES = f"no report is written: matplotlib is not installed; {metrics.FILE} has its numbers"
 
 
 def finish_run(run: Training) -> None:
@@ -42,6 +44,9 @@ def finish_run(run: Training) -> None:
     if not run.world.main:
         return
     rows = metrics.read(run.folder)
+    if find_spec("matplotlib") is None:
+        run.print_once(few_passed(rows, asdict(run.recipe)), *_notes(run), NO_PICTURES)
+        return
     page = write_report(
         run.folder,
         recipe_name=run.recipe.name,

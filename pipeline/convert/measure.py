@@ -6,7 +6,7 @@ manifest = measured(partial, written, source.classes, outcome, names, arguments,
 import hashlib
 import time
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -111,4 +111,11 @@ def decode_rate(data: np.ndarray, written: Written, limit_s: float = 1.0) -> tup
 def versions() -> dict[str, str]:
     """Versions of what wrote the file."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return {"shotcrete": project["version"], **{name: version(name) for name in ("ffcv", "numpy", "pillow")}}
+    return {"shotcrete": project["version"], **{name: _version(name) for name in ("ffcv", "numpy", "pillow")}}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # FFCV's library may be there alone
+        return "unknown"

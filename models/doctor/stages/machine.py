@@ -32,8 +32,8 @@ LEAST_LOCKED = 1 << 30
 FREE = 0.9
 """Share of a GPU's memory below which something else is taken to use it."""
 PINNED = 256 << 20
-OPTIONAL = ("ffcv", "submitit", "setuptools", "opencv-python-headless", "scikit-learn", "tensorboard", "matplotlib")
-"""Packages without which most runs work: `data.backend ffcv` needs its library alone, which has a row of its own."""
+NEEDED = ("torch", "torchvision", "timm", "numpy", "numba", "tyro", "pillow", "tqdm")
+"""Packages without which no run begins; the others are for conversion, launching, reports and some evaluations."""
 
 
 @final
@@ -55,8 +55,11 @@ class Machine(Stage):
         yield from data_rows(context)
 
 
-def versions(project: Path) -> Row:
-    """Compare the installed packages with the ranges that pyproject.toml states."""
+def versions(project: Path, extra: tuple[str, ...] = ()) -> Row:
+    """Compare the installed packages with the ranges that pyproject.toml states.
+
+    extra  packages that are needed, too
+    """
     from packaging.requirements import Requirement
 
     wanted = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
@@ -73,9 +76,14 @@ def versions(project: Path) -> Row:
         if not requirement.specifier.contains(installed.split("+")[0], prereleases=True):
             other.append(f"{requirement.name} {installed} where {requirement.specifier} is expected")
     figure = ", ".join([*found, *other, *([f"not installed: {' '.join(missing)}"] if missing else [])])
-    if other or [name for name in missing if name not in OPTIONAL]:
+    if other or {*NEEDED, *extra} & {*missing}:
         return Row("versions", "wrong", figure, "run `make setup`")
-    return Row("versions", "slow" if missing else "ok", figure, "what needs the missing ones says so" * bool(missing))
+    return Row(
+        "versions",
+        "slow" if missing else "ok",
+        figure,
+        "what needs the missing ones says so; `make setup` brings them" * bool(missing),
+    )
 
 
 def gpu_rows(cuda: bool) -> Iterator[Row]:
@@ -217,7 +225,7 @@ def data_rows(context: Context) -> Iterator[Row]:
     how = "past the page cache" if rates.direct else "pages dropped before: this file system knows no direct reads"
     from_disk, from_cache = rates.disk / each, rates.cache / each
     held = limits.available_memory() / size
-    enough, fits = from_disk > gpus * takes, held > 1
+    enough, fits = from_disk > gpus * takes or not context.cuda, held > 1
     figure = f"{rates.disk / MB:,.0f} MB/s, {from_disk:,.0f} images/s of {each / 1000:.0f} kB ({how})"
     to_do = f"{gpus} GPU(s) take up to {gpus * takes:,.0f} of ViT-S: " * (not enough)
     if not enough:
@@ -226,6 +234,6 @@ def data_rows(context: Context) -> Iterator[Row]:
     values = {"mb_s": rates.disk / MB, "images_s": from_disk}
     yield Row(f"disk rate of {beton.path.name}{given}", "ok" if enough or fits else "slow", figure, to_do, values)
     figure = f"{rates.cache / MB:,.0f} MB/s, {from_cache:,.0f} images/s; memory for {percent(min(1, held))} of the file"
-    slow = from_cache < gpus * takes
+    slow = context.cuda and from_cache < gpus * takes
     to_do = "the memory's own rate is too low for this many GPUs" if slow else ""
     yield Row("page cache", "slow" if slow else "ok", figure, to_do, {"mb_s": rates.cache / MB, "images_s": from_cache})
