@@ -145,7 +145,7 @@ def without_secrets(error: BaseException) -> str:
 def redacted(text: str) -> str:
     """A text without the user and password of a URL and without the values of secret variables, MESSAGE long at most.
 
-    redacted("https://me:1234@host/db")  # "https://***@host/db"
+    redacted("https://me:secret@host/db")  # "https://***@host/db"
     """
     for name, value in os.environ.items():
         if SECRET.search(name) and len(value) > 3:

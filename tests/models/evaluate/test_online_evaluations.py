@@ -1,5 +1,7 @@
 """--run.probe and --run.rankme while a masked method trains: what they say, and that the encoder does not notice."""
 
+import ast
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +11,7 @@ from pipeline.convert.conversion import convert
 from pipeline.errors import InputError
 from pipeline.sources.objects import Dataset
 from tests.conftest import rows, same, weights
+from tests.models.ranks import run_ranks
 
 ASKED = ["--run.probe", "--run.rankme", "--run.evaluate-steps=4", "--encoder.drop-path=0.3"]
 
@@ -92,3 +95,31 @@ def test_an_encoder_without_plain_tokens_is_refused(tiny, tmp_path):
     with pytest.raises(InputError, match="linear probe and RankMe read the tokens of a plain ViT"):
         tiny("semiformer:digits", tmp_path / "run", "--run.rankme")
     assert not (tmp_path / "run").exists()
+
+
+RANK = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from models.config.recipe import Run
+from models.distributed import process_group
+from models.evaluate.validator import Validator
+from models.load import load_run
+from pipeline.store.beton import open_beton
+
+folder = Path(sys.argv[1])
+world = process_group.start(Run(device="cpu"))
+loaded = load_run(folder / "last.pt")
+recipe = replace(loaded.recipe, run=Run(device="cpu", probe=True, rankme=True))
+train = open_beton(Path(recipe.data.root) / recipe.data.train)
+print(Validator(recipe, recipe.data.val, train, world)(loaded.method))
+process_group.finish(world)
+"""
+
+
+def test_two_ranks_measure_what_one_does(measured):
+    (alone,) = run_ranks(RANK, 1, str(measured))
+    assert run_ranks(RANK, 2, str(measured)) == [alone, alone]
+    last = [row["values"] for row in evaluations(measured) if row["evaluation"] == "val"][-1]
+    assert ast.literal_eval(alone) == {name: pytest.approx(value, abs=1e-2) for name, value in last.items()}
