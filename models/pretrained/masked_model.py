@@ -113,20 +113,24 @@ def _check(found: Weights) -> None:
         came = f"{wrong[0]} of shape {list(held[wrong[0]].shape)}" if wrong[0] in held else f"no {wrong[0]}"
         raise InputError(f"{found.where} has {came}, and MAE's encoder is a plain ViT with class token and positions")
     positions, patch = held["pos_embed"], held["patch_embed.proj.weight"]
-    if patch.ndim != 4 or patch.shape[1] != 3 or patch.shape[2] != patch.shape[3]:
+    if patch.ndim != 4 or patch.shape[1] != 3 or patch.shape[2] != patch.shape[3] or not patch.numel():
         raise InputError(f"{found.where}: expected square patches of 3 channels, got {list(patch.shape)}")
     if positions.ndim != 3 or positions.shape[1] < 2 or isqrt(positions.shape[1] - 1) ** 2 != positions.shape[1] - 1:
         raise InputError(
             f"{found.where}: expected positions of a class token and a square grid, got {list(positions.shape)}"
         )
+    if held["decoder_embed.weight"].ndim != 2 or not held["decoder_embed.weight"].numel():
+        came = list(held["decoder_embed.weight"].shape)
+        raise InputError(f"{found.where}: expected decoder_embed.weight of 2 dimensions, got {came}")
     if (act := found.config.get("hidden_act", "gelu")) != "gelu":
         raise InputError(f"{found.where}: its config says hidden_act {act}, and MAE's blocks have gelu")
 
 
 def _heads(found: Weights, name: str, asked: int | None, maes: int | None, flag: str, width: int) -> Known:
     stated = found.config.get(name)
-    if stated is not None and (not isinstance(stated, int) or asked not in (None, stated)):
-        raise InputError(f"{found.where}: its config says {name} {stated}, got {flag} {asked}; drop the flag")
+    if stated is not None and (type(stated) is not int or stated < 1 or asked not in (None, stated)):
+        came = "expected 1 or more" if asked is None else f"got {flag} {asked}; drop the flag"
+        raise InputError(f"{found.where}: its config says {name} {stated!r:.40}, {came}")
     heads = stated or asked or maes
     if heads is None:
         raise InputError(f"{found.where} does not say into how many heads a width of {width} is cut; give {flag}")
@@ -166,10 +170,11 @@ def _copy(method: MAE, found: Weights) -> None:
             raise InputError(f"{found.where}: expected {name} of shape {list(tensor.shape)}, got {came}")
         tensor.copy_(found.tensors[name])
     table, ours = found.tensors[MAE_POSITIONS], method.branch.decoder.positions
-    if table.shape != (1, 1 + len(ours), ours.shape[1]) or table[0, 0].any():
+    wanted, same = [1, 1 + len(ours), ours.shape[1]], list(table.shape) == [1, 1 + len(ours), ours.shape[1]]
+    if not same or table[0, 0].any():
         raise InputError(
-            f"{found.where}: expected {MAE_POSITIONS} of shape {[1, 1 + len(ours), ours.shape[1]]} with zeros for the "
-            f"class token, got {list(table.shape)}" + (" with others" if table[:, :1].any() else "")
+            f"{found.where}: expected {MAE_POSITIONS} of shape {wanted} with zeros for the class token, got "
+            f"{list(table.shape)}" + (" with others" if same else "")
         )
     ours.copy_(table[0, 1:])  # whatever it holds: sines, or what was trained in their place
     rest = {name: tensor for name, tensor in found.tensors.items() if name != MAE_POSITIONS}

@@ -49,7 +49,7 @@ def with_own_names(found: Weights, own: Collection[str]) -> Weights:
     Raises InputError, with names and shapes that were found, if no prefix has names of the encoder's patch embedding or
     first block, or if two have.
     """
-    tensors = _merged(_renamed(found.tensors))
+    tensors = _merged(_renamed(found.tensors), found.where)
     prefix = _prefix(tensors, own, found)
     if not prefix:
         return replace(found, tensors=tensors)
@@ -116,17 +116,26 @@ def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return made
 
 
-def _merged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _check_alike(names: list[str], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise InputError unless the tensors of queries, keys and values have one shape."""
+    first, *others = (tensors[name] for name in names)
+    if first.ndim == 0 or any(other.shape != first.shape for other in others):
+        raise InputError(f"{where}: queries, keys and values differ in shape: {examples(tensors, names)}")
+
+
+def _merged(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
     """Make one layer of queries, keys and values, and one bias of BEiT's biases of queries and values."""
     made, gone = {}, set()
     for name, tensor in tensors.items():
         stem, _, kind = name.rpartition(".")
         rest = [f"{stem.removesuffix('.query')}.{role}.{kind}" for role in ("key", "value")]
         if stem.endswith("attn.query") and all(other in tensors for other in rest):
+            _check_alike([name, *rest], tensors, where)
             made[f"{stem.removesuffix('.query')}.qkv.{kind}"] = torch.cat([tensor, *(tensors[other] for other in rest)])
             gone |= {name, *rest}
         values = name.removesuffix("q_bias") + "v_bias"
         if name.endswith("attn.q_bias") and values in tensors:
+            _check_alike([name, values], tensors, where)
             bias = torch.cat([tensor, torch.zeros_like(tensor), tensors[values]])
             made[name.removesuffix("q_bias") + "qkv.bias"] = bias
             gone |= {name, values}

@@ -158,6 +158,11 @@ WRONG = {
     "a wider block": ({"blocks.1.mlp.fc1.weight": torch.ones(100, 64)}, "of shape [256, 64], got [100, 64]"),
     "another decoder": ({"decoder_pred.bias": torch.ones(5)}, "masked branch not taken, as this run has"),
     "a class token with a position": ({"decoder_pos_embed": torch.ones(1, 17, 128)}, "[1, 17, 128] with others"),
+    "a table of one dimension": ({"decoder_pos_embed": torch.zeros(5)}, "class token, got [5]"),
+    "an empty decoder": (
+        {"decoder_embed.weight": torch.ones(0, 64)},
+        "decoder_embed.weight of 2 dimensions, got [0, 64]",
+    ),
     "positions of another grid": ({"decoder_pos_embed": torch.zeros(1, 26, 128)}, "class token, got [1, 26, 128]"),
     "no positions of the decoder": ({"decoder_pos_embed": None}, "has no decoder_pos_embed, so no decoder"),
 }
@@ -177,7 +182,8 @@ def test_files_of_another_architecture_are_refused_in_a_line(tmp_path, digits, k
 
 @pytest.mark.parametrize(("changed", "said"), [
     ({"num_attention_heads": 5}, "expected heads that divide a width of 48, got 5"),
-    ({"num_attention_heads": "6"}, "its config says num_attention_heads 6, got"),
+    ({"num_attention_heads": "6"}, "its config says num_attention_heads '6', expected 1 or more"),
+    ({"decoder_num_attention_heads": -3}, "its config says decoder_num_attention_heads -3, expected 1 or more"),
     ({"hidden_act": "relu"}, "its config says hidden_act relu, and MAE's blocks have gelu"),
     ({"layer_norm_eps": "small"}, "expected layer_norm_eps from 0 to below 1 in its config, got 'small'"),
     (None, "is not JSON"),

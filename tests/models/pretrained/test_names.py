@@ -9,6 +9,8 @@ from torch import nn
 from models.encoder.vit import eval_logits
 from models.export import __main__ as export
 from models.pretrained import load_encoder
+from models.pretrained.names import VITMAE, with_own_names
+from models.pretrained.weights import Weights
 from pipeline.errors import InputError
 from tests.models.pretrained.test_released import method
 
@@ -124,3 +126,12 @@ def test_positions_under_another_name_are_not_only_called_none(tmp_path):
     torch.save(held, tmp_path / "x.pth")
     with pytest.raises(InputError, match=r"unless .* another name: it holds position_table \[1, 17, 32\]"):
         load_encoder(method(), tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (4, 32)])
+def test_keys_of_another_shape_than_queries_are_a_line(shape):
+    stem = "vit.encoder.layer.0.attention.attention"
+    tensors = {f"{stem}.{role}.weight": torch.zeros(32, 32) for role in ("query", "key", "value")}
+    tensors |= {VITMAE: torch.zeros(32, 3, 8, 8), f"{stem}.key.weight": torch.zeros(shape)}
+    with pytest.raises(InputError, match=r"x: queries, keys and values differ in shape: .*query.*\[32, 32\]"):
+        with_own_names(Weights(tensors, "x", "a file"), {"patch_embed.proj.weight"})
