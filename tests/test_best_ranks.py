@@ -1,5 +1,8 @@
-"""best.pt, early stopping and extensions on two ranks, sharded or not."""
+"""best.pt, early stopping and extensions in processes: on two ranks, sharded or not, and killed."""
 
+import os
+import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,8 @@ from models.records import events
 from tests.conftest import TINY, rows, same, weights
 from tests.processes import start, start_ranks
 
+KILLS = int(os.environ.get("SHOTCRETE_KILLS", 2))
+SEED = int(os.environ.get("SHOTCRETE_KILL_SEED", 0))
 FLAGS = ["supervised:digits", *TINY, "--run.evaluate-steps=2", "--run.best=top1", "--optim.lr=3e-3"]
 
 
@@ -53,3 +58,31 @@ def test_a_sharded_extension_that_is_stopped_ends_as_one_that_never_was(digits, 
     assert rows(tmp_path / "whole") == rows(tmp_path / "parts")
     assert rows(tmp_path / "parts")[-1]["step"] == 17
     assert len([row for row in events.read(tmp_path / "parts") if row["event"] == "extended"]) == 1
+
+
+def test_an_extension_that_is_killed_at_any_moment_ends_with_the_same_best_checkpoint(digits, tmp_path):
+    """SIGKILL after a number of steps and a fraction of a second that a seed draws, then the same command."""
+
+    def argv(name: str, *more: str) -> list[str]:
+        return [*FLAGS, "--run.save-steps=3", f"--data.root={digits}", f"--run.folder={tmp_path / name}", *more]
+
+    longer, moments = "--run.extend=12", random.Random(SEED)
+    assert start(argv("straight"), tmp_path / "log").end() == 0
+    for kill in range(KILLS):
+        shutil.copytree(tmp_path / "straight", tmp_path / f"{kill}")
+    assert start(argv("straight", longer), tmp_path / "log straight").end() == 0
+    expected = save_load.load(tmp_path / "straight" / "best.pt")
+    assert expected["step"] == best_of(tmp_path / "straight")
+    for kill in range(KILLS):
+        folder = tmp_path / f"{kill}"
+        first = start(argv(f"{kill}", longer), tmp_path / f"log {kill}", SLOW="12")
+        first.wait_for_steps(moments.randint(0, 11))
+        first.process.join(moments.uniform(0, 0.1))
+        first.process.kill()
+        first.process.join()
+        assert start(argv(f"{kill}", longer), tmp_path / f"again {kill}").end() == 0
+        assert rows(folder) == rows(tmp_path / "straight")
+        assert same(weights(folder), weights(tmp_path / "straight"))
+        best = save_load.load(folder / "best.pt")
+        assert best["step"] == expected["step"]
+        assert same(best["method"], expected["method"])

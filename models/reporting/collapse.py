@@ -58,9 +58,10 @@ class CollapseWatch:
 
     def after_evaluation(self, values: dict[str, float]) -> str | None:
         """Return a warning, in one line, if nearly all pseudo-labels passed and val's accuracy is that of chance."""
-        if self.passed is None or self.passed < NEARLY_ALL or "top1" not in values:
+        top1 = values.get("top1", values.get("top1_raw"))  # the latter where the weights alone are judged
+        if self.passed is None or self.passed < NEARLY_ALL or top1 is None:
             return None
-        chance, top1 = 1 / self.classes, values["top1"]
+        chance = 1 / self.classes
         if top1 > min(1.5 * chance, chance + 0.05):
             return None
         return self._collapse(f"val top1 is {percent(top1)}, and chance {percent(chance)}")
