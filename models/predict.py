@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from tyro.conf import Positional
 
-from models.distributed.precision import measuring
+from models.full_precision import full_precision
 from models.load import Loaded, chosen_device, load_run
 from pipeline.errors import InputError, command
 from pipeline.evaluation.files import Given, Shown, find_files, sweep_files
@@ -55,7 +55,7 @@ def predictions(loaded: Loaded, shown: Shown, top: int) -> Iterator[list[str]]:
     """Give a row for each image of a batch: path, then class name and confidence of the `top` likeliest classes."""
     if not shown.paths:
         return
-    with measuring(shown.images.device):
+    with full_precision(shown.images.device):
         likely = loaded.method.logits(shown.images).float().softmax(-1).topk(top)
     for path, values, classes in zip(shown.paths, likely.values.tolist(), likely.indices.tolist(), strict=True):
         named = ((printable(loaded.classes[c]), f"{v:.6f}") for v, c in zip(values, classes, strict=True))

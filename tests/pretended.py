@@ -19,7 +19,7 @@ WAITS = {*READS, NONZERO, aten.masked_select.default, aten.equal.default, aten.r
 class Watch(TorchDispatchMode):
     """Counts operations, by name: `waits`, where the host would wait for the device; `mixed`, where a host tensor other
     than a number enters a device's operation; `unpinned`, copies to the device that are not from pinned memory.
-    `products` are the types of matrix products.
+    `products` are the types of matrix products, "tf32" for float32 whose factors may be rounded.
 
     Half of what is asked for by nonzero() is pretended to be other than 0.
     """
@@ -42,7 +42,8 @@ class Watch(TorchDispatchMode):
             return torch.zeros(-(-args[0].numel() // 2), args[0].ndim, dtype=torch.int64, device="cuda")
         out = op(*args, **(kwargs or {}))
         if op in (aten.mm.default, aten.addmm.default):
-            self.products.add(out.dtype)
+            tf32 = out.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+            self.products.add("tf32" if tf32 else out.dtype)
         if op in COPIES and kinds == {"cpu"} and out.device.type == "cuda" and not getattr(args[0], "pinned", False):
             self.unpinned[str(op)] += 1
         if op in COPIES and kinds == {"cuda"} and out.device.type == "cpu":
@@ -61,8 +62,12 @@ def pretended_gpu(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *_, **__: True)
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        yield mode
+    torch.set_float32_matmul_precision("high")  # as models.distributed.process_group sets it for CUDA
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            yield mode
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def move(module: nn.Module, mode: FakeTensorMode) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.distributed.precision import measuring
 from models.evaluate.evaluator import Evaluator, labels_of
+from models.full_precision import full_precision
 from models.load import Loaded
 from pipeline.errors import InputError
 from pipeline.store.beton import Beton
@@ -36,6 +36,6 @@ def class_probabilities(evaluator: Evaluator, loaded: Loaded, beton: Beton) -> C
     ids = np.asarray(known.ids)
     found = []
     for images in evaluator.images(loaded, beton, ids):
-        with measuring(images.device):
+        with full_precision(images.device):
             found.append(loaded.method.logits(images).float().softmax(-1))
     return ClassProbabilities(torch.cat(found).cpu(), torch.from_numpy(known[ids]), ids)

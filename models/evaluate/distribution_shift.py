@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.distributed.precision import measuring
 from models.evaluate.evaluator import Evaluator, labels_of
+from models.full_precision import full_precision
 from models.load import Loaded
 from pipeline.concurrency.transfer import to_device
 from pipeline.errors import InputError
@@ -50,7 +50,7 @@ def share_wrong(loaded: Loaded, batches: Iterable[tuple[Tensor, np.ndarray]], co
     among = to_device(columns, device)
     wrong, n = torch.zeros((), dtype=torch.int64, device=device), 0
     for images, labels in batches:
-        with measuring(device):
+        with full_precision(device):
             predicted = restricted(loaded.method.logits(images), among)
         wrong += (predicted != to_device(labels, device)).sum()
         n += len(labels)

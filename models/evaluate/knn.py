@@ -10,11 +10,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from models.distributed.precision import measuring
 from models.encoder.vit import FullImages, encode, evaluating
 from models.evaluate.evaluator import Evaluator, Result
 from models.evaluate.intervals import with_interval
 from models.evaluate.paired import open_other, paired
+from models.full_precision import full_precision
 from models.load import Loaded
 from pipeline.errors import InputError
 from pipeline.evaluation.sweep import sweep_decodable
@@ -184,7 +184,7 @@ class Neighbours(Evaluator):
         known, wanted = labels_in_use(loaded, train, self.split, own=own), known_labels(test, None)
         check_files(train, known, test, wanted)
         device = next(encoder.parameters()).device
-        with measuring(device):
+        with full_precision(device):
             batches = sweep_decodable(self.data_of(loaded), train, device, np.asarray(known.ids), self.batch)
             ids, bank = feature_bank(encoder, batches, self.tokens)
             bank = normalize(bank, dim=1)
@@ -194,7 +194,7 @@ class Neighbours(Evaluator):
         if not ks:
             raise InputError(f"{train.path} has {len(ids)} known labels, fewer than each of --k; give a smaller one")
         labels, query_labels = (torch.from_numpy(values).to(device) for values in (known[ids], wanted[test_ids]))
-        with measuring(device):
+        with full_precision(device):
             hits = knn_hits(bank, labels, queries, query_labels, ks, self.temperature).cpu()
         return Hits(len(ids), {f"knn_{k}": each for k, each in zip(ks, hits, strict=True)})
 

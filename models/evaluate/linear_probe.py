@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.distributed.precision import measuring
 from models.evaluate.evaluator import Evaluator, Result
 from models.evaluate.few_shot_protocols.regression import LinearClassifier, fit
 from models.evaluate.intervals import with_interval
 from models.evaluate.knn import Tokens, check_files, check_tokens, feature_bank, labels_in_use, pooled_features
 from models.evaluate.paired import open_other, paired
+from models.full_precision import full_precision
 from models.load import Loaded
 from pipeline.evaluation.sweep import sweep_decodable
 from pipeline.flags import POSITIVE, check_bounds
@@ -81,7 +81,7 @@ class LinearProbe(Evaluator):
         known, wanted = labels_in_use(loaded, train, self.split, own=own), known_labels(test, None)
         check_files(train, known, test, wanted)
         device, test_ids = next(encoder.parameters()).device, np.asarray(wanted.ids)
-        with measuring(device):
+        with full_precision(device):
             batches = sweep_decodable(self.data_of(loaded), train, device, np.asarray(known.ids), self.batch)
             ids, bank = feature_bank(encoder, batches, self.tokens)
             labels, query_labels = (torch.from_numpy(each).to(device) for each in (known[ids], wanted[test_ids]))

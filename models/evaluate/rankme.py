@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.distributed.precision import measuring
 from models.evaluate.evaluator import Evaluator, Result
 from models.evaluate.knn import Tokens, check_tokens, feature_bank
+from models.full_precision import full_precision
 from models.load import Loaded
 from pipeline.errors import InputError
 from pipeline.evaluation.sweep import sweep_decodable
@@ -64,7 +64,7 @@ class RankMe(Evaluator):
         if len(ids) < LEAST:
             raise InputError(f"RankMe compares images, expected {LEAST} or more, got {len(ids)}")
         device = next(encoder.parameters()).device
-        with measuring(device):
+        with full_precision(device):
             batches = sweep_decodable(self.data_of(loaded), beton, device, ids, self.batch)
             kept, found = feature_bank(encoder, batches, self.tokens)
             return Result({"images": float(len(kept)), "width": float(found.shape[1]), "rankme": rankme(found)})

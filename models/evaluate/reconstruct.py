@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.distributed.precision import measuring
 from models.encoder.patches import (
     Normalisation,
     gather_patches,
@@ -23,6 +22,7 @@ from models.encoder.patches import (
 )
 from models.encoder.vit import normalisation_of
 from models.evaluate.evaluator import Evaluator, Result
+from models.full_precision import full_precision
 from models.load import Loaded, chosen_device
 from models.method import Method
 from models.pretrained.find import is_run
@@ -168,7 +168,7 @@ def picture(
     columns, headings = [list(images.permute(0, 2, 3, 1).cpu().numpy())], ["image"]
     patches = prod(grid_of(images, method.branch.patch))
     for ratio in (each for each in ratios if patches * (1 - each) >= 1):
-        with measuring(images.device):
+        with full_precision(images.device):
             made = reconstruct(method, images, ratio, seed, ids)
         if made is None:
             return None
@@ -261,7 +261,7 @@ class Reconstructions(Evaluator):
         """Sum the images' mean squared errors of predicted and of blank patches by name: f64 [], on the device."""
         found = {}
         for ratio in self.ratios:
-            with measuring(images.device):
+            with full_precision(images.device):
                 filled = fill(loaded.method, images, ratio, keys_of(ids, self.seed))
             assert filled is not None  # `run` has drawn such a picture
             truth = gather_patches(images, None, filled.hidden, loaded.method.branch.patch).float()

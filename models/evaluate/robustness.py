@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.distributed.precision import measuring
 from models.evaluate.cifar_c import array_errors
 from models.evaluate.corruption_error import ALEXNET, combined_score, is_imagenet, mean_corruption_error
 from models.evaluate.distribution_shift import already_cropped, corrupted_files, shifted_error
 from models.evaluate.evaluator import Evaluator, Result, labels_of
+from models.full_precision import full_precision
 from models.load import Loaded
 from models.reporting.render import Block, Picture, Table, Text
 from pipeline.errors import InputError
@@ -137,7 +137,7 @@ class Robustness(Evaluator):
         for each in stream(self.clean(loaded, beton, ids), ids, wanted, device, settings):
             if not blocks:  # the first batch of the stream is a clean one
                 blocks = self.pictures(each.images[0].permute(1, 2, 0).cpu().numpy(), int(ids[0]))
-            with measuring(device):
+            with full_precision(device):
                 predicted = loaded.method.logits(each.images).argmax(1)
             wrong[place[each.spec]] += (predicted != labels[each.first : each.first + len(predicted)]).sum()
         clean, *rest = (wrong.double() / len(ids)).tolist()

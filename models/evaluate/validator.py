@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from models.config.recipe import Recipe
-from models.distributed.precision import measuring
 from models.distributed.process_group import World, from_main, group_for, sum_over_ranks
 from models.evaluate.accuracy import hits
 from models.evaluate.knn import feature_bank, knn, pooled_features
 from models.evaluate.linear_probe import fit_probe, probe_hits
 from models.evaluate.rankme import rankme, rankme_ids
 from models.factory import method_class
+from models.full_precision import full_precision
 from models.method import Method
 from pipeline.errors import InputError
 from pipeline.evaluation.sweep import sweep, sweep_decodable
@@ -67,7 +67,7 @@ class Validator:
         Where run.judge asks for the raw weights, their values are there as top1_raw and so on.
         """
         judge, values = self.recipe.run.judge, {}
-        with measuring(self.world.device):
+        with full_precision(self.world.device):
             if judge != "raw":
                 values = self._measure(method)
             if judge != "average":

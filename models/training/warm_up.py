@@ -19,8 +19,8 @@ from models.bench.synthetic import random_batch
 from models.config.recipe import Recipe
 from models.distributed.compile import blocks
 from models.distributed.micro_batches import micro_batches
-from models.distributed.precision import measuring
 from models.distributed.process_group import World, any_rank
+from models.full_precision import full_precision
 from models.method import Method, StepInfo
 from models.optim.schedule import RunLength
 from pipeline.errors import InputError
@@ -65,7 +65,7 @@ class Trial:
         if self.method.has_classifier:
             batch = random_batch(self.recipe, images, 0, self.classes, self.device)
             assert batch.labelled is not None
-            with torch.inference_mode(), measuring(self.device):
+            with torch.inference_mode(), full_precision(self.device):
                 self.method.logits(batch.labelled.images)
 
 

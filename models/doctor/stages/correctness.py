@@ -15,11 +15,12 @@ from models.bench.synthetic import synthetic_batch
 from models.config.recipe import Recipe
 from models.config.resolve import resolve
 from models.distributed.compile import compile_blocks
-from models.distributed.precision import measuring, precision
+from models.distributed.precision import precision
 from models.distributed.process_group import World
 from models.doctor.stage import Context, Row, Stage, no_gpu
 from models.encoder.build import Size, build_encoder
 from models.factory import method_class
+from models.full_precision import full_precision
 from models.masked.mae import Decoder
 from models.method import Method, StepInfo
 from models.optim.build import build_optimiser
@@ -72,7 +73,7 @@ def packed_rows(device: torch.device) -> Iterator[Row]:
     for passing in (0, 1, UNLABELLED // 3, UNLABELLED):
         step = drawn(device, passing)
         what = f"packed = looped, {passing} of {UNLABELLED} pass"
-        with measuring(device):
+        with full_precision(device):
             ours, exact = (computed(variant, vit, decoder, step) for variant in (packed, separate))
         error = apart(ours, exact)
         figure, values = f"f32 {error:.0e} apart", {"f32": error}

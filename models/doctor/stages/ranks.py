@@ -16,13 +16,13 @@ from models.bench.step_time import fix_pass_rate
 from models.bench.synthetic import synthetic_batch
 from models.config.resolve import resolve
 from models.distributed import fsdp
-from models.distributed.precision import measuring
 from models.distributed.process_group import World, settle
 from models.doctor.cluster import exchange_row
 from models.doctor.own_commands import Done, apart, digits, free_port, ran, train, world
 from models.doctor.stage import Context, Row, Stage, no_gpu
 from models.doctor.stages.end_to_end import fresh
 from models.factory import method_class
+from models.full_precision import full_precision
 from models.method import Method, StepInfo
 
 EXACT = 1e-5
@@ -67,7 +67,7 @@ def wrapped_rows(device: torch.device) -> Iterator[Row]:
     batch = synthetic_batch(recipe, 32, 10, device)
 
     def gradients(model: torch.nn.Module, method: Method) -> list[Tensor]:
-        with measuring(device):
+        with full_precision(device):
             loss = model(batch, StepInfo(10**6, labels_only=False))
             loss.total.backward()
         found = [each.grad for each in method.parameters() if each.grad is not None]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from models.config.recipe import Recipe
-from models.distributed.precision import measuring
 from models.encoder.vit import FullImages, classify, encode
+from models.full_precision import full_precision
 from models.method import Method
 from models.semiformer.model import Semiformer
 from pipeline.errors import InputError
@@ -49,7 +49,7 @@ class FeatureExtractor(nn.Module):
             self.encoder.global_pool = pool
 
     def forward(self, images: Tensor) -> Tensor:
-        with measuring(images.device):
+        with full_precision(images.device):
             if isinstance(self.encoder, Semiformer):
                 found = torch.cat(self.encoder(images), 1)
             else:

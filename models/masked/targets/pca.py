@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.encoder.patches import Normalisation
+from models.full_precision import full_precision
 from models.losses import at_least_f32
 from models.masked.targets.file import NoTarget, read
-from models.masked.targets.target import Target, check_not_empty, no_autocast, true_patches
+from models.masked.targets.target import Target, check_not_empty, true_patches
 
 
 @final
@@ -36,14 +37,14 @@ class PCA(Target):
         """Mean squared error of the coefficients, in f32 or f64."""
         check_not_empty(ids)
         predicted = at_least_f32(predicted)
-        with no_autocast(predicted), torch.no_grad():
+        with full_precision(predicted.device), torch.no_grad():
             pixels = true_patches(images, ids, self.patch, predicted.dtype, self.normalisation)
             coefficients = (pixels - self.mean) @ self.basis / self.scale
         return F.mse_loss(predicted, coefficients.to(predicted.dtype))
 
     def to_pixels(self, predicted: Tensor, images: Tensor, ids: Tensor) -> Tensor:
         """Undo the projection: f32 [N, M, P]."""
-        with no_autocast(predicted):
+        with full_precision(predicted.device):
             return (self.mean + (at_least_f32(predicted) * self.scale) @ self.basis.T).float()
 
 

@@ -53,8 +53,3 @@ def check_not_empty(ids: Tensor) -> None:
 def true_patches(images: Tensor, ids: Tensor, patch: int, dtype: torch.dtype, normalisation: Normalisation) -> Tensor:
     """Gather the pixels of patches `ids`, normalised as the encoder's input, [N, M, patch² · 3] in `dtype`."""
     return normalised(gather_patches(images, None, ids, patch), dtype, normalisation).to(dtype)
-
-
-def no_autocast(like: Tensor) -> torch.autocast:
-    """Turn autocast off on the device of `like`: a target computes in f32 where the network runs in bfloat16."""
-    return torch.autocast(like.device.type, enabled=False)

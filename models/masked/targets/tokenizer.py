@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.masked.targets.target import no_autocast
+from models.full_precision import full_precision
 
 
 class Tokenizer(nn.Module, ABC):
@@ -38,7 +38,7 @@ class Tokenizer(nn.Module, ABC):
         Pictures that are not of the grid's size are resized, bicubically with antialiasing (BEiT cuts the same crop a
         second time, from the original and with another filter).
         """
-        with no_autocast(images):
+        with full_precision(images.device):
             pictures = images.float() / 255 if images.dtype == torch.uint8 else images.float()
             return self.encode(resized(pictures, (grid[0] * self.stride, grid[1] * self.stride)))
 

@@ -13,11 +13,12 @@ from torch import nn
 
 from models.config.catalogue import catalogue
 from models.config.recipe import Run
-from models.distributed.precision import measuring, precision
+from models.distributed.precision import precision
 from models.evaluate.accuracy import Accuracy
 from models.evaluate.distribution_shift import share_wrong
 from models.evaluate.knn import Neighbours, features, knn
 from models.evaluate.reconstruct import Reconstructions
+from models.full_precision import full_precision
 from models.load import Loaded, load_run
 from pipeline.evaluation.sweep import sweep
 from pipeline.labels.splits import known_labels, load_split
@@ -33,12 +34,12 @@ def test_measuring_is_outside_autocast_and_tf32_and_gives_both_back():
     torch.set_float32_matmul_precision("high")
     try:
         with precision(Run(precision="bfloat16"), CPU):
-            with measuring(CPU):
+            with full_precision(CPU):
                 assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
                 assert torch.get_float32_matmul_precision() == "highest"
                 assert not torch.backends.cudnn.allow_tf32
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
-        with pytest.raises(KeyError), measuring(CPU):
+        with pytest.raises(KeyError), full_precision(CPU):
             raise KeyError
         assert torch.get_float32_matmul_precision() == "high"
         assert torch.backends.cudnn.allow_tf32
