@@ -71,7 +71,7 @@ def where(options: Options, beton: Beton, here: Machine) -> dict[str, str | int]
         **{name: found for name in PACKAGES if (found := _version(name))},
         "data": f"{beton.path.name}, {beton.manifest.stored_kb['mean']:.0f} kB an image",
         "images": min(options.images, beton.n),
-        "size": spelt(options.size),
+        "size": spelt(options.size) if isinstance(options.size, tuple) else options.size,
         "batch": options.batch,
         "threads": options.threads,
         "rounds": options.rounds,
