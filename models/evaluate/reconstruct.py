@@ -100,7 +100,9 @@ def fill(method: Method, images: Tensor, ratio: float, keys: np.ndarray) -> Fill
         true, seen = (_scale_of(images, ids, patch, normalisation) for ids in (hidden, visible))
         scales = {TRUE_SCALE: true, VISIBLE_SCALE: tuple(each.mean(1, keepdim=True) for each in seen)}
         fillings = {
-            name: Filling(*(_to_pixels(each * spread + mean, normalisation) for each in (predicted, 0 * predicted)))
+            name: Filling(
+                *(_to_pixels(each * spread + mean, normalisation) for each in (predicted, torch.zeros_like(predicted)))
+            )
             for name, (mean, spread) in scales.items()
         }
         return Filled(visible_ids, hidden, fillings)
