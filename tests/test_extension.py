@@ -9,6 +9,7 @@ import torch
 
 import train
 from models.checkpoint import save_load
+from models.methods.mae import MAE
 from models.records import events
 from pipeline.errors import InputError
 from tests.conftest import rows, same, weights
@@ -137,6 +138,20 @@ def test_every_method_is_extended(recipe, tiny, tmp_path):
     assert tiny(recipe, tmp_path, *short, "--run.extend=2") == 0
     assert not same(before, weights(tmp_path))
     assert [row["step"] for row in rows(tmp_path) if "loss" in row] == [1, 2, 3, 4, 5]
+
+
+def test_images_that_grow_stay_at_their_last_size(tiny, tmp_path, monkeypatch):
+    sizes, forward = [], MAE.forward
+
+    def noted(self, batch, info):
+        sizes.append(batch.unlabelled.weak.shape[-1])
+        return forward(self, batch, info)
+
+    monkeypatch.setattr(MAE, "forward", noted)
+    growing = ["--data.sizes", "8", "16", "--optim.epochs=4", "--optim.warmup-epochs=1"]
+    assert tiny("mae:digits", tmp_path, *growing) == 0
+    assert tiny("mae:digits", tmp_path, *growing, "--run.extend=3") == 0
+    assert sizes == [8, 8, 16, 16, 16, 16, 16]
 
 
 def test_what_cannot_be_extended_is_refused_in_one_line_and_left_as_it_was(tiny, finished, tmp_path):

@@ -22,6 +22,7 @@ def test_each_size_has_its_share_of_the_steps():
     """Written out: FastSSL's 160, 192, 224 over the first half of 800 epochs, as 4 shares of 10 steps and of 12."""
     assert [size_at(step, 12, GROWING) for step in range(12)] == [160] * 3 + [192] * 3 + [224] * 6
     assert [size_at(step, 10, GROWING) for step in range(10)] == [160] * 3 + [192] * 2 + [224] * 5
+    assert [size_at(step, 12, GROWING) for step in (12, 13, 40)] == [224] * 3  # of a run that is extended
     assert [size_at(step, 3, Data(size=224)) for step in range(3)] == [224] * 3
     assert [size_at(step, 8, TALL) for step in range(8)] == [(160, 80)] * 2 + [(192, 96)] * 2 + [(224, 112)] * 4
     assert size_at(0, 3, Data(size=(64, 160))) == (64, 160)
