@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,23 +56,29 @@ class StepCost:
 
 @final
 class FixedShare(Threshold):
-    """Let a fixed share of the pseudo-labels pass, the first ones: on random images confidence means nothing."""
+    """Let a share of the pseudo-labels pass, the first ones: on random images confidence means nothing.
 
-    def __init__(self, share: float) -> None:
+    varying  draw how many of N from the binomial law of N and the share, as it differs from step to step in a run
+    """
+
+    def __init__(self, share: float, *, varying: bool = False) -> None:
         super().__init__()
-        self.share = share
+        self.share, self.varying, self._generator = share, varying, np.random.default_rng(0)
 
     def weigh(self, confidence: Tensor, classes: Tensor) -> Tensor:
-        """Weigh the first round(share · N) of N pseudo-labels by 1, the others by 0: [N]."""
-        place = torch.arange(len(confidence), device=confidence.device)
-        return (place < round(self.share * len(confidence))).to(confidence.dtype)
+        """Weigh the first round(share · N) of N pseudo-labels, or so many as are drawn, by 1, the others by 0: [N]."""
+        n = len(confidence)
+        passed = self._generator.binomial(n, self.share) if self.varying else round(self.share * n)
+        return (torch.arange(n, device=confidence.device) < passed).to(confidence.dtype)
 
 
-def fix_pass_rate(method: Method, share: float) -> None:
-    """Let this share of each step's pseudo-labels pass from now on; a step's cost depends on how many do."""
+def fix_pass_rate(method: Method, share: float, *, varying: bool = False) -> None:
+    """Let this share of each step's pseudo-labels pass from now on, on average if `varying`; a step's cost depends on
+    how many do, and on a GPU on whether the number differs from the step before.
+    """
     for part in method.modules():
         if isinstance(part, PseudoLabels):
-            part.threshold = FixedShare(share)
+            part.threshold = FixedShare(share, varying=varying)
 
 
 def training_step(recipe: Recipe, method: Method, batch: Batch, step: int = 0) -> StepFunction:

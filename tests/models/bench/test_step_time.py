@@ -7,7 +7,7 @@ import torch
 
 from models.bench import step_time
 from models.bench.flops import GroupCost, classifier_flops, encoder_flops
-from models.bench.step_time import StepCost
+from models.bench.step_time import FixedShare, StepCost
 from models.bench.synthetic import random_batch, synthetic_batch
 from models.bench.timing import StepTime, interleaved, spread, times_faster
 from models.config.recipe import Recipe
@@ -141,3 +141,13 @@ def test_rounds_take_turns_after_one_that_warms_up():
     assert "".join(seen) == "aaabbb" * 3
     assert [len(times) for times in found.values()] == [2, 2]
     assert all(each.wall_s >= 0 and each.work_s > 0 for times in found.values() for each in times)
+
+
+def test_the_number_that_passes_varies_by_the_binomial_law_where_it_should():
+    confidence, classes = torch.zeros(112), torch.zeros(112, dtype=torch.int64)
+    fixed, varying = FixedShare(0.3), FixedShare(0.3, varying=True)
+    assert {int(fixed.weigh(confidence, classes).sum()) for _ in range(5)} == {34}
+    drawn = torch.tensor([varying.weigh(confidence, classes).sum() for _ in range(2000)])
+    assert drawn.mean().item() == pytest.approx(112 * 0.3, abs=0.44)  # 4 standard errors
+    assert drawn.var().item() == pytest.approx(112 * 0.3 * 0.7, rel=0.13)
+    assert [FixedShare(share, varying=True).weigh(confidence, classes).sum() for share in (0.0, 1.0)] == [0, 112]
