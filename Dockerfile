@@ -26,16 +26,15 @@ COPY pipeline/opencv_shim pipeline/opencv_shim
 RUN UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy make setup
 
 FROM system
-RUN useradd --create-home --shell /bin/bash shotcrete \
+RUN useradd --create-home --uid 10001 --shell /bin/bash shotcrete \
     && install -d -o shotcrete -g shotcrete /opt/shotcrete data runs \
     && git config --system --add safe.directory /opt/shotcrete
 COPY --from=packages /opt/shotcrete/.venv .venv
 COPY --chown=shotcrete:shotcrete . .
 # A checkout may be younger than the packages' layer; without this, make would set up again.
 RUN touch .venv/.ready
-ENV PATH=/opt/shotcrete/.venv/bin:$PATH \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
-USER shotcrete
+ENV PATH=/opt/shotcrete/.venv/bin:$PATH
+USER 10001:10001
 RUN python -c "import train, pipeline.convert, pipeline.backends.libffcv"
 VOLUME ["/opt/shotcrete/data", "/opt/shotcrete/runs"]
 CMD ["make", "demo"]
