@@ -13,11 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from itertools import count
 from typing import final
 
-import numpy as np
 import torch
 
 from models.bench.flops import count as count_flops
-from models.bench.step_time import FixedShare, fix_pass_rate
+from models.bench.step_time import fix_pass_rate
 from models.config.recipe import Recipe
 from models.distributed.precision import precision
 from models.factory import method_class
@@ -27,8 +26,7 @@ from models.optim.update import clip_grad_norm
 from pipeline.batch import Batch
 
 PASSED = 0.5
-"""Share of the pseudo-labels that pass where their number is fixed; it is drawn from LOW to HIGH where it varies."""
-LOW, HIGH = 0.3, 0.7
+"""Share of the pseudo-labels that pass: of each step's, or on average where their number varies."""
 NOT_KERNELS = "Optimizer.", "Torch-Compiled", "ProfilerStep", "## "
 """Beginnings of the names of what the profiler shows on the GPU's line and is none of its work."""
 
@@ -41,8 +39,6 @@ class Stepper:
         self.recipe, self.method = recipe, method
         self.device = next(method.parameters()).device
         self.optimiser = build_optimiser(method, recipe.optim)
-        self._thresholds = [part for part in method.modules() if isinstance(part, FixedShare)]
-        self._chance = np.random.default_rng(0)
 
     def __call__(self, batch: Batch) -> None:
         """Run forward, backward and update."""
@@ -55,14 +51,9 @@ class Stepper:
         self.optimiser.zero_grad(set_to_none=True)
         self.method.after_step(info.step)
 
-    def let_pass(self, share: float = PASSED) -> None:
-        """Let this share of the pseudo-labels pass from now on."""
-        for each in self._thresholds:
-            each.share = share
-
-    def vary(self) -> None:
-        """Let another share of the pseudo-labels pass in the next step, whose mean is PASSED."""
-        self.let_pass(float(self._chance.uniform(LOW, HIGH)))
+    def let_pass(self, share: float = PASSED, *, varying: bool = False) -> None:
+        """Let this share of the pseudo-labels pass from now on, on average if `varying`."""
+        fix_pass_rate(self.method, share, varying=varying)
 
 
 @final
@@ -123,7 +114,6 @@ def measured(step: Stepper, batch: Batch, flops: float, seconds: float) -> Rates
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    step.let_pass()
     wall = per_step(step, batch, seconds, vary=False)
     varied = per_step(step, batch, seconds, vary=True)
     found = Rates(images, images / wall, images / varied, 1000 * wall, flops / wall / 1e12)
@@ -137,12 +127,11 @@ def measured(step: Stepper, batch: Batch, flops: float, seconds: float) -> Rates
 
 def per_step(step: Stepper, batch: Batch, seconds: float, *, vary: bool) -> float:
     """Return the seconds of a step on the wall clock, queued ahead of the GPU as in training."""
+    step.let_pass(varying=vary)
     for number in count():
         if number == 2:
             synchronise(step.device)
             began = time.perf_counter()
-        if vary:
-            step.vary()
         step(batch)
         if (
             number >= 4 and time.perf_counter() - began > seconds
@@ -154,7 +143,6 @@ def per_step(step: Stepper, batch: Batch, seconds: float, *, vary: bool) -> floa
 
 def host_ms(step: Stepper, small: Batch) -> float:
     """Return the ms that the host needs for a step: those of a batch that is nothing to a GPU, of as many launches."""
-    step.let_pass()
     return 1000 * per_step(step, small, 0.5, vary=False)
 
 

@@ -26,7 +26,6 @@ from torch import Tensor
 import pipeline
 from pipeline import rng
 from pipeline.executors import crop_flip_torch, erase_torch, rand_augment_torch
-from pipeline.store.atomic_write import write_whole
 from pipeline.views import erase
 from pipeline.views import rand_augment as ra
 
@@ -124,7 +123,9 @@ def kept(file: Path, ask: Callable[[], tuple[Verdict, bool]]) -> Verdict:
             return json.loads(file.read_text(encoding="utf-8"))
         found, sure = ask()
         if sure:
-            write_whole(file, json.dumps(found) + "\n")
+            partial = file.with_suffix(".partial")  # one process writes at a time, as it holds the lock
+            partial.write_text(json.dumps(found) + "\n", encoding="utf-8")
+            partial.replace(file)
     return found
 
 

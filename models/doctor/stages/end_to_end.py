@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import final
 
@@ -36,10 +37,12 @@ class EndToEnd(Stage):
                 yield Row("stopped and resumed", "wrong", f"expected to stop, {begun.last}", REPORT)
                 return
             resumed = side_by_side.submit(train, halves, root, *flags)
-            judged = side_by_side.submit(ran, ["-m", "models.evaluate", "accuracy", str(whole)])
+            drawn = find_spec("matplotlib") is not None  # which the page of an evaluation wants
+            judged = side_by_side.submit(ran, ["-m", "models.evaluate", "accuracy", str(whole)]) if drawn else None
             exported = side_by_side.submit(ran, ["-m", "models.export", str(whole), "--to", "timm"])
             yield resumed_row(resumed.result(), whole, halves, cuda=context.cuda)
-            yield command_row("evaluated", judged.result(), "top1 ")
+            absent = Row("evaluated", "skipped", "matplotlib is not installed", "run `make setup`")
+            yield command_row("evaluated", judged.result(), "top1 ") if judged else absent
             yield command_row("exported to timm, and compared with it", exported.result(), "outputs")
 
 
