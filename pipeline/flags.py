@@ -125,7 +125,7 @@ def unboxed(box: str) -> str:
             parts[-1].append(row)
     message, *others = [part for part in parts if part] or [[box.strip()]]
     hints = [hint for help in others if (hint := _hint(help))]
-    said = " ".join(message).partition(" Got errors: ")[0]  # of a field with several types: what each of them made of it
+    said = " ".join(message).partition(" Got errors: ")[0]  # what each type of a field with several has to say
     return "; ".join([said.rstrip("."), *hints, "--help shows every flag"])
 
 
