@@ -3,8 +3,8 @@
     python -m slurm.attempt begin              before srun
     python -m slurm.attempt end CODE           after it; prints "again SECONDS", "requeue" or "end EVENT"
 
-Reads RUN, LOGS, ATTEMPT and Slurm's own variables. It runs on the batch host between two starts: the standard library
-only, so that it starts in a tenth of a second.
+Reads RUN, LOGS, ATTEMPT and Slurm's own variables. It runs on the batch host between two starts of a job, and imports
+the standard library only, so that it starts without waiting for torch or numpy.
 """
 
 import argparse

@@ -3,8 +3,10 @@
 Each rule is a function of text that returns what it did not find, tested on a planted example and on the tree.
 """
 
+import importlib
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,21 @@ def lost_tests(text: str) -> list[str]:
     return lost
 
 
+def lost_imports(text: str) -> list[str]:
+    """What a page's Python imports from this tree and is not there; modules that the text itself makes are left out."""
+    made = [path.replace("/", ".") for path in re.findall(r"^```python\n# (\S+)\.py$", text, re.MULTILINE)]
+    lost = []
+    for module, names in re.findall(rf"^from ((?:{'|'.join(LAYERS)})[\w.]*) import ([\w, ]+)$", text, re.MULTILINE):
+        for name in () if module in made else names.split(", "):
+            try:
+                importlib.import_module(module)
+                if not hasattr(sys.modules[module], name):
+                    importlib.import_module(f"{module}.{name}")
+            except ImportError:
+                lost.append(f"{module}.{name}")
+    return lost
+
+
 def commands(text: str) -> list[list[str]]:
     """Words of each command in a page's bash blocks that runs something of this tree."""
     blocks = "".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ").splitlines()
@@ -103,7 +120,7 @@ def refused(words: list[str]) -> str | None:
 def test_all_that_a_page_names_is_there(page):
     text = page.read_text()
     assert lost_links(text, page.parent) == []
-    assert lost_paths(text) + lost_recipes(text) + lost_modules(text) + lost_tests(text) == []
+    assert lost_paths(text) + lost_recipes(text) + lost_modules(text) + lost_tests(text) + lost_imports(text) == []
     assert [why for words in commands(text) if (why := refused(words))] == []
 
 
@@ -125,6 +142,8 @@ def test_what_is_not_there_is_found(tmp_path):
         "pipeline.convrt",
         "models.encoder.vit",
     ]
+    page = "from pipeline import beton, rng\nfrom pipeline.text import cuont\nfrom pipeline.names import read"
+    assert lost_imports(page) == ["pipeline.beton", "pipeline.text.cuont", "pipeline.names.read"]
     assert lost_tests('`tests/test_layout.py -k short`, `-k "imports or nosuch"`, test_docs.py -k there') == ["nosuch"]
 
 

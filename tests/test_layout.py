@@ -238,6 +238,33 @@ def test_a_lock_names_no_host_and_hashes_every_requirement(name):
     assert "uv==" in lock or "torch==2.13.0" in lock
 
 
+def test_what_is_said_to_be_outside_of_the_lock_is():
+    lines = [line for line in (ROOT / "pyproject.toml").read_text().splitlines() if " = [" in line]
+    optional = ("heic", "hf", "wandb", "mlflow", "trackio")
+    asked = [re.findall(r'"([\w-]+)>=', line)[0] for line in lines if line.startswith(optional)]
+    assert len(asked) == len(optional)
+    locked = re.findall(r"^([\w-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert "timm" in locked
+    assert set(asked) & set(locked) == set()
+
+
+def test_modules_that_say_so_load_neither_torch_nor_anything_else_that_is_installed():
+    said = {"models.config.resolve", "slurm.commands"}  # "torch not at all", "neither torch nor numpy"
+    for path in files(".py"):
+        if layer(path) in LAYERS and re.search(r"standard\s+library\s+only", path.read_text()):
+            said.add(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    assert {"pipeline.text", "models.records.events", "slurm.attempt"} <= said
+    script = """import importlib, sys
+before = set(sys.modules)
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print(*{name.split(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *sorted(said)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert set(done.stdout.split()) <= {*LAYERS}
+
+
 def test_a_host_or_a_missing_hash_in_a_lock_is_found():
     good = "# made by uv\nnumpy==2.4 ; python_version > '3' \\\n    --hash=sha256:12 \\\n    --hash=sha256:34\n"
     assert unhashed(good) == bare_hosts(good) == []

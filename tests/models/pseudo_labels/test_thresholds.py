@@ -180,3 +180,18 @@ def test_flexmatch_counts_what_its_status_says():
             threshold.observe(ids, probabilities)
         threshold.after_step()
         assert threshold.counts.tolist() == [int((threshold.status == c).sum()) for c in (*range(CLASSES), -1)]
+
+
+def test_flexmatch_takes_the_higher_class_of_an_image_that_is_twice_in_a_step_in_any_order():
+    found = []
+    for order in ([0, 1, 2], [2, 1, 0]):
+        threshold = build_threshold(Pseudo(TAU, "flexmatch"), CLASSES)
+        threshold.set_dataset_size(IMAGES, IMAGES)
+        ids, classes = torch.tensor([3, 3, 3])[order], torch.tensor([1, 2, 0])[order]
+        for part in (slice(0, 1), slice(1, 3)):  # two micro-batches
+            threshold.observe(ids[part], torch.nn.functional.one_hot(classes[part], CLASSES).double())
+        threshold.after_step()
+        found.append(threshold.status.tolist())
+        assert int(threshold.counts.sum()) == IMAGES
+    assert found[0] == found[1]
+    assert found[0][3] == 2

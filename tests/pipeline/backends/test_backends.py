@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline import rng
-from pipeline.backends import libffcv
+from pipeline.backends import kernels, libffcv
 from pipeline.backends.backend import Backend
 from pipeline.backends.ffcv import FFCV
 from pipeline.backends.in_memory import InMemoryBackend
@@ -61,6 +61,20 @@ def test_libffcv_decodes_as_pillow_does_but_for_its_faster_transform(beton):
         assert (
             abs(decoded.astype(int) - np.asarray(as_pillow(beton, i))).mean() < 3
         )  # saturated colours, chroma at half size
+
+
+@pytest.mark.parametrize("on", ["cpu", "device"])
+def test_an_image_is_decoded_once_for_all_of_its_views(beton, on, monkeypatch):
+    seen = []
+    monkeypatch.setattr(kernels, "decode_into", lambda source, i, target: seen.append(int(source.offsets[i])) or 0)
+    for name in ("make_views", "decode_packed"):
+        monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)  # Python, so that its calls can be counted
+    for name in ("_cut", "_flip", "apply_ops", "erase_noise", "erase_fill"):
+        monkeypatch.setattr(kernels, name, lambda *_: None)
+    ids = np.arange(beton.n)
+    views = views_of(FFCV(beton, SIZE, CPU, on, 2), plan_of(beton, ids))
+    assert len(views) == 2
+    assert sorted(seen) == sorted(int(offset) for offset in beton.where(ids)[0])
 
 
 def test_memory_and_stream_give_the_same_bytes(beton):
