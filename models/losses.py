@@ -1,10 +1,13 @@
 """Losses that several methods share, computed in f32 where the network ran in half precision."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.encoder.patches import IMAGENET, Normalisation, gather_patches, normalised
+from models.encoder.packed import compiled
+from models.encoder.patches import IMAGENET, Normalisation, gather_patches, scale_and_shift, scaled
 from pipeline.errors import InputError
 
 
@@ -17,6 +20,7 @@ def pixel_loss(
     normalise: bool,
     absolute: bool = False,
     normalisation: Normalisation = IMAGENET,
+    compiler: str | Callable | None = None,
 ) -> Tensor:
     """Compute the mean squared error of predicted patches (MAE section 3, "Reconstruction target"), or the absolute one
     (SimMIM).
@@ -26,12 +30,29 @@ def pixel_loss(
     ids        i64   [N, M]         the patches that were predicted; MAE predicts the hidden ones (section 3)
     normalise  compare with each patch's own mean and spread, unbiased variance + 1e-6 (MAE Tab. 1d)
 
+    compiler   back-end of torch.compile, which makes one pass of the gather, the norm and the mean; None: eagerly
+
     Raises InputError if M = 0, where nothing is hidden and the mean would be 0/0.
     """
     if ids.shape[1] == 0:
         raise InputError("no patch is hidden, so there is nothing to predict; choose a mask ratio above 0")
     predicted = at_least_f32(predicted)
-    target = normalised(gather_patches(images, None, ids, patch), predicted.dtype, normalisation).to(predicted.dtype)
+    error = _error if compiler is None else compiled(_error, compiler)
+    pair = scale_and_shift(normalisation, predicted, predicted.dtype)
+    return error(predicted, images, ids, *pair, patch, normalise, absolute)
+
+
+def _error(
+    predicted: Tensor,
+    images: Tensor,
+    ids: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    patch: int,
+    normalise: bool,
+    absolute: bool,
+) -> Tensor:
+    target = scaled(gather_patches(images, None, ids, patch), scale, shift).to(predicted.dtype)
     if normalise:
         variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
         target = (target - mean) / (variance + 1e-6).sqrt()

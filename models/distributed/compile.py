@@ -8,6 +8,7 @@ from torch import nn
 
 from models.encoder.packed import PackedBlock
 from models.masked.crossmae import CrossBlock
+from models.masked.targets.pixel import Pixel
 
 WORTH_IT = 4_000_000
 """Weights of a method, ViT-Tiny's are 5.6 million, from which compiling its blocks, a minute or two, is taken to pay.
@@ -32,7 +33,8 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def compile_blocks(module: nn.Module, compiler: str | Callable = "inductor", sizes: int = 1) -> None:
-    """Compile the packed path of every block in `module`; all blocks share the graphs.
+    """Compile the packed path of every block in `module`, the projection of patches before the first, and the loss of
+    predicted pixels; all blocks share the graphs.
 
     compile_blocks(method, sizes=len(distinct_sizes(recipe.data)))
 
@@ -45,5 +47,11 @@ def compile_blocks(module: nn.Module, compiler: str | Callable = "inductor", siz
     limits = cast(Any, torch._dynamo.config)  # its stub has the numbers as constants
     limits.recompile_limit = max(limits.recompile_limit, 64 * sizes)
     limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 64 * sizes)
-    for block in blocks(module):
-        block.compiler = compiler
+    set_compiler(module, compiler)
+
+
+def set_compiler(module: nn.Module, compiler: str | Callable | None) -> None:
+    """Let every part of `module` that can be compiled be compiled by a back-end of torch.compile, or run eagerly."""
+    for part in module.modules():
+        if isinstance(part, PackedBlock | CrossBlock | Pixel):
+            part.compiler = compiler

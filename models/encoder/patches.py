@@ -87,10 +87,17 @@ def hidden_from_visible(visible: Tensor, patches: int) -> Tensor:
 
 def normalised(pixels: Tensor, dtype: torch.dtype, normalisation: Normalisation = IMAGENET) -> Tensor:
     """Normalise u8 [..., patch² · 3] in `dtype`: (x / 255 - mean) / std; floats are taken as normalised already."""
-    if pixels.dtype != torch.uint8:
-        return pixels
-    scale, shift = _scale_and_shift(normalisation, pixels.shape[-1] // 3, dtype, pixels.device)
-    return torch.addcmul(shift, pixels.to(dtype), scale)
+    return scaled(pixels, *scale_and_shift(normalisation, pixels, dtype))
+
+
+def scale_and_shift(normalisation: Normalisation, like: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What `scaled` takes for pixels such as `like` [..., patch² · 3]: two of `dtype`, [patch² · 3]; made once."""
+    return _scale_and_shift(normalisation, like.shape[-1] // 3, dtype, like.device)
+
+
+def scaled(pixels: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Compute shift + pixels · scale of u8 [..., patch² · 3], in the type of `scale`; floats stay as they are."""
+    return torch.addcmul(shift, pixels.to(scale.dtype), scale) if pixels.dtype == torch.uint8 else pixels
 
 
 def as_normalised(images: Tensor, normalisation: Normalisation) -> Tensor:

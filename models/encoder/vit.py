@@ -18,8 +18,16 @@ from torch.utils.checkpoint import checkpoint
 
 from models.encoder.build import Size, build_encoder
 from models.encoder.layout import Layout
-from models.encoder.packed import Factors, Pairs, drop_factors
-from models.encoder.patches import IMAGENET, Normalisation, gather_patches, grid_of, normalised
+from models.encoder.packed import Factors, Pairs, compiled, drop_factors
+from models.encoder.patches import (
+    IMAGENET,
+    Normalisation,
+    gather_patches,
+    grid_of,
+    normalised,
+    scale_and_shift,
+    scaled,
+)  # fmt: skip
 from models.encoder.positions import prefix_positions, resampled
 from models.encoder.relative import pairs
 
@@ -231,12 +239,17 @@ def _project(vit: VisionTransformer, pixels: list[Tensor]) -> list[Tensor]:
     flat, normalisation = [part.flatten(0, 1) for part in pixels], normalisation_of(vit)
     if len({part.dtype for part in flat}) > 1:
         flat = [normalised(part, weight.dtype, normalisation) for part in flat]
-    x = normalised(torch.cat(flat), weight.dtype, normalisation)
-    # the convolution is a linear layer on (y, x, channel) pixels: the order of MAE's target and of NHWC storage
-    x = F.linear(x, weight.permute(0, 2, 3, 1).flatten(1), vit.patch_embed.proj.bias)
+    x, compiler = torch.cat(flat), vit.blocks[0].compiler
+    project = _linear if compiler is None else compiled(_linear, compiler)
+    x = project(x, *scale_and_shift(normalisation, x, weight.dtype), weight, vit.patch_embed.proj.bias)
     x = vit.patch_embed.norm(x)
     parts = x.split([len(part) for part in flat])
     return [part.unflatten(0, group.shape[:2]) for part, group in zip(parts, pixels, strict=True)]
+
+
+def _linear(pixels: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    # the convolution is a linear layer on (y, x, channel) pixels: the order of MAE's target and of NHWC storage
+    return F.linear(scaled(pixels, scale, shift), weight.permute(0, 2, 3, 1).flatten(1), bias)
 
 
 def normalisation_of(vit: VisionTransformer) -> Normalisation:

@@ -17,7 +17,7 @@ import torch
 from models.bench.step_time import fix_pass_rate
 from models.bench.synthetic import random_batch
 from models.config.recipe import Recipe
-from models.distributed.compile import blocks
+from models.distributed.compile import set_compiler
 from models.distributed.micro_batches import micro_batches
 from models.distributed.process_group import World, any_rank
 from models.full_precision import full_precision
@@ -75,8 +75,7 @@ def trial_of(
     """Copy a method for trials; without `compiled` its blocks run eagerly."""
     copied = copy.deepcopy(method)
     if not compiled:
-        for block in blocks(copied):
-            block.compiler = None
+        set_compiler(copied, None)
     return Trial(copied, recipe, autocast, classes, next(method.parameters()).device)
 
 

@@ -40,6 +40,27 @@ def test_pixel_loss_equals_a_loop_over_pixels(normalise):
     assert pixel_loss(predicted, images, ids, 3, normalise=normalise).item() == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize(("normalise", "absolute"), [(True, False), (False, True)])
+def test_a_compiled_pixel_loss_is_the_same_in_one_graph_whatever_the_number_of_images(normalise, absolute):
+    graphs = []
+
+    def counting(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    for n in (4, 6, 5):
+        torch.manual_seed(n)
+        images, ids = torch.randint(256, (n, 3, 8, 8), dtype=torch.uint8), torch.rand(n, 4).argsort(1)[:, :3]
+        drawn, results = torch.randn(n, 3, 48), []
+        for compiler in (None, counting):
+            predicted = drawn.clone().requires_grad_()
+            loss = pixel_loss(predicted, images, ids, 4, normalise=normalise, absolute=absolute, compiler=compiler)
+            loss.backward()
+            results.append((loss, predicted.grad))
+        torch.testing.assert_close(*results)
+    assert len(graphs) == 2  # of a fixed number, then of any
+
+
 def test_pixel_loss_reads_no_other_patch():
     images = torch.randint(256, (1, 3, 4, 4), dtype=torch.uint8)
     ids, predicted = torch.tensor([[0, 3]]), torch.randn(1, 2, 12)
