@@ -114,6 +114,7 @@ import sys
 from dataclasses import replace
 import torch
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from models.distributed.compile import blocks, compile_blocks
 from models.method import StepInfo
 from models.methods import crossmae
@@ -145,6 +146,8 @@ def step(method, mine):
         visible = torch.rand(8, 16, generator=g).argsort(1)[mine, :8].sort(1).values
         batch = Batch(0, None, Unlabelled(torch.arange(8)[mine], images, None, visible))
         method(batch, StepInfo(number, labels_only=False)).total.backward()
+        gradients = [p.grad for p in method.parameters() if p.grad is not None]
+        assert gradients and all(isinstance(g, DTensor) == (method is spread) for g in gradients)  # scattered at once
         made.step()
         made.zero_grad()
 
