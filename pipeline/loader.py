@@ -124,7 +124,7 @@ class Loader:
         self.close()
 
     def _prepare(self, number: int) -> Prepared:
-        if self._device.type == "cuda":
+        if self._device.type == "cuda" and self._device.index is not None:
             torch.cuda.set_device(
                 self._device
             )  # each thread has a device of its own: without this, pinning opens a context on GPU 0

@@ -54,7 +54,12 @@ class Context:
 
     @property
     def device(self) -> str:
-        """Name the device that is checked, as torch does."""
+        """Name the device that is checked, as torch does: the first GPU that is visible, or the CPU."""
+        return "cuda:0" if self.cuda else "cpu"
+
+    @property
+    def kind(self) -> str:
+        """Name its type."""
         return "cuda" if self.cuda else "cpu"
 
 

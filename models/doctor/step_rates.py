@@ -2,7 +2,7 @@
 another number in each step; time of GPU and host, kernels, TFLOP/s and memory.
 
 step = Stepper(recipe, method)
-rates = measured(step, batch, step_flops(step, batch), seconds=1.5)
+rates = measured(step, batch, flops_per_image(step, batch), seconds=1.5)
 """
 
 import gc
@@ -27,6 +27,8 @@ from pipeline.batch import Batch
 
 PASSED = 0.5
 """Share of the pseudo-labels that pass: of each step's, or on average where their number varies."""
+WARM_UP = 3
+"""Steps before those that are timed: they allocate, and compile what is new."""
 NOT_KERNELS = "Optimizer.", "Torch-Compiled", "ProfilerStep", "## "
 """Beginnings of the names of what the profiler shows on the GPU's line and is none of its work."""
 
@@ -100,15 +102,23 @@ def built(recipe: Recipe, classes: int, device: torch.device) -> Method:
     return method.train().to(device)
 
 
-def step_flops(step: Stepper, batch: Batch) -> float:
-    """Count the FLOPs that a step executes; before its blocks are compiled."""
+def flops_per_image(step: Stepper, batch: Batch) -> float:
+    """Count the FLOPs of an image of a step; a small batch will do, and blocks that are not compiled."""
     step.let_pass()
-    return float(count_flops(lambda: step(batch)))
+    return float(count_flops(lambda: step(batch))) / images_of(batch)
+
+
+def images_of(batch: Batch) -> int:
+    """Count the images of a batch, labelled and unlabelled."""
+    return sum(len(part.ids) for part in (batch.labelled, batch.unlabelled) if part is not None)
 
 
 def measured(step: Stepper, batch: Batch, flops: float, seconds: float) -> Rates:
-    """Measure a step on one batch: each kind of step for so many seconds, after two that are not counted."""
-    images = sum(len(part.ids) for part in (batch.labelled, batch.unlabelled) if part is not None)
+    """Measure a step on one batch: each kind of step for so many seconds, after three that are not counted.
+
+    flops  of an image
+    """
+    images = images_of(batch)
     cuda = step.device.type == "cuda"
     if cuda:
         gc.collect()
@@ -116,7 +126,7 @@ def measured(step: Stepper, batch: Batch, flops: float, seconds: float) -> Rates
         torch.cuda.reset_peak_memory_stats()
     wall = per_step(step, batch, seconds, vary=False)
     varied = per_step(step, batch, seconds, vary=True)
-    found = Rates(images, images / wall, images / varied, 1000 * wall, flops / wall / 1e12)
+    found = Rates(images, images / wall, images / varied, 1000 * wall, images * flops / wall / 1e12)
     if not cuda:
         return found
     peak, reserved = torch.cuda.max_memory_allocated() / 1e9, torch.cuda.max_memory_reserved() / 1e9
@@ -129,7 +139,7 @@ def per_step(step: Stepper, batch: Batch, seconds: float, *, vary: bool) -> floa
     """Return the seconds of a step on the wall clock, queued ahead of the GPU as in training."""
     step.let_pass(varying=vary)
     for number in count():
-        if number == 2:
+        if number == WARM_UP:
             synchronise(step.device)
             began = time.perf_counter()
         step(batch)
@@ -138,7 +148,7 @@ def per_step(step: Stepper, batch: Batch, seconds: float, *, vary: bool) -> floa
         ):  # the host waits in each step for the count that passed
             break
     synchronise(step.device)
-    return (time.perf_counter() - began) / (number - 1)
+    return (time.perf_counter() - began) / (number + 1 - WARM_UP)
 
 
 def host_ms(step: Stepper, small: Batch) -> float:

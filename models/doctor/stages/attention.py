@@ -25,7 +25,7 @@ BACK_ENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
 }
 NAMES = {back_end.value: name for name, back_end in BACK_ENDS.items()} | {SDPBackend.MATH.value: "math"}
-FAR = {torch.bfloat16: 2e-2, torch.float32: 1e-5}
+FAR = {torch.bfloat16: 5e-2, torch.float32: 1e-5}
 """Largest relative error of the result and its gradients, by their type."""
 DEAR_MS, DEAR_TIMES = 3.0, 5.0
 """A new number of images is dear if its first call takes so many ms more, and so many times as long, as the next."""
@@ -110,11 +110,14 @@ def faster_cudnn(found: dict[str, Cost]) -> str:
 def costs(
     shape: Shape, counts: list[int], device: torch.device, dtype: torch.dtype, back_end: SDPBackend | None
 ) -> Cost:
-    """Time the first and the next call for each number of images, the median of each; the first number warms up."""
+    """Time the first and the next call for each number of images, the median of each.
+
+    One more than the largest number warms up, so that what follows finds its memory allocated.
+    """
     timed = []
     try:
         with only(back_end):
-            for samples in [counts[0] + 1, *counts]:
+            for samples in [max(counts) + 1, *counts]:
                 drawn = tensors(shape, samples, device, dtype)
                 timed.append([once(drawn, device) for _ in PARTS])
     except RuntimeError as error:
@@ -135,7 +138,8 @@ def once(drawn: list[Tensor], device: torch.device) -> float:
     finish: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     finish()
     began = time.perf_counter()
-    attend(drawn).sum().backward()
+    out = attend(drawn)
+    out.backward(torch.ones_like(out))
     finish()
     return 1000 * (time.perf_counter() - began)
 

@@ -3,7 +3,7 @@ and compiled as eager?"""
 
 import copy
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, final
 
 import torch
@@ -30,11 +30,10 @@ from pipeline.batch import Batch
 CLASSES, UNLABELLED = 10, 16
 EXACT = 1e-4
 """Largest relative difference of loss and gradients in float32: sums in another order, by kernels of other shapes."""
-HALF_TIMES = 1.5
-"""How much further from float32 the packed step in bfloat16 may be than separate forward passes in bfloat16."""
+HALF_TIMES = 2.0
+"""How much further from float32 the packed step in bfloat16 may be than separate forward passes in bfloat16, and a
+compiled step than an eager one."""
 METHODS = ("supervised", "fixmatch", "uda", "mae", "semi_mae", "supmae", "simmim", "lomar", "crossmae")
-COMPILED = 2e-2
-"""Largest relative difference of a compiled step's loss and gradients in bfloat16, and 1e-4 in float32."""
 
 
 @final
@@ -261,27 +260,32 @@ def equal(a: Any, b: Any) -> bool:
 def compiled(device: torch.device) -> Row:
     """Compare a step of Semi-MAE with compiled blocks and without, for some and for all pseudo-labels.
 
-    A GPU's blocks go through inductor, as in a run; a CPU's through AOTAutograd, whose graphs are those of inductor.
+    A GPU's blocks go through inductor and are compared in bfloat16, as in a run: by how far each is from float32. A
+    CPU's go through AOTAutograd, whose graphs are those of inductor.
     """
-    gpu = device.type == "cuda"
-    recipe = toy("semi_mae")
-    what, worst, limit = "compiled = eager", 0.0, COMPILED if gpu else EXACT
+    what, gpu, recipe = "compiled = eager", device.type == "cuda", toy("semi_mae")
     method, batch = made(recipe, device)
     twin = copy.deepcopy(method)
     compile_blocks(twin, "inductor" if gpu else "aot_eager")
+    worst, right = 0.0, True
     for share in (0.5,) if gpu else (0.5, 1.0):  # inductor takes seconds for each graph
-        results = []
         for each in (twin, method):
             fix_pass_rate(each, share)
-            each.zero_grad(set_to_none=True)
-            torch.manual_seed(0)
-            with precision(recipe.run, device) if gpu else nullcontext():
-                loss = each(batch, StepInfo(10**6, labels_only=False)).total
-            loss.backward()
-            results.append(Result(float(loss.detach()), gradient_of(each)))
-        lost = len(results[0].gradient) != len(results[1].gradient)
-        worst = float("inf") if lost else max(worst, apart(*results))
-    figure = f"{'bf16' if gpu else 'f32, graphs alone'}: {worst:.0e} apart"
-    if not worst <= limit:
-        return Row(what, "wrong", figure, "set --run.compile off", {"apart": worst})
-    return Row(what, "ok", figure, "", {"apart": worst})
+        exact = stepped(method, batch, full_precision(device))
+        came = stepped(twin, batch, precision(recipe.run, device))
+        usual = stepped(method, batch, precision(recipe.run, device))
+        lost = len(came.gradient) != len(exact.gradient)
+        far = float("inf") if lost else apart(came, exact)
+        worst, right = max(worst, far), right and far <= (HALF_TIMES * apart(usual, exact) + 1e-3 if gpu else EXACT)
+    figure = f"{'bf16' if gpu else 'f32, graphs alone'}: {worst:.0e} from eager f32"
+    return Row(what, "ok" if right else "wrong", figure, "" if right else "set --run.compile off", {"apart": worst})
+
+
+def stepped(method: Method, batch: Batch, numbers: AbstractContextManager) -> Result:
+    """Run forward, in a context that says the precision, and backward, with the same draws each time."""
+    method.zero_grad(set_to_none=True)
+    torch.manual_seed(0)
+    with numbers:
+        loss = method(batch, StepInfo(10**6, labels_only=False)).total
+    loss.backward()
+    return Result(float(loss.detach()), gradient_of(method))

@@ -13,7 +13,7 @@ from models.config.resolve import resolve
 from models.distributed.compile import compile_blocks
 from models.doctor.photographs import open_photographs
 from models.doctor.stage import Context, Row, Stage
-from models.doctor.step_rates import Rates, Stepper, built, host_ms, measured, released, step_flops
+from models.doctor.step_rates import Rates, Stepper, built, flops_per_image, host_ms, measured, released
 from pipeline.backends.ffcv import FFCV
 from pipeline.batch import Batch
 from pipeline.concurrency.pool import cores
@@ -25,7 +25,7 @@ from pipeline.train_data import labelled_spec, unlabelled_spec
 
 IMAGES = {"cuda": (104, 256, 1024), "cpu": (32, 64)}
 RECIPE = {"cuda": "semi_mae:in1k_10pct", "cpu": "semi_mae:digits"}
-SMALL = 8
+SMALL = 16
 BUSY = 0.85
 """Share of a step's time in which the GPU works, below which it waits for its host."""
 SAME = 0.85
@@ -43,8 +43,8 @@ class Throughput(Stage):
 
     def run(self, context: Context) -> Iterator[Row]:
         """Yield rows for the step at each size, the loader at each number of threads, and both together."""
-        device, recipe = torch.device(context.device), resolve(RECIPE[context.device], [])
-        sizes = IMAGES[context.device][1:2] if context.quick else IMAGES[context.device]
+        device, recipe = torch.device(context.device), resolve(RECIPE[context.kind], [])
+        sizes = IMAGES[context.kind][1:2] if context.quick else IMAGES[context.kind]
         step = Stepper(recipe, built(recipe, 1000, device))
         yield from step_rows(step, sizes, compiled=context.cuda, seconds=0.5 if context.quick else 1.5)
         if context.cuda and not context.quick:
@@ -52,13 +52,14 @@ class Throughput(Stage):
                 yield from mae_row(device)
         yield from loader_rows(context, recipe, device)
         with released():
-            yield feeding_row(context, step, sizes[-1] if context.quick else IMAGES[context.device][1])
+            yield feeding_row(context, step, sizes[-1] if context.quick else IMAGES[context.kind][1])
 
 
 def step_rows(step: Stepper, sizes: tuple[int, ...], *, compiled: bool, seconds: float) -> Iterator[Row]:
     """Measure the step eagerly at each size, then compile its blocks and measure it again."""
     batches = {}
-    flops: dict[int, float] = {}
+    small = synthetic_batch(step.recipe, SMALL, 1000, step.device)
+    flops = flops_per_image(step, small)
     for kind in ("eager", "compiled") if compiled else ("eager",):
         if kind == "compiled":
             yield compile_row(step, synthetic_batch(step.recipe, sizes[0], 1000, step.device))
@@ -66,15 +67,12 @@ def step_rows(step: Stepper, sizes: tuple[int, ...], *, compiled: bool, seconds:
             what = f"{step.recipe.name}, {images} images, {kind}"
             try:
                 batches[images] = synthetic_batch(step.recipe, images, 1000, step.device)
-                if images not in flops:
-                    flops[images] = step_flops(step, batches[images])
-                yield step_row(what, measured(step, batches[images], flops[images], seconds))
+                yield step_row(what, measured(step, batches[images], flops, seconds))
             except torch.OutOfMemoryError:
                 step.optimiser.zero_grad(set_to_none=True)
                 yield Row(what, "skipped", "does not fit the GPU's memory", "set --run.device-images lower")
             finally:
                 batches.clear()
-        small = synthetic_batch(step.recipe, SMALL, 1000, step.device)
         ms = host_ms(step, small)
         yield Row(f"the host's share of a step, {kind}", "ok", f"{ms:.1f} ms ({SMALL} images)", "", {"ms": ms})
 
@@ -112,7 +110,7 @@ def mae_row(device: torch.device) -> Iterator[Row]:
     recipe = resolve("mae:in1k_b16", [])
     step = Stepper(recipe, built(recipe, 1000, device))
     batch = synthetic_batch(recipe, 256, 1000, device)
-    flops = step_flops(step, batch)
+    flops = flops_per_image(step, synthetic_batch(recipe, SMALL, 1000, device))
     compile_blocks(step.method)
     yield step_row(f"{recipe.name}, 256 images, compiled", measured(step, batch, flops, 1.5))
 

@@ -47,13 +47,13 @@ class Views(Stage):
         device = torch.device(context.device)
         beton = open_photographs(replace(context, data=None))  # few, as one of the stores decodes them all
         yield kernels_row(device) if context.cuda else no_gpu("Triton kernels = torch")
-        ids = np.arange(min(IMAGES[context.device], beton.n))
+        ids = np.arange(min(IMAGES[context.kind], beton.n))
         for name, view in crops().items():
-            yield crop_row(name, planned(beton, view, ids, SIDE[context.device]), beton, device)
+            yield crop_row(name, planned(beton, view, ids, SIDE[context.kind]), beton, device)
         for name, view in presets().items():
-            yield colours_row(name, planned(beton, view, ids, SIDE[context.device]), device)
-        yield stores_row(beton, ids, SIDE[context.device], device)
-        yield race_row(beton, SIDE[context.device], device)
+            yield colours_row(name, planned(beton, view, ids, SIDE[context.kind]), device)
+        yield stores_row(beton, ids, SIDE[context.kind], device)
+        yield race_row(beton, SIDE[context.kind], device)
 
 
 def kernels_row(device: torch.device) -> Row:

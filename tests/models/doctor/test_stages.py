@@ -149,7 +149,7 @@ def test_a_step_is_measured_and_its_weights_stay():
     step = step_rates.Stepper(recipe, step_rates.built(recipe, 10, CPU))
     batch = throughput.synthetic_batch(recipe, 8, 10, CPU)
     before = {name: value.clone() for name, value in step.method.named_parameters()}
-    flops = step_rates.step_flops(step, batch)
+    flops = step_rates.flops_per_image(step, batch)
     rates = step_rates.measured(step, batch, flops, seconds=0.0)
     assert all(torch.equal(before[name], value) for name, value in step.method.named_parameters())
     assert rates.images == 8
