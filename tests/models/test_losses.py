@@ -43,6 +43,7 @@ def test_pixel_loss_equals_a_loop_over_pixels(normalise):
 @pytest.mark.parametrize(("normalise", "absolute"), [(True, False), (False, True)])
 def test_a_compiled_pixel_loss_is_the_same_in_one_graph_whatever_the_number_of_images(normalise, absolute):
     graphs = []
+    torch._dynamo.reset()
 
     def counting(graph, inputs):
         graphs.append(graph)
