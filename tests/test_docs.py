@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 
 from models.config.catalogue import METHODS, catalogue, sweeps
+from models.config.recipe import Recipe
 from models.config.resolve import resolve
+from models.distributed.micro_batches import micro_batches
+from models.factory import method_class
 from pipeline.errors import InputError
+from pipeline.sampling.sampler import shares
 from slurm import submit
 from tests.test_layout import ROOT, files
 
@@ -90,19 +94,27 @@ def commands(text: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in blocks if re.match(r"(?:python|torchrun) ", line)]
 
 
+def divide(recipe: Recipe, ranks: int) -> None:
+    """Raise InputError if a step does not divide over so many processes and their devices."""
+    needs = method_class(recipe).needs(recipe)
+    parts = shares(recipe.data.batch, recipe.data.ratio, needs.labelled, needs.unlabelled)
+    micro_batches(parts, ranks, recipe.run.images_at_once)
+
+
 def refused(words: list[str]) -> str | None:
     """What is wrong with a command: its recipe, one of its flags, or a value; None where nothing is."""
     try:
         if "train.py" in words:
             recipe, *flags = words[words.index("train.py") + 1 :] or ["semi_mae:digits"]
-            resolve(recipe, flags)
+            ranks = re.search(r"--nproc-per-node (\d+)", " ".join(words))
+            divide(resolve(recipe, flags), int(ranks[1]) if ranks else 1)
             return None
         module, *rest = words[2:]
         if module == "slurm.submit" and rest[0] not in ("status", "wait"):
             flags, overrides = submit.split(rest[1:])
-            submit.parse(flags, rest[0])
+            request = submit.parse(flags, rest[0])
             if ":" in rest[0]:
-                resolve(rest[0] if rest[0] in dict(catalogue()) else f"{rest[0]}/0", overrides)
+                divide(resolve(rest[0] if rest[0] in dict(catalogue()) else f"{rest[0]}/0", overrides), request.ranks)
             return None
         if module == "models.preview":
             resolve(rest[0], rest[1:])
@@ -153,7 +165,8 @@ python train.py mae:digits --optim.lr 1e-3    # good
 python train.py mae:digits --optim.rl 1e-3
 python -m slurm.submit mae:digits --gpus 0 -- --optim.lr 1e-3
 python -m slurm.submit mae:digits --gpu_s 0
+python -m slurm.submit semi_mae:in1k_10pct --nodes 8 --gpus 8
 python -m pipeline.convert a b.beton --side None --per-class 4
 python -m pipeline.convert a b.beton --per-klass 4
 ```"""
-    assert [refused(words) is None for words in commands(page)] == [True, False, True, False, True, False]
+    assert [refused(words) is None for words in commands(page)] == [True, False, True, False, False, True, False]
