@@ -10,8 +10,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from itertools import count
-from typing import final
+from typing import Any, final
 
 import torch
 
@@ -138,17 +137,15 @@ def measured(step: Stepper, batch: Batch, flops: float, seconds: float) -> Rates
 def per_step(step: Stepper, batch: Batch, seconds: float, *, vary: bool) -> float:
     """Return the seconds of a step on the wall clock, queued ahead of the GPU as in training."""
     step.let_pass(varying=vary)
-    for number in count():
-        if number == WARM_UP:
-            synchronise(step.device)
-            began = time.perf_counter()
+    for _ in range(WARM_UP):
         step(batch)
-        if (
-            number >= 4 and time.perf_counter() - began > seconds
-        ):  # the host waits in each step for the count that passed
-            break
     synchronise(step.device)
-    return (time.perf_counter() - began) / (number + 1 - WARM_UP)
+    began, done = time.perf_counter(), 0
+    while done < 2 or time.perf_counter() - began < seconds:
+        step(batch)
+        done += 1
+    synchronise(step.device)
+    return (time.perf_counter() - began) / done
 
 
 def host_ms(step: Stepper, small: Batch) -> float:
@@ -164,13 +161,14 @@ def gpu_work(step: Stepper, batch: Batch) -> tuple[float, int]:
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         for _ in range(steps):
             step(batch)
-        torch.cuda.synchronize()
-    work = [
-        event.time_range.elapsed_us()
-        for event in seen.events()
-        if event.device_type == torch.autograd.DeviceType.CUDA and not event.name.startswith(NOT_KERNELS)
-    ]
+        synchronise(step.device)
+    work = [event.time_range.elapsed_us() for event in seen.events() if is_gpu_work(event)]
     return sum(work) / steps / 1000, len(work) // steps
+
+
+def is_gpu_work(event: Any) -> bool:
+    """Say whether the profiler's event is a kernel, a copy or a fill on the GPU."""
+    return event.device_type == torch.autograd.DeviceType.CUDA and not event.name.startswith(NOT_KERNELS)
 
 
 def synchronise(device: torch.device) -> None:

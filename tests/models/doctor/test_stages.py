@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -170,6 +171,16 @@ def test_the_number_that_passes_varies_from_step_to_step():
     assert passed() == {45}
     step.let_pass(varying=True)
     assert len(passed()) > 5
+
+
+def test_kernels_and_copies_are_the_gpus_work_and_ranges_around_them_are_not():
+    cuda, cpu = torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU
+    events = [
+        SimpleNamespace(name=name, device_type=kind)
+        for name, kind in (("void kernel<float>", cuda), ("Memcpy HtoD (Pinned -> Device)", cuda), ("aten::mm", cpu),
+                           ("Optimizer.step#AdamW.step", cuda), ("## Call CompiledFxGraph", cuda))
+    ]  # fmt: skip
+    assert [step_rates.is_gpu_work(event) for event in events] == [True, True, False, False, False]
 
 
 @pytest.mark.parametrize(("changed", "result"), [
