@@ -52,7 +52,13 @@ def command(main: Callable[[], int | None]) -> NoReturn:
 def _code(main: Callable[[], int | None]) -> int:
     first = os.environ.get("RANK", "0") == "0"
     try:
-        return main() or 0
+        try:
+            code = main() or 0
+        except SystemExit:  # after --help, say
+            _flush()
+            raise
+        _flush()
+        return code
     except KeyboardInterrupt:
         if first:
             print("interrupted", file=sys.stderr)
@@ -66,3 +72,8 @@ def _code(main: Callable[[], int | None]) -> int:
         line = str(error).replace("\n", "\\n").replace("\r", "\\r")  # of a path, say
         print(f"error: {line}", file=sys.stderr)
         return error.code
+
+
+def _flush() -> None:
+    """Write out what is printed. Left to Python's shut-down, a reader that has ended would be said in a traceback."""
+    print(end="", flush=True)

@@ -2,14 +2,13 @@
 
 import importlib
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, NoReturn
 
-from models.config.bounds import check
+from models.config.bounds import AUTO, check
 from models.config.catalogue import check_name, description, print_catalogue
-from models.config.recipe import Recipe
+from models.config.recipe import Encoder, Recipe
 from models.config.sweep import member
 from pipeline.errors import InputError, command
 from pipeline.flags import parse
@@ -25,8 +24,7 @@ def answer_without_torch(arguments: Sequence[str]) -> None:
     the method's file and with it torch, which takes seconds.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
-        print_catalogue()
-        sys.exit(0)
+        command(print_catalogue)
     name, *flags = arguments
     shared = Recipe(method=None)
     groups = tuple(f"--{item.name}." for item in fields(shared) if is_dataclass(getattr(shared, item.name)))
@@ -49,6 +47,8 @@ def resolve(name: str, flags: list[str]) -> Recipe:
     _check_flags(name, flags, recipe)
     kind, prog = Recipe[type(recipe.method)], f"train.py {name}"  # ty: ignore[invalid-type-form] -- known as it runs
     recipe = parse(kind, default=recipe, args=flags, prog=prog, description=description(name))
+    if recipe.encoder.name == AUTO:
+        recipe = replace(recipe, encoder=_as_asked(recipe.encoder, flags))
     check(recipe)
     return recipe
 
@@ -70,6 +70,12 @@ def command_of(recipe: Recipe) -> str:
 def flags_of(recipe: Recipe) -> list[str]:
     """The flags that turn the recipe called `recipe.name` into this one, as `resolve` takes them."""
     return list(_changes(recipe, named(recipe.name)))
+
+
+def _as_asked(encoder: Encoder, flags: Sequence[str]) -> Encoder:
+    """An encoder named auto without the recipe's own size, for which the flags did not ask."""
+    asked = {flag.split("=")[0].replace("_", "-") for flag in flags}
+    return replace(encoder, **{name: None for name in ("width", "depth", "heads") if f"--encoder.{name}" not in asked})
 
 
 def _end_with(error: InputError) -> NoReturn:

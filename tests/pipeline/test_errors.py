@@ -91,3 +91,12 @@ def test_a_reader_that_has_enough_ends_a_command_quietly() -> None:
         writer.stdout.close()
         assert writer.stderr.read() == ""
         assert writer.wait(timeout=30) == 141
+
+
+@pytest.mark.parametrize("argv", [["-m", "pipeline.convert", "--help"], ["train.py"]])
+def test_a_reader_that_ends_before_the_last_line_is_written_ends_a_command_quietly(argv: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run([sys.executable, *argv], cwd=ROOT, stdout=write, stderr=-1, text=True, timeout=60)
+    os.close(write)
+    assert (ended.stderr, ended.returncode) == ("", 141)
