@@ -84,11 +84,14 @@ class Rates:
     def figure(self) -> str:
         """Put the numbers into a line."""
         parts = [f"{self.fixed:,.0f} images/s, {self.varying:,.0f} with n varying", f"{self.tflops:,.1f} TFLOP/s"]
-        if self.gpu_ms is not None:
-            parts.append(f"GPU {self.gpu_ms:.1f} of {self.wall_ms:.1f} ms, {self.kernels:,} kernels")
-            parts.append(f"peak {self.peak_gb:.1f} GB, reserved {self.reserved_gb:.1f}")
-        else:
+        if self.peak_gb is None:
             parts.append(f"{self.wall_ms:.0f} ms a step")
+        elif self.gpu_ms is None:
+            parts.append(f"{self.wall_ms:.1f} ms a step; the profiler (CUPTI) saw no kernels")
+        else:
+            parts.append(f"GPU {self.gpu_ms:.1f} of {self.wall_ms:.1f} ms, {self.kernels:,} kernels")
+        if self.peak_gb is not None:
+            parts.append(f"peak {self.peak_gb:.1f} GB, reserved {self.reserved_gb:.1f}")
         return "; ".join(parts)
 
 
@@ -131,7 +134,8 @@ def measured(step: Stepper, batch: Batch, flops: float, seconds: float) -> Rates
     peak, reserved = torch.cuda.max_memory_allocated() / 1e9, torch.cuda.max_memory_reserved() / 1e9
     step.let_pass()
     gpu_ms, kernels = gpu_work(step, batch)
-    return replace(found, gpu_ms=gpu_ms, kernels=kernels, peak_gb=peak, reserved_gb=reserved)
+    found = replace(found, peak_gb=peak, reserved_gb=reserved)
+    return replace(found, gpu_ms=gpu_ms, kernels=kernels) if kernels else found
 
 
 def per_step(step: Stepper, batch: Batch, seconds: float, *, vary: bool) -> float:
@@ -158,7 +162,7 @@ def gpu_work(step: Stepper, batch: Batch) -> tuple[float, int]:
     from torch.profiler import ProfilerActivity, profile
 
     steps = 3
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
         for _ in range(steps):
             step(batch)
         synchronise(step.device)

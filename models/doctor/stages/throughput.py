@@ -79,12 +79,12 @@ def step_rows(step: Stepper, sizes: tuple[int, ...], *, compiled: bool, seconds:
 
 def step_row(what: str, rates: Rates) -> Row:
     """Judge the rates of a step."""
-    if rates.gpu_ms is None:  # a CPU's rates change with what else runs on it
+    if rates.peak_gb is None:  # a CPU's rates change with what else runs on it
         return Row(what, "ok", rates.figure(), "", rates.values())
     if rates.varying < SAME * rates.fixed:
         to_do = "steps wait where the number of strong views is new: see the stage attention"
         return Row(what, "slow", rates.figure(), to_do, rates.values())
-    if rates.gpu_ms < BUSY * rates.wall_ms:
+    if rates.gpu_ms is not None and rates.gpu_ms < BUSY * rates.wall_ms:
         to_do = "the GPU waits for its host: a larger data.batch or device_images, and compiled blocks, fill it"
         return Row(what, "slow", rates.figure(), to_do, rates.values())
     return Row(what, "ok", rates.figure(), "", rates.values())

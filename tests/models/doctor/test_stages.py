@@ -193,6 +193,11 @@ def test_a_gpus_rates_are_judged(changed, result):
     assert "1,600 kernels" in row.figure
 
 
+def test_a_profiler_that_sees_nothing_is_said():
+    row = throughput.step_row("step", step_rates.Rates(9, 9.0, 9.0, 9.0, 9.0, peak_gb=8.0, reserved_gb=9.0))
+    assert (row.result, "saw no kernels" in row.figure, "reserved 9.0" in row.figure) == ("ok", True, True)
+
+
 def test_the_loader_feeds_the_step(context, monkeypatch):
     recipe = resolve("semi_mae:digits", ["--encoder.width=32", "--encoder.depth=1", "--encoder.heads=2"])
     step = step_rates.Stepper(recipe, step_rates.built(recipe, 10, CPU))
