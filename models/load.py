@@ -35,7 +35,7 @@ def load_run(path: Path, device: torch.device | None = None) -> Loaded:
     """Load a run folder's last.pt, or a checkpoint by its own path.
 
     loaded = load_run(Path("runs/mae-digits"))
-    loaded.method.logits(images)               # u8 [N, 3, S, S] -> [N, classes]
+    loaded.method.logits(images)               # u8 [N, 3, H, W] -> [N, classes]
 
     Raises InputError if there is no checkpoint, if it is not one of a run, or if its recipe no longer exists.
     """

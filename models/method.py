@@ -81,7 +81,7 @@ class Method(nn.Module, ABC):
         """Return the objective on one (micro-)batch."""
 
     def logits(self, images: Tensor) -> Tensor:
-        """Compute class scores [N, C] of u8 images [N, 3, S, S] by the weights that are evaluated."""
+        """Compute class scores [N, C] of u8 images [N, 3, H, W] by the weights that are evaluated."""
         return eval_logits(self.eval_encoder, images)
 
     def teacher(self, name: Literal["self", "ema"]) -> VisionTransformer:

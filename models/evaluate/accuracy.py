@@ -26,7 +26,7 @@ WORST = 20  # classes, and pairs of classes, that the page lists
 def hits(method: Method, batches: Iterable[Tensor], labels: Tensor) -> Tensor:
     """Count the images whose class has the highest score, those whose class is among the five highest, and all images.
 
-    batches  u8 [n, 3, S, S], every image once, in the order of labels (i64 [N])
+    batches  u8 [n, 3, H, W], every image once, in the order of labels (i64 [N])
 
     Returns f64 [3], on the device of the labels.
     """

@@ -44,7 +44,7 @@ def shifted_error(evaluator: Evaluator, loaded: Loaded, path: Path) -> tuple[flo
 def share_wrong(loaded: Loaded, batches: Iterable[tuple[Tensor, np.ndarray]], columns: np.ndarray) -> tuple[float, int]:
     """Measure the share of wrong predictions among the run's classes `columns` (i64 [K]), and count the images.
 
-    batches  images u8 [n, 3, S, S] on the device; labels i64 [n], places in `columns`
+    batches  images u8 [n, 3, H, W] on the device; labels i64 [n], places in `columns`
     """
     device = next(loaded.method.parameters()).device
     among = to_device(columns, device)
@@ -80,7 +80,7 @@ def columns_of(classes: Sequence[str], loaded: Loaded, path: Path) -> np.ndarray
 def open_shift(
     evaluator: Evaluator, loaded: Loaded, path: Path
 ) -> tuple[tuple[str, ...], Iterator[tuple[Tensor, np.ndarray]]]:
-    """Open a data set: its class names, and batches of images u8 [n, 3, S, S] on the device with labels i64 [n].
+    """Open a data set: its class names, and batches of images u8 [n, 3, H, W] on the device with labels i64 [n].
 
     Raises InputError if there is none, or if it has no labels, or no names of classes.
     """

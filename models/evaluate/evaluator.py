@@ -92,7 +92,7 @@ class Evaluator(ABC):
         return replace(data, threads=self.data.threads or data.threads)
 
     def images(self, loaded: Loaded, beton: Beton, ids: np.ndarray) -> Iterator[Tensor]:
-        """Yield the images `ids` (i64 [N]) in order, in the recipe's evaluation view: u8 [n, 3, S, S] on the run's
+        """Yield the images `ids` (i64 [N]) in order, in the recipe's evaluation view: u8 [n, 3, H, W] on the run's
         device."""
         device = next(loaded.method.parameters()).device
         return sweep(self.data_of(loaded), beton, device, ids, self.batch)

@@ -32,7 +32,7 @@ Tokens = Literal["avg", "token"]
 
 @torch.no_grad()
 def pooled_features(encoder: VisionTransformer, batches: Iterable[Tensor], tokens: Tokens = "avg") -> Tensor:
-    """Compute features f32 [N, C] of images u8 [n, 3, S, S]: the mean patch token, or the class token.
+    """Compute features f32 [N, C] of images u8 [n, 3, H, W]: the mean patch token, or the class token.
 
     The final norm comes before or behind the pooling, as the encoder has it, so that the result is what timm's
     forward_head(pre_logits=True) gives a classifier with this pooling.
@@ -45,7 +45,7 @@ def pooled_features(encoder: VisionTransformer, batches: Iterable[Tensor], token
 
 
 def features(encoder: VisionTransformer, batches: Iterable[Tensor], tokens: Tokens = "avg") -> Tensor:
-    """Compute the `pooled_features` of images u8 [n, 3, S, S], scaled to length 1: f32 [N, C]."""
+    """Compute the `pooled_features` of images u8 [n, 3, H, W], scaled to length 1: f32 [N, C]."""
     return normalize(pooled_features(encoder, batches, tokens), dim=1)
 
 

@@ -145,7 +145,7 @@ class Robustness(Evaluator):
         return clean, {name: [next(shares) for _ in self.severities] for name in self.corruptions}, blocks
 
     def clean(self, loaded: Loaded, beton: Beton, ids: np.ndarray) -> Iterator[Tensor]:
-        """Yield the evaluation view of images on the host, where they are corrupted: u8 [n, 3, S, S]."""
+        """Yield the evaluation view of images on the host, where they are corrupted: u8 [n, 3, H, W]."""
         data = replace(self.data_of(loaded), backend="ffcv", views_on="cpu")
         return sweep(data, beton, torch.device("cpu"), ids, self.batch)
 

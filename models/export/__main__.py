@@ -35,7 +35,7 @@ USE = {
     "timm": 'import timm\nmodel = timm.create_model("local-dir:{folder}", pretrained=True).eval()',
     "safetensors": 'from safetensors.torch import load_file\ntensors = load_file("{folder}/model.safetensors")',
     "onnx": 'import onnxruntime\nsession = onnxruntime.InferenceSession("{folder}/model.onnx")\n'
-            'scores, = session.run(None, {{"images": images}})  # u8 [N, 3, S, S], 0..255; normalised inside',
+            'scores, = session.run(None, {{"images": images}})  # u8 [N, 3, H, W], 0..255; normalised inside',
     "hf-vitmae": 'import transformers\nmodel = transformers.ViTMAEForPreTraining.from_pretrained("{folder}")',
 }  # fmt: skip
 
@@ -46,7 +46,7 @@ FROM_HUB = {
                    'tensors = load_file(hf_hub_download("{repo}", "model.safetensors"))',
     "onnx": "import onnxruntime\nfrom huggingface_hub import hf_hub_download\n"
             'session = onnxruntime.InferenceSession(hf_hub_download("{repo}", "model.onnx"))\n'
-            'scores, = session.run(None, {{"images": images}})  # u8 [N, 3, S, S], 0..255; normalised inside',
+            'scores, = session.run(None, {{"images": images}})  # u8 [N, 3, H, W], 0..255; normalised inside',
     "hf-vitmae": 'import transformers\nmodel = transformers.ViTMAEForPreTraining.from_pretrained("{repo}")',
 }  # fmt: skip
 

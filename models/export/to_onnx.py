@@ -18,7 +18,7 @@ from pipeline.errors import InputError
 
 @final
 class Scores(nn.Module):
-    """Images u8 [N, 3, S, S] -> class scores f32 [N, classes] (features where the network has no classifier)."""
+    """Images u8 [N, 3, H, W] -> class scores f32 [N, classes] (features where the network has no classifier)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from models.encoder.relative import attention_bias, pairs
 
 @final
 class UnpackedEncoder(nn.Module):
-    """Normalised images f32 [N, 3, S, S] -> class scores [N, classes] (features where the encoder has no classifier).
+    """Normalised images f32 [N, 3, H, W] -> class scores [N, classes] (features where the encoder has no classifier).
 
     The weights are shared with the encoder.
     """

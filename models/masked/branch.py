@@ -48,14 +48,14 @@ class Branch(nn.Module, ABC):
     def predict_patches(self, encoder: VisionTransformer, images: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
         """Predict the target of all hidden patches: float [N, L - K, target.width]. Called in eval mode.
 
-        images   u8 [N, 3, S, S]
+        images   u8 [N, 3, H, W]
         visible  i64 [N, K]      patches that the encoder may read
         hidden   i64 [N, L - K]  the others, ascending
         """
 
     @torch.no_grad()
     def predict(self, encoder: VisionTransformer, images: Tensor, visible: Tensor) -> Tensor | None:
-        """Predict the pixels f32 [N, L - K, P] of the hidden patches, ascending, of images u8 [N, 3, S, S].
+        """Predict the pixels f32 [N, L - K, P] of the hidden patches, ascending, of images u8 [N, 3, H, W].
 
         They are normalised as the encoder's input is, with target norm_pix in the scale of each patch. None where the
         target has no pixels.
@@ -81,7 +81,7 @@ class PackedBranch(Branch, ABC):
     (tokens,) = encode(encoder, [branch.group(images, visible, hidden)])
     loss = branch(tokens, images, visible, hidden)
 
-    images   u8 [N, 3, S, S]
+    images   u8 [N, 3, H, W]
     visible  i64 [N, K]      patches that may be read, ascending; [N, W, K] where W windows are cut
     hidden   i64 [N, W, M]   the other patches of each window; None without windows: all that are not visible
     """

@@ -52,7 +52,7 @@ class LoMaRBranch(PackedBranch):
         return MaskedImages(images, covered, token, ids, _each(images, visible.shape[1]), drop_path=False, read=read)
 
     def forward(self, tokens: Tensor, images: Tensor, visible: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Return the loss [] of images u8 [N, 3, S, S] from the tokens float [N · W, P + K, C] of their windows."""
+        """Return the loss [] of images u8 [N, 3, H, W] from the tokens float [N · W, P + K, C] of their windows."""
         assert hidden is not None
         predicted = self.head(tokens[:, self.prefix : self.prefix + hidden.shape[2]])
         return self.target.loss(_joined(predicted, hidden), images, hidden.flatten(1))

@@ -54,7 +54,7 @@ class MAEBranch(PackedBranch):
         return MaskedImages(images, covered.scatter(1, visible, False), self.mask_token[0, 0], drop_path=False)
 
     def forward(self, tokens: Tensor, images: Tensor, visible: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Return the target's loss [] of images u8 [N, 3, S, S] from the tokens float [N, P + K, C] of `group`."""
+        """Return the target's loss [] of images u8 [N, 3, H, W] from the tokens float [N, P + K, C] of `group`."""
         grid = grid_of(images, self.patch)
         ids = predicted_ids(visible, prod(grid), everything=self.settings.patches == "all")
         return self.target.loss(self.decoder(tokens, visible, ids, grid), images, ids)

@@ -50,7 +50,7 @@ class SimMIMBranch(PackedBranch):
         return MaskedImages(images, covered, token, ids, drop_path=self.drop_path, read=patches - visible.shape[1])
 
     def forward(self, tokens: Tensor, images: Tensor, visible: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Return the loss [] of images u8 [N, 3, S, S] from the tokens float [N, P + K, C] of `group`."""
+        """Return the loss [] of images u8 [N, 3, H, W] from the tokens float [N, P + K, C] of `group`."""
         ids = hidden_from_visible(visible, prod(grid_of(images, self.patch)))
         return self.target.loss(self._predictions(tokens, ids), images, ids)
 

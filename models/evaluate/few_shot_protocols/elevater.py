@@ -53,7 +53,7 @@ def elevater(
     """Search for the best settings, learn with them again, and return the best epoch on test.
 
     make     returns a new classifier with the same initial weights each time
-    inputs   of the shots, on the device: features f32 [n, D], or images u8 [n, 3, S, S]
+    inputs   of the shots, on the device: features f32 [n, D], or images u8 [n, 3, H, W]
     on_test  measures a classifier on test; called after each epoch of the last training
     """
     labels = torch.from_numpy(shots.labels).to(inputs.device)

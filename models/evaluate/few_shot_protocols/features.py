@@ -1,7 +1,7 @@
 """Features of images by a run's encoder without its classifier, and new classifiers on them.
 
 extractor = FeatureExtractor(loaded.method, loaded.recipe).eval()
-features = extractor(images)  # u8 [N, 3, S, S] -> f32 [N, extractor.width]
+features = extractor(images)  # u8 [N, 3, H, W] -> f32 [N, extractor.width]
 """
 
 from copy import deepcopy
@@ -23,7 +23,7 @@ Pool = Literal["recipe", "token", "avg"]
 
 @final
 class FeatureExtractor(nn.Module):
-    """Images u8 [N, 3, S, S] -> features f32 [N, width], by a copy of the weights that a run is evaluated with.
+    """Images u8 [N, 3, H, W] -> features f32 [N, width], by a copy of the weights that a run is evaluated with.
 
     A Semiformer's features are the pooled map and the class token, concatenated: what its two heads read.
     """

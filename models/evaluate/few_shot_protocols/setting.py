@@ -39,7 +39,7 @@ class FewShotSetting:
     drawn      the shots of each draw (seed 0, 1, ...), as many of each class as `shots` asks for at most
     shots      the numbers of images of each class
     left_only  whether the search for the L2 penalty is that of ELEVATER's first release
-    images_of  yields the images of a file by id, in order, in the recipe's evaluation view: u8 [n, 3, S, S] on the
+    images_of  yields the images of a file by id, in order, in the recipe's evaluation view: u8 [n, 3, H, W] on the
                device
     """
 

@@ -34,7 +34,7 @@ class Target(nn.Module, ABC):
         """Compute the loss [], in f32 whatever type the network ran in.
 
         predicted  float [N, M, width]
-        images     u8 [N, 3, S, S], 0..255; or float, normalised as the encoder's input
+        images     u8 [N, 3, H, W], 0..255; or float, normalised as the encoder's input
         ids        i64 [N, M]   the patches that were predicted
         """
 

@@ -33,7 +33,7 @@ class Tokenizer(nn.Module, ABC):
 
     @torch.no_grad()
     def forward(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Codes i64 [N, down · across] of u8 [N, 3, S, S], or of float in 0..1; in f32 under autocast, too.
+        """Codes i64 [N, down · across] of u8 [N, 3, H, W], or of float in 0..1; in f32 under autocast, too.
 
         Pictures that are not of the grid's size are resized, bicubically with antialiasing (BEiT cuts the same crop a
         second time, from the original and with another filter).

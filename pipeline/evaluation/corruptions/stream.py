@@ -25,7 +25,7 @@ class CorruptionSpec(NamedTuple):
 
 
 class Corrupted(NamedTuple):
-    """Images first..first+n-1 of the sweep under `spec` (None: as they are): u8 [n, 3, S, S] on the device."""
+    """Images first..first+n-1 of the sweep under `spec` (None: as they are): u8 [n, 3, H, W] on the device."""
 
     spec: CorruptionSpec | None
     first: int
@@ -43,7 +43,7 @@ class CorruptionSettings(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """A batch u8 [n, S, S, 3] on the host that threads are writing; complete when their jobs are."""
+    """A batch u8 [n, H, W, 3] on the host that threads are writing; complete when their jobs are."""
 
     spec: CorruptionSpec | None
     first: int
@@ -60,7 +60,7 @@ def stream(
 ) -> Iterator[Corrupted]:
     """Yield every batch as it is, then under each of `specs`; so an image is decoded once for all of them.
 
-    clean  u8 [n, 3, S, S] on the host, channels last in storage
+    clean  u8 [n, 3, H, W] on the host, channels last in storage
     ids    i64 [N], image ids of all batches, which decide what is drawn
 
         for corrupted in stream(batches, ids, [CorruptionSpec("fog", 3)], device, CorruptionSettings(seed=0)): ...
