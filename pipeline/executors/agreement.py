@@ -111,7 +111,12 @@ def refused(device: torch.device) -> Verdict:
     if device.type != "cuda" or not torch.cuda.is_available():
         return {}
     folder = pipeline.temporary_folder("agreement")
-    return check(device)[0] if folder is None else kept(folder / f"{fingerprint(device)}.json", lambda: check(device))
+
+    def ask() -> tuple[Verdict, bool]:
+        print("comparing the GPU's kernels with torch's, once on this machine and version", flush=True)
+        return check(device)
+
+    return ask()[0] if folder is None else kept(folder / f"{fingerprint(device)}.json", ask)
 
 
 def kept(file: Path, ask: Callable[[], tuple[Verdict, bool]]) -> Verdict:
@@ -201,6 +206,8 @@ def main(argv: list[str]) -> int:
     """Check every kernel on a device and print a line for each; a size is a second argument, for tests."""
     device, size = torch.device(argv[0]), int(argv[1]) if len(argv) > 1 else 224
     try:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # on which Triton launches
         torch.zeros(1, device=device)
     except RuntimeError as error:
         print(error, file=sys.stderr)

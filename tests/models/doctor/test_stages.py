@@ -116,6 +116,21 @@ def test_every_wait_is_an_error_but_the_count_of_what_passed(monkeypatch):
     assert modes[-1] == "default"
 
 
+def test_the_one_wait_of_a_step_is_counted_and_another_is_slow(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda _: None)
+    row = correctness.waits(CPU)
+    assert (row.result, row.values) == ("ok", {"semi_mae": 1.0, "mae": 0.0})
+    guard = FiniteGuard.step
+
+    def waiting(self, *given):
+        guard(self, *given)
+        if len(self._unchecked) > 1:  # the first step is not watched
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    monkeypatch.setattr(FiniteGuard, "step", waiting)
+    assert correctness.waits(CPU).result == "slow"
+
+
 def test_every_crop_preset_and_kind_of_erasing_is_compared():
     assert {"random_resized", "resize_then_crop", "centre"} <= {*views.crops()}
     named = " ".join(views.presets())
