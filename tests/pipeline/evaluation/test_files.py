@@ -60,8 +60,8 @@ def refuse(*_, **__):
     raise AssertionError("views are made elsewhere")
 
 
-@pytest.mark.parametrize("views_on", ["cpu", "device"])
-def test_files_are_shown_as_the_loader_shows_them_from_a_converted_folder(views_on, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("views_on", "size"), [("cpu", 32), ("device", 32), ("cpu", (32, 20)), ("device", (16, 40))])
+def test_files_are_shown_as_the_loader_shows_them_from_a_converted_folder(views_on, size, tmp_path, monkeypatch):
     """Sizes grow, so that memory for the largest image has to follow while smaller ones are still decoded."""
     monkeypatch.setattr(files, "ROOM", 2000)
     folder = tmp_path / "all" / "things"
@@ -69,7 +69,7 @@ def test_files_are_shown_as_the_loader_shows_them_from_a_converted_folder(views_
     for i in range(11):
         (folder / f"{i:02d}.jpg").write_bytes(jpeg(picture(20 + 17 * i, 120 - 9 * i, i)))
     convert(tmp_path / "all", tmp_path / "train.beton", Options(side=None))
-    data = replace(DATA, root=str(tmp_path), views_on=views_on)
+    data = replace(DATA, root=str(tmp_path), views_on=views_on, size=size)
     beton = open_data(data, "train.beton")
     expected = torch.cat(list(sweep(data, beton, CPU, np.arange(11), 11)))
     monkeypatch.setattr(files.cpu_views if views_on == "device" else files.staged_decode, "start_views", refuse)
