@@ -60,7 +60,7 @@ class Options:
     keep_metadata: bool = False
     """Keep all of a JPEG file that passes through, EXIF and GPS included, not only what decoding it needs."""
     max_pixels: int = MAX_PIXELS
-    """Largest image that is read; a worker takes up to 12 bytes of memory a pixel (20,000 x 20,000: 5 GB), 20 of WebP, of
+    """Largest image that is read; a worker takes up to 12 bytes of memory a pixel (20,000 x 20,000: 5 GB), 20 of WebP,
     16-bit grey and with alpha, 40 of 32-bit pixels."""
     max_bad: float = 0.001
     """Share of the source's images that may be rejected; files that are no images are ignored."""
