@@ -19,6 +19,7 @@ WRONG = {  # recipe, flags, what the line says
     "a negative ratio": (SUPMAE, "--data.mask.ratio=-1", "mask ratio -1 leaves"),
     "a grid of another ratio": (MAE, "--data.mask.kind=grid --data.mask.ratio=0.5", "use ratio 0.75"),
     "an odd grid": (MAE, "--data.mask.kind=grid --data.mask.ratio=0.75 --data.size=12", "even grid"),
+    "a patch that divides one side": (SUPERVISED, "--data.size 16 18", "of 4 pixels do not divide images of 16 x 18"),
     "a patch that does not divide": (SUPERVISED, "--data.size=18", "patches of 4 pixels do not divide images of 18"),
     "a patch larger than the image": (SUPERVISED, "--encoder.patch=32", "patches of 32 pixels do not divide"),
     "sizes that no patch divides": (MAE, "--data.sizes 10 16", "holds 10, which patches of 4 pixels do not divide"),
