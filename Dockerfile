@@ -23,7 +23,7 @@ COPY Makefile pyproject.toml requirements.lock build-constraints.txt constraints
 COPY .ci .ci
 COPY pipeline/opencv_shim pipeline/opencv_shim
 # The user of the last stage cannot write byte code beside the packages: it is made here.
-RUN UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy make setup
+RUN UV_NO_CACHE=1 PIP_NO_CACHE_DIR=1 UV_COMPILE_BYTECODE=1 make setup
 
 FROM system
 RUN useradd --create-home --uid 10001 --shell /bin/bash shotcrete \
