@@ -16,7 +16,8 @@ class EMA(nn.Module):
     logits = ema.module(images)
 
     With `warmup` the decay of step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's ExponentialMovingAverage, so
-    that a young average forgets its random start. Buffers are copied. The copy is always in eval mode.
+    that a young average forgets its random start. Buffers are copied. Weights that do not train are left alone: the
+    average of what does not move is itself. The copy is always in eval mode.
     """
 
     def __init__(self, module: nn.Module, decay: float, *, warmup: bool = False) -> None:
@@ -28,7 +29,10 @@ class EMA(nn.Module):
     def update(self, module: nn.Module, step: int) -> None:
         """Move towards `module` after the update of `step`, counted from 0; one kernel, no host sync."""
         decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
-        torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), 1 - decay)
+        pairs = zip(self.module.parameters(), module.parameters(), strict=True)
+        if moving := [(average, weight) for average, weight in pairs if weight.requires_grad]:
+            averages, weights = zip(*moving, strict=True)
+            torch._foreach_lerp_(averages, weights, 1 - decay)
         for average, current in zip(self.module.buffers(), module.buffers(), strict=True):
             average.copy_(current)
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from models.config.recipe import Recipe
 from models.ema import EMA
 from models.encoder.build import encoder_of
+from models.encoder.freeze import adapt
 from models.encoder.vit import eval_logits
 from models.masked.branch import Branch
 from models.running_stats import RunningStats
@@ -51,7 +52,7 @@ class Method(nn.Module, ABC):
     method = method_class(recipe)(recipe, classes=10)
     method(batch, StepInfo(step=0, labels_only=False)).total.backward()
 
-    encoder  a timm VisionTransformer, classifier included
+    encoder  a timm VisionTransformer, classifier included; what encoder.adapt freezes of it requires no gradient
     ema      the moving average of the encoder, where the recipe keeps one
     branch   the masked branch, where the method has one
     """
@@ -61,6 +62,7 @@ class Method(nn.Module, ABC):
     def __init__(self, recipe: Recipe, classes: int) -> None:
         super().__init__()
         self.encoder = self.build(recipe, classes)
+        self._frozen = adapt(self.encoder, recipe.encoder)
         decay = recipe.optim.ema_decay
         self.ema = None if decay is None else EMA(self.encoder, decay, warmup=recipe.optim.ema_warmup)
         self.branch: Branch | None = None
@@ -79,6 +81,13 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch, info: StepInfo) -> Loss:
         """Return the objective on one (micro-)batch."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Put everything but frozen modules into training mode, so that these drop no paths."""
+        super().train(mode)
+        for part in self._frozen:
+            part.training = False
+        return self
 
     def logits(self, images: Tensor) -> Tensor:
         """Compute class scores [N, C] of u8 images [N, 3, H, W] by the weights that are evaluated."""

@@ -8,6 +8,13 @@ from pipeline.errors import InputError
 from pipeline.flags import check_bounds
 from pipeline.spec import View
 
+AUTO = "auto"
+SHAPE = ("mlp", "mlp_width", "act", "norm_eps", "norm_pre", "qkv_bias", "class_token", "registers", "prefix_positions")
+"""Fields of an encoder that belong to a size, and that a named model brings."""
+OPEN = ("act", "norm_eps")
+"""Those that may be given with name auto, as may heads: no tensor tells them."""
+LORA = "lora_rank", "lora_alpha", "lora_layers"
+
 
 def check(recipe: Recipe) -> None:
     """Raise InputError naming the first number that is out of its range, or the fields that contradict each other.
@@ -20,6 +27,9 @@ def check(recipe: Recipe) -> None:
     for name in ("weak", "strong", "evaluate"):
         _check_view(f"data.{name}", getattr(recipe.data, name))
     _check_size(recipe.encoder)
+    if recipe.encoder.name == AUTO and recipe.run.start is None:
+        raise InputError("encoder.name is auto, which is the encoder of run.start, and there is none; add --run.start")
+    _check_lora(recipe.encoder)
     _check_epochs(recipe.optim)
     _check_extensions(recipe)
     _check_evaluation(recipe)
@@ -37,6 +47,22 @@ def _check_view(group: str, view: View) -> None:
 
 def _check_size(encoder: Encoder) -> None:
     size = encoder.width, encoder.depth, encoder.heads
+    own = [name for name in SHAPE if getattr(encoder, name) != getattr(Encoder(), name)]
+    if encoder.name == AUTO:
+        own = [name for name in ("width", "depth") if getattr(encoder, name)] + [
+            name for name in own if name not in OPEN
+        ]
+        if own:
+            raise InputError(
+                f"encoder.{own[0]} is {getattr(encoder, own[0])}, and encoder.name auto reads it from run.start; leave "
+                "one of the two out"
+            )
+        return
+    if encoder.name is not None and own:
+        raise InputError(
+            f"encoder.{own[0]} is {getattr(encoder, own[0])}, and encoder.name {encoder.name} brings its own; set "
+            "encoder.name to None, and encoder.width, depth and heads, or leave it out"
+        )
     if None in size and any(size):
         raise InputError(
             f"encoder.width, depth and heads make a size together, got {', '.join(map(str, size))}; set all or none"
@@ -48,6 +74,18 @@ def _check_size(encoder: Encoder) -> None:
         )
     if encoder.name is None and encoder.width is None:
         raise InputError("encoder.name is None, as are width, depth and heads; set the name or these three")
+
+
+def _check_lora(encoder: Encoder) -> None:
+    layers = encoder.lora_layers
+    if not layers or len(set(layers)) < len(layers):
+        raise InputError(f"encoder.lora_layers is {' '.join(layers) or 'empty'}, expected different layers; name some")
+    own = [name for name in LORA if getattr(encoder, name) != getattr(Encoder(), name)]
+    if own and encoder.adapt != "lora":
+        raise InputError(
+            f"encoder.{own[0]} is set, and encoder.adapt is {encoder.adapt}, which has no factors of low rank; add "
+            f"--encoder.adapt lora, or leave --encoder.{own[0].replace('_', '-')} out"
+        )
 
 
 def _check_epochs(optim: Optim) -> None:

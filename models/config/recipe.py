@@ -14,7 +14,9 @@ class Encoder:
     """The vision transformer: a plain timm VisionTransformer (or Semiformer's)."""
 
     name: str | None = "vit_small_patch16_224"
-    """A plain ViT of timm by its name (method semiformer: semiformer_small); None if width, depth and heads are set."""
+    """A plain ViT of timm by its name (method semiformer: semiformer_small); None if width, depth and heads are set.
+    auto: the encoder of `run.start`, whose file says all fields of this group but pool, drop_path, attention and
+    checkpointing; heads, act and norm_eps may be given where the file leaves them open."""
     width: Annotated[int | None, AT_LEAST_1] = None
     """Token width; set together with `depth` and `heads` for a size without a name in timm."""
     depth: Annotated[int | None, AT_LEAST_1] = None
@@ -25,8 +27,9 @@ class Encoder:
     """Position embedding. learned: timm's. sincos: MAE's fixed 2-D sines and cosines. irpe: LoMaR's relative positions.
     bias: SimMIM's relative position bias, one table for all blocks (pre-training). block_bias: one table a block
     (SimMIM's fine-tuning; `run.start` from a `bias` encoder copies its table to each block). none: no positions."""
-    pool: Literal["token", "avg"] = "token"
-    """Input of the classifier: the class token, or the mean over patch tokens."""
+    pool: Literal["token", "avg", "map"] = "token"
+    """Input of the classifier: the class token, the mean over patch tokens, or what one learned query attends to in
+    them (map: SigLIP's attention pooling)."""
     fc_norm: bool = False
     """Put the final layer norm after the pooling instead of before it, as MAE and SimMIM fine-tune. Methods with a
     masked branch refuse it, because the branch reads normed tokens."""
@@ -39,6 +42,37 @@ class Encoder:
     all; needs CUDA and half precision."""
     checkpointing: bool = False
     """Activation checkpointing: compute activations again in the backward pass instead of keeping them."""
+    mlp: Literal["plain", "swiglu"] = "plain"
+    """MLP of each block: two layers with `act` between them, or SwiGLU, whose first layer makes the gate, too
+    (DINOv2's giant). This field and those below belong to a width, depth and heads; a named model has its own."""
+    mlp_width: Annotated[int | None, AT_LEAST_1] = None
+    """Outputs of the first layer of an MLP (SwiGLU: gate and values together); None: 4 times the width."""
+    act: Literal["gelu", "gelu_tanh", "quick_gelu"] | None = None
+    """Activation of a plain MLP: GELU, its approximation by tanh (SigLIP), or x · sigmoid(1.702 x) (OpenAI's CLIP).
+    None: gelu, or with name auto what the file says."""
+    norm_eps: Annotated[float | None, NOT_NEGATIVE] = None
+    """Added to the variance in layer norms. None: 1e-6, or with name auto what the file says."""
+    norm_pre: bool = False
+    """Put a layer norm before the first block; the patch projection then has no bias (CLIP)."""
+    qkv_bias: bool = True
+    """Give queries, keys and values biases."""
+    class_token: bool = True
+    """Put a class token before the patches; pool token needs it (SigLIP and I-JEPA have none)."""
+    registers: Annotated[int, NOT_NEGATIVE] = 0
+    """Learned tokens behind the class token (DINOv2's registers; DeiT's distillation token is read as one)."""
+    prefix_positions: bool = True
+    """Give class token and registers rows of the positions; DINOv2's with registers have none."""
+    adapt: Annotated[int | Literal["full", "lora", "bitfit", "half", "head"], AT_LEAST_1] = "full"
+    """What is trained: all (full); factors of low rank beside the weights of all blocks (lora); all biases (bitfit);
+    the last so many blocks; the MLP of the last one (half); none of these (head). The final norm and the classifier
+    are trained in any case. What is frozen stays as it was loaded, and frozen blocks run without drop-path."""
+    lora_rank: Annotated[int, AT_LEAST_1] = 8
+    """adapt lora: rank of B A, which is added to each weight."""
+    lora_alpha: Annotated[float, POSITIVE] = 8.0
+    """adapt lora: B A is scaled by lora_alpha / lora_rank (Hu et al. 2021, section 4.1)."""
+    lora_layers: tuple[Literal["qkv", "proj", "fc1", "fc2"], ...] = ("qkv", "proj", "fc1", "fc2")
+    """adapt lora: the layers of each block that are adapted: queries, keys and values in one; the projection behind
+    attention; the two of the MLP."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +137,12 @@ class Run:
     fresh: bool = False
     """Refuse a folder that already holds a run."""
     start: str | None = None
-    """Pretrained encoder to start from: a run's folder or checkpoint, an exported folder, a released file (MAE's,
-    SupMAE's, ...), or a timm name with weights on this machine (vit_base_patch16_224.mae)."""
+    """Pretrained encoder to start from: a run's folder or checkpoint, an exported folder, a released file or folder
+    (MAE, DINO, DINOv2, MoCo v3, BEiT, I-JEPA, CLIP, SigLIP, ...: docs/pretrained.md), or a timm name with weights on
+    this machine (vit_base_patch16_224.mae)."""
+    start_normalisation: Literal["imagenet", "half", "clip"] | None = None
+    """What the images of `start` were normalised by, for a file that does not say it: the mean and std of ImageNet, 0.5
+    and 0.5, or those of CLIP. None: what the file says, else what its format was released with."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU where there is one."""
     devices: Annotated[int | None, AT_LEAST_1] = None

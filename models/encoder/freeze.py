@@ -1,50 +1,77 @@
-"""Freeze a part of an encoder, so that all of it, its last blocks, half of one, or its classifier alone is trained."""
-
-from typing import Literal
+"""Freeze a part of an encoder, so that few of its parameters adapt: factors of low rank, biases, the last blocks, half
+of one, or the classifier alone."""
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from models.config.recipe import Encoder
+from models.encoder.lora import add_lora, lora_layers
 from pipeline.errors import InputError
 
-Trained = int | Literal["all", "half", "head"]
+STARTS_FROM_NONE = "note: these settings are for a trained encoder, and this run starts from none (--run.start)"
 
 
-def freeze(vit: VisionTransformer, trained: Trained) -> list[nn.Module]:
+def adapt(vit: VisionTransformer, encoder: Encoder) -> list[nn.Module]:
     """Freeze in place what a ViT does not train; -> the frozen modules, which the caller keeps in eval mode.
 
-    frozen = freeze(vit, 2)   # trains the last two blocks, the final norm and the classifier
+    frozen = adapt(vit, Encoder(adapt=2))   # trains the last two blocks, the final norm and the classifier
 
-    "head"  trains the classifier and the final norm, before or after pooling
-    "half"  these, and the MLP sub-block of the last block: its norm, its MLP (MAE section 4.3, "half" a block)
-    k       these, and the last k blocks; embedding, class token and positions are frozen even if all blocks are trained
+    "head"    trains the classifier, the final norm, before or after pooling, and a pooling that has weights
+    "half"    these, and the MLP sub-block of the last block: its norm, its MLP (MAE section 4.3, "half" a block)
+    k         these, and the last k blocks; embedding, class token and positions are frozen even if all blocks are
+              trained
+    "bitfit"  these, and every bias of the encoder (Ben Zaken et al. 2022)
+    "lora"    these, and factors of low rank beside weights of all blocks (models.encoder.lora)
+    "full"    trains all, and leaves the ViT as it is
 
-    Autograd records nothing below the first trained part, so the step costs a forward pass there.
-    Raises InputError for more blocks than there are.
+    Autograd records nothing below the first trained part, so the step costs a forward pass there, of which nothing is
+    kept. bitfit and lora freeze no module as a whole: paths drop as in training everything.
+    Raises InputError for more blocks than there are, and for what `add_lora` refuses.
     """
-    if trained == "all":
+    if encoder.adapt == "full":
         return []
-    depth = len(vit.blocks)
-    if not isinstance(trained, str) and trained > depth:
-        raise InputError(f'method.trained is {trained} blocks, the encoder has {depth}; set {depth} or fewer, or "all"')
-    learning = [vit.norm, vit.fc_norm, vit.head_drop, vit.head]
-    if trained == "half":
+    depth, chosen = len(vit.blocks), encoder.adapt
+    if not isinstance(chosen, str) and chosen > depth:
+        raise InputError(f"encoder.adapt is {chosen} blocks, the encoder has {depth}; set {depth} or fewer, or full")
+    learning = [part for part in (vit.norm, vit.attn_pool, vit.fc_norm, vit.head_drop, vit.head) if part is not None]
+    if chosen == "half":
         last = vit.blocks[-1]
         learning += [last.norm2, last.mlp, last.ls2, last.drop_path2]
-    elif trained != "head":
-        learning += vit.blocks[depth - trained :]
+    elif not isinstance(chosen, str):
+        learning += vit.blocks[depth - chosen :]
     vit.requires_grad_(False)
     for part in learning:
         part.requires_grad_(True)
+    if chosen == "lora":
+        add_lora(vit, encoder.lora_rank, encoder.lora_alpha, encoder.lora_layers)
+        return []
+    if chosen == "bitfit":
+        for name, parameter in vit.named_parameters():
+            if name.endswith("bias"):
+                parameter.requires_grad_(True)
+        return []
     kept = {id(module) for part in learning for module in part.modules()}
     kept |= {id(module) for module in (vit, vit.blocks, *vit.blocks)}  # containers, which may hold parts of both kinds
     return [module for module in vit.modules() if id(module) not in kept]
 
 
-def describe(trained: Trained, vit: VisionTransformer) -> str:
-    """Name the trained part, and its share of the encoder's parameters, in one line."""
-    whole = sum(p.numel() for p in vit.parameters())
-    part = sum(p.numel() for p in vit.parameters() if p.requires_grad)
-    names = {"head": "the classifier alone", "half": "the MLP of the last block and the classifier"}
-    what = names.get(trained) or f"the last {trained} of {len(vit.blocks)} blocks and the classifier"
-    return f"trained: {what}, {part / 1e6:.2f} of {whole / 1e6:.2f} M parameters; the rest is frozen"
+def describe(encoder: Encoder, vit: nn.Module, *, started: bool) -> list[str]:
+    """Name the trained part, and its share of the encoder's parameters, in a line; warn in another where frozen weights
+    are those that were drawn. No line where all is trained.
+
+    describe(recipe.encoder, method.encoder, started=recipe.run.start is not None)
+    """
+    if encoder.adapt == "full":
+        return []
+    top = "the classifier" if any(True for _ in vit.head.parameters()) else "the final norm"
+    names = {
+        "head": f"{top} alone",
+        "half": f"the MLP of the last block and {top}",
+        "bitfit": f"biases and {top}",
+        "lora": f"LoRA of rank {encoder.lora_rank} on {sum(1 for _ in lora_layers(vit))} weights, and {top}",
+    }
+    what = names.get(str(encoder.adapt)) or f"the last {encoder.adapt} of {len(vit.blocks)} blocks and {top}"
+    whole = sum(each.numel() for each in vit.parameters())
+    part = sum(each.numel() for each in vit.parameters() if each.requires_grad)
+    line = f"trained: {what}, {part:,} of {whole:,} parameters of the encoder; the rest of it is frozen"
+    return [line] if started else [line, STARTS_FROM_NONE]

@@ -12,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from models.encoder.heads import folded
+from models.encoder.lora import merged
 from models.encoder.patches import as_normalised
 from models.encoder.vit import normalisation_of
 from models.load import Loaded
@@ -55,11 +56,12 @@ class ExportFormat(ABC):
 
 
 def plain_encoder(loaded: Loaded, format_name: str) -> VisionTransformer:
-    """Return the encoder that is evaluated; for a probe a copy of it, whose head is folded into one linear layer.
+    """Return the encoder that is evaluated; of an adapted one a copy with its factors merged; for a probe a copy whose
+    head is folded into one linear layer.
 
     Raises InputError if it is no timm ViT, or has relative positions.
     """
-    encoder = loaded.method.eval_encoder
+    encoder = merged(loaded.method.eval_encoder)
     if type(encoder) is not VisionTransformer or relative(encoder):
         kind = f"positions of kind {loaded.recipe.encoder.position}"
         came = kind if type(encoder) is VisionTransformer else f"a {type(encoder).__name__}"

@@ -9,6 +9,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from models.encoder.lora import merged
 from models.encoder.vit import eval_logits, normalisation_of
 from models.export.export_format import CheckResult, ExportFormat, images_like, relative
 from models.export.unpacked_encoder import UnpackedEncoder
@@ -46,7 +47,7 @@ class ToOnnx(ExportFormat):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter about its own code
             torch.onnx.export(
-                Scores(loaded.method.eval_encoder.cpu().float()).eval(),
+                Scores(merged(loaded.method.eval_encoder.cpu().float())).eval(),
                 (images,),
                 folder / "model.onnx",
                 input_names=["images"],

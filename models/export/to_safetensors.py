@@ -8,21 +8,23 @@ from typing import final
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from models.encoder.lora import merged
 from models.export.export_format import CheckResult, ExportFormat
 from models.load import Loaded
 
 
 @final
 class ToSafetensors(ExportFormat):
-    """model.safetensors; classes and recipe in its header."""
+    """model.safetensors, factors of low rank merged; classes and recipe in its header."""
 
     def write(self, loaded: Loaded, folder: Path) -> None:
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in loaded.method.eval_encoder.state_dict().items()}
+        found = merged(loaded.method.eval_encoder).state_dict()
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in found.items()}
         held = {"classes": json.dumps(loaded.classes), "recipe": json.dumps(asdict(loaded.recipe)), "format": "pt"}
         save_file(tensors, folder / "model.safetensors", metadata=held)
 
     def check(self, loaded: Loaded, folder: Path) -> CheckResult:
-        ours = loaded.method.eval_encoder.state_dict()
+        ours = merged(loaded.method.eval_encoder).state_dict()
         with safe_open(folder / "model.safetensors", "pt") as file:
             if set(file.keys()) != set(ours):
                 return CheckResult(float("inf"), "safetensors, under other names")

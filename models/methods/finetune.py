@@ -1,11 +1,11 @@
-"""Fine-tuning on labels from any checkpoint (--run.start): the whole encoder, its last blocks, or the classifier alone.
+"""Fine-tuning on labels from any checkpoint (--run.start): the whole encoder, or what --encoder.adapt says of it.
 
 MAE's end-to-end and partial fine-tuning (He et al. 2022, appendix A.1, section 4.3), SupMAE's and SimMIM's settings.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, Self, final
+from typing import Annotated, final
 
 from timm.layers import trunc_normal_
 from timm.models.vision_transformer import VisionTransformer
@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from models.config.recipe import Encoder, Recipe
 from models.config.sweep import along
 from models.encoder.build import encoder_of
-from models.encoder.freeze import describe, freeze
+from models.encoder.freeze import STARTS_FROM_NONE
 from models.encoder.vit import FullImages, classify, encode
 from models.losses import label_loss
 from models.method import Loss, Method, StepInfo
@@ -21,7 +21,7 @@ from models.methods.presets import in1k, small
 from models.methods.presets.finetune import in1k_data, in1k_encoder, in1k_optim
 from models.pseudo_labels.mixup import batch_pairs, mixed
 from pipeline.batch import Batch
-from pipeline.flags import AT_LEAST_1, BELOW_1, NOT_NEGATIVE, POSITIVE
+from pipeline.flags import BELOW_1, NOT_NEGATIVE, POSITIVE
 from pipeline.spec import Needs
 
 
@@ -37,9 +37,6 @@ class Settings:
     """CutMix: shares from Beta(cutmix, cutmix), half of the time where there is mixup, too; 0: none."""
     head_std: Annotated[float | None, POSITIVE] = 2e-5
     """Spread of the classifier's initial weights, a truncated normal; as the encoder initialises them when absent."""
-    trained: Annotated[int | Literal["all", "half", "head"], AT_LEAST_1] = "all"
-    """The whole encoder; or its last so many blocks, the MLP of the last one (half), none (head), each with the final
-    norm and the classifier. The other weights are frozen as they were loaded, and run without drop-path."""
 
 
 @final
@@ -49,8 +46,7 @@ class Finetune(Method):
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
         super().__init__(recipe, classes)
         self.settings = recipe.method
-        self.frozen = freeze(self.encoder, recipe.method.trained)
-        self.transfers = recipe.optim.layer_decay is not None or bool(self.frozen)
+        self.slow_below = recipe.optim.layer_decay is not None and recipe.encoder.adapt == "full"
         self.started = recipe.run.start is not None
 
     @staticmethod
@@ -66,19 +62,9 @@ class Finetune(Method):
         """Labelled images."""
         return Needs(labelled=True)
 
-    def train(self, mode: bool = True) -> Self:
-        """Put everything but the frozen modules into training mode, so that these drop no paths."""
-        super().train(mode)
-        for part in self.frozen:
-            part.training = False
-        return self
-
     def startup_note(self) -> str | None:
-        """Name the trained part, and warn where the encoder was not pre-trained."""
-        lines = [] if self.settings.trained == "all" else [describe(self.settings.trained, self.encoder)]
-        if self.transfers and not self.started:
-            lines.append("note: these settings are for a trained encoder, and this run starts from none (--run.start)")
-        return "\n".join(lines) or None
+        """Warn where lower layers learn slower, and the encoder was not pre-trained."""
+        return STARTS_FROM_NONE if self.slow_below and not self.started else None
 
     def forward(self, batch: Batch, info: StepInfo) -> Loss:
         """Cross-entropy of mixtures of the labelled images."""
@@ -166,7 +152,7 @@ def simmim_b16() -> Recipe[Settings]:
 
 def digits_blocks() -> Iterator[Recipe[Settings]]:
     """Embedded digits: fine-tune the classifier, half a block, one, two, everything.  Here: not yet run."""
-    return along(digits(), "method.trained", ("head", "half", 1, 2, "all"))
+    return along(digits(), "encoder.adapt", ("head", "half", 1, 2, "full"))
 
 
 def in1k_l16_blocks() -> Iterator[Recipe[Settings]]:
@@ -176,7 +162,7 @@ def in1k_l16_blocks() -> Iterator[Recipe[Settings]]:
     50, 100 and 200 epochs for each ("tuning fewer blocks requires a longer schedule"): --optim.epochs.
     """
     recipe = in1k_l16_paper()
-    return along(recipe, "method.trained", ("head", "half", 1, 2, 4, 6, 12, 18, "all"))  # Figure 9; half: section 4.3
+    return along(recipe, "encoder.adapt", ("head", "half", 1, 2, 4, 6, 12, 18, "full"))  # Figure 9; half: section 4.3
 
 
 def _in1k(

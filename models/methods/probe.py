@@ -43,6 +43,12 @@ class Probe(Method):
     """
 
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
+        """Raises InputError for another encoder.adapt than full: a probe leaves the encoder as it is."""
+        if recipe.encoder.adapt != "full":
+            raise InputError(
+                f"encoder.adapt is {recipe.encoder.adapt}, and a probe trains the classifier alone, on features that "
+                "have no gradient; leave --encoder.adapt out, or train a finetune recipe"
+            )
         super().__init__(recipe, classes)
         self.start = recipe.run.start
         self.encoder.requires_grad_(False).head.requires_grad_(True)

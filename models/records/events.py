@@ -17,6 +17,7 @@ FILE = "events.jsonl"
 NEEDED = {"time": NUMBER, "event": TEXT}
 OPTIONAL = {
     **dict.fromkeys(("step", "steps", "ranks", "restart", "attempt", "line", "extensions", "device_images"), (int,)),
+    **dict.fromkeys(("trained", "parameters"), (int,)),
     **dict.fromkeys(("job", "node", "nodes", "error", "log", "why", "backend", "numerics", "schedule"), TEXT),
     **dict.fromkeys(("epochs", "lr"), NUMBER),
     "rank": (int, str),

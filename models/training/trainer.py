@@ -18,6 +18,7 @@ from models.distributed import fsdp, process_group
 from models.distributed.compile import compile_blocks, is_compiled, is_worth_compiling
 from models.distributed.precision import precision
 from models.distributed.process_group import World
+from models.encoder.freeze import describe
 from models.evaluate.validator import Validator
 from models.method import Method
 from models.optim.build import build_optimiser
@@ -231,7 +232,8 @@ def prepare(
         step=start,
     )
     run.record_extensions()
-    run.record_event("resumed" if checkpoint else "started", step=start, ranks=world.size, numerics=numerics(world))
+    began = "resumed" if checkpoint else "started"
+    run.record_event(began, step=start, ranks=world.size, numerics=numerics(world), **parameters(method))
     ending.enter_context(following(found.folder, recipe.run.track if world.main else None))
     print_headline(run, found.origin, [*found.notes, *([lost] if lost else [])])
     get_ready(run)
@@ -284,9 +286,17 @@ def print_headline(run: Training, origin: str | None, notes: Sequence[str]) -> N
         origin,
         *run.extensions(),
         growth(run.length.own_steps, run.recipe.data),
+        *describe(run.recipe.encoder, run.method.encoder, started=run.recipe.run.start is not None),
         run.method.startup_note(),
         *notes,
     )
+
+
+def parameters(method: Method) -> dict[str, int]:
+    """How many parameters of a method train, and how many there are, its moving average left out."""
+    held = [part for name, part in method.named_parameters() if not name.startswith("ema.")]
+    trained = sum(part.numel() for part in held if part.requires_grad)
+    return {"trained": trained, "parameters": sum(part.numel() for part in held)}
 
 
 def open_loader(run: Training) -> Loader:

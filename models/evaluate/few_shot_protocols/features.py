@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.config.recipe import Recipe
+from models.encoder.lora import merge
 from models.encoder.vit import FullImages, classify, encode
 from models.full_precision import full_precision
 from models.method import Method
@@ -32,6 +33,7 @@ class FeatureExtractor(nn.Module):
         """Copy the encoder. Raises InputError for a class token that it lacks, and for a `pool` of a Semiformer."""
         super().__init__()
         self.encoder = deepcopy(method.eval_encoder)
+        merge(self.encoder)
         self.encoder.requires_grad_(True)  # a moving average, and what the run itself froze, are without gradient
         if recipe.encoder.position == "sincos":
             self.encoder.pos_embed.requires_grad_(False)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from models.bench.flops import GroupCost, block_flops, classifier_flops, count, encoder_flops
-from models.encoder.freeze import freeze
+from models.config.recipe import Encoder
+from models.encoder.freeze import adapt
 from models.encoder.vit import FullImages, Size, build_encoder, classify, encode
 from pipeline.errors import InputError
 from tests.conftest import same, weights
@@ -29,11 +30,11 @@ def trained_mae(trained):
         ("1", HEAD | {"blocks.2"}),
         ("2", HEAD | {"blocks.2", "blocks.1"}),
         ("3", HEAD | {"blocks.2", "blocks.1", "blocks.0"}),
-        ("all", {""}),
+        ("full", {""}),
     ],
 )
 def test_what_is_trained_is_what_is_asked_for_and_the_rest_drops_no_path(trained, expected):
-    vit = method_of(f"--method.trained={trained}", "--encoder.drop-path=0.3").encoder
+    vit = method_of(f"--encoder.adapt={trained}", "--encoder.drop-path=0.3").encoder
     names = {name for name, parameter in vit.named_parameters() if parameter.requires_grad}
     assert names == {name for name, _ in vit.named_parameters() if any(name.startswith(part) for part in expected)}
     dropping = {name for name, part in vit.named_modules() if "drop_path" in name and part.training}
@@ -44,16 +45,16 @@ def test_what_is_trained_is_what_is_asked_for_and_the_rest_drops_no_path(trained
 
 
 def test_more_blocks_than_there_are_are_refused_and_none_is_called_head():
-    with pytest.raises(InputError, match='trained is 4 blocks, the encoder has 3; set 3 or fewer, or "all"'):
-        method_of("--method.trained=4")
-    with pytest.raises(InputError, match=r"method.trained is 0, expected at least 1"):
-        method_of("--method.trained=0")
+    with pytest.raises(InputError, match="adapt is 4 blocks, the encoder has 3; set 3 or fewer, or full"):
+        method_of("--encoder.adapt=4")
+    with pytest.raises(InputError, match=r"encoder.adapt is 0, expected at least 1"):
+        method_of("--encoder.adapt=0")
 
 
 @pytest.mark.parametrize("trained", ["head", "half", 1, 2, 3])
 def test_what_is_frozen_costs_a_forward_pass_and_no_more(trained):
     vit = build_encoder(Size(32, 3, 2), image_size=16, patch=4, classes=CLASSES, pool="avg", fc_norm=True).to("meta")
-    freeze(vit, trained)
+    adapt(vit, Encoder(adapt=trained))
     images = torch.empty(5, 3, 16, 16, device="meta")
     group = FullImages(images)
     forward = encoder_flops(vit, [GroupCost(5, 16, learns=False)])
@@ -67,7 +68,7 @@ def test_what_is_frozen_costs_a_forward_pass_and_no_more(trained):
 def test_what_is_frozen_stays_bitwise_as_it_was_loaded_through_steps_decay_average_and_a_stop(
     part, trained_mae, tiny, tmp_path
 ):
-    flags = [f"--run.start={trained_mae}", f"--method.trained={part}", "--optim.weight-decay=0.5",
+    flags = [f"--run.start={trained_mae}", f"--encoder.adapt={part}", "--optim.weight-decay=0.5",
              "--encoder.drop-path=0.2", "--method.mixup=0.8", "--method.cutmix=1"]  # fmt: skip
     assert tiny("finetune:digits", tmp_path / "run", *flags, "--run.stop-step=5") == 75
     assert tiny("finetune:digits", tmp_path / "run", *flags) == 0

@@ -101,11 +101,11 @@ def test_a_batch_is_mixed_by_one_draw_half_of_the_time_by_a_rectangle():
 
 def test_a_run_says_what_it_started_from_and_what_it_trains(trained, tiny, tmp_path, capsys):
     trained_mae = trained("mae:digits")
-    assert tiny("finetune:digits", tmp_path, f"--run.start={trained_mae}", "--method.trained=half", report=True) == 0
+    assert tiny("finetune:digits", tmp_path, f"--run.start={trained_mae}", "--encoder.adapt=half", report=True) == 0
     said = capsys.readouterr().out
     assert f"28 tensors of the encoder from {trained_mae}/last.pt (mae:digits, step 12); left out: " in said
     assert "new: fc_norm.weight, fc_norm.bias, head.weight, head.bias" in said
-    assert "trained: the MLP of the last block and the classifier, 0.01 of 0.03 M parameters" in said
+    assert "trained: the MLP of the last block and the classifier, 8,810 of 27,946 parameters of the encoder;" in said
     assert "starts from none" not in said
 
 
@@ -169,8 +169,8 @@ def test_semi_vits_last_stage_takes_the_encoder_that_its_fine_tuning_leaves():
 
 
 def test_the_sweep_over_blocks_is_figure_9s():
-    found = [recipe.method.trained for recipe in members("finetune:in1k_l16_blocks")]
-    assert found == ["head", "half", 1, 2, 4, 6, 12, 18, "all"]
+    found = [recipe.encoder.adapt for recipe in members("finetune:in1k_l16_blocks")]
+    assert found == ["head", "half", 1, 2, 4, 6, 12, 18, "full"]
 
 
 @pytest.mark.parametrize("name", ["mae:digits", "simmim:digits", "semi_mae:digits"])

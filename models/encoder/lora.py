@@ -1,0 +1,128 @@
+"""LoRA: train a matrix of low rank beside each frozen weight (Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large
+Language Models").
+
+    add_lora(vit, rank=8, alpha=8.0, layers=("qkv", "proj", "fc1", "fc2"))
+    merge(vit)                                                    # a plain ViT again, of the same outputs, bit for bit
+
+In a state dict the frozen weight keeps timm's name, and the two factors stand beside it:
+
+    blocks.<i>.attn.qkv.weight   [out, in]     W
+    blocks.<i>.attn.qkv.lora_A   [rank, in]    A
+    blocks.<i>.attn.qkv.lora_B   [out, rank]   B
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, final
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from pipeline.errors import InputError
+
+Layer = Literal["qkv", "proj", "fc1", "fc2"]
+PARENTS: dict[Layer, str] = {"qkv": "attn", "proj": "attn", "fc1": "mlp", "fc2": "mlp"}
+A, B = "lora_A", "lora_B"
+
+
+@final
+class LoRALinear(nn.Linear):
+    """A linear layer whose weight is W + (alpha / rank) B A (eq. 3): W, and the bias, are frozen; A and B are trained.
+
+    `weight` computes the sum whenever it is read, so whoever slices it, as the last block's queries do, reads the
+    adapted one. torch's register_parametrization would do the same under other names, and with a class of its own for
+    each layer, for which torch.compile would make each block its own graph.
+
+    scale  alpha / rank
+    """
+
+    lora_A: nn.Parameter
+    lora_B: nn.Parameter
+    scale: float
+
+    @property
+    def weight(self) -> Tensor:
+        frozen = self._parameters["weight"]
+        assert frozen is not None
+        # not in autocast's half precision: a step of B A smaller than a bfloat16 of W would be lost each time
+        with torch.autocast(frozen.device.type, enabled=False):
+            return adapted(frozen, self.lora_A, self.lora_B, self.scale)
+
+
+def adapted(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+    """Compute W + scale B A: weight [out, in], down (A) [rank, in], up (B) [out, rank] -> [out, in]."""
+    return torch.addmm(weight, up, down, alpha=scale)
+
+
+def add_lora(vit: VisionTransformer, rank: int, alpha: float, layers: Sequence[Layer]) -> None:
+    """Give the named layers of every block their factors, in place: A as the authors' code draws it, uniform in
+    ±in^-0.5, and B zero, so that the outputs are at first those of the frozen weights.
+
+    add_lora(vit, rank=8, alpha=16.0, layers=("qkv",))
+
+    What trains is left to the caller. Raises InputError for a rank above that of one of the weights, and for a layer
+    that is not linear.
+    """
+    for number, block in enumerate(vit.blocks):
+        for name in layers:
+            layer = getattr(getattr(block, PARENTS[name]), name)
+            if type(layer) is not nn.Linear:
+                raise InputError(f"encoder.adapt lora is for linear layers, block {number} has a {type(layer).__name__}"
+                                 f" for {name}; leave {name} out of encoder.lora_layers")  # fmt: skip
+            if rank > min(layer.in_features, layer.out_features):
+                shape = list(layer.weight.shape)
+                raise InputError(f"encoder.lora_rank is {rank}, and {name} is a matrix of {shape}; lower it")
+            _adapt_layer(layer, rank, alpha / rank)
+
+
+def _adapt_layer(layer: nn.Linear, rank: int, scale: float) -> None:
+    weight = layer.weight
+    down, up = weight.new_empty(rank, layer.in_features), weight.new_zeros(layer.out_features, rank)
+    nn.init.kaiming_uniform_(down, a=math.sqrt(5))
+    layer.__class__ = LoRALinear
+    layer.lora_A, layer.lora_B, layer.scale = nn.Parameter(down), nn.Parameter(up), scale
+
+
+def lora_layers(module: nn.Module) -> Iterator[LoRALinear]:
+    """Yield each layer of a module that has factors."""
+    return (part for part in module.modules() if isinstance(part, LoRALinear))
+
+
+@torch.no_grad()
+def merge(module: nn.Module) -> None:
+    """Replace each adapted weight by its value and remove the factors, in place; the layers are plain ones again."""
+    for layer in list(lora_layers(module)):
+        weight = layer.weight
+        del layer.lora_A, layer.lora_B
+        layer.__class__ = nn.Linear
+        layer.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+
+
+def merged(module: nn.Module) -> nn.Module:
+    """Return a copy in which factors are merged; the module itself where it has none."""
+    if next(lora_layers(module), None) is None:
+        return module
+    copied = copy.deepcopy(module)
+    merge(copied)
+    return copied
+
+
+def is_factor(name: str) -> bool:
+    """Say whether a name of a state dict is that of a factor."""
+    return name.endswith((f".{A}", f".{B}"))
+
+
+def merged_state(held: Mapping[str, Tensor], scale: float) -> tuple[dict[str, Tensor], int]:
+    """Merge the factors in a state dict -> a plain encoder's state dict, and how many weights were merged.
+
+    merged_state(vit.state_dict(), alpha / rank)
+    """
+    made, count = {name: tensor for name, tensor in held.items() if not is_factor(name)}, 0
+    for name, down in held.items():
+        if name.endswith(f".{A}"):
+            layer = name.removesuffix(A)
+            made[f"{layer}weight"] = adapted(held[f"{layer}weight"], down, held[f"{layer}{B}"], scale)
+            count += 1
+    return made, count
