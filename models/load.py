@@ -11,7 +11,8 @@ from models.config.recipe import Recipe
 from models.config.resolve import named
 from models.factory import method_class
 from models.method import Method
-from models.records.run_folder import LAST
+from models.records.metrics import RAW
+from models.records.run_folder import BEST, LAST
 from pipeline.errors import InputError
 
 
@@ -21,6 +22,7 @@ class Loaded:
     """A trained run; `method` is in eval mode on its device, `classes` are in the order of its scores.
 
     origin  for a model that is no run of this trainer: what was read from which file, and what was assumed
+    raw     why the weights themselves are judged, where the run keeps an average; "" where the average is
     """
 
     path: Path
@@ -29,6 +31,12 @@ class Loaded:
     classes: tuple[str, ...]
     step: int
     origin: str = ""
+    raw: str = ""
+
+    @property
+    def note(self) -> str | None:
+        """A line about weights that are not the run's average though it keeps one; None else."""
+        return f"{self.path}: the weights themselves, not their average, as {self.raw}" if self.raw else None
 
 
 def load_run(path: Path, device: torch.device | None = None) -> Loaded:
@@ -36,6 +44,9 @@ def load_run(path: Path, device: torch.device | None = None) -> Loaded:
 
     loaded = load_run(Path("runs/mae-digits"))
     loaded.method.logits(images)               # u8 [N, 3, H, W] -> [N, classes]
+
+    The weights are those by which the run was judged: of a run that keeps an average the average, except where
+    `run.judge` is raw, and of best.pt where `run.best` is a value of the raw weights.
 
     Raises InputError if there is no checkpoint, if it is not one of a run, or if its recipe no longer exists.
     """
@@ -52,7 +63,21 @@ def load_run(path: Path, device: torch.device | None = None) -> Loaded:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"{file} does not fit the recipe {recipe.name} of this version: {reason}") from error
-    return Loaded(file, recipe, method.eval().to(device), tuple(state["classes"]), state["step"])
+    raw = why_raw(recipe, file)
+    if raw:
+        method.ema = None
+    return Loaded(file, recipe, method.eval().to(device), tuple(state["classes"]), state["step"], raw=raw)
+
+
+def why_raw(recipe: Recipe, file: Path) -> str:
+    """Say why the weights in a checkpoint are judged in place of their average; "" where the average is, or none is
+    kept."""
+    run = recipe.run
+    if recipe.optim.ema_decay is None:
+        return ""
+    if file.name == BEST and run.best is not None:
+        return f"run.best is {run.best}" if run.best.endswith(RAW) else ""
+    return "run.judge is raw" if run.judge == "raw" else ""
 
 
 def runnable(recipe: Recipe, device: torch.device | None) -> Recipe:

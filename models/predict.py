@@ -69,6 +69,8 @@ def main() -> int:
     given = find_files(a.images)
     loaded = load_run(a.run, device)
     check(a, loaded)
+    if loaded.note:
+        print(loaded.note)
     began, text, done, rejected = time.perf_counter(), io.StringIO(), 0, list(given.rejected)
     writer = csv.writer(text, lineterminator="\n")
     header = [name for i in range(1, a.top + 1) for name in (f"class_{i}", f"confidence_{i}")]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import train
 from models.checkpoint import save_load
@@ -181,6 +182,42 @@ def test_average_and_raw_weights_are_judged_under_names_of_their_own(tiny, tmp_p
     assert same(weights(tmp_path / "both"), weights(tmp_path / "average"))
     assert "top1_raw" in capsys.readouterr().out
     assert list(values("both")[0]) == ["top1", "top5", "top1_raw", "top5_raw"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "checkpoint", "said", "why"),
+    [
+        (["--run.judge=raw"], "last.pt", "top1_raw", "run.judge is raw"),
+        (["--run.judge=both", "--run.best=top1_raw"], "best.pt", "top1_raw", "run.best is top1_raw"),
+        (["--run.judge=both", "--run.best=top1_raw"], "last.pt", "top1", ""),
+        (["--run.judge=both", "--run.best=top1"], "best.pt", "top1", ""),
+    ],
+)
+def test_afterwards_the_weights_by_which_a_run_was_judged_are_judged_and_exported(
+    flags, checkpoint, said, why, tiny, tmp_path, monkeypatch, capsys
+):
+    from models.evaluate import __main__ as evaluate
+    from models.export import __main__ as export
+
+    run = tmp_path / "run"
+    assert tiny("supervised:digits", run, "--run.evaluate-steps=5", "--optim.ema-decay=0.5", *flags) == 0
+    step = step_of(run, checkpoint)
+    (own,) = (row["values"] for row in rows(run) if row.get("evaluation") == "val" and row["step"] == step)
+    capsys.readouterr()
+    for module, *argv in ((evaluate, "accuracy", str(run / checkpoint)), (export, str(run / checkpoint))):
+        monkeypatch.setattr(sys, "argv", ["module", *argv])
+        module.main()
+        assert (f"not their average, as {why}" in capsys.readouterr().out) == bool(why)
+    (found,) = evaluation_log.read_evaluations(run)
+    assert found["values"]["top1"] == pytest.approx(own[said])
+    card = (run / "export-timm" / "README.md").read_text()
+    assert ("the weights themselves, not their average" in card) == bool(why)
+    assert ("the average of the weights" in card) == (not why)
+    assert f"| {step:,} |" in card.split("## Results")[1].split("## Recipe")[0]
+    held = load_file(run / "export-timm" / "model.safetensors")
+    state = save_load.load(run / checkpoint)["method"]
+    kind = "encoder." if why else "ema.module."
+    assert all(torch.equal(value, state[f"{kind}{name}"]) for name, value in held.items())
 
 
 def test_what_is_judged_may_change_and_the_best_may_be_of_the_raw_weights(tiny, tmp_path):

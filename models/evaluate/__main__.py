@@ -48,6 +48,8 @@ def measure(name: str, path: str, flags: list[str]) -> None:
     kind = own_class(importlib.import_module(f"models.evaluate.{name}"), Evaluator)
     evaluator = parse(kind, args=flags, prog=f"python -m models.evaluate {name} RUN")
     loaded = evaluator.load(Path(path))
+    if loaded.note:
+        print(loaded.note)
     check_writable(loaded.path.parent / FILE, "results are kept beside the run:")
     result = evaluator.run(loaded)
     page = append_evaluation(loaded, name, evaluator, result)

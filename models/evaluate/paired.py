@@ -40,6 +40,8 @@ def open_other(evaluator: Evaluator, loaded: Loaded, against: str | None, *, sam
     other = evaluator.load(Path(against))
     if other.path.resolve() == loaded.path.resolve():
         raise InputError(f"--against {against} is the run itself, {loaded.path}; give another run or checkpoint")
+    if other.note:
+        print(other.note)
     ours, theirs = (evaluator.open(each, same_classes=same_classes) for each in (loaded, other))
     if ours.digest != theirs.digest:
         raise InputError(

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.evaluate.evaluation_log import read_evaluations
+from models.records.metrics import read
+from models.records.run_folder import LAST
 
 LOWER = "mse", "nll", "error", "mce", "hours", "cost", "loss", "train_gflops", "memory", "spread"
 """What the names of numbers hold of which less is better."""
@@ -38,20 +40,30 @@ def last_evaluations(rows: Sequence[dict]) -> Numbers:
 
 
 def recorded_evaluations(folders: Sequence[Path]) -> list[Numbers]:
-    """Return the latest numbers of each evaluator beside each run; flags in which measurements differ are named."""
+    """Return the latest numbers of each evaluator beside each run; flags in which measurements differ are named, and so
+    are a checkpoint other than the run's last and the step of a last one that the run has left behind since."""
     rows = [[(row, flat(row["flags"])) for row in read_evaluations(folder)] for folder in folders]
     several = differing([(row["evaluator"], flags) for held in rows for row, flags in held])
     found: list[Numbers] = []
-    for held in rows:
+    for folder, held in zip(folders, rows, strict=True):
         numbers: Numbers = {}
+        done = max((row["step"] for row in read(folder)), default=None) if held else None
         for row, flags in held:
             named = [
                 f"{name}={flags[name]}" for name in several[row["evaluator"]] if flags.get(name) not in (None, "[]")
             ]
-            where = " ".join([row["evaluator"], *named])
+            where = " ".join([row["evaluator"], *named, *_of_other_weights(row, done)])
             numbers |= {Column(where, name): value for name, value in row["values"].items() if of_one_run(name)}
         found.append(numbers)
     return found
+
+
+def _of_other_weights(row: dict, done: int | None) -> list[str]:
+    """Name the checkpoint or the step of a measurement, unless it is of the run's last step, `done`, or that is not
+    known."""
+    if row.get("checkpoint", LAST) != LAST:
+        return [str(row["checkpoint"])]
+    return [f"step={row['step']}"] if done is not None and row.get("step", done) != done else []
 
 
 def of_one_run(name: str) -> bool:

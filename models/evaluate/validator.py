@@ -19,13 +19,13 @@ from models.evaluate.rankme import rankme, rankme_ids
 from models.factory import method_class
 from models.full_precision import full_precision
 from models.method import Method
+from models.records.metrics import RAW
 from pipeline.errors import InputError
 from pipeline.evaluation.sweep import sweep, sweep_decodable
 from pipeline.labels.splits import known_labels, load_split
 from pipeline.sources.classes import difference
 from pipeline.store.beton import Beton, open_beton
 
-RAW = "_raw"  # ends the names of values of the weights themselves, where an average is kept as well
 NEIGHBOUR_IMAGES = 10_000  # labelled images that k-NN compares with: enough to rank runs, seconds to encode
 
 

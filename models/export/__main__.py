@@ -84,6 +84,8 @@ def main() -> None:
     if needless := [name for name in ("dry_run", "private", "replace") if getattr(a, name)]:
         raise InputError(f"--{needless[0].replace('_', '-')} says how to send the files; add --push OWNER/NAME")
     loaded = load_run(a.run)
+    if loaded.note:
+        print(loaded.note)
     folder = a.out or loaded.path.parent / f"export-{a.to}"
     use = USE[a.to].format(folder=folder)
     checked = export(loaded, a.to, folder, lambda checked: model_card(loaded, a.to, checked, use))
@@ -127,6 +129,8 @@ def push(a: Arguments, repo: str) -> None:
     target = Target(repo, a.private, a.replace)
     hub = None if a.dry_run else Hub(target)
     loaded, use = load_run(a.run), FROM_HUB[a.to].format(repo=repo)
+    if loaded.note:
+        print(loaded.note)
     with ExitStack() as ends:
         folder = a.out or loaded.path.parent / f"export-{a.to}-to-push.partial"
         if a.out is not None and folder.is_dir():

@@ -15,7 +15,7 @@ from models.factory import method_class
 from models.load import Loaded
 from models.records.json_file import read_object
 from models.records.metrics import read
-from models.records.run_folder import ENVIRONMENT
+from models.records.run_folder import BEST, ENVIRONMENT
 from pipeline.errors import InputError
 from pipeline.sources.levels import stored_window
 from pipeline.spec import both_sides
@@ -39,13 +39,13 @@ def model_card(loaded: Loaded, format_name: str, checked: CheckResult, use: str)
         "Images are RGB; " + how_to_cut(loaded) + how_to_scale(loaded), "",
         "## What it is", "",
         f"* format: {format_name}, {agreement(checked)}",
-        f"* trained for {loaded.step:,} steps of {recipe.data.batch} images, seed {recipe.run.seed}",
+        f"* trained for {loaded.step:,} steps of {recipe.data.batch} images, seed {recipe.run.seed}{which(loaded)}",
         f"* data: `{recipe.data.train}` in `{recipe.data.root}`; labels that were seen: {labels}",
         f"* classes: {len(loaded.classes)}" + (f" ({some(loaded.classes, SHOWN)})" if loaded.classes else ""),
         f"* trained with torch {environment.get('torch', 'unknown')}, timm {environment.get('timm', 'unknown')} on "
         f"{environment.get('device', 'unknown')}, commit {environment.get('commit') or 'unknown'}; "
         f"exported with torch {torch.__version__}, timm {timm.__version__}",
-        "", "## Results", "", *results(folder), "",
+        "", "## Results", "", *results(loaded), "",
         "## Recipe", "", "```json", json.dumps(asdict(recipe), indent=2), "```", "",
     ]  # fmt: skip
     return "\n".join(lines)
@@ -102,10 +102,22 @@ def agreement(checked: CheckResult) -> str:
     return f"{equal} when loaded with {checked.how}"
 
 
-def results(folder: Path) -> list[str]:
-    """Make a table, as lines, of the last evaluation on each file in the run's journal."""
-    last = last_evaluations(read(folder))
+def which(loaded: Loaded) -> str:
+    """Describe which of a run's weights these are, where there are several."""
+    best = loaded.recipe.run.best
+    found = f"; the best val {best} of the run" if loaded.path.name == BEST and best else ""
+    if loaded.recipe.optim.ema_decay is None:
+        return found
+    return f"{found}; {'the weights themselves, not their average' if loaded.raw else 'the average of the weights'}"
+
+
+def results(loaded: Loaded) -> list[str]:
+    """Make a table, as lines, of the last evaluation on each file up to the step of these weights, by the run's
+    journal."""
+    rows = [row for row in read(loaded.path.parent) if row["step"] <= loaded.step]
+    at = {row["evaluation"]: row["step"] for row in rows if row.get("evaluation") and row["values"]}
+    last = last_evaluations(rows)
     if not last:
         return ["None were recorded."]
-    rows = [(file, name, measured(name, value)) for (file, name), value in last.items()]
-    return table([("file", "measured", "value"), *rows]).splitlines()
+    cells = [(file, name, measured(name, value), f"{at[file]:,}") for (file, name), value in last.items()]
+    return table([("file", "measured", "value", "after step"), *cells]).splitlines()

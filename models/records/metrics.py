@@ -7,6 +7,8 @@ from models.records.jsonl import NUMBER, NUMBER_OR_NONE, is_of, left_out, read_l
 from pipeline.text import measured
 
 FILE = "metrics.jsonl"
+RAW = "_raw"
+"""Ends the names of values of the weights themselves, where an average is kept as well."""
 OPTIONAL = {"epoch": NUMBER, "replaced": (int,), "pseudo": (dict,)}
 INTERVAL = {"loss": NUMBER_OR_NONE, "lr": NUMBER_OR_NONE, "gradient_norm": NUMBER_OR_NONE, "parts": (dict,)}
 TIMING = {"images_per_s": NUMBER_OR_NONE, "wait_share": NUMBER_OR_NONE, "elapsed_s": NUMBER}

@@ -44,9 +44,9 @@ def made(trained, tmp_path):
     return run
 
 
-def measured(folder, evaluator: str, values: dict, **flags) -> None:
+def measured(folder, evaluator: str, values: dict, checkpoint: str = "last.pt", step: int = 9, **flags) -> None:
     flags = {"data": {"root": None, "file": None, "threads": 2}, "device": "cpu", "batch": 256} | flags
-    row = {"time": 0, "evaluator": evaluator, "checkpoint": "last.pt", "step": 9, "flags": flags, "values": values}
+    row = {"time": 0, "evaluator": evaluator, "checkpoint": checkpoint, "step": step, "flags": flags, "values": values}
     with (folder / "evaluations.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
 
@@ -93,6 +93,17 @@ def test_runs_without_numbers_and_unfinished_ones_say_so(made, asked):
     assert "9, not over" in row_of(text, early)
     assert MARK not in text
     assert "no numbers yet" in row_of(asked(empty), empty)
+
+
+def test_numbers_of_another_checkpoint_or_an_earlier_step_have_columns_of_their_own(made, asked):
+    run = made("a", 0.5)
+    measured(run, "accuracy", {"top1": 0.25}, step=7)
+    assert "| accuracy step=7 top1 |" in asked(run).splitlines()[0]
+    measured(run, "accuracy", {"top1": 0.2})
+    measured(run, "accuracy", {"top1": 0.75}, checkpoint="best.pt", step=7)
+    text = asked(run)
+    assert "| accuracy step=7 top1 | accuracy top1 | accuracy best.pt top1 |" in text.splitlines()[0]
+    assert [cell.strip() for cell in row_of(text, run).split("|")[-4:-1]] == ["25.0 %", "20.0 %", "75.0 %"]
 
 
 def test_what_evaluators_kept_are_columns_named_by_the_flags_that_differ(made, asked):
