@@ -3,11 +3,13 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import carray, njit, types
+from numba.extending import intrinsic
 
 from pipeline.backends.libffcv import imdecode, resize
 from pipeline.executors.erase_numba import erase_fill, erase_noise
 from pipeline.executors.rand_augment_numba import apply_ops
+from pipeline.executors.resize_numba import resize as resize_by_filter
 from pipeline.spec import Size, both_sides
 from pipeline.views.erase import CUTOUT_FILL
 
@@ -67,22 +69,20 @@ def make_views(first, last, source, params, out, errors, scratch):
     down, across = out.shape[2], out.shape[3]
     spare = scratch.spare[: 3 * down * across].reshape(down, across, 3)  # raises where the scratch is for smaller views
     for i in range(first, last):
-        pixels = scratch.pixels.ctypes.data
+        pixels = np.int64(scratch.pixels.ctypes.data)  # of one type: numba would join u64 and i64 in a float
         if source.decoded:
-            pixels = source.address + source.offsets[i]
+            pixels = np.int64(source.address + source.offsets[i])
         else:
             errors[i] = decode_into(source, i, pixels)
         for v in range(out.shape[0]):
             view = out[v, i]
-            _cut(
-                pixels,
-                source.heights[i],
-                source.widths[i],
-                params.boxes[v, i],
-                params.insets[v, i],
-                view,
-                scratch,
-            )
+            height, width, box = source.heights[i], source.widths[i], params.boxes[v, i]
+            if params.filters[v]:
+                image = carray(_pointer(pixels), (height, width, 3))  # ty: ignore[missing-argument]
+                frame = params.frames[v, i]
+                resize_by_filter(params.filters[v], image, box[0], box[1], box[2], box[3], frame, view)
+            else:
+                _cut(pixels, height, width, box, params.insets[v, i], view, scratch)
             if params.flips[v, i]:
                 _flip(view, spare)
             apply_ops(view, params.ops[v, i], params.args[v, i], params.nearest[v], params.fill[v], spare)
@@ -90,6 +90,16 @@ def make_views(first, last, source, params, out, errors, scratch):
                 erase_noise(view, params.erased[v, i], params.noise[v, i])
             else:
                 erase_fill(view, params.erased[v, i], CUTOUT_FILL)
+
+
+@intrinsic
+def _pointer(typing, address):
+    """The memory at an address, for carray."""
+
+    def build(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.uint8)(address), build
 
 
 @njit(nogil=True, cache=True)

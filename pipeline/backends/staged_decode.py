@@ -86,11 +86,12 @@ def start_views(
 ) -> Callable[[], tuple[list[Tensor], np.ndarray]]:
     """Begin the V views of N images, which the pool decodes and the device makes; the result waits: V of
     u8 [N, 3, H, W] on the device, error codes i32 [N]."""
-    decoded = StagedDecode(source, pool, buffers)
+    decoded, kinds = StagedDecode(source, pool, buffers), params.filters.tolist()
 
     def finish() -> tuple[list[Tensor], np.ndarray]:
         cut_parts = [
-            [cut(packed, where, size) for where in cuts(params, images)] for images, packed in decoded.to(device)
+            [cut(packed, where, size, kind) for where, kind in zip(cuts(params, images), kinds, strict=True)]
+            for images, packed in decoded.to(device)
         ]
         return change([torch.cat(view) for view in zip(*cut_parts, strict=True)], params), decoded.errors
 

@@ -25,16 +25,18 @@ from torch import Tensor
 
 import pipeline
 from pipeline import rng
-from pipeline.executors import crop_flip_torch, erase_torch, rand_augment_torch
+from pipeline.executors import crop_flip_torch, erase_torch, rand_augment_torch, resize_torch
 from pipeline.views import erase
 from pipeline.views import rand_augment as ra
+from pipeline.views.crop_flip import BICUBIC, BILINEAR
 
 DEADLINE_S = 240
 """Seconds for the check, in which Triton compiles the kernels, as the run would have."""
 NOT_OPENED = 3
 """Exit code of a check that could not use the device beside the process that asks, as one in exclusive mode."""
-CUT_LEVELS, CUT_SHARE = 1, 1e-3
-"""A cut may differ by one grey level in this share of its pixels: its sums are rounded in another order."""
+ROUNDED = {"cut": 1e-3, "resize": 0.05}
+"""Kernels that may differ by one grey level, in this share of their pixels: sums are rounded in another order, and the
+weights of an antialiased filter are float32, which breaks ties otherwise than Pillow's whole numbers do."""
 Verdict = dict[str, str]
 """Why a kernel is not used, by its name; empty where all agree."""
 
@@ -47,11 +49,17 @@ def cases(device: torch.device, size: int) -> dict[str, Callable[[Callable[..., 
     single = ra.Ops(each[:, None], _arguments(each))
     drawn = {name: ra.draw(name, rng.keys(1, 0, np.arange(len(each)), rng.STRONG), sides) for name in ("usb", "timm")}
     pixels, geometry = _packed(chance, 12, size)
+    framed = geometry.copy()
+    framed[:, 6:8] = chance.integers(-(size // 5), size // 5 + 1, (12, 2))
+    framed[:, 8:10] = chance.integers(size, size + size // 2 + 1, (12, 2))
     keys = rng.keys(2, 0, np.arange(len(each)), rng.STRONG)
     boxes = erase.draw_cutout(keys, sides), erase.draw_erasing(keys, sides, probability=0.7)
 
     def cut(run: Callable[..., Tensor], there: torch.device) -> list[Tensor]:
         return [run(pixels.to(there), geometry, sides)]
+
+    def resized(run: Callable[..., Tensor], there: torch.device) -> list[Tensor]:
+        return [run(pixels.to(there), framed, sides, kind) for kind in (BILINEAR, BICUBIC)]
 
     def apply_ops(run: Callable[..., Tensor], there: torch.device) -> list[Tensor]:
         plans = (single, False), (single, True), (drawn["usb"], True), (drawn["timm"], False)
@@ -62,7 +70,7 @@ def cases(device: torch.device, size: int) -> dict[str, Callable[[Callable[..., 
         fills = erase.CUTOUT_FILL, erase.noise_keys(keys)
         return [run(pictures.to(there, copy=True), some, fill) for some, fill in zip(boxes, fills, strict=True)]
 
-    return {"cut": cut, "apply_ops": apply_ops, "erase": erased}
+    return {"cut": cut, "resize": resized, "apply_ops": apply_ops, "erase": erased}
 
 
 ARGS = (0.1, 0.45, 0.8)
@@ -73,32 +81,38 @@ RANGES = {
     **dict.fromkeys(("shear_x", "shear_y", "translate_x", "translate_y"), (-0.3, 0.3)),
 }  # fmt: skip
 REFERENCE: dict[str, Callable[..., Tensor]] = {
-    "cut": crop_flip_torch.cut, "apply_ops": rand_augment_torch.apply_ops, "erase": erase_torch.erase,
+    "cut": crop_flip_torch.cut, "resize": resize_torch.resize, "apply_ops": rand_augment_torch.apply_ops,
+    "erase": erase_torch.erase,
 }  # fmt: skip
 
 
 def disagreement(name: str, kernel: Callable[..., Tensor], device: torch.device, size: int = 224) -> str | None:
     """Say how a kernel's views on a device differ from torch's there; None where they agree.
 
-    name  cut, apply_ops or erase
+    name  cut, resize, apply_ops or erase
 
-    Colours and erasing agree to the bit, a cut to CUT_LEVELS in CUT_SHARE of its pixels.
+    Colours and erasing agree to the bit, the others to one grey level (ROUNDED).
     """
     run = cases(device, size)[name]
     wrong = total = 0
     for ours, theirs in zip(run(kernel, device), run(REFERENCE[name], device), strict=True):
         apart = (ours.int() - theirs.int()).abs().flatten(1)
-        rounded = name == "cut" and (apart > 0).float().mean() <= CUT_SHARE
-        off = (apart > CUT_LEVELS).any(1) if rounded else apart.any(1)
+        rounded = name in ROUNDED and (apart > 0).float().mean() <= ROUNDED[name]
+        off = (apart > 1).any(1) if rounded else apart.any(1)
         wrong, total = wrong + int(off.sum()), total + len(off)
     return f"it differs from torch in {wrong} of {total} images" if wrong else None
 
 
 def kernels() -> dict[str, Callable[..., Tensor]]:
     """Import the Triton kernels by the names under which the executors call them."""
-    from pipeline.executors import crop_flip_triton, erase_triton, rand_augment_triton
+    from pipeline.executors import crop_flip_triton, erase_triton, rand_augment_triton, resize_triton
 
-    return {"cut": crop_flip_triton.cut, "apply_ops": rand_augment_triton.apply_ops, "erase": erase_triton.erase}
+    return {
+        "cut": crop_flip_triton.cut,
+        "resize": resize_triton.resize,
+        "apply_ops": rand_augment_triton.apply_ops,
+        "erase": erase_triton.erase,
+    }
 
 
 @cache

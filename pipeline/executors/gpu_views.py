@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.executors import crop_flip_torch, erase_torch, rand_augment_torch
-from pipeline.views.crop_flip import Cut
+from pipeline.executors import crop_flip_torch, erase_torch, rand_augment_torch, resize_torch
+from pipeline.views.crop_flip import AREA, Cut
 from pipeline.views.erase import CUTOUT_FILL
 from pipeline.views.plan import ViewParams
 from pipeline.views.rand_augment import Ops
 
 GEOMETRY = ("place", "width", "top", "left", "height", "breadth", "before_y", "before_x", "after_y", "after_x", "flip")
-"""The columns of what a cut takes, i64 [N, 11]: the pixel at which an image begins, pixels in its rows, the box in it,
-the view's pixels outside of it, and whether the view is mirrored."""
+"""The columns of what a cut by area takes, i64 [N, 11]: the pixel at which an image begins, pixels in its rows, the box
+in it, the view's pixels outside of it, and whether the view is mirrored."""
+FRAMED = (*GEOMETRY[:6], "start_y", "start_x", "resized_height", "resized_breadth", "flip")
+"""The columns of what an antialiased cut takes: in place of the view's pixels outside, its frame (Cut.frames)."""
 
 
 class Packed(NamedTuple):
@@ -35,9 +37,10 @@ class Packed(NamedTuple):
 
 
 class Executors(NamedTuple):
-    """The three functions that carry out a plan on a device."""
+    """The functions that carry out a plan on a device; `cut` resizes by area, `resize` antialiased."""
 
     cut: Callable[[Tensor, np.ndarray, tuple[int, int]], Tensor]
+    resize: Callable[[Tensor, np.ndarray, tuple[int, int], int], Tensor]
     apply_ops: Callable[..., Tensor]
     erase: Callable[..., Tensor]
 
@@ -45,12 +48,12 @@ class Executors(NamedTuple):
 @cache
 def executors(device_type: str) -> Executors:
     """Import the executors of a device: Triton's on a GPU, torch's elsewhere and in place of one that disagrees."""
-    reference = Executors(crop_flip_torch.cut, rand_augment_torch.apply_ops, erase_torch.erase)
+    reference = Executors(crop_flip_torch.cut, resize_torch.resize, rand_augment_torch.apply_ops, erase_torch.erase)
     if device_type != "cuda":
         return reference
-    from pipeline.executors import agreement, crop_flip_triton, erase_triton, rand_augment_triton  # with torch's CUDA
+    from pipeline.executors import agreement  # with torch's CUDA, as the kernels
 
-    triton = Executors(crop_flip_triton.cut, rand_augment_triton.apply_ops, erase_triton.erase)
+    triton = Executors(**agreement.kernels())
     return triton._replace(**{name: getattr(reference, name) for name in agreement.refused(torch.device("cuda"))})
 
 
@@ -81,19 +84,23 @@ def check_device(device: torch.device) -> None:
 
 def make_views(packed: Packed, params: ViewParams, size: tuple[int, int]) -> list[Tensor]:
     """Make views u8 [N, 3, H, W], one for each of the plan's V; enqueued on the current stream, without a host sync."""
-    return change([cut(packed, each, size) for each in cuts(params)], params)
+    views = zip(cuts(params), params.filters.tolist(), strict=True)
+    return change([cut(packed, where, size, kind) for where, kind in views], params)
 
 
 def cuts(params: ViewParams, images: slice = slice(None)) -> list[Cut]:
     """List where some of the images are cut, for each of the plan's views."""
     views = range(len(params.boxes))
-    return [Cut(*(a[v, images] for a in (params.boxes, params.insets, params.flips))) for v in views]
+    return [Cut(*(a[v, images] for a in (params.boxes, params.insets, params.flips, params.frames))) for v in views]
 
 
-def cut(packed: Packed, where: Cut, size: tuple[int, int]) -> Tensor:
-    """Cut and mirror one view of each packed image: u8 [N, 3, H, W], channels last."""
-    geometry = np.concatenate([packed.places[:, None], packed.widths[:, None], *where[:2], where.flips[:, None]], 1)
-    return executors(packed.pixels.device.type).cut(packed.pixels, geometry, size)
+def cut(packed: Packed, where: Cut, size: tuple[int, int], kind: int = AREA) -> Tensor:
+    """Cut and mirror one view of each packed image by a filter, crop_flip.FILTERS: u8 [N, 3, H, W], channels last."""
+    on = executors(packed.pixels.device.type)
+    begins = packed.places[:, None], packed.widths[:, None], where.boxes
+    if kind == AREA:
+        return on.cut(packed.pixels, np.concatenate([*begins, where.insets, where.flips[:, None]], 1), size)
+    return on.resize(packed.pixels, np.concatenate([*begins, where.frames, where.flips[:, None]], 1), size, kind)
 
 
 def change(views: list[Tensor], params: ViewParams) -> list[Tensor]:
@@ -102,7 +109,7 @@ def change(views: list[Tensor], params: ViewParams) -> list[Tensor]:
 
 
 def _change(view: Tensor, params: ViewParams, v: int) -> Tensor:
-    _, apply_ops, erase = executors(view.device.type)
+    on = executors(view.device.type)
     fill = tuple(int(level) for level in params.fill[v])
-    view = apply_ops(view, Ops(params.ops[v], params.args[v]), nearest=bool(params.nearest[v]), fill=fill)
-    return erase(view, params.erased[v], params.noise[v] if params.noisy[v] else CUTOUT_FILL)
+    view = on.apply_ops(view, Ops(params.ops[v], params.args[v]), nearest=bool(params.nearest[v]), fill=fill)
+    return on.erase(view, params.erased[v], params.noise[v] if params.noisy[v] else CUTOUT_FILL)

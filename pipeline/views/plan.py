@@ -22,7 +22,8 @@ from pipeline.views import colour_jitter, crop_flip, erase, masks, rand_augment
 class ViewParams(NamedTuple):
     """What is done to make V views of N images, one array each, as the kernels take them.
 
-    boxes, insets i32 [V, N, 4], flips bool [V, N]      where to cut (pipeline.views.crop_flip)
+    filters i8 [V]                                      how to resize, by number (crop_flip.FILTERS)
+    boxes, insets, frames i32 [V, N, 4], flips bool [V, N]   where to cut (pipeline.views.crop_flip)
     ops i8 [V, N, L], args f32 [V, N, L]                what to change (pipeline.views.rand_augment)
     nearest bool [V], fill u8 [V, 3]                    how geometry reads between pixels and beyond the border
     erased i32 [V, N, 4], noise u64 [V, N]              what to erase, and its noise (pipeline.views.erase)
@@ -32,6 +33,7 @@ class ViewParams(NamedTuple):
     boxes: np.ndarray
     insets: np.ndarray
     flips: np.ndarray
+    frames: np.ndarray
     ops: np.ndarray
     args: np.ndarray
     nearest: np.ndarray
@@ -39,6 +41,7 @@ class ViewParams(NamedTuple):
     erased: np.ndarray
     noise: np.ndarray
     noisy: np.ndarray
+    filters: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +133,7 @@ def _draw_view(
         erased,
         erase.noise_keys(keys),
         np.array(view.erase == "random"),
+        np.array(crop_flip.FILTERS.index(view.filter), np.int8),
     )
 
 

@@ -36,7 +36,9 @@ def test_the_torch_cut_of_whole_pixels_is_a_crop_with_reflection_and_flip(size):
 
 def test_the_torch_cut_of_a_halved_image_is_the_mean_of_four_pixels():
     image = np.random.default_rng(1).integers(0, 256, (1, 32, 32, 3), np.uint8)
-    cut = crop_flip.Cut(np.array([[0, 0, 32, 32]], np.int32), np.zeros((1, 4), np.int32), np.zeros(1, bool))
+    cut = crop_flip.Cut(
+        np.array([[0, 0, 32, 32]], np.int32), np.zeros((1, 4), np.int32), np.zeros(1, bool), np.zeros((1, 4), np.int32)
+    )
     got = by_torch(image, cut)
     slow = np.floor(image[0].reshape(16, 2, 16, 2, 3).astype(float).mean((1, 3)) + 0.5)
     assert np.array_equal(got[0].permute(1, 2, 0).numpy(), slow)
@@ -52,7 +54,12 @@ def test_the_torch_cut_of_a_halved_image_is_the_mean_of_four_pixels():
 def test_the_torch_cut_is_opencvs_area_filter(height, width, size):
     cv2 = pytest.importorskip("cv2", reason="OpenCV is the oracle")
     image = np.random.default_rng(2).integers(0, 256, (height, width, 3), np.uint8)
-    cut = crop_flip.Cut(np.array([[0, 0, height, width]], np.int32), np.zeros((1, 4), np.int32), np.zeros(1, bool))
+    cut = crop_flip.Cut(
+        np.array([[0, 0, height, width]], np.int32),
+        np.zeros((1, 4), np.int32),
+        np.zeros(1, bool),
+        np.zeros((1, 4), np.int32),
+    )
     got = by_torch(image[None], cut, size)[0].permute(1, 2, 0).numpy()
     expected = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
     assert abs(got.astype(int) - expected).max() <= 1
