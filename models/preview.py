@@ -11,6 +11,7 @@ import numpy as np
 from models.config.recipe import Recipe
 from models.config.resolve import resolve
 from models.factory import method_class
+from models.pretrained.architecture import with_encoder_of_start
 from pipeline.errors import InputError, command
 from pipeline.flags import parse
 from pipeline.open import open_data
@@ -56,7 +57,7 @@ def main() -> None:
     own = sys.argv[1:] if sys.argv[1].startswith("-") else sys.argv[2:]
     a, flags = parse(Arguments, args=own, prog=f"{PROGRAM} RECIPE", return_unknown_args=True)
     check_picture(a.out, a.images)
-    recipe = resolve(sys.argv[1], flags)
+    recipe, _ = with_encoder_of_start(resolve(sys.argv[1], flags))
     beton = open_data(recipe.data, recipe.data.train)
     ids = spread(beton, a.images)
     save(sheet(views(recipe, beton, ids), columns(recipe), shown_side(recipe.data.size)), a.out)

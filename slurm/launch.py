@@ -65,18 +65,19 @@ def plan(target: str, overrides: Sequence[str], folder: str | None = None, ranks
     from models.config.catalogue import sweeps
     from models.config.resolve import resolve
     from models.config.sweep import changed, check_apart, members
+    from models.pretrained.architecture import with_encoder_of_start
     from models.records.run_folder import folder_of, wants_more
     from models.training.preflight import check as check_ready
 
     if target not in [name for name, _ in sweeps()]:
-        recipe = resolve(target, list(overrides))
+        recipe, _ = with_encoder_of_start(resolve(target, list(overrides)))
         _check_restarts(recipe)
         check_ready(recipe, ranks)
         root = folder_of(recipe).resolve()
         more = (str(root),) if wants_more(root, recipe) else ()
         return Plan(target, overrides, root, (Job("train", [target, *overrides], str(root)),), more=more)
     names = [member.name for member in members(target)]
-    recipes = [resolve(name, list(overrides)) for name in names]
+    recipes = [with_encoder_of_start(resolve(name, list(overrides)))[0] for name in names]
     check_apart(recipes)
     root = folder_of(replace(recipes[0], name=target)).resolve()
     jobs, more = [], []

@@ -2,14 +2,16 @@
 
 import difflib
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import timm
 import torch
+from timm.layers import GELU, GELUTanh, LayerNorm, QuickGELU, SwiGLUPacked
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from models.config.recipe import Recipe
+from models.config.recipe import Encoder, Recipe
 from models.encoder.packed import as_packed
 from models.encoder.patches import IMAGENET, Normalisation, check_divides
 from models.encoder.positions import beit_init, mae_init, prefix_positions, sincos_2d
@@ -27,7 +29,7 @@ def encoder_of(recipe: Recipe, classes: int) -> VisionTransformer:
     vit = encoder_of(resolve("semi_mae:digits", []), classes=10)
     """
     e = recipe.encoder
-    model = Size(e.width, e.depth, e.heads) if e.width and e.depth and e.heads else e.name
+    model = size_of(e) or e.name
     assert model is not None  # a recipe names an encoder or gives all three
     return build_encoder(
         model,
@@ -47,11 +49,69 @@ def encoder_of(recipe: Recipe, classes: int) -> VisionTransformer:
 
 @dataclass(frozen=True)
 class Size:
-    """Width, depth and heads of a ViT that has no name in timm."""
+    """Width, depth and heads of a ViT that has no name in timm, and what else its names differ in.
+
+    Size(width=384, depth=12, heads=6, registers=4, prefix_positions=False)   # DINOv2's ViT-S with registers
+
+    The fields are those of a recipe's encoder (models.config.recipe).
+    """
 
     width: int
     depth: int
     heads: int
+    mlp: Literal["plain", "swiglu"] = "plain"
+    mlp_width: int | None = None
+    act: Literal["gelu", "gelu_tanh", "quick_gelu"] = "gelu"
+    norm_eps: float = 1e-6
+    norm_pre: bool = False
+    qkv_bias: bool = True
+    class_token: bool = True
+    registers: int = 0
+    prefix_positions: bool = True
+
+    def options(self) -> dict[str, object]:
+        """The arguments of timm's VisionTransformer that JSON can hold: all but the norms' epsilon and the MLP's class.
+
+        The ratio of the MLP is half an output too large, because timm cuts the product off, which may be 4303.99.
+        """
+        ratio = 4.0 if self.mlp_width is None else (self.mlp_width + 0.5) / self.width
+        options = {"embed_dim": self.width, "depth": self.depth, "num_heads": self.heads, "mlp_ratio": ratio}
+        changed = {"act_layer": self.act, "pre_norm": self.norm_pre, "qkv_bias": self.qkv_bias,
+                   "class_token": self.class_token, "reg_tokens": self.registers,
+                   "no_embed_class": not self.prefix_positions}  # fmt: skip
+        return options | {name: value for name, value in changed.items() if value != USUAL[name]}
+
+
+USUAL = {"act_layer": "gelu", "pre_norm": False, "qkv_bias": True, "class_token": True, "reg_tokens": 0,
+         "no_embed_class": False}  # fmt: skip
+"""What a plain ViT of timm has unless it is told otherwise."""
+ROTARY = (
+    "encoders of timm's class Eva (DINOv3, EVA-02, PE) have rotary positions, which turn queries and keys in each "
+    "block, and blocks that run on packed tokens only add positions; choose DINOv2, SigLIP, CLIP or another plain ViT"
+)
+"""Why a rotary encoder is refused."""
+ACTIVATIONS: dict[type[nn.Module], str] = {nn.GELU: "gelu", GELU: "gelu", GELUTanh: "gelu_tanh",
+                                           QuickGELU: "quick_gelu"}  # fmt: skip
+
+
+def size_of(encoder: Encoder) -> Size | None:
+    """The size that a recipe's encoder describes; None where it has a name."""
+    if not (encoder.width and encoder.depth and encoder.heads):
+        return None
+    return Size(
+        encoder.width,
+        encoder.depth,
+        encoder.heads,
+        encoder.mlp,
+        encoder.mlp_width,
+        encoder.act or "gelu",
+        1e-6 if encoder.norm_eps is None else encoder.norm_eps,
+        encoder.norm_pre,
+        encoder.qkv_bias,
+        encoder.class_token,
+        encoder.registers,
+        encoder.prefix_positions,
+    )
 
 
 def build_encoder(
@@ -60,7 +120,7 @@ def build_encoder(
     image_size: ImageSize,
     patch: int,
     classes: int,
-    pool: Literal["token", "avg"] = "token",
+    pool: Literal["token", "avg", "map"] = "token",
     fc_norm: bool = False,
     position: Literal["learned", "sincos", "irpe", "bias", "block_bias", "none"] = "learned",
     weights: Literal["timm", "mae", "beit"] = "timm",
@@ -77,7 +137,8 @@ def build_encoder(
     model       any plain ViT that timm knows by name, such as "vit_small_patch16_224", or a Size
     image_size  side of square images, or their height and width, in pixels
     patch       patch side in pixels; overrides the name's
-    pool        what the classifier reads: the class token, or the mean of the patch tokens after the final norm
+    pool        what the classifier reads: the class token, the mean of the patch tokens after the final norm, or what a
+                learned query attends to in these
     fc_norm     the final norm comes after the pooling, and tokens are left as they are (MAE's fine-tuning)
     position    "sincos" is MAE's fixed table, zero for class token and registers, never trained; "irpe", "bias" and
                 "block_bias" are relative (models.encoder.relative), without absolute ones; "none": no positions at all
@@ -125,8 +186,13 @@ def _initialise(vit: VisionTransformer, weights: Literal["timm", "mae", "beit"])
 
 def _create(model: str | Size, options: dict) -> nn.Module:
     if isinstance(model, Size):
-        size = {"embed_dim": model.width, "depth": model.depth, "num_heads": model.heads}
-        name, options = "vit_tiny_patch16_224", options | size
+        if options["global_pool"] == "token" and not model.class_token:
+            raise InputError("encoder.pool is token, and the encoder has no class token; set encoder.pool to avg")
+        name, options = "vit_tiny_patch16_224", options | model.options()
+        if model.mlp == "swiglu":
+            options |= {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU}
+        if model.norm_eps != 1e-6:
+            options["norm_layer"] = partial(LayerNorm, eps=model.norm_eps)
     else:
         name = model
     if not timm.is_model(name):
@@ -135,10 +201,25 @@ def _create(model: str | Size, options: dict) -> nn.Module:
     try:
         return timm.create_model(name, **options)
     except (TypeError, AssertionError) as error:  # what timm raises where a model does not take an option
-        why = str(error) or "it is built otherwise"
         raise InputError(
-            f"a plain ViT with {options['global_pool']} pooling is expected, {name} is none: {why}"
+            f"a plain ViT with {options['global_pool']} pooling is expected, {name} is none: "
+            f"{_why_not(name, str(error))}"
         ) from error
+
+
+def timm_file(name: str) -> str:
+    """The file of timm that builds a model: timm_file("beit_base_patch16_224") is "beit"."""
+    return timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
+
+
+def _why_not(name: str, error: str) -> str:
+    """Why a name of timm is no plain ViT: its class, where that is another one, or timm's own words."""
+    home = timm_file(name)
+    if home == "eva":
+        return ROTARY
+    if home != VisionTransformer.__module__.rpartition(".")[2]:
+        return f"it is built by timm.models.{home}"
+    return error or "it is built otherwise"
 
 
 def fix_positions(vit: VisionTransformer) -> None:

@@ -7,6 +7,7 @@ from models.checkpoint.checksummed import Damaged
 from models.pretrained.own_run import read_run
 from models.pretrained.released import (
     CONFIG,
+    OPEN_CLIP,
     TORCH_WEIGHTS,
     WEIGHTS,
     read_released,
@@ -40,18 +41,20 @@ def find_weights(start: str) -> Weights:
         if checksummed.has_checksum(path):  # a checkpoint of this trainer whose bytes have changed
             raise
         found = read_released(path)
-        return with_config(found, path.with_name(CONFIG)) if path.name == TORCH_WEIGHTS else found
+        return with_config(found, path.with_name(CONFIG)) if path.name in (TORCH_WEIGHTS, *OPEN_CLIP) else found
 
 
 def is_run(path: Path) -> bool:
     """Say whether a path is a run's, damaged or not: a checkpoint, a folder with one, or one without other weights."""
     if path.is_dir():
-        return (path / LAST).exists() or not any((path / name).exists() for name in (WEIGHTS, TORCH_WEIGHTS))
+        return (path / LAST).exists() or not any(
+            (path / name).exists() for name in (WEIGHTS, TORCH_WEIGHTS, *OPEN_CLIP)
+        )
     return path.name in (LAST, PREVIOUS) or (path.is_file() and checksummed.has_checksum(path))
 
 
 def _file_in(folder: Path) -> Path:
-    names = LAST, WEIGHTS, TORCH_WEIGHTS
+    names = LAST, WEIGHTS, TORCH_WEIGHTS, *OPEN_CLIP
     for name in names:
         if (folder / name).exists():
             return folder / name

@@ -6,24 +6,33 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from models.encoder.build import ACTIVATIONS
+from models.encoder.lora import is_factor
 from models.encoder.patches import Normalisation
+from models.encoder.positions import prefix_positions
 from models.encoder.relative import bias_for_each_block, kind_of
 from models.encoder.vit import normalisation_of
 from models.method import Method
 from models.pretrained.branch import load_branch
 from models.pretrained.classifier import load_head, rows_by_class
 from models.pretrained.find import find_weights
-from models.pretrained.grids import fitted_biases, fitted_positions
+from models.pretrained.formats import NORMALISATIONS, Facts, facts_of
+from models.pretrained.grids import POSITIONS, fitted_biases, fitted_positions
 from models.pretrained.names import examples, with_own_names
 from models.pretrained.weights import Weights, summarise
 from pipeline.errors import InputError
 
-HEAD, NORM, POOLED_NORM = "head.", "norm.", "fc_norm."
+HEAD, NORM, POOLED_NORM, POOLING = "head.", "norm.", "fc_norm.", "attn_pool."
 BODY = "blocks", "patch_embed", "cls_token", "reg_token", "dist_token", "pos_embed", "norm_pre", "rel_pos_bias"
 """First parts of the names of an encoder's tensors without its head: none of the source's may be left out."""
 
 
-def load_encoder(method: Method, start: str | Path, classes: tuple[str, ...] | None = None) -> str:
+def load_encoder(
+    method: Method,
+    start: str | Path,
+    classes: tuple[str, ...] | None = None,
+    normalisation: str | None = None,
+) -> str:
     """Load the weights that `start` names (models.pretrained.find) into a method's encoder, its EMA and its branch.
 
     -> one line: how many tensors were loaded, what was adapted, what was left out, what is new.
@@ -33,25 +42,33 @@ def load_encoder(method: Method, start: str | Path, classes: tuple[str, ...] | N
     (encoder.fc_norm) if the source has none. Positions and position biases of another grid are resampled
     (models.pretrained.grids). A bias table that all blocks share is copied to each block if the method's encoder
     has one a block. A masked branch is copied if the source has the same (models.pretrained.branch), and so is
-    SupMAE's classifier (models.pretrained.classifier).
+    SupMAE's classifier (models.pretrained.classifier). Factors of low rank (encoder.adapt lora) begin anew: those of
+    the source are merged into its weights.
 
-    classes  names of this run's classes, in the order of their labels
+    classes        names of this run's classes, in the order of their labels
+    normalisation  what the source's images were normalised by (run.start_normalisation), where it does not say it
 
-    Raises InputError for positions of another kind, for a tensor that is missing or of another shape, and for a tensor
-    of the source's encoder that the method's does not have.
+    Raises InputError for heads or an activation that the source states to be others, for positions of another kind, for
+    a tensor that is missing or of another shape, and for a tensor of the source's encoder that the method's does not
+    have.
     """
-    own = method.encoder.state_dict()
+    whole = method.encoder.state_dict()
+    own = {name: tensor for name, tensor in whole.items() if not is_factor(name)}
     found = with_own_names(find_weights(str(start)), own)
+    facts = facts_of(found, method.encoder.embed_dim)
+    epsilon = _check_function(facts, method.encoder, found.where)
+    theirs, assumed = _normalisation(facts, normalisation, found.where)
     held = _positions_of_kind(found, own, len(method.encoder.blocks))
     held, positions = fitted_positions(found, held, own, method.encoder)
     held, biases = fitted_biases(found, held, own, method.encoder)
-    held, folded = _folded(held, found.normalisation, method.encoder)
+    held, zeros = _with_biases(held, own)
+    held, folded = _folded(held, theirs, method.encoder, found.where)
     classifier = None
     if not _new_norm(held, own):
         held, classifier = rows_by_class(held, method.encoder.head, found.classes, classes or None)
     new = list(_new(held, own))
     _check(held, own, new, found.where)
-    method.encoder.load_state_dict(own | {name: held[name] for name in own if name not in new})
+    method.encoder.load_state_dict(whole | {name: held[name] for name in own if name not in new})
     if method.ema is not None:
         method.ema.module.load_state_dict(method.encoder.state_dict())
     branch, used = load_branch(method, found)
@@ -63,7 +80,10 @@ def load_encoder(method: Method, start: str | Path, classes: tuple[str, ...] | N
         loaded,
         positions,
         biases,
+        zeros,
         folded,
+        assumed,
+        epsilon,
         classifier,
         head,
         branch,
@@ -86,27 +106,96 @@ def _positions_of_kind(found: Weights, own: dict[str, Tensor], depth: int) -> di
     return found.tensors
 
 
-def _folded(
-    held: dict[str, Tensor], theirs: Normalisation | None, encoder: nn.Module
-) -> tuple[dict[str, Tensor], str | None]:
-    """Adapt the patch embedding to the encoder's normalisation, so that it stays the same function of the pixels."""
-    ours, name = normalisation_of(encoder), "patch_embed.proj"
-    if theirs in (None, ours) or f"{name}.weight" not in held or f"{name}.bias" not in held:
+def _check_function(facts: Facts, encoder: nn.Module, where: str) -> str | None:
+    """Compare what no tensor tells with the encoder; -> a note on another epsilon of norms, None without.
+
+    Raises InputError for another number of heads, or another activation.
+    """
+    block = encoder.blocks[0]
+    pairs = ("heads", facts.heads, block.attn.num_heads), ("act", facts.act, ACTIVATIONS.get(type(block.mlp.act)))
+    for name, fact, ours in pairs:
+        if fact.stated and fact.value != ours and None not in (fact.value, ours):
+            raise InputError(
+                f"{where} was trained with {name} {fact.value}, got {ours}; set encoder.{name} to {fact.value}, or "
+                "--encoder.name auto"
+            )
+    eps = getattr(block.norm1, "eps", None)
+    if not facts.norm_eps.stated or eps in (None, facts.norm_eps.value):
+        return None
+    return f"layer norms have an epsilon of {eps:g}, its own {facts.norm_eps.value:g} (--encoder.norm-eps)"
+
+
+def _normalisation(facts: Facts, asked: str | None, where: str) -> tuple[Normalisation, str | None]:
+    """What the source's images were normalised by, and a note where nothing says it.
+
+    Raises InputError for another one than the source states.
+    """
+    fact = facts.normalisation
+    names = {value: name for name, value in NORMALISATIONS.items()}
+    if asked is not None:
+        if fact.stated and fact.value != NORMALISATIONS[asked]:
+            came = names.get(fact.value, f"mean {fact.value.mean}, std {fact.value.std}")
+            raise InputError(
+                f"{where} says that its images were normalised by {came}, got {asked}; leave "
+                "--run.start-normalisation out"
+            )
+        return NORMALISATIONS[asked], None
+    if fact.stated or facts.form.sure:
+        return fact.value, None
+    return fact.value, (
+        f"its images taken to be normalised as {names[fact.value]}, as {facts.form.name} often are and it does not say "
+        "(--run.start-normalisation)"
+    )
+
+
+def _with_biases(held: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[dict[str, Tensor], str | None]:
+    """Add biases of zero to queries, keys and values that have none, where the encoder has them: the same function."""
+    layers = [name.removesuffix("bias") for name in own if name.endswith("attn.qkv.bias") and name not in held]
+    layers = [layer for layer in layers if f"{layer}weight" in held and held[f"{layer}weight"].ndim]
+    layers = [layer for layer in layers if not {f"{layer[:-4]}{part}_bias" for part in "qkv"} & held.keys()]
+    if not layers:
         return held, None
-    weight = held[f"{name}.weight"].double()
+    zeros = {f"{layer}bias": torch.zeros(len(held[f"{layer}weight"])) for layer in layers}
+    return held | zeros, "biases of zero for queries, keys and values, of which it has none"
+
+
+def _folded(
+    held: dict[str, Tensor], theirs: Normalisation, encoder: nn.Module, where: str
+) -> tuple[dict[str, Tensor], str | None]:
+    """Adapt the patch embedding to the encoder's normalisation, so that it stays the same function of the pixels.
+
+    Without a bias (CLIP) the constant is added to the patches' positions. Raises InputError where there are none, too.
+    """
+    ours, name = normalisation_of(encoder), "patch_embed.proj"
+    weight, bias, table = (held.get(each) for each in (f"{name}.weight", f"{name}.bias", POSITIONS))
+    own_weight, own_bias = encoder.patch_embed.proj.weight, encoder.patch_embed.proj.bias
+    if weight is None or weight.shape != own_weight.shape:
+        return held, None  # refused below, by its shape
+    bias = torch.zeros(len(weight)) if bias is None and own_bias is not None else bias
+    if theirs == ours:
+        return held if bias is None else held | {f"{name}.bias": bias}, None
+    if bias is None and (table is None or table.ndim != 3):
+        raise InputError(f"{where} has no bias of patches and no positions, which could take another normalisation in")
+    weight = weight.double()
     (mean, std), (own_mean, own_std) = (
         (torch.tensor(each, dtype=torch.float64).view(3, 1, 1) for each in (n.mean, n.std)) for n in (theirs, ours)
     )
-    bias = held[f"{name}.bias"].double() + (weight * (own_mean - mean) / std).sum((1, 2, 3))
-    adapted = {f"{name}.weight": (weight * own_std / std).float(), f"{name}.bias": bias.float()}
-    return held | adapted, "patch embedding adapted to this encoder's normalisation"
+    shift = (weight * (own_mean - mean) / std).sum((1, 2, 3))
+    adapted, said = {f"{name}.weight": (weight * own_std / std).float()}, "patch embedding adapted"
+    if bias is not None:
+        adapted[f"{name}.bias"] = (bias.double() + shift).float()
+    elif table is not None:
+        prefix, said = prefix_positions(encoder), "patch embedding and positions adapted"
+        table = table.double()
+        adapted[POSITIONS] = torch.cat([table[:, :prefix], table[:, prefix:] + shift], 1).float()
+    return held | adapted, f"{said} to this encoder's normalisation"
 
 
 def _new(held: dict[str, Tensor], own: dict[str, Tensor]) -> Iterator[str]:
     """Names of the encoder's tensors that stay as they were initialised."""
     norm = _new_norm(held, own)
     for name in own:
-        other = name.startswith(HEAD) and not _same(held, own, name)
+        other = name.startswith((HEAD, POOLING)) and not _same(held, own, name)
         if other or (norm and name.startswith((POOLED_NORM, HEAD))):  # it was trained on features behind another norm
             yield name
 

@@ -1,38 +1,23 @@
-"""Bring the names of a source's tensors to timm's: find the prefix of its encoder, rename BEiT's and ViTMAE's."""
+"""Find the encoder among a source's tensors: the prefix of its names, and which one where there are several."""
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
+from models.pretrained.formats import format_of
+from models.pretrained.spellings import HUGGING_FACE, OPEN_CLIP, TOWER, in_timms_names, in_timms_shapes
 from models.pretrained.weights import Weights, summarise
 from pipeline.errors import InputError
 
 PATCHES, FIRST_BLOCK, HEAD = "patch_embed.", "blocks.0.", "head."
-VITMAE = "embeddings.patch_embeddings.projection.weight"
-VITMAE_NAMES = (
-    (r"\bdecoder\.decoder_(?:layers|encoder\.layer)\.", "decoder_blocks."),  # transformers 4, 5
-    (r"\bdecoder\.(?=decoder_|mask_token$)", ""),
-    (r"\b(?:encoder\.layer|layers)\.(?=\d)", "blocks."),
-    (r"\bembeddings\.cls_token$", "cls_token"),
-    (r"\bembeddings\.position_embeddings$", "pos_embed"),
-    (r"\bembeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"\battention\.attention\.(query|key|value)\.", r"attn.\1."),
-    (r"\battention\.([qkvo])_proj\.", lambda m: f"attn.{LAYERS[m[1]]}."),
-    (r"\battention\.output\.dense\.", "attn.proj."),
-    (r"\bintermediate\.dense\.", "mlp.fc1."),
-    (r"\boutput\.dense\.", "mlp.fc2."),
-    (r"\blayernorm_before\.", "norm1."),
-    (r"\blayernorm_after\.", "norm2."),
-    (r"\blayernorm\.", "norm."),
+PREFERRED = (
+    ("teacher", "student", "the average of"),  # DINO, DINOv2
+    ("target_encoder", "encoder", "the average of"),  # I-JEPA
+    ("base_encoder", "momentum_encoder", "trained beside"),  # MoCo v3, as its authors fine-tune
 )
-"""Parts of names in Hugging Face's ViTMAE, as files and as modules have them, and timm's parts; in this order."""
-LAYERS = {"q": "query", "k": "key", "v": "value", "o": "proj"}
-BEIT = {".gamma_1": ".ls1.gamma", ".gamma_2": ".ls2.gamma"}
-CONSTANT = "relative_position_index"
+"""Which encoder is taken where a file holds two: by a part of the prefix, over which other, and why."""
 SHOWN = 4
 
 
@@ -49,17 +34,20 @@ def with_own_names(found: Weights, own: Collection[str]) -> Weights:
     Raises InputError, with names and shapes that were found, if no prefix has names of the encoder's patch embedding or
     first block, or if two have.
     """
-    tensors = _merged(_renamed(found.tensors), found.where)
-    prefix = _prefix(tensors, own, found)
+    found = replace(found, form=format_of(found.tensors, found.config))
+    tensors = in_timms_names(found.tensors, found.where)
+    prefix, why = _prefix(tensors, own, found)
     if not prefix:
-        return replace(found, tensors=tensors)
+        return replace(found, tensors=in_timms_shapes(tensors, found.where))
     inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     outside = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
     for name, tensor in outside.items():
         short = _without_shared(name, prefix)
         taken = short in inside or (short in own and not short.startswith(HEAD))
-        inside[name if taken else short] = tensor
-    return replace(found, tensors=inside, what=f"{found.what}, under {prefix}")
+        short = name if taken else short
+        inside[f"outside.{short}" if short in inside else short] = tensor  # a text tower's blocks, beside a prefix
+    inside = in_timms_shapes(inside, found.where)
+    return replace(found, tensors=inside, what=f"{found.what}, under {prefix}{why}")
 
 
 def examples(tensors: Mapping[str, Tensor], names: Iterable[str] | None = None) -> str:
@@ -69,7 +57,8 @@ def examples(tensors: Mapping[str, Tensor], names: Iterable[str] | None = None) 
     return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def _prefix(tensors: dict[str, Tensor], own: Collection[str], found: Weights) -> str:
+def _prefix(tensors: dict[str, Tensor], own: Collection[str], found: Weights) -> tuple[str, str]:
+    """The prefix of the encoder, and words that say why this one where there are several."""
     known, counts, with_patches = set(own), Counter(), set()
     for name in tensors:
         parts = name.split(".")
@@ -82,15 +71,21 @@ def _prefix(tensors: dict[str, Tensor], own: Collection[str], found: Weights) ->
     if not counts:
         raise InputError(
             f"{found.where} ({found.what}): no encoder can be read; found {len(tensors)} tensors: {examples(tensors)}; "
-            f"looked for {PATCHES}* and {FIRST_BLOCK}* (timm's names) or {VITMAE} (ViTMAE's), under any prefix"
+            f"looked for {PATCHES}* and {FIRST_BLOCK}* (timm's names), {HUGGING_FACE} or {TOWER} (Hugging Face's), "
+            f"or {OPEN_CLIP} beside class_embedding (open_clip's), under any prefix"
         )
     prefixes = sorted(with_patches or counts, key=len)
+    for taken, left, why in PREFERRED:
+        ours = [prefix for prefix in prefixes if taken in prefix.split(".")]
+        others = [prefix for prefix in prefixes if left in prefix.split(".")]
+        if len(ours) == 1 and len(ours) + len(others) == len(prefixes) > 1:
+            return ours[0], f", {why} {' and '.join(others)}"
     if len(prefixes) > 1 and prefixes[0]:
         raise InputError(
             f"{found.where} holds {len(prefixes)} encoders, under {' and '.join(prefixes)} "
             f"({summarise(tensors)}); save one of them in a file of its own"
         )
-    return prefixes[0]
+    return prefixes[0], ""
 
 
 def _without_shared(name: str, prefix: str) -> str:
@@ -100,43 +95,3 @@ def _without_shared(name: str, prefix: str) -> str:
             break
         name = name.removeprefix(f"{part}.")
     return name
-
-
-def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename LayerScale's factors of BEiT and SimMIM, and all of ViTMAE, as timm does; prefixes stay."""
-    made, vitmae = {}, any(name.endswith(VITMAE) for name in tensors)
-    for name, tensor in tensors.items():
-        if vitmae:
-            for pattern, ours in VITMAE_NAMES:
-                name = re.sub(pattern, ours, name)
-        for theirs, ours in BEIT.items():
-            name = name.removesuffix(theirs) + ours if name.endswith(theirs) else name
-        if not name.endswith(CONSTANT):
-            made[name] = tensor
-    return made
-
-
-def _check_alike(names: list[str], tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raise InputError unless the tensors of queries, keys and values have one shape."""
-    first, *others = (tensors[name] for name in names)
-    if first.ndim == 0 or any(other.shape != first.shape for other in others):
-        raise InputError(f"{where}: queries, keys and values differ in shape: {examples(tensors, names)}")
-
-
-def _merged(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Make one layer of queries, keys and values, and one bias of BEiT's biases of queries and values."""
-    made, gone = {}, set()
-    for name, tensor in tensors.items():
-        stem, _, kind = name.rpartition(".")
-        rest = [f"{stem.removesuffix('.query')}.{role}.{kind}" for role in ("key", "value")]
-        if stem.endswith("attn.query") and all(other in tensors for other in rest):
-            _check_alike([name, *rest], tensors, where)
-            made[f"{stem.removesuffix('.query')}.qkv.{kind}"] = torch.cat([tensor, *(tensors[other] for other in rest)])
-            gone |= {name, *rest}
-        values = name.removesuffix("q_bias") + "v_bias"
-        if name.endswith("attn.q_bias") and values in tensors:
-            _check_alike([name, values], tensors, where)
-            bias = torch.cat([tensor, torch.zeros_like(tensor), tensors[values]])
-            made[name.removesuffix("q_bias") + "qkv.bias"] = bias
-            gone |= {name, values}
-    return {name: tensor for name, tensor in tensors.items() if name not in gone} | made

@@ -1,26 +1,29 @@
-"""Read files of weights that others have released (MAE, SupMAE, SimMIM, BEiT, DeiT, timm, ViTMAE), and our own exports.
+"""Read files of weights that others have released, with what lies beside them, and our own exports.
 
 The forms that are read:
 
-    MAE, SupMAE, DeiT   {"model": {...}} with timm's names; MAE's own trainer adds optimiser, epoch and args
-    SimMIM, BEiT        {"model": {...}}, in SimMIM's under "encoder."; biases of queries and values, none of keys
-    timm, our exports   safetensors with timm's names; a folder has config.json beside it
-    ViTMAE              a folder of safetensors or pytorch_model.bin with Hugging Face's names, as our export hf-vitmae
-    others              dictionaries in dictionaries, whose keys are then parts of the names ("teacher.backbone.")
+    {"model": {...}}, {"state_dict": {...}}   MAE, SupMAE, DeiT, SimMIM, BEiT, MoCo v3, timm's trainer; of a moving
+                                              average beside it ("model_ema", "state_dict_ema") the average is taken
+    {"teacher": {...}, "student": {...}}      DINO, I-JEPA and others: the keys are then parts of the names
+    a folder with config.json                 timm's, our exports', Hugging Face's
+    a folder with open_clip_config.json       open_clip's
 
-The names are brought to timm's in `names.py`.
+The names are brought to timm's in `spellings.py` and `names.py`.
 """
 
 import json
 import pickle
+import struct
 import warnings
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy._core import multiarray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -32,8 +35,30 @@ from models.records.json_file import read_object
 from pipeline.errors import InputError
 
 WEIGHTS, TORCH_WEIGHTS = "model.safetensors", "pytorch_model.bin"
-CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
-HOLDERS = "model", "state_dict"
+OPEN_CLIP = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
+CONFIG, PREPROCESSOR, OPEN_CLIP_CONFIG = "config.json", "preprocessor_config.json", "open_clip_config.json"
+HOLDERS = "model_ema", "state_dict_ema", "model", "state_dict"
+AVERAGES = {"model_ema": "model", "state_dict_ema": "state_dict"}
+
+
+class _Settings(dict):
+    """Stands for yacs.config.CfgNode, as which SimMIM's trainer saves its settings: a dictionary of plain types."""
+
+
+HARMLESS: list[Callable | tuple[Callable, str]] = [
+    Namespace,  # MAE's, DINO's and BEiT's arguments
+    (_Settings, "yacs.config.CfgNode"),
+    (PurePosixPath, "pathlib.PosixPath"),
+    (PurePosixPath, "pathlib._local.PosixPath"),
+    (multiarray.scalar, "numpy.core.multiarray.scalar"),
+    multiarray.scalar,
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float64", "float32", "int64")),
+]
+"""Types beside the tensors whose unpickling runs no code: a loss as numpy's number, an output folder, settings."""
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError,
+              IndexError, OverflowError, MemoryError, AssertionError, OSError, struct.error)  # fmt: skip
+"""What torch and pickle raise for files that are none, or cut short."""
 
 
 def read_safetensors(path: Path, config: Path | None = None) -> Weights:
@@ -52,28 +77,45 @@ def read_safetensors(path: Path, config: Path | None = None) -> Weights:
         raise InputError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
     found = with_config(Weights(tensors, str(path), "safetensors"), config)
     classes = label_names(_json(header.get("classes", "null"), path)) or found.classes
-    return replace(found, classes=classes, grid=grid_of_recipe(_json(header.get("recipe", "null"), path)))
-
-
-def with_config(found: Weights, path: Path | None) -> Weights:
-    """Return weights with what config.json says beside them, and ViTMAE's preprocessor_config.json beside that.
-
-    Raises InputError if one of the two is no JSON object.
-    """
-    stated = _config(path)
-    shown = {} if path is None else _config(path.with_name(PREPROCESSOR))
+    recipe = _json(header.get("recipe", "null"), path)
     return replace(
-        found,
-        normalisation=_normalisation(stated.get("pretrained_cfg"), "mean", "std", found.where)
-        or _normalisation(shown, "image_mean", "image_std", found.where),
-        classes=label_names(stated.get("label_names")),
-        target=_target(stated.get("norm_pix_loss")),
-        config=stated,
+        found, classes=classes, grid=grid_of_recipe(recipe), recipe=recipe if isinstance(recipe, dict) else {}
     )
 
 
+def with_config(found: Weights, path: Path | None) -> Weights:
+    """Return weights with what config.json says beside them, and Hugging Face's preprocessor_config.json beside that,
+    or open_clip's config.
+
+    Raises InputError if one of them is no JSON object.
+    """
+    stated = _config(path)
+    shown = {} if path is None else _config(path.with_name(PREPROCESSOR))
+    clip = {} if path is None or stated else _config(path.with_name(OPEN_CLIP_CONFIG))
+    architecture = stated.get("architecture")
+    return replace(
+        found,
+        normalisation=_normalisation(stated.get("pretrained_cfg"), "mean", "std", found.where)
+        or _normalisation(shown, "image_mean", "image_std", found.where)
+        or _normalisation(clip.get("preprocess_cfg"), "mean", "std", found.where),
+        classes=label_names(stated.get("label_names")) or _classes(stated.get("id2label")),
+        target=_target(stated.get("norm_pix_loss")),
+        config=stated or clip,
+        architecture=architecture if isinstance(architecture, str) else None,
+    )
+
+
+def _classes(id2label: object) -> tuple[str, ...] | None:
+    """The classes of Hugging Face's config, {"0": "tench", ...}; None for LABEL_0 and so on, which name none."""
+    if not isinstance(id2label, dict) or list(id2label) != [str(number) for number in range(len(id2label))]:
+        return None
+    names = label_names(list(id2label.values()))
+    return None if names == tuple(f"LABEL_{number}" for number in range(len(id2label))) else names
+
+
 def read_released(path: Path) -> Weights:
-    """Weights in a torch file; tensors, plain types and an argparse.Namespace are unpickled, and nothing else.
+    """Weights in a torch file; tensors, plain types and what trainers save beside them (`HARMLESS`) are unpickled, and
+    nothing else.
 
     The arguments that MAE's trainer saves say what the decoder predicts.
 
@@ -81,9 +123,14 @@ def read_released(path: Path) -> Weights:
     """
     try:
         # MAE's trainer saves its arguments as a Namespace, which runs no code; torch warns before it refuses a pickle
-        with torch.serialization.safe_globals([Namespace]), warnings.catch_warnings(action="ignore"):
+        with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings(action="ignore"):
             held = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except UNREADABLE as error:
+        if "TorchScript" in str(error):
+            raise InputError(
+                f"{path} is a TorchScript archive (OpenAI's CLIP is one), which holds code, so it is not loaded; save "
+                f"its weights: torch.save(torch.jit.load({str(path)!r}).state_dict(), 'clip.pth')"
+            ) from error
         raise InputError(
             f"{path} does not end in a checksum, so it is no checkpoint of this trainer, and is cut short, or "
             "holds more than tensors and plain types; it is not loaded"
@@ -93,7 +140,11 @@ def read_released(path: Path) -> Weights:
     if not tensors:
         raise InputError(f"{path} holds no tensors by name, neither itself nor under {' or '.join(HOLDERS)}")
     target = _target(getattr(held.get("args"), "norm_pix_loss", None))
-    return Weights(tensors, str(path), f"a released file, {holder}" if holder else "a released file", target=target)
+    what = f"a released file, {holder}" if holder else "a released file"
+    if (plain := AVERAGES.get(holder or "")) in held:
+        what += f", the average of {plain}"
+    arch = held.get("arch")  # timm's trainer and MoCo v3's
+    return Weights(tensors, str(path), what, target=target, architecture=arch if isinstance(arch, str) else None)
 
 
 def label_names(found: object) -> tuple[str, ...] | None:

@@ -32,7 +32,12 @@ def read_timm(name: str) -> Weights:
     found = read_safetensors(path) if path.suffix == ".safetensors" else read_released(path)
     shown = Normalisation(tuple(config.mean), tuple(config.std))
     return replace(
-        found, where=name, what=f"timm {path.name}", normalisation=shown, classes=label_names(config.label_names)
+        found,
+        where=name,
+        what=f"timm {path.name}",
+        normalisation=shown,
+        classes=label_names(config.label_names),
+        architecture=config.architecture or name.partition(".")[0],
     )
 
 

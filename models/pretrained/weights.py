@@ -11,6 +11,23 @@ from models.encoder.patches import Normalisation
 
 
 @final
+@dataclass(frozen=True)
+class Format:
+    """A released format, and what its files have been released with.
+
+    sure   whether all of them were trained on images of that normalisation
+    heads  by width, where they differ from those of other formats
+    """
+
+    name: str
+    normalisation: Normalisation
+    sure: bool = True
+    act: str = "gelu"
+    norm_eps: float = 1e-6
+    heads: Mapping[int, int] = field(default_factory=dict)
+
+
+@final
 @dataclass(frozen=True, eq=False)
 class Weights:
     """Tensors by name, and their source.
@@ -23,6 +40,9 @@ class Weights:
     target         what a masked branch was trained to predict; None if the source does not say
     config         the source's config.json; {} without one
     grid           patches down and across that its positions are of; None if the source does not say
+    recipe         a run's or its export's recipe as JSON; {} of others
+    form           the format that its names show; None before they were brought to timm's (models.pretrained.formats)
+    architecture   the timm name whose architecture the source says it has, with model_args in `config`; None without
     """
 
     tensors: dict[str, Tensor]
@@ -34,6 +54,9 @@ class Weights:
     target: str | None = None
     config: Mapping[str, object] = field(default_factory=dict)
     grid: tuple[int, int] | None = None
+    recipe: Mapping[str, object] = field(default_factory=dict)
+    form: Format | None = None
+    architecture: str | None = None
 
 
 def summarise(names: Iterable[str]) -> str:

@@ -90,7 +90,7 @@ def open_run(recipe: Recipe, world: World) -> OpenRun:
         check_same_data(path, state["data"], inputs)
         method.load_state_dict(state["method"])
     elif recipe.run.start:
-        origin = load_encoder(method, recipe.run.start, train_data.classes)
+        origin = load_encoder(method, recipe.run.start, train_data.classes, recipe.run.start_normalisation)
     notes = [*copies_of_train(inputs), *(damaged_rows(folder) if world.main else ())]
     if found and (note := where_exactness_ends(folder, world)):
         notes.append(note)

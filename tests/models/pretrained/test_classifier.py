@@ -71,7 +71,7 @@ def test_ten_digits_under_other_names_get_a_new_classifier(trained, tmp_path):
     folder = trained("supervised:digits")
     names = load_run(folder).classes
     assert len(names) == 10
-    after = method(16, patch=4, classes=10)
+    after = method(16, patch=4, classes=10, heads=2)
     fresh = after.encoder.head.weight.clone()
     said = load_encoder(after, folder, tuple(f"digit {name}" for name in names))
     assert "classifier not taken, as it lacks 10 of 10 classes" in said

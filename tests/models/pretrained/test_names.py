@@ -9,7 +9,8 @@ from torch import nn
 from models.encoder.vit import eval_logits
 from models.export import __main__ as export
 from models.pretrained import load_encoder
-from models.pretrained.names import VITMAE, with_own_names
+from models.pretrained.names import with_own_names
+from models.pretrained.spellings import HUGGING_FACE
 from models.pretrained.weights import Weights
 from pipeline.errors import InputError
 from tests.models.pretrained.test_released import method
@@ -60,9 +61,9 @@ def test_wrappers_of_a_real_compiled_and_wrapped_module_are_removed(tmp_path):
 
 def test_of_two_encoders_none_is_chosen_in_silence(tmp_path):
     held = method().encoder.state_dict()
-    two = {"student": {f"backbone.{n}": t for n, t in held.items()}, "teacher": held}
+    two = {"one": {f"backbone.{n}": t for n, t in held.items()}, "other": held}
     torch.save(two, tmp_path / "x.pth")
-    with pytest.raises(InputError, match=r"holds 2 encoders, under teacher\. and student\.backbone\.") as refused:
+    with pytest.raises(InputError, match=r"holds 2 encoders, under other\. and one\.backbone\.") as refused:
         load_encoder(method(), tmp_path / "x.pth")
     assert "\n" not in str(refused.value)
     torch.save(held | {f"ema.{n}": t + 1 for n, t in held.items()}, tmp_path / "x.pth")
@@ -82,7 +83,7 @@ def test_vitmaes_folder_and_module_are_a_start_as_the_run_itself_is(trained, tmp
         theirs, start = transformers.ViTMAEForPreTraining.from_pretrained(home), tmp_path / "x.pth"
         prefix = "module.model." if form == "wrapped" else ""
         torch.save({f"{prefix}{n}": t for n, t in theirs.state_dict().items()}, start)
-    one, two = (method(16, patch=4, classes=3) for _ in range(2))
+    one, two = (method(16, patch=4, classes=3, heads=2) for _ in range(2))
     load_encoder(one, folder)
     said = load_encoder(two, start)
     held = two.encoder.state_dict()
@@ -98,7 +99,8 @@ def test_names_that_cannot_be_read_are_shown_with_their_shapes_and_so_is_what_wa
     assert str(refused.value) == (
         f"{tmp_path}/resnet.pth (a released file): no encoder can be read; found 7 tensors: layer1.conv.weight [1, 3], "
         "layer2.conv.weight [2, 3], layer3.conv.weight [3, 3], layer4.conv.weight [4, 3] and 3 more; looked for "
-        "patch_embed.* and blocks.0.* (timm's names) or embeddings.patch_embeddings.projection.weight (ViTMAE's), "
+        "patch_embed.* and blocks.0.* (timm's names), embeddings.patch_embeddings.projection.weight or "
+        "embeddings.patch_embedding.weight (Hugging Face's), or conv1.weight beside class_embedding (open_clip's), "
         "under any prefix"
     )
 
@@ -132,6 +134,6 @@ def test_positions_under_another_name_are_not_only_called_none(tmp_path):
 def test_keys_of_another_shape_than_queries_are_a_line(shape):
     stem = "vit.encoder.layer.0.attention.attention"
     tensors = {f"{stem}.{role}.weight": torch.zeros(32, 32) for role in ("query", "key", "value")}
-    tensors |= {VITMAE: torch.zeros(32, 3, 8, 8), f"{stem}.key.weight": torch.zeros(shape)}
+    tensors |= {HUGGING_FACE: torch.zeros(32, 3, 8, 8), f"{stem}.key.weight": torch.zeros(shape)}
     with pytest.raises(InputError, match=r"x: queries, keys and values differ in shape: .*query.*\[32, 32\]"):
         with_own_names(Weights(tensors, "x", "a file"), {"patch_embed.proj.weight"})

@@ -16,13 +16,15 @@ from models.pretrained import load_encoder
 from pipeline.errors import InputError
 
 
-def method(size=32, *, classes=5, width=32, depth=2, ema=False, patch=8, **more):
+def method(size=32, *, classes=5, width=32, depth=2, heads=4, ema=False, patch=8, **more):
     torch.manual_seed(classes)
-    vit = build_encoder(Size(width, depth, 4), image_size=size, patch=patch, classes=classes, **more)
+    vit = build_encoder(Size(width, depth, heads), image_size=size, patch=patch, classes=classes, **more)
     with torch.no_grad():
         for parameter in vit.parameters():
             parameter.normal_(std=0.3)
-    kept = SimpleNamespace(module=build_encoder(Size(width, depth, 4), image_size=size, patch=patch, classes=classes))
+    kept = SimpleNamespace(
+        module=build_encoder(Size(width, depth, heads), image_size=size, patch=patch, classes=classes)
+    )
     return SimpleNamespace(encoder=vit, ema=kept if ema else None, branch=None)
 
 
