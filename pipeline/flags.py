@@ -8,8 +8,10 @@ options = parse(Options, prog="python -m pipeline.bench")
 check_bounds(options)     # raises InputError("threads is 0, expected at least 1")
 """
 
+import ast
 import io
 import math
+import re
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -29,6 +31,8 @@ class Bound:
     holds: Callable[[float], bool]
 
 
+NO_TYPE = re.compile(r"Error parsing (--\S+): no type matching .* could be instantiated from (\[.*\])$")
+"""How tyro says that none of a field's types takes what was given; of which it gives the words as a list."""
 AT_LEAST_1 = Bound("at least 1", lambda value: value >= 1)
 AT_LEAST_2 = Bound("at least 2", lambda value: value >= 2)
 POSITIVE = Bound("above 0", lambda value: value > 0)
@@ -125,8 +129,12 @@ def unboxed(box: str) -> str:
             parts[-1].append(row)
     message, *others = [part for part in parts if part] or [[box.strip()]]
     hints = [hint for help in others if (hint := _hint(help))]
-    said = " ".join(message).partition(" Got errors: ")[0]  # what each type of a field with several has to say
-    return "; ".join([said.rstrip("."), *hints, "--help shows every flag"])
+    said = (
+        " ".join(message).partition(" Got errors: ")[0].rstrip(".")
+    )  # what each type of a field with several has to say
+    if found := NO_TYPE.match(said):
+        said = f"{found[1]} is {' '.join(ast.literal_eval(found[2]))}"
+    return "; ".join([said, *hints, "--help shows every flag"])
 
 
 def _hint(part: list[str]) -> str:

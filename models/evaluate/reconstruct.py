@@ -297,7 +297,10 @@ def check(loaded: Loaded, evaluator: Reconstructions) -> None:
     if not evaluator.ratios:
         raise InputError("--ratios: expected a mask ratio or more, got none")
     for ratio in evaluator.ratios:
-        masks.visible_count(Mask(ratio=ratio), tuple(loaded.method.encoder.patch_embed.grid_size))
+        try:
+            masks.visible_count(Mask(ratio=ratio), tuple(loaded.method.encoder.patch_embed.grid_size))
+        except InputError as error:
+            raise InputError(f"--ratios: {error}") from None
 
 
 def _to_pixels(predicted: Tensor, normalisation: Normalisation) -> Tensor:

@@ -168,10 +168,15 @@ def check_same_recipe(folder: Path, recipe: Recipe) -> None:
         if field not in free and old != new:
             longer = "; to train for longer, add --run.extend EPOCHS once it has ended" * (field == "optim.epochs")
             raise InputError(
-                f"{folder} was begun with {field} {old}, now it is {new}; repeat the command as it was, or choose "
-                f"another --run.folder{longer}"
+                f"{folder} was begun with {field} {_spelt(old)}, now it is {_spelt(new)}; "
+                f"repeat the command as it was, or choose another --run.folder{longer}"
             )
     _check_extensions(folder, recipe, before)
+
+
+def _spelt(value: object) -> object:
+    """A value as its flag takes it: of several numbers the numbers."""
+    return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _check_extensions(folder: Path, recipe: Recipe, saved: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ class Flags:
 
 REFUSED = {
     "a word for a number": (["--batch", "many"], ["--batch", "'many'", "; expected --batch INT;"]),
-    "neither one number nor two": (["--size", "1", "2", "3"], ["--size", "INT|{INT INT} could", "['1', '2', '3']; "]),
+    "neither one number nor two": (["--size", "1", "2", "3"], ["--size is 1 2 3; expected --size INT|{INT INT};"]),
     "no such choice": (["--view", "wek"], ["--view", "'wek'", "('weak', 'strong')"]),
     "a slip": (["--bach", "3"], ["--bach", "did you mean --batch?"]),
     "a word too many": (["3"], ["Unrecognized options: 3;"]),

@@ -54,9 +54,8 @@ def share_visible(mask: Mask, grid: tuple[int, int]) -> int:
 def checked(mask: Mask, visible: int, total: int) -> int:
     """Return `visible` if some of the `total` patches are visible and some are hidden, else raise InputError."""
     if not 0 < visible < total:
-        raise InputError(
-            f"mask ratio {mask.ratio:g} leaves {visible} of {total} patches visible; choose between 0 and 1"
-        )
+        other = "higher" if visible else "lower"
+        raise InputError(f"mask ratio {mask.ratio:g} leaves {visible} of {total} patches visible; choose a {other} one")
     return visible
 
 

@@ -31,8 +31,9 @@ def hidden_of_window(mask: Mask, grid: tuple[int, int]) -> int:
     patches = mask.window * mask.window
     hidden = int(mask.ratio * patches + 1e-9)
     if not 0 < hidden < patches:
+        other = "lower" if hidden else "higher"
         raise InputError(
-            f"mask ratio {mask.ratio:g} hides {hidden} of a window's {patches} patches; choose between 0 and 1"
+            f"mask ratio {mask.ratio:g} hides {hidden} of a window's {patches} patches; choose a {other} one"
         )
     return hidden
 

@@ -242,7 +242,7 @@ def test_errors_and_page_of_normalised_pixels_name_the_scale(trained, tmp_path):
 
 @pytest.mark.parametrize(("recipe", "flags", "said"), [
     ("supervised:digits", [], "has no masked branch; give a run of mae"),
-    ("mae:digits", ["--ratios", 0.5, 1], "mask ratio 1 leaves 0 of 16 patches"),
+    ("mae:digits", ["--ratios", 0.5, 1], "--ratios: mask ratio 1 leaves 0 of 16 patches visible; choose a lower one"),
     ("mae:digits", ["--ratios", 0], "mask ratio 0 leaves 16 of 16 patches"),
     ("mae:digits", ["--chosen", 3, 300], r"numbers from 0 to 299, .*got \[300\]"),
     ("mae:digits", ["--pictures", 0], "--pictures is 0, expected at least 1"),
