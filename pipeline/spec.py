@@ -35,8 +35,8 @@ class View:
     to `short_side`, then a random crop with reflected `padding` (Semiformer's weak view). centre: short side to
     `short_side`, then the centre crop, for evaluation. The short side is the one that a view needs more of."""
     filter: Literal["area", "bilinear", "bicubic"] = "area"
-    """How a crop is resized. bilinear, bicubic: antialiased, as Pillow and torchvision do; papers take bicubic. area: the
-    mean of the pixels that one covers, FFCV's filter; faster on a CPU, and blocky where a GPU enlarges a crop."""
+    """How a crop is resized. bilinear, bicubic: antialiased, as Pillow and torchvision do; papers take bicubic. area:
+    the mean of the pixels that one covers, FFCV's filter; faster on a CPU, and blocky where a GPU enlarges a crop."""
     scale: tuple[float, float] = (0.08, 1.0)
     """random_resized: share of the image's area."""
     short_side: Annotated[float, POSITIVE] = 256 / 224

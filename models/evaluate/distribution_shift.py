@@ -150,5 +150,5 @@ def corrupted_files(root: Path, wanted: CorruptionSpec) -> Path:
 
 def already_cropped(loaded: Loaded) -> Loaded:
     """Return the run with an evaluation view for images that are crops already: scaled to its size, nothing cut off."""
-    whole = View(crop="centre", flip=False, short_side=1.0)
+    whole = View(crop="centre", filter=loaded.recipe.data.evaluate.filter, flip=False, short_side=1.0)
     return replace(loaded, recipe=replace(loaded.recipe, data=replace(loaded.recipe.data, evaluate=whole)))

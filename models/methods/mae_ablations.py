@@ -118,8 +118,9 @@ def in1k_augmentation() -> Iterator[Recipe[Settings]]:
     None is a centre crop without mirroring; the fixed crop is of 224 pixels out of a short side of 256, which is ours.
     Paper: 84.0 / 65.7, 84.7 / 73.1, 84.9 / 73.5, 84.3 / 71.9.
     """
-    none, fixed = View(crop="centre", flip=False), View(crop="resize_then_crop", padding=0)
-    sizes = View(scale=(0.2, 1.0))  # MAE code
+    none = View(crop="centre", filter="bicubic", flip=False)
+    fixed = View(crop="resize_then_crop", filter="bicubic", padding=0)
+    sizes = View(filter="bicubic", scale=(0.2, 1.0))  # MAE code
     return along(_in1k(), "data.weak", (none, fixed, sizes, replace(sizes, jitter=JITTER)))
 
 

@@ -145,7 +145,8 @@ def in1k_b16_simmim() -> Recipe[Settings]:
 def in1k_data() -> Data:
     """ImageNet with every label as MAE probes it (Table 10), except for the crops: MAE's are bicubic and drawn once, as
     TensorFlow's are; these are by area and drawn again where they do not fit, as torchvision's are."""
-    return Data(root="data/in1k", batch=16384, labelled_view="weak", weak=View(scale=(0.08, 1.0)))  # scale: code
+    view = View(filter="bicubic", scale=(0.08, 1.0))  # MAE code
+    return Data(root="data/in1k", batch=16384, labelled_view="weak", weak=view)
 
 
 def lars(epochs: float) -> Optim:

@@ -34,8 +34,8 @@ def in1k_10pct_b16() -> Recipe[Settings]:
             unlabelled="rest",  # authors' script: the other 90 %
             batch=768,  # authors' script: 8 x (16 + 80)
             ratio=5,
-            weak=View(jitter=(0.4, 0.4, 0.4, 0.0), jitter_probability=1.0),  # authors' code
-            strong=View(augment="timm", erase="random"),  # authors' code
+            weak=View(filter="bicubic", jitter=(0.4, 0.4, 0.4, 0.0), jitter_probability=1.0),  # authors' code
+            strong=View(filter="bicubic", augment="timm", erase="random"),  # authors' code
         ),
         Encoder("vit_base_patch16_224", pool="avg", fc_norm=True, drop_path=0.1),  # authors' code
         Optim(

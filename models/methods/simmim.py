@@ -53,7 +53,7 @@ def in1k_b16() -> Recipe[Settings]:
         Data(
             root="data/in1k",
             batch=2048,  # SimMIM code
-            weak=View(scale=(0.67, 1.0)),  # SimMIM code
+            weak=View(filter="bicubic", scale=(0.67, 1.0)),  # SimMIM code
             mask=simmim_mask(),
         ),
         Encoder("vit_base_patch16_224", position="bias", layer_scale=0.1, pool="avg", drop_path=0.1),  # SimMIM code

@@ -14,8 +14,11 @@ def in1k_data(batch: int = 1024, size: int = 224) -> Data:
         batch=batch,  # MAE Table 9
         size=size,
         labelled_view="strong",
-        strong=View(scale=(0.08, 1.0), augment="timm", erase="random"),  # MAE code: rand-m9-mstd0.5-inc1, erase 0.25
-        evaluate=View(crop="centre", flip=False, short_side=256 / 224 if size <= 224 else 1.0),  # MAE code
+        # MAE code: rand-m9-mstd0.5-inc1, erase 0.25
+        strong=View(filter="bicubic", scale=(0.08, 1.0), augment="timm", erase="random"),
+        evaluate=View(
+            crop="centre", filter="bicubic", flip=False, short_side=256 / 224 if size <= 224 else 1.0
+        ),  # MAE code
     )
 
 

@@ -1,6 +1,7 @@
 """Boxes against torchvision's law, and those of evaluation against resize and crop."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,10 +59,12 @@ def test_half_of_the_views_are_flipped_and_none_where_not_asked_for():
 
 
 def test_evaluation_cuts_the_centre_as_resize_256_and_crop_224_do():
+    by_area = crop_flip.draw(replace(Data().evaluate, filter="area"), keys(1), *sides(512, 768, 1), (224, 224))
+    assert by_area.boxes.tolist() == [[32, 160, 448, 448]]  # 256 x 384, centre at 16 and 80, times two
     cut = crop_flip.draw(Data().evaluate, keys(1), *sides(512, 768, 1), (224, 224))
-    assert cut.boxes.tolist() == [[32, 160, 448, 448]]  # 256 x 384, centre at 16 and 80, times two
-    assert not cut.insets.any()
-    assert not cut.flips.any()
+    assert cut.boxes.tolist() == [[0, 0, 512, 768]]
+    assert cut.frames.tolist() == [[16, 80, 256, 384]]
+    assert [cut.insets.any(), cut.flips.any(), by_area.frames.any()] == [False] * 3
 
 
 @pytest.mark.parametrize("size", [(224, 112), (112, 224), (96, 160), (224, 224)])

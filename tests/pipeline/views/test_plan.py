@@ -60,7 +60,7 @@ def test_an_images_plan_is_its_own():
     assert np.array_equal(whole.visible[some], few.visible)
     for name, array in few.params._asdict().items():
         everyone = getattr(whole.params, name)
-        assert np.array_equal(array, everyone if name in ("nearest", "fill", "noisy") else everyone[:, some])
+        assert np.array_equal(array, everyone if name in ("nearest", "fill", "noisy", "filters") else everyone[:, some])
 
 
 def test_shorter_lists_of_operations_are_filled_up_with_identity():
