@@ -14,7 +14,7 @@ In a state dict the frozen weight keeps timm's name, and the two factors stand b
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -32,23 +32,32 @@ class LoRALinear(nn.Linear):
     """A linear layer whose weight is W + (alpha / rank) B A (eq. 3): W, and the bias, are frozen; A and B are trained.
 
     `weight` computes the sum whenever it is read, so whoever slices it, as the last block's queries do, reads the
-    adapted one. torch's register_parametrization would do the same under other names, and with a class of its own for
-    each layer, for which torch.compile would make each block its own graph.
+    adapted one. W is the parameter `base`, which state dicts call weight, as they do without factors.
+    torch's register_parametrization would do the same under other names, and with a class of its own for each layer,
+    for which torch.compile would make graphs of their own.
 
     scale  alpha / rank
     """
 
+    base: nn.Parameter
     lora_A: nn.Parameter
     lora_B: nn.Parameter
     scale: float
 
     @property
     def weight(self) -> Tensor:
-        frozen = self._parameters["weight"]
-        assert frozen is not None
         # not in autocast's half precision: a step of B A smaller than a bfloat16 of W would be lost each time
-        with torch.autocast(frozen.device.type, enabled=False):
-            return adapted(frozen, self.lora_A, self.lora_B, self.scale)
+        with torch.autocast(self.base.device.type, enabled=False):
+            return adapted(self.base, self.lora_A, self.lora_B, self.scale)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = destination.pop(f"{prefix}base")
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        if f"{prefix}weight" in state_dict:  # the dict is load_state_dict's own copy
+            state_dict[f"{prefix}base"] = state_dict.pop(f"{prefix}weight")
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
 
 def adapted(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
@@ -79,9 +88,11 @@ def add_lora(vit: VisionTransformer, rank: int, alpha: float, layers: Sequence[L
 
 def _adapt_layer(layer: nn.Linear, rank: int, scale: float) -> None:
     weight = layer.weight
+    del layer.weight
     down, up = weight.new_empty(rank, layer.in_features), weight.new_zeros(layer.out_features, rank)
     nn.init.kaiming_uniform_(down, a=math.sqrt(5))
     layer.__class__ = LoRALinear
+    layer.base = weight
     layer.lora_A, layer.lora_B, layer.scale = nn.Parameter(down), nn.Parameter(up), scale
 
 
@@ -95,7 +106,7 @@ def merge(module: nn.Module) -> None:
     """Replace each adapted weight by its value and remove the factors, in place; the layers are plain ones again."""
     for layer in list(lora_layers(module)):
         weight = layer.weight
-        del layer.lora_A, layer.lora_B
+        del layer.base, layer.lora_A, layer.lora_B
         layer.__class__ = nn.Linear
         layer.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
 
