@@ -15,7 +15,7 @@ INTERPRETED = """
 import torch, triton.language as tl
 from pipeline.executors import agreement, erase_triton
 ours, cpu = agreement.kernels(), torch.device("cpu")
-for name in ("cut", "resize", "erase"):  # the interpreter takes a minute for the colours, which have a test of their own
+for name in ("cut", "resize", "erase"):  # the interpreter takes a minute for colours, which have their own test
     assert agreement.disagreement(name, ours[name], cpu, 8) is None, name
 erase_triton._BASE_1 = tl.constexpr(erase_triton.BASE[1] + (3 << 16))
 assert agreement.disagreement("erase", ours["erase"], cpu, 8) is not None
