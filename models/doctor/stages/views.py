@@ -2,7 +2,8 @@
 up?"""
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
+from itertools import product
 from typing import Any, final, get_args, get_type_hints
 
 import numpy as np
@@ -71,14 +72,9 @@ def options(name: str) -> tuple[Any, ...]:
 
 
 def crops() -> dict[str, View]:
-    """Return a view for every kind of crop, and for every filter where a view has one."""
-    filters = options("filter") if "filter" in {field.name for field in fields(View)} else (None,)
-    found = {}
-    for crop in options("crop"):
-        for kind in filters:
-            view = View(crop=crop, scale=(0.5, 1.0), padding=4)
-            found[crop if kind is None else f"{crop}, {kind}"] = view if kind is None else replace(view, filter=kind)
-    return found
+    """Return a view for every kind of crop by every filter."""
+    kinds = product(options("crop"), options("filter"))
+    return {f"{crop}, {kind}": View(crop=crop, filter=kind, scale=(0.5, 1.0), padding=4) for crop, kind in kinds}
 
 
 def presets() -> dict[str, View]:

@@ -1,6 +1,7 @@
 """The checks of the doctor's stages find what is planted, and find nothing where nothing is."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -131,8 +132,9 @@ def test_the_one_wait_of_a_step_is_counted_and_another_is_slow(monkeypatch):
     assert correctness.waits(CPU).result == "slow"
 
 
-def test_every_crop_preset_and_kind_of_erasing_is_compared():
-    assert {"random_resized", "resize_then_crop", "centre"} <= {*views.crops()}
+def test_every_crop_filter_preset_and_kind_of_erasing_is_compared():
+    crops = [(view.crop, view.filter) for view in views.crops().values()]
+    assert {*crops} == {*product(("random_resized", "resize_then_crop", "centre"), ("area", "bilinear", "bicubic"))}
     named = " ".join(views.presets())
     assert all(kind in named for kind in ("usb", "timm", "torchvision", "cutout", "random", "jitter"))
 
