@@ -98,6 +98,14 @@ def test_a_run_that_falls_back_to_before_the_best_says_so_and_makes_it_again(sco
     assert same(found["method"], expected["method"])
 
 
+def test_a_best_checkpoint_that_is_lost_and_not_made_again_is_not_said_to_be_kept(scored, tiny, tmp_path, capsys):
+    assert tiny("semi_mae:digits", tmp_path, *BEST, "--run.stop-step=7") == 75
+    (tmp_path / "best.pt").unlink()
+    assert tiny("semi_mae:digits", tmp_path, *BEST) == 0
+    assert "best val top1 50.0 % after step 4, and lost since: best.pt" in capsys.readouterr().out
+    assert not (tmp_path / "best.pt").exists()
+
+
 def test_a_damaged_last_checkpoint_gives_way_to_the_one_that_is_the_best(scored, tiny, tmp_path):
     assert tiny("semi_mae:digits", tmp_path, *BEST, "--run.stop-step=5") == 75
     (tmp_path / "last.pt").write_bytes(b"damaged")

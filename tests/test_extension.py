@@ -173,3 +173,8 @@ def test_what_cannot_be_extended_is_refused_in_one_line_and_left_as_it_was(tiny,
     )
     assert tiny("semi_mae:digits", tmp_path / "begun", *FLAGS, "--run.stop-step=4") == 75
     assert "has not ended, and --run.extend 8 goes on from the end" in refused(tmp_path / "begun", *EXTEND)
+    for name in ("last.pt", "previous.pt"):
+        (finished / name).unlink()
+    assert "holds no checkpoint any more, and --run.extend goes on from one; restore last.pt" in refused(
+        finished, *EXTEND
+    )

@@ -165,3 +165,12 @@ def test_a_run_that_lost_its_report_writes_it_again(tiny, tmp_path):
     assert tiny("mae:digits", tmp_path, report=True) == 0
     assert (tmp_path / "report.html").stat().st_size > 0
     assert same(weights(tmp_path), before)
+
+
+def test_a_run_whose_checkpoint_is_gone_says_that_it_begins_again(tiny, tmp_path, capsys):
+    assert tiny("mae:digits", tmp_path, "--run.stop-step=3") == 75
+    assert "no checkpoint" not in capsys.readouterr().out
+    (tmp_path / "last.pt").unlink()
+    assert tiny("mae:digits", tmp_path, "--run.stop-step=3") == 75
+    assert "holds a journal and no checkpoint: the run begins again at its first step" in capsys.readouterr().out
+    assert [row["step"] for row in rows(tmp_path)] == [3]

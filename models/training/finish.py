@@ -69,7 +69,7 @@ def _notes(run: Training) -> list[str]:
     if best is not None and run.ended_early:
         notes.append(f"ended early, after step {run.step:,} of {total:,}: {best.why()} (run.stop_after)")
     if best is not None and (described := best.describe()):
-        notes.append(f"{described}, kept as {BEST}")
+        notes.append(f"{described}, {'kept as' if (run.folder / BEST).exists() else 'and lost since:'} {BEST}")
     return notes
 
 

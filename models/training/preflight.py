@@ -22,7 +22,8 @@ from models.masked.targets.file import NoTarget
 from models.method import Method
 from models.optim.schedule import Pools, RunLength, run_length
 from models.pretrained import load_encoder
-from models.records.run_folder import check_same_recipe, damaged_rows, folder_of
+from models.records import metrics
+from models.records.run_folder import LAST, check_same_recipe, damaged_rows, folder_of
 from models.reporting.environment import where_exactness_ends
 from models.tracking import check_installed
 from models.training.best import check_best
@@ -89,11 +90,18 @@ def open_run(recipe: Recipe, world: World) -> OpenRun:
         state, path = found
         check_same_data(path, state["data"], inputs)
         method.load_state_dict(state["method"])
+    elif recipe.run.extend:
+        raise InputError(
+            f"{folder} holds no checkpoint any more, and --run.extend goes on from one; restore {LAST}, or choose "
+            "another --run.folder"
+        )
     elif recipe.run.start:
         origin = load_encoder(method, recipe.run.start, train_data.classes, recipe.run.start_normalisation)
     notes = [*copies_of_train(inputs), *(damaged_rows(folder) if world.main else ())]
     if found and (note := where_exactness_ends(folder, world)):
         notes.append(note)
+    if not found and world.main and metrics.read(folder):
+        notes.append(f"{folder} holds a journal and no checkpoint: the run begins again at its first step")
     return OpenRun(folder, inputs, method, found[0] if found else None, origin, tuple(notes))
 
 
