@@ -39,6 +39,14 @@ class Loaded:
         return f"{self.path}: the weights themselves, not their average, as {self.raw}" if self.raw else None
 
 
+    @property
+    def no_classifier(self) -> str:
+        """Why there are no class scores, of a method without a classifier: the first words of an error."""
+        if self.origin:
+            return f"{self.path} brings no classifier for the classes of this data"
+        return f"{self.path} was trained by {self.recipe.name}, which has no classifier"
+
+
 def load_run(path: Path, device: torch.device | None = None) -> Loaded:
     """Load a run folder's last.pt, or a checkpoint by its own path.
 

@@ -16,7 +16,8 @@ import torch
 from tyro.conf import Positional
 
 from models.full_precision import full_precision
-from models.load import Loaded, chosen_device, load_run
+from models.load import Loaded, chosen_device
+from models.pretrained.judged import load_judged
 from pipeline.errors import InputError, command
 from pipeline.evaluation.files import Given, Shown, find_files, sweep_files
 from pipeline.flags import parse
@@ -33,7 +34,7 @@ class Arguments:
     """Write what a trained run makes of image files into a CSV: file, class, confidence, one line an image."""
 
     run: Positional[Path]
-    """A run folder, or one of its checkpoints."""
+    """A run folder, or one of its checkpoints; or with `recipe` released weights."""
     images: Positional[tuple[Path, ...]]
     """Image files, and folders of them; what is no image is named and left out."""
     out: Path = Path("predictions.csv")
@@ -48,6 +49,9 @@ class Arguments:
     """Values shown as black and white where pixels have more than 8 bits; those of the training data when absent."""
     max_pixels: int = MAX_PIXELS
     """Largest image that is read, as in pipeline.convert."""
+    recipe: str | None = None
+    """Of released weights (what run.start takes): the recipe whose size and view of an image they get, with its flags
+    in one string, as they follow train.py."""
 
 
 @torch.inference_mode()
@@ -67,7 +71,7 @@ def main() -> int:
     a = parse(Arguments, prog="python -m models.predict")
     device = chosen_device(a.device)
     given = find_files(a.images)
-    loaded = load_run(a.run, device)
+    loaded = load_judged(str(a.run), a.recipe, device)
     check(a, loaded)
     if loaded.note:
         print(loaded.note)
@@ -112,8 +116,7 @@ def check(a: Arguments, loaded: Loaded) -> None:
     """Raise InputError for a run that cannot name classes, or numbers that mean nothing."""
     if not loaded.method.has_classifier:
         raise InputError(
-            f"{loaded.path} was trained by {loaded.recipe.name}, which has no classifier; fine-tune it first "
-            f"(python train.py finetune:... --run.start {loaded.path})"
+            f"{loaded.no_classifier}; fine-tune it first (python train.py finetune:... --run.start {loaded.path})"
         )
     if a.batch < 1 or not 1 <= a.top <= len(loaded.classes):
         raise InputError(

@@ -28,10 +28,7 @@ def class_probabilities(evaluator: Evaluator, loaded: Loaded, beton: Beton) -> C
     Raises InputError for a run without a classifier, and a file without labels.
     """
     if not loaded.method.has_classifier:
-        raise InputError(
-            f"{loaded.path} was trained by {loaded.recipe.name}, which has no classifier; measure it with knn or "
-            "few_shot, or fine-tune it first"
-        )
+        raise InputError(f"{loaded.no_classifier}; measure it with knn or few_shot, or fine-tune it first")
     known = labels_of(beton)
     ids = np.asarray(known.ids)
     found = []

@@ -9,7 +9,8 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from models.load import Loaded, chosen_device, load_run
+from models.load import Loaded, chosen_device
+from models.pretrained.judged import load_judged
 from models.reporting.render import Block
 from pipeline.errors import InputError
 from pipeline.evaluation.sweep import sweep
@@ -57,10 +58,13 @@ class Evaluator(ABC):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch: Annotated[int, AT_LEAST_1] = 256
     """Images that go through the network at once."""
+    recipe: str | None = None
+    """Of released weights (what run.start takes) in place of a run: the recipe on whose data, size and evaluation view
+    they are judged, with its flags in one string, as they follow train.py."""
 
     def load(self, path: Path) -> Loaded:
-        """Load what is to be measured, a run folder or one of its checkpoints, on the device that the flags name."""
-        return load_run(path, chosen_device(self.device))
+        """Load what is to be measured, a run or with `recipe` released weights, on the device that the flags name."""
+        return load_judged(str(path), self.recipe, chosen_device(self.device))
 
     @abstractmethod
     def run(self, loaded: Loaded) -> Result:

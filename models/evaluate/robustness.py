@@ -88,9 +88,7 @@ class Robustness(Evaluator):
         """Raise InputError for a run without a classifier, and for flags that are wrong, alone or together."""
         check_bounds(self, "--")
         if not loaded.method.has_classifier:
-            raise InputError(
-                f"{loaded.path} was trained by {loaded.recipe.name}, which has no classifier; fine-tune it first"
-            )
+            raise InputError(f"{loaded.no_classifier}; fine-tune it first")
         there = (*NAMES, *EXTRA, *(FILES_ONLY if self.imagenet_c or self.cifar_c else ()))
         unknown = [name for name in self.corruptions if name not in there]
         if unknown:

@@ -19,7 +19,8 @@ from models.export.to_onnx import ToOnnx
 from models.export.to_safetensors import ToSafetensors
 from models.export.to_timm import ToTimm
 from models.export.to_vitmae import ToViTMAE
-from models.load import Loaded, load_run
+from models.load import Loaded
+from models.pretrained.judged import load_judged
 from pipeline.errors import InputError, command
 from pipeline.flags import parse
 from pipeline.store.atomic_write import check_writable, write_whole
@@ -56,10 +57,13 @@ class Arguments:
     """Write the weights of a run (its moving average where it keeps one) in another library's format."""
 
     run: Positional[Path]
-    """A run folder, or one of its checkpoints."""
+    """A run folder, or one of its checkpoints; or with `recipe` released weights."""
     to: Literal["timm", "safetensors", "onnx", "hf-vitmae"] = "timm"
     out: Path | None = None
     """Folder to make; <run>/export-<format> when absent. Must not be there yet, except with --push."""
+    recipe: str | None = None
+    """Of released weights (what run.start takes): the recipe whose image size they get, with its flags in one string,
+    as they follow train.py."""
     push: str | None = None
     """Repository OWNER/NAME of the Hugging Face hub that gets the files and the model card, in one commit. Kept here
     only with --out; an --out that is there is sent as it is (with an edited card, say), if it is this run."""
@@ -83,7 +87,7 @@ def main() -> None:
         return push(a, a.push)
     if needless := [name for name in ("dry_run", "private", "replace") if getattr(a, name)]:
         raise InputError(f"--{needless[0].replace('_', '-')} says how to send the files; add --push OWNER/NAME")
-    loaded = load_run(a.run)
+    loaded = load_judged(str(a.run), a.recipe)
     if loaded.note:
         print(loaded.note)
     folder = a.out or loaded.path.parent / f"export-{a.to}"
@@ -128,7 +132,7 @@ def push(a: Arguments, repo: str) -> None:
     """
     target = Target(repo, a.private, a.replace)
     hub = None if a.dry_run else Hub(target)
-    loaded, use = load_run(a.run), FROM_HUB[a.to].format(repo=repo)
+    loaded, use = load_judged(str(a.run), a.recipe), FROM_HUB[a.to].format(repo=repo)
     if loaded.note:
         print(loaded.note)
     with ExitStack() as ends:

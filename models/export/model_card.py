@@ -34,7 +34,7 @@ def model_card(loaded: Loaded, format_name: str, checked: CheckResult, use: str)
     labels = "every label of the file" if recipe.data.split is None else f"those of the split {recipe.data.split}"
     labels = labels if method_class(recipe).needs(recipe).labelled else "none"
     lines = [
-        f"# {recipe.name}", "", "Made by this command of Shotcrete:", "", "```bash", command_of(recipe), "```", "",
+        f"# {recipe.name}", "", *made(loaded), "",
         "## Use", "", "```python", use, "```", "",
         "Images are RGB; " + how_to_cut(loaded) + how_to_scale(loaded), "",
         "## What it is", "",
@@ -49,6 +49,14 @@ def model_card(loaded: Loaded, format_name: str, checked: CheckResult, use: str)
         "## Recipe", "", "```json", json.dumps(asdict(recipe), indent=2), "```", "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def made(loaded: Loaded) -> list[str]:
+    """Say by which command a run was made, or from whose weights a model was read."""
+    if loaded.origin:
+        return ["Read by Shotcrete from weights that others released:", "", *(f"* {line}" for line in
+                loaded.origin.splitlines())]  # fmt: skip
+    return ["Made by this command of Shotcrete:", "", "```bash", command_of(loaded.recipe), "```"]
 
 
 def front_matter(loaded: Loaded, format_name: str) -> str:

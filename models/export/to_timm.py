@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from models.encoder.build import Size, size_of
 from models.export.export_format import (
     CheckResult,
     ExportFormat,
@@ -18,11 +19,17 @@ from models.export.export_format import (
     plain_encoder,
 )
 from models.load import Loaded
+from pipeline.errors import InputError
 from pipeline.spec import both_sides
 from pipeline.store.atomic_write import write_whole
 
-NAMELESS = "vit_tiny_patch16_224"
-"""Architecture in the config of a size that has no name in timm; `model_args` change its width and depth."""
+NAMELESS = {
+    ("plain", 1e-6): "vit_tiny_patch16_224",
+    ("plain", 1e-5): "vit_base_patch16_clip_224",
+    ("swiglu", 1e-6): "vit_giant_patch14_dinov2",
+}
+"""Architecture in the config of a size that has no name in timm, by the kind of its MLP and the epsilon of its norms;
+`model_args` change its width, depth and what else they can."""
 FOLDED = 1e-4
 """Tolerance for a probe, whose batch norm is folded into its linear layer."""
 
@@ -45,13 +52,33 @@ class ToTimm(ExportFormat):
         return CheckResult(largest_difference(encoder, theirs, images), f"timm {timm.__version__}", rounding)
 
 
+def nameless(shape: Size | None, layer_scale: float | None) -> str:
+    """The architecture in timm whose norms and MLP a size has, as JSON can hold neither a class nor an epsilon.
+
+    Raises InputError where timm has none.
+    """
+    assert shape is not None  # a recipe names an encoder or gives width, depth and heads
+    if (shape.mlp, shape.norm_eps) not in NAMELESS or (shape.mlp == "swiglu" and layer_scale is None):
+        raise InputError(
+            "a folder of timm holds norms with an epsilon of 1e-06 or 1e-05, and SwiGLU with 1e-06 and LayerScale, got "
+            f"{shape.norm_eps:g} with an MLP of kind {shape.mlp}; use --to safetensors or --to onnx"
+        )
+    return NAMELESS[shape.mlp, shape.norm_eps]
+
+
 def config(loaded: Loaded, encoder: VisionTransformer) -> dict:
     """Make timm's config: how to build this encoder and how to prepare its input."""
     recipe = loaded.recipe
     size, view, e = recipe.data.size, recipe.data.evaluate, recipe.encoder
     built = {"img_size": size, "patch_size": e.patch, "fc_norm": e.fc_norm, "global_pool": e.pool}
-    if e.width:
-        built |= {"embed_dim": e.width, "depth": e.depth, "num_heads": e.heads}
+    shape = size_of(e)
+    architecture = e.name or nameless(shape, e.layer_scale)
+    if shape is not None:
+        built |= shape.options()
+        if architecture != NAMELESS["plain", 1e-6]:
+            built["pre_norm"] = shape.norm_pre
+        elif shape.mlp_width is None:
+            del built["mlp_ratio"]
     if encoder.pos_embed is None:
         built["pos_embed"] = "none"
     if isinstance(encoder.norm, nn.Identity) and isinstance(
@@ -62,7 +89,7 @@ def config(loaded: Loaded, encoder: VisionTransformer) -> dict:
         built["init_values"] = e.layer_scale
     normalisation = encoder.normalisation
     return {
-        "architecture": e.name or NAMELESS,
+        "architecture": architecture,
         "num_classes": encoder.num_classes,
         "num_features": encoder.num_features,
         "model_args": built,

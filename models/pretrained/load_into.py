@@ -170,8 +170,11 @@ def _folded(
     weight, bias, table = (held.get(each) for each in (f"{name}.weight", f"{name}.bias", POSITIONS))
     own_weight, own_bias = encoder.patch_embed.proj.weight, encoder.patch_embed.proj.bias
     if weight is None or weight.shape != own_weight.shape:
-        return held, None  # refused below, by its shape
-    bias = torch.zeros(len(weight)) if bias is None and own_bias is not None else bias
+        return held, None  # refused by its shape, in `_check`
+    width = len(weight)
+    if (bias is not None and bias.shape != (width,)) or (table is not None and table.shape[-1:] != (width,)):
+        return held, None
+    bias = torch.zeros(width) if bias is None and own_bias is not None else bias
     if theirs == ours:
         return held if bias is None else held | {f"{name}.bias": bias}, None
     if bias is None and (table is None or table.ndim != 3):

@@ -16,6 +16,7 @@ import pickle
 import struct
 import warnings
 from argparse import Namespace
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -41,13 +42,9 @@ HOLDERS = "model_ema", "state_dict_ema", "model", "state_dict"
 AVERAGES = {"model_ema": "model", "state_dict_ema": "state_dict"}
 
 
-class _Settings(dict):
-    """Stands for yacs.config.CfgNode, as which SimMIM's trainer saves its settings: a dictionary of plain types."""
-
-
 HARMLESS: list[Callable | tuple[Callable, str]] = [
     Namespace,  # MAE's, DINO's and BEiT's arguments
-    (_Settings, "yacs.config.CfgNode"),
+    (OrderedDict, "yacs.config.CfgNode"),  # SimMIM's settings: a dictionary of plain types
     (PurePosixPath, "pathlib.PosixPath"),
     (PurePosixPath, "pathlib._local.PosixPath"),
     (multiarray.scalar, "numpy.core.multiarray.scalar"),

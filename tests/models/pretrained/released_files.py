@@ -182,7 +182,7 @@ def beit(folder, *, shared: bool = False, v2: bool = False) -> Released:
     beside = {"mask_token": torch.zeros(1, 1, WIDTH), "lm_head.weight": torch.ones(9, WIDTH)}
     beside |= {"cls_pt_layers.0.gamma_1": torch.ones(WIDTH)} if v2 else {}
     torch.save({"model": model.state_dict() | beside}, folder / "file.pth")
-    return Released(str(folder / "file.pth"), model.forward_features, IMAGENET if v2 else HALF)
+    return Released(str(folder / "file.pth"), model.forward_features, IMAGENET if v2 else HALF, model)
 
 
 def beit_shared(folder) -> Released:
@@ -291,7 +291,7 @@ def timm_folder(folder, name: str = "vit_small_patch16_224", normalisation=HALF)
     stated = {"mean": list(normalisation.mean), "std": list(normalisation.std)}
     text = {"architecture": name, "model_args": size, "pretrained_cfg": stated}
     (folder / "config.json").write_text(json.dumps(text))
-    return Released(str(folder), model.forward_features, normalisation)
+    return Released(str(folder), model.forward_features, normalisation, model)
 
 
 def timm_clip(folder) -> Released:

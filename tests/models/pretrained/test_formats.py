@@ -1,9 +1,14 @@
 """Every released format: its file alone tells the encoder, whose features are those of the format's own library."""
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
+from safetensors.torch import load_file
 
 from models.config.recipe import Encoder, Recipe, Run
 from models.encoder.build import encoder_of
@@ -11,6 +16,7 @@ from models.encoder.patches import as_normalised
 from models.encoder.vit import FullImages, encode
 from models.pretrained import load_encoder
 from models.pretrained.architecture import with_encoder_of_start
+from pipeline.errors import InputError
 from pipeline.spec import Data
 from tests.models.pretrained import released_files as released
 
@@ -75,3 +81,154 @@ def test_what_a_classifier_reads_is_the_librarys_pooled_output(tmp_path, make, p
             assert made.model.pooler.layernorm.weight.equal(encoder.fc_norm.weight)
     assert recipe.encoder.pool == pool
     assert float((found - wanted).abs().max()) < 1e-5 * float(wanted.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("make", "taken", "left"),
+    [
+        (released.moco, "under module.base_encoder., trained beside module.momentum_encoder.", "predictor.* (1)"),
+        (released.dino, "under teacher.backbone., the average of student.module.backbone.", "head.* (2)"),
+        (released.ijepa, "under target_encoder.module., the average of encoder.module.", "predictor.* (2)"),
+        (released.ema_of_timm, "a released file, state_dict_ema, the average of state_dict)", None),
+        (released.ema_of_deit, "a released file, model_ema, the average of model)", None),
+        (released.dinov2_registers, "a released file)", "mask_token"),
+        (released.beit, "a released file, model)", "mask_token, lm_head.* (1)"),
+        (released.beit_v2, "a released file, model)", "cls_pt_layers.* (1)"),
+        (
+            released.open_clip,
+            "under visual.)",
+            "proj, transformer.* (1), positional_embedding, text_projection, logit_scale",
+        ),
+        (released.hf_siglip, "(safetensors)", None),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_which_of_two_encoders_is_taken_and_what_is_left_out_is_said(tmp_path, make, taken, left):
+    _, _, read, said = started(make(tmp_path).start)
+    assert taken in read
+    assert taken in said
+    assert left is None or left in said.partition("left out: ")[2]
+
+
+def test_what_no_tensor_tells_is_said_to_be_assumed_and_may_be_given(tmp_path):
+    made = released.moco(tmp_path)
+    _, recipe, read, _ = started(made.start)
+    assert (recipe.encoder.heads, recipe.encoder.act, recipe.encoder.norm_eps) == (2, None, None)
+    assert read.endswith("; it does not say, and MoCo v3 has: heads 2, norm_eps 1e-06, act gelu (--encoder.heads, ...)")
+    _, recipe, read, _ = started(made.start, encoder=Encoder("auto", heads=4, act="quick_gelu", norm_eps=1e-5))
+    assert (recipe.encoder.heads, recipe.encoder.act, recipe.encoder.norm_eps) == (4, "quick_gelu", 1e-5)
+    assert "it does not say" not in read
+    with pytest.raises(InputError, match=r"expected heads that divide a width of 128, got 3"):
+        started(made.start, encoder=Encoder("auto", heads=3))
+
+
+def test_what_a_source_states_is_taken_and_not_contradicted(tmp_path):
+    made = released.hf_clip(tmp_path)
+    _, recipe, read, _ = started(made.start)
+    assert (recipe.encoder.heads, recipe.encoder.act, recipe.encoder.norm_eps) == (2, "quick_gelu", 1e-5)
+    assert "it does not say" not in read
+    with pytest.raises(InputError, match=r"says that encoder.act is quick_gelu, got gelu; leave encoder.act out"):
+        started(made.start, encoder=Encoder("auto", act="gelu"))
+
+
+@pytest.mark.parametrize(("field", "value"), [("heads", 4), ("act", "gelu")])
+def test_an_encoder_of_other_heads_or_another_activation_than_the_source_states_is_refused(tmp_path, field, value):
+    made = released.hf_clip(tmp_path)
+    _, recipe, _, _ = started(made.start)
+    other = SimpleNamespace(ema=None, branch=None)
+    other.encoder = encoder_of(replace(recipe, encoder=replace(recipe.encoder, **{field: value})), classes=7)
+    with pytest.raises(InputError, match=rf"trained with {field} \S+, got {value}; set encoder.{field}"):
+        load_encoder(other, made.start)
+
+
+def test_another_epsilon_is_said_and_kept(tmp_path):
+    made = released.hf_deit(tmp_path)
+    _, recipe, _, said = started(made.start)
+    assert "an epsilon of" not in said
+    other = SimpleNamespace(ema=None, branch=None)
+    other.encoder = encoder_of(replace(recipe, encoder=replace(recipe.encoder, norm_eps=None)), classes=7)
+    assert "layer norms have an epsilon of 1e-06, its own 1e-12 (--encoder.norm-eps)" in load_encoder(other, made.start)
+
+
+@pytest.mark.parametrize(
+    ("make", "folded"),
+    [
+        (released.hf_clip, "patch embedding and positions adapted to this encoder's normalisation"),
+        (released.hf_siglip, "patch embedding adapted to this encoder's normalisation"),
+        (released.dinov2, None),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_normalisation_that_the_format_tells_is_folded_in_and_said(tmp_path, make, folded):
+    said = started(make(tmp_path).start)[3]
+    assert "taken to be normalised" not in said
+    assert folded in said if folded else "adapted" not in said
+
+
+def test_a_normalisation_that_nothing_tells_is_said_and_may_be_given(tmp_path):
+    made = released.beit(tmp_path)
+    assert "its images taken to be normalised as half, as BEiT often are and it does not say" in started(made.start)[3]
+    encoder, _, _, said = started(made.start, start_normalisation="imagenet")
+    assert "adapted" not in said
+    assert torch.equal(encoder.patch_embed.proj.weight, made.model.patch_embed.proj.weight)
+    stated = released.timm_folder(tmp_path)
+    assert "taken to be" not in started(stated.start, start_normalisation="half")[3]
+    with pytest.raises(
+        InputError, match=r"says that its images were normalised by half, got clip; leave --run.start-n"
+    ):
+        started(stated.start, start_normalisation="clip")
+
+
+def test_biases_of_keys_alone_are_missing_or_none_of_queries_keys_and_values_are_there(tmp_path):
+    model = released.vit(qkv_bias=False)
+    torch.save(model.state_dict(), tmp_path / "x.pth")
+    images = torch.randn(2, 3, 32, 32)
+    encoder, recipe, _, _ = started(tmp_path / "x.pth")
+    assert not recipe.encoder.qkv_bias
+    with torch.inference_mode():
+        wanted = model.forward_features(images)
+    assert float((features(encoder, images) - wanted).abs().max()) < 1e-4
+    other = SimpleNamespace(ema=None, branch=None)
+    other.encoder = encoder_of(replace(recipe, encoder=replace(recipe.encoder, qkv_bias=True)), classes=7)
+    assert "biases of zero for queries, keys and values" in load_encoder(other, tmp_path / "x.pth")
+    assert float((features(other.encoder.eval(), images) - wanted).abs().max()) < 1e-4
+
+
+def rotary(folder, kind):
+    """Files of rotary encoders: DINOv3 in Hugging Face's folder and Meta's file, EVA-02 and timm's folder."""
+    if kind == "timm":
+        made = released.timm_folder(folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"architecture": "vit_small_patch16_dinov3"}))
+        return made.start
+    if kind == "transformers":
+        return released.hugging_face(folder, "DINOv3ViT", lambda model: model).start
+    name = {"meta": "rope_embed.periods", "eva02": "blocks.0.attn.rope.freqs_cos"}[kind]
+    torch.save(released.vit().state_dict() | {name: torch.zeros(4)}, folder / "x.pth")
+    return folder / "x.pth"
+
+
+@pytest.mark.parametrize("kind", ["timm", "transformers", "meta", "eva02"])
+def test_rotary_encoders_are_refused_in_one_line_that_says_what_is_missing(tmp_path, kind):
+    with pytest.raises(
+        InputError, match=r"have rotary positions, which turn queries and keys in each block"
+    ) as refused:
+        started(rotary(tmp_path, kind))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_real_dinov2_in_half_precision_is_timms_own():
+    path = Path(__file__).parents[4] / "shared/data/vit_small_patch14_dinov2_saliency_f16.safetensors"
+    if not path.exists():
+        pytest.skip("../shared/data has no DINOv2")
+    encoder, recipe, _, said = started(path, 70, Encoder("auto"))
+    assert (recipe.encoder.depth, recipe.encoder.heads, recipe.encoder.patch) == (12, 6, 14)
+    assert "positions resampled from 37 x 37 to 5 x 5 patches" in said
+    model = timm.create_model("vit_small_patch14_dinov2", num_classes=0).eval()
+    held = {name: tensor.float() for name, tensor in load_file(path).items()}
+    model.load_state_dict(held, strict=False)
+    model.set_input_size(70)
+    images = torch.randint(0, 256, (2, 3, 70, 70), dtype=torch.uint8)
+    with torch.inference_mode():
+        wanted = model.forward_features(as_normalised(images, released.IMAGENET))
+    assert float((features(encoder, images) - wanted).abs().max()) < 1e-5 * max(1.0, float(wanted.abs().max()))

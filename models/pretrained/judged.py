@@ -1,0 +1,94 @@
+"""Load what is to be judged: a run, or released weights as if they were a run of a recipe, whose data they meet.
+
+loaded = load_judged("dinov2_vits14_pretrain.pth", "supervised:cifar10 --data.size 70", torch.device("cpu"))
+"""
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from models.config.bounds import AUTO
+from models.config.recipe import Recipe
+from models.config.resolve import resolve
+from models.factory import method_class
+from models.load import Loaded, load_run, runnable
+from models.method import Method
+from models.pretrained.architecture import SEARCHED, with_encoder_of_start
+from models.pretrained.classifier import HEAD
+from models.pretrained.find import find_weights, is_run
+from models.pretrained.load_into import load_encoder
+from models.pretrained.names import with_own_names
+from models.pretrained.timm_name import is_timm_name
+from models.pretrained.weights import Weights
+from pipeline.errors import InputError
+from pipeline.store.beton import open_beton
+
+
+def load_judged(start: str, recipe: str | None, device: torch.device | None = None) -> Loaded:
+    """Load a run; or with a recipe weights that are none, wherever run.start would find them, to judge them.
+
+    recipe  a recipe's name and flags, as they follow train.py: its data, image size and evaluation view are used, and
+            its encoder where a flag names one; otherwise the encoder is the one that the weights tell
+
+    Of weights, a classifier counts if it is one of the recipe's classes, by name or else by number, or if the recipe's
+    data is not here and the source names its classes; without one the method of the loaded run has none. The two lines
+    about what was read, adapted and left out are printed, and kept as the loaded run's `origin`.
+
+    Raises InputError for weights without a recipe, a run with one, and whatever run.start would be refused for.
+    """
+    path = Path(start)
+    weights = (is_timm_name(start) and not path.exists()) or (path.exists() and not is_run(path))
+    if recipe is None:
+        if weights:
+            raise InputError(
+                f"{start} is no run, so nothing says which images it is judged on; add a recipe and its flags: "
+                '--recipe "supervised:cifar10 --data.size 224"'
+            )
+        return load_run(path, device)
+    if path.exists() and not weights:
+        raise InputError(f"{start} is a run, which has its own recipe; drop --recipe")
+    loaded = _load(start, _recipe(start, recipe), device)
+    print(loaded.origin)
+    return loaded
+
+
+def _recipe(start: str, words: str) -> Recipe:
+    name, *flags = shlex.split(words) or [""]
+    if not any(flag.split("=")[0] == "--encoder.name" for flag in flags):
+        flags = ["--encoder.name", AUTO, *flags]
+    return resolve(name, [*flags, "--run.start", start])
+
+
+def _load(start: str, recipe: Recipe, device: torch.device | None) -> Loaded:
+    recipe, read = with_encoder_of_start(recipe)
+    found = with_own_names(find_weights(start), SEARCHED)
+    classes = _classes(recipe, found)
+    method = method_class(recipe)(runnable(recipe, device), len(classes))
+    before = _scoring(method)
+    said = load_encoder(method, start, classes or None, recipe.run.start_normalisation)
+    if not classes or isinstance(getattr(method, HEAD, None), nn.Module) or _same(before, _scoring(method)):
+        method.has_classifier = False
+    origin = said if read is None else f"{read}\n{said}"
+    named = replace(recipe, name=Path(found.where).name)
+    return Loaded(Path(found.where), named, method.eval().to(device), classes, 0, origin)
+
+
+def _classes(recipe: Recipe, found: Weights) -> tuple[str, ...]:
+    """The classes of the recipe's training data, else those that the source names, else none."""
+    path = Path(recipe.data.root, recipe.data.train)
+    if path.exists():
+        return tuple(open_beton(path).manifest.classes or ())
+    return found.classes or ()
+
+
+def _scoring(method: Method) -> list[torch.Tensor]:
+    head = method.encoder.head
+    return [parameter.detach().clone() for parameter in head.parameters()]
+
+
+def _same(before: list[torch.Tensor], after: list[torch.Tensor]) -> bool:
+    """Whether a classifier is still as it was initialised."""
+    return all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
