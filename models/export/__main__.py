@@ -1,6 +1,6 @@
-"""Export a trained run.  python -m models.export RUN --to timm | safetensors | onnx | hf-vitmae [--out FOLDER]
+"""Export a trained run.  python -m models.export RUN --to timm | safetensors | onnx | hf-vitmae | adapter
 
-With --push OWNER/NAME the files go to the Hugging Face hub.
+With --out FOLDER the files go there, with --push OWNER/NAME to the Hugging Face hub.
 """
 
 import shutil
@@ -15,6 +15,7 @@ from tyro.conf import Positional
 from models.export.export_format import CheckResult, ExportFormat
 from models.export.hub import Hub, Target, announcement, outgoing
 from models.export.model_card import agreement, front_matter, local_paths, model_card
+from models.export.to_adapter import ToAdapter
 from models.export.to_onnx import ToOnnx
 from models.export.to_safetensors import ToSafetensors
 from models.export.to_timm import ToTimm
@@ -27,10 +28,11 @@ from pipeline.store.atomic_write import check_writable, write_whole
 
 FORMATS: dict[str, type[ExportFormat]] = {
     "timm": ToTimm, "safetensors": ToSafetensors, "onnx": ToOnnx, "hf-vitmae": ToViTMAE,
+    "adapter": ToAdapter,
 }  # fmt: skip
 FILES = {
     "timm": ("config.json", "model.safetensors"), "safetensors": ("model.safetensors",), "onnx": ("model.onnx",),
-    "hf-vitmae": ("config.json", "model.safetensors"),
+    "hf-vitmae": ("config.json", "model.safetensors"), "adapter": ("adapter.json", "adapter.safetensors"),
 }  # fmt: skip
 USE = {
     "timm": 'import timm\nmodel = timm.create_model("local-dir:{folder}", pretrained=True).eval()',
@@ -38,6 +40,9 @@ USE = {
     "onnx": 'import onnxruntime\nsession = onnxruntime.InferenceSession("{folder}/model.onnx")\n'
             'scores, = session.run(None, {{"images": images}})  # u8 [N, 3, H, W], 0..255; normalised inside',
     "hf-vitmae": 'import transformers\nmodel = transformers.ViTMAEForPreTraining.from_pretrained("{folder}")',
+    "adapter": "from pathlib import Path\n"
+               "from models.pretrained.adapter import load_adapter  # in a checkout of Shotcrete\n"
+               'method = load_adapter(Path("{folder}")).method',
 }  # fmt: skip
 
 
@@ -49,6 +54,9 @@ FROM_HUB = {
             'session = onnxruntime.InferenceSession(hf_hub_download("{repo}", "model.onnx"))\n'
             'scores, = session.run(None, {{"images": images}})  # u8 [N, 3, H, W], 0..255; normalised inside',
     "hf-vitmae": 'import transformers\nmodel = transformers.ViTMAEForPreTraining.from_pretrained("{repo}")',
+    "adapter": "from pathlib import Path\nfrom huggingface_hub import snapshot_download\n"
+               "from models.pretrained.adapter import load_adapter  # in a checkout of Shotcrete\n"
+               'method = load_adapter(Path(snapshot_download("{repo}"))).method',
 }  # fmt: skip
 
 
@@ -58,7 +66,8 @@ class Arguments:
 
     run: Positional[Path]
     """A run folder, or one of its checkpoints; or with `recipe` released weights."""
-    to: Literal["timm", "safetensors", "onnx", "hf-vitmae"] = "timm"
+    to: Literal["timm", "safetensors", "onnx", "hf-vitmae", "adapter"] = "timm"
+    """adapter: what encoder.adapt has trained, without the frozen weights, which are read from run.start again."""
     out: Path | None = None
     """Folder to make; <run>/export-<format> when absent. Must not be there yet, except with --push."""
     recipe: str | None = None

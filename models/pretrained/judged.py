@@ -16,6 +16,7 @@ from models.config.resolve import resolve
 from models.factory import method_class
 from models.load import Loaded, load_run, runnable
 from models.method import Method
+from models.pretrained.adapter import is_adapter, load_adapter
 from models.pretrained.architecture import SEARCHED, with_encoder_of_start
 from models.pretrained.classifier import HEAD
 from models.pretrained.find import find_weights, is_run
@@ -28,7 +29,8 @@ from pipeline.store.beton import open_beton
 
 
 def load_judged(start: str, recipe: str | None, device: torch.device | None = None) -> Loaded:
-    """Load a run; or with a recipe weights that are none, wherever run.start would find them, to judge them.
+    """Load a run or an adapter (models.pretrained.adapter); or with a recipe weights that are none, wherever run.start
+    would find them, to judge them.
 
     recipe  a recipe's name and flags, as they follow train.py: its data, image size and evaluation view are used, and
             its encoder where a flag names one; otherwise the encoder is the one that the weights tell
@@ -40,6 +42,10 @@ def load_judged(start: str, recipe: str | None, device: torch.device | None = No
     Raises InputError for weights without a recipe, a run with one, and whatever run.start would be refused for.
     """
     path = Path(start)
+    if is_adapter(path) and recipe is None:
+        loaded = load_adapter(path, device)
+        print(loaded.origin)
+        return loaded
     weights = (is_timm_name(start) and not path.exists()) or (path.exists() and not is_run(path))
     if recipe is None:
         if weights:

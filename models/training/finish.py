@@ -8,6 +8,7 @@ import numpy as np
 from models.checkpoint import save_load
 from models.config.extensions import stages_of
 from models.config.resolve import command_of
+from models.encoder.freeze import describe
 from models.evaluate.reconstruct import RATIOS, picture, png
 from models.method import Method
 from models.preview import columns, views
@@ -64,8 +65,10 @@ def finish_run(run: Training) -> None:
 
 
 def _notes(run: Training) -> list[str]:
-    """Where extensions began, whether and why the run ended early, and which step best.pt is of; each in a line."""
-    notes, best, total = run.extensions(), run.best, run.length.total_steps
+    """What was trained where not all was, where extensions began, whether and why the run ended early, and which step
+    best.pt is of; each in a line."""
+    adapted = describe(run.recipe.encoder, run.method.encoder, started=True)
+    notes, best, total = [*adapted, *run.extensions()], run.best, run.length.total_steps
     if best is not None and run.ended_early:
         notes.append(f"ended early, after step {run.step:,} of {total:,}: {best.why()} (run.stop_after)")
     if best is not None and (described := best.describe()):

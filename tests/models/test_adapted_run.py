@@ -1,5 +1,7 @@
 """A run that adapts few parameters: what it says, keeps, starts and exports, and that judging it needs nothing else."""
 
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,7 +17,10 @@ from models.evaluate.few_shot_protocols.features import FeatureExtractor
 from models.export import __main__ as export
 from models.export.export_format import as_input, images_like
 from models.load import load_run
+from models.pretrained.adapter import load_adapter
+from models.pretrained.judged import load_judged
 from models.records import events
+from pipeline.errors import InputError
 from tests.conftest import DECODER, TINY, same, weights, without_report
 
 LORA = ["--encoder.adapt=lora", "--encoder.lora-rank=4", "--encoder.lora-alpha=8"]
@@ -135,3 +140,98 @@ def test_frozen_weights_that_were_never_trained_are_pointed_out(tiny, tmp_path, 
     assert "trained: the final norm alone, 64 of " in capsys.readouterr().out
     assert tiny("mae:digits", tmp_path / "full", "--run.stop-step=1") == 75
     assert "trained:" not in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def folder(adapted, tmp_path_factory) -> Path:
+    """The run's adapter."""
+    made = tmp_path_factory.mktemp("exported") / "adapter"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["export", str(adapted), "--to", "adapter", "--out", str(made)])
+        export.main()
+    return made
+
+
+def test_an_adapter_holds_what_trains_and_gives_the_scores_of_the_run_bit_for_bit(adapted, folder, capsys):
+    held, loaded = load_file(folder / "adapter.safetensors"), load_run(adapted)
+    trained = {name for name, p in loaded.method.encoder.state_dict(keep_vars=True).items() if p.requires_grad}
+    assert held.keys() == trained
+    assert len(trained) == 16 + 4
+    found = load_judged(str(folder), None)
+    assert "20 adapted tensors from " in found.origin
+    assert (found.recipe, found.classes, found.step) == (loaded.recipe, loaded.classes, loaded.step)
+    shown = images_like(loaded)
+    assert torch.equal(found.method.logits(shown), loaded.method.logits(shown))
+    assert capsys.readouterr().out == f"{found.origin}\n"
+
+
+def other_start(told: dict, trained_mae: Path, tmp_path: Path) -> None:
+    state = save_load.load(trained_mae / "last.pt")
+    state["method"]["encoder.blocks.0.mlp.fc1.bias"][3] += 1e-3
+    save_load.save(tmp_path, state)
+    told["start"] = str(tmp_path)
+
+
+DAMAGED = {
+    "other weights": (other_start, "was trained beside other weights than .* now holds"),
+    "none": (lambda told, *_: told.update(start="/nowhere/last.pt"), "/nowhere/last.pt, which could not be loaded"),
+    "no start": (lambda told, *_: told.pop("start"), "adapter.json: expected start, got None; export the run again"),
+    "no hash": (lambda told, *_: told.update(frozen=3), "adapter.json: expected frozen, got 3; export the run again"),
+    "an unknown recipe": (lambda told, *_: told["recipe"].update(name="a:b"), "its recipe cannot be restored"),
+    "another rank": (
+        lambda told, *_: told["recipe"]["encoder"].update(lora_rank=2),
+        r"expected blocks.0.attn.qkv.lora_A of shape \[2, 32\], got \[4, 32\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_an_adapter_whose_frozen_weights_are_lost_or_others_is_refused(folder, damage, trained, tmp_path):
+    copied, (change, said) = tmp_path / "adapter", DAMAGED[damage]
+    shutil.copytree(folder, copied)
+    told = json.loads((copied / "adapter.json").read_text())
+    change(told, trained("mae:digits"), tmp_path)
+    (copied / "adapter.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match=said):
+        load_adapter(copied)
+
+
+def test_frozen_weights_may_have_moved(folder, trained, tmp_path):
+    copied, moved = tmp_path / "adapter", tmp_path / "elsewhere.pt"
+    shutil.copytree(folder, copied)
+    shutil.copy(trained("mae:digits") / "last.pt", moved)
+    told = json.loads((copied / "adapter.json").read_text())
+    (copied / "adapter.json").write_text(json.dumps(told | {"start": str(moved)}))
+    assert str(moved) in load_adapter(copied).origin
+
+
+def test_damaged_tensors_are_refused(folder, tmp_path):
+    copied = tmp_path / "adapter"
+    shutil.copytree(folder, copied)
+    (copied / "adapter.safetensors").write_bytes((folder / "adapter.safetensors").read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"cannot read .*adapter.safetensors"):
+        load_adapter(copied)
+
+
+def test_a_run_that_trained_everything_has_no_adapter(trained, tmp_path, monkeypatch):
+    argv = ["export", str(trained("mae:digits")), "--to", "adapter", "--out", str(tmp_path / "home")]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(InputError, match=r"no frozen weights to leave out \(encoder.adapt full\); use --to timm"):
+        export.main()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags", "said"),
+    [
+        ("supervised:digits", [], r"adapts weights of no file \(run.start\), so they would be lost"),
+        ("supmae:digits", ["--run.start"], "supmae:digits has a classifier beside it"),
+    ],
+)
+def test_what_an_adapter_cannot_hold_is_refused(recipe, flags, said, trained, tiny, tmp_path, monkeypatch):
+    flags = [f"--run.start={trained('mae:digits')}"] if flags else []
+    assert tiny(recipe, tmp_path / "run", *LORA, *flags, "--run.stop-step=1") == 75
+    argv = ["export", str(tmp_path / "run"), "--to", "adapter", "--out", str(tmp_path / "home")]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(InputError, match=said):
+        export.main()
