@@ -8,7 +8,7 @@ import json
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -40,6 +40,9 @@ class Options:
     """Images (not views) that one GPU trains on in a second, if you measured it."""
     size: Annotated[Size, Bound(f"at least {2 * PATCH}", lambda value: value >= 2 * PATCH)] = 224
     """Size of the views, in pixels: the side of a square, or height and width."""
+    filter: Literal["area", "bilinear", "bicubic"] = "bicubic"
+    """How our CPU views are resized. Of the peers torchvision's are bicubic, DALI's linear, both antialiased, and
+    FFCV's by area."""
     threads: Annotated[int, AT_LEAST_1] = 1
     """Decoding threads; more of them share caches and memory, and each prepares a little less."""
     rounds: Annotated[int, AT_LEAST_1] = 5
@@ -54,7 +57,8 @@ class Options:
 
 def measure(options: Options, beton: Beton, peers: list[str]) -> Turns:
     """Measure every case, by name."""
-    work = Work(beton, np.arange(min(options.images, beton.n)), options.size, options.batch, options.threads)
+    ids = np.arange(min(options.images, beton.n))
+    work = Work(beton, ids, options.size, options.batch, options.threads, options.filter)
     with own_cases(work) as own, peer_cases(peers, work) as others:
         return interleaved(own | others, options.rounds)
 

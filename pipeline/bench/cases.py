@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 import torch
@@ -38,13 +38,15 @@ GPU_END_TO_END = "GPU views, end to end"
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What every case prepares: images `ids` (i64 [n], the file's first) in batches, in views of `size`."""
+    """What every case prepares: images `ids` (i64 [n], the file's first) in batches, in views of `size`; ours are
+    resized by `filter`."""
 
     beton: Beton
     ids: np.ndarray
     size: Size
     batch: int
     threads: int
+    filter: Literal["area", "bilinear", "bicubic"] = "bicubic"
 
     @property
     def batches(self) -> list[np.ndarray]:
@@ -53,8 +55,8 @@ class Work:
 
     def spec(self, colours: bool = True, strong: bool = True) -> ViewSpec:
         """Describe a weak view with visible patches and a strong one; without `strong`, one crop and no patches."""
-        weak = View(scale=SCALE)
-        view = View(scale=SCALE, augment="usb", erase="cutout") if colours else weak
+        weak = View(scale=SCALE, filter=self.filter)
+        view = replace(weak, augment="usb", erase="cutout") if colours else weak
         return unlabelled_spec(Data(size=self.size, weak=weak, strong=view), PATCH, strong, visible=strong)
 
     def plan(self, spec: ViewSpec, ids: np.ndarray) -> Plan:
