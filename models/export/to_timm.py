@@ -70,7 +70,7 @@ def config(loaded: Loaded, encoder: VisionTransformer) -> dict:
     """Make timm's config: how to build this encoder and how to prepare its input."""
     recipe = loaded.recipe
     size, view, e = recipe.data.size, recipe.data.evaluate, recipe.encoder
-    built = {"img_size": size, "patch_size": e.patch, "fc_norm": e.fc_norm, "global_pool": e.pool}
+    built: dict[str, object] = {"img_size": size, "patch_size": e.patch, "fc_norm": e.fc_norm, "global_pool": e.pool}
     shape = size_of(e)
     architecture = e.name or nameless(shape, e.layer_scale)
     if shape is not None:

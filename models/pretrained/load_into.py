@@ -55,14 +55,7 @@ def load_encoder(
     whole = method.encoder.state_dict()
     own = {name: tensor for name, tensor in whole.items() if not is_factor(name)}
     found = with_own_names(find_weights(str(start)), own)
-    facts = facts_of(found, method.encoder.embed_dim)
-    epsilon = _check_function(facts, method.encoder, found.where)
-    theirs, assumed = _normalisation(facts, normalisation, found.where)
-    held = _positions_of_kind(found, own, len(method.encoder.blocks))
-    held, positions = fitted_positions(found, held, own, method.encoder)
-    held, biases = fitted_biases(found, held, own, method.encoder)
-    held, zeros = _with_biases(held, own)
-    held, folded = _folded(held, theirs, method.encoder, found.where)
+    held, notes = _fitted(found, own, method.encoder, normalisation)
     classifier = None
     if not _new_norm(held, own):
         held, classifier = rows_by_class(held, method.encoder.head, found.classes, classes or None)
@@ -76,20 +69,26 @@ def load_encoder(
     used |= used_too
     out = [name for name in (*(name for name in held if name not in own), *found.others) if name not in used]
     loaded = f"{len(own) - len(new)} tensors of the encoder from {found.where} ({found.what})"
-    parts = [
-        loaded,
-        positions,
-        biases,
-        zeros,
-        folded,
-        assumed,
-        epsilon,
-        classifier,
-        head,
-        branch,
-        f"left out: {summarise(out)}" if out else None,
-    ]
+    parts = [loaded, *notes, classifier, head, branch, f"left out: {summarise(out)}" if out else None]
     return "; ".join([part for part in parts if part] + [f"new: {', '.join(new) or 'none'}"])
+
+
+def _fitted(
+    found: Weights, own: dict[str, Tensor], encoder: nn.Module, normalisation: str | None
+) -> tuple[dict[str, Tensor], list[str | None]]:
+    """Adapt the source's tensors to the encoder without changing what they compute; -> they, and notes on it.
+
+    Only positions of another grid are approximated.
+    """
+    facts = facts_of(found, encoder.embed_dim)
+    epsilon = _check_function(facts, encoder, found.where)
+    theirs, assumed = _normalisation(facts, normalisation, found.where)
+    held = _positions_of_kind(found, own, len(encoder.blocks))
+    held, positions = fitted_positions(found, held, own, encoder)
+    held, biases = fitted_biases(found, held, own, encoder)
+    held, zeros = _with_biases(held, own)
+    held, folded = _folded(held, theirs, encoder, found.where)
+    return held, [positions, biases, zeros, folded, assumed, epsilon]
 
 
 def _positions_of_kind(found: Weights, own: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
@@ -142,10 +141,9 @@ def _normalisation(facts: Facts, asked: str | None, where: str) -> tuple[Normali
         return NORMALISATIONS[asked], None
     if fact.stated or facts.form.sure:
         return fact.value, None
-    return fact.value, (
-        f"its images taken to be normalised as {names[fact.value]}, as {facts.form.name} often are and it does not say "
-        "(--run.start-normalisation)"
-    )
+    words = {"imagenet": "ImageNet's mean and std", "half": "a mean and std of 0.5", "clip": "CLIP's mean and std"}
+    said = words[names[fact.value]]
+    return fact.value, f"images taken to be normalised by {said}, which it does not say (--run.start-normalisation)"
 
 
 def _with_biases(held: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[dict[str, Tensor], str | None]:

@@ -195,7 +195,7 @@ def beit_v2(folder) -> Released:
 
 def simmim(folder) -> Released:
     made = beit(folder, shared=True)
-    held = torch.load(made.start)["model"]
+    held = torch.load(made.start, weights_only=True)["model"]
     held = named("encoder.", {name: tensor for name, tensor in held.items() if "lm_head" not in name})
     torch.save({"model": held | {"decoder.0.weight": torch.ones(3, WIDTH, 1, 1)}}, made.start)
     return made._replace(normalisation=IMAGENET)

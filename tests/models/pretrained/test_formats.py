@@ -167,7 +167,7 @@ def test_a_normalisation_that_the_format_tells_is_folded_in_and_said(tmp_path, m
 
 def test_a_normalisation_that_nothing_tells_is_said_and_may_be_given(tmp_path):
     made = released.beit(tmp_path)
-    assert "its images taken to be normalised as half, as BEiT often are and it does not say" in started(made.start)[3]
+    assert "images taken to be normalised by a mean and std of 0.5, which it does not say" in started(made.start)[3]
     encoder, _, _, said = started(made.start, start_normalisation="imagenet")
     assert "adapted" not in said
     assert torch.equal(encoder.patch_embed.proj.weight, made.model.patch_embed.proj.weight)
