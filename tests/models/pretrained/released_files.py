@@ -298,8 +298,25 @@ def timm_clip(folder) -> Released:
     return timm_folder(folder, "vit_base_patch16_clip_quickgelu_224", CLIP)
 
 
-FORMATS = (
-    deit, deit_distilled, mae, supmae, moco, dino, dinov2, dinov2_trained, dinov2_registers, dinov2_giant, ijepa,
-    ema_of_timm, ema_of_deit, beit, beit_shared, beit_v2, simmim, open_clip, timm_folder, timm_clip, hf_vit, hf_deit,
-    hf_vitmae, hf_dinov2, hf_dinov2_registers, hf_dinov2_giant, hf_beit, hf_clip, hf_siglip, hf_ijepa,
-)  # fmt: skip
+ROWS = {
+    "timm folder or name": (timm_folder, timm_clip),
+    "timm's trainer": (ema_of_timm,),
+    "DeiT": (deit, deit_distilled, ema_of_deit),
+    "MAE, SupMAE": (mae, supmae),
+    "MoCo v3": (moco,),
+    "DINO": (dino,),
+    "DINOv2": (dinov2, dinov2_trained, dinov2_giant),
+    "DINOv2 with registers": (dinov2_registers,),
+    "BEiT": (beit, beit_shared),
+    "BEiT v2": (beit_v2,),
+    "SimMIM": (simmim,),
+    "I-JEPA": (ijepa,),
+    "open_clip": (open_clip,),
+    "Hugging Face: ViT, DeiT, ViTMAE, I-JEPA": (hf_vit, hf_deit, hf_vitmae, hf_ijepa),
+    "Hugging Face: DINOv2": (hf_dinov2, hf_dinov2_registers, hf_dinov2_giant),
+    "Hugging Face: BEiT": (hf_beit,),
+    "Hugging Face: CLIP": (hf_clip,),
+    "Hugging Face: SigLIP": (hf_siglip,),
+}
+"""The makers of each row of the table in docs/pretrained.md."""
+FORMATS = [make for makers in ROWS.values() for make in makers]

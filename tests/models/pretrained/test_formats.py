@@ -16,6 +16,8 @@ from models.encoder.patches import as_normalised
 from models.encoder.vit import FullImages, encode
 from models.pretrained import load_encoder
 from models.pretrained.architecture import with_encoder_of_start
+from models.pretrained.formats import facts_of, format_of
+from models.pretrained.weights import Weights
 from pipeline.errors import InputError
 from pipeline.spec import Data
 from tests.models.pretrained import released_files as released
@@ -232,3 +234,20 @@ def test_a_real_dinov2_in_half_precision_is_timms_own():
     with torch.inference_mode():
         wanted = model.forward_features(as_normalised(images, released.IMAGENET))
     assert float((features(encoder, images) - wanted).abs().max()) < 1e-5 * max(1.0, float(wanted.abs().max()))
+
+
+def test_the_page_has_a_row_for_each_format():
+    page = (Path(__file__).parents[3] / "docs/pretrained.md").read_text()
+    table = page.partition("|---|---|---|---|\n")[2].partition("\n\n")[0]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()] == list(released.ROWS)
+
+
+def test_sizes_of_released_encoders_have_their_heads():
+    widths = {192: 3, 384: 6, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16}
+    assert {width: facts_of(Weights({}, "x", "a file"), width).heads.value for width in widths} == widths
+    moco = format_of(["module.base_encoder.cls_token", "module.momentum_encoder.cls_token"], {})
+    assert facts_of(Weights({}, "x", "a file", form=moco), 384).heads.value == 12
+    with torch.device("meta"):  # timm's own: ViT-H and So400m, and DINOv2's giant
+        for name in ("vit_huge_patch14_clip_224", "vit_so400m_patch14_siglip_224", "vit_giant_patch14_dinov2"):
+            model = timm.create_model(name)
+            assert widths[model.embed_dim] == model.blocks[0].attn.num_heads
