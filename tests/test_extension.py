@@ -154,6 +154,26 @@ def test_images_that_grow_stay_at_their_last_size(tiny, tmp_path, monkeypatch):
     assert sizes == [8, 8, 16, 16, 16, 16, 16]
 
 
+def test_the_rate_of_an_extension_may_change_after_a_loss_that_was_not_finite(tiny, finished):
+    def with_rate(rate: str) -> list[str]:
+        return [*EXTEND, "--run.extend-lr", rate, "--optim.clip=None"]
+
+    (finished / "not_finite.json").write_text("{}")  # frees optim.clip
+    with pytest.raises(InputError, match=r"not finite in step 14 .*in an extension run\.extend_lr"):
+        tiny("semi_mae:digits", finished, *with_rate("1e30"))
+    (finished / "not_finite.json").rename(finished / "kept")
+    with pytest.raises(InputError, match=r"was begun with optim\.clip|was extended by 8 epochs \(rewarm at 1e\+30\)"):
+        tiny("semi_mae:digits", finished, *with_rate("1e-3"))
+    (finished / "kept").rename(finished / "not_finite.json")
+    with pytest.raises(InputError, match=r"was extended by 8 epochs \(rewarm at 1e\+30\), now"):
+        tiny("semi_mae:digits", finished, *with_rate("1e-3"), "--run.extend-schedule=constant")
+    assert tiny("semi_mae:digits", finished, *with_rate("1e-3")) == 0
+    assert [row["lr"] for row in named(finished, "extended")] == [1e30, 1e-3]
+    assert max(row["lr"] for row in rows(finished) if "loss" in row and row["step"] > 12) <= 1e-3
+    with pytest.raises(InputError, match=r"was extended by 8 epochs \(rewarm at 0\.001\), now"):
+        tiny("semi_mae:digits", finished, *with_rate("1e-4"))
+
+
 def test_what_cannot_be_extended_is_refused_in_one_line_and_left_as_it_was(tiny, finished, tmp_path):
     def refused(folder: Path, *flags: str) -> str:
         before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -168,7 +188,7 @@ def test_what_cannot_be_extended_is_refused_in_one_line_and_left_as_it_was(tiny,
     assert "add --run.extend EPOCHS once it has ended" in refused(finished, *FLAGS, "--optim.epochs=20")
     assert "was begun with run.seed 0, now it is 1" in refused(finished, *EXTEND, "--run.seed=1")
     assert "was not extended, now --run.extend asks for 8 epochs" in refused(finished, *EXTEND, "4")
-    assert "one value for all of the 1 extensions, or 1" in refused(
+    assert "run.extend_schedule is rewarm constant, expected one value" in refused(
         finished, *EXTEND, "--run.extend-schedule", "rewarm", "constant"
     )
     assert tiny("semi_mae:digits", tmp_path / "begun", *FLAGS, "--run.stop-step=4") == 75

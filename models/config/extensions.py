@@ -46,7 +46,8 @@ def extensions_of(run: Run) -> tuple[Extension, ...]:
     for name, values in (("extend_schedule", run.extend_schedule), ("extend_lr", run.extend_lr)):
         if n and len(values) not in (1, n):
             came = " ".join(map(str, values)) or "none"
-            raise InputError(f"run.{name} is {came}, expected one value for all of the {n} extensions, or {n}")
+            wanted = f"one value for all of the {n} extensions, or {n}" if n > 1 else "one value"
+            raise InputError(f"run.{name} is {came}, expected {wanted}")
     return tuple(map(Extension, run.extend, _each(run.extend_schedule, n), _each(run.extend_lr, n)))
 
 

@@ -124,5 +124,5 @@ class FiniteGuard:
         raise InputError(
             f"loss or gradient was not finite in step {step} ({int(sum(flags))} such step(s), none applied; images in "
             f"{folder / NOT_FINITE}); the last checkpoint is from before: `python -m models.replay {folder}` says "
-            "where it broke; lower optim.lr or set optim.clip, and run again"
+            "where it broke; lower optim.lr (in an extension run.extend_lr) or set optim.clip, and run again"
         )

@@ -3,8 +3,8 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ MAY_CHANGE = {
 EXTENSIONS = {f"run.{name}" for name in ("extend", "extend_schedule", "extend_lr")}
 """Fields to which another extension may be added once the run has ended."""
 MAY_CHANGE_AFTER_NAN = {"optim.lr", "optim.clip"}
-"""Fields that may also change once a run has met a loss or gradient that is not finite (models.optim.update)."""
+"""Fields that may also change once a run has met a loss or gradient that is not finite (models.optim.update), as may
+the rate of the extension that it met it in."""
 
 
 class InUse(InputError):
@@ -184,6 +185,8 @@ def _check_extensions(folder: Path, recipe: Recipe, saved: dict[str, Any]) -> No
     before, now = _saved_extensions(saved, folder / RECIPE), extensions_of(recipe.run)
     if now == before:
         return
+    if _differ_in_rate(before, now) and (folder / NOT_FINITE).exists() and ended(folder) is None:
+        return
     if now[: len(before)] != before or len(now) > len(before) + 1:
         was = "was not extended" if not before else f"was extended by {', then by '.join(map(str, before))}"
         asked = ", then by ".join(map(str, now)) or "no epochs"
@@ -202,6 +205,13 @@ def _check_extensions(folder: Path, recipe: Recipe, saved: dict[str, Any]) -> No
             f"{folder} ended early, after step {done.get('step', 0):,} ({done['why']}), and --run.extend goes on from "
             "the end; raise --run.stop-after, or leave it out, to train to the end first"
         )
+
+
+def _differ_in_rate(before: Sequence[Extension], now: Sequence[Extension]) -> bool:
+    """Whether two lists of extensions differ in the learning rate of the last one alone."""
+    if not before or len(now) != len(before):
+        return False
+    return (*now[:-1], replace(now[-1], lr=before[-1].lr)) == tuple(before)
 
 
 def _saved_extensions(saved: dict[str, Any], path: Path) -> tuple[Extension, ...]:

@@ -155,11 +155,13 @@ class Training:
         return [describe_extension(number, length, recipe.optim, recipe.data.batch) for number in numbers]
 
     def record_extensions(self) -> None:
-        """Append an "extended" event for each extension that has none yet, on the main rank."""
-        known = {row.get("step") for row in events.read(self.folder) if row["event"] == "extended"}
+        """Append an "extended" event for each extension that has none yet, or another rate since, on the main rank."""
+        known = {row.get("step"): row for row in events.read(self.folder) if row["event"] == "extended"}
         for part in self.length.extensions:
-            if part.first not in known:
-                self.record_event("extended", step=part.first, steps=part.steps, **asdict(part.asked))
+            asked = asdict(part.asked)
+            row = known.get(part.first, {})
+            if any(row.get(name) != value for name, value in asked.items()):
+                self.record_event("extended", step=part.first, steps=part.steps, **asked)
 
     def record_done(self) -> None:
         """Append the event of a run that has ended, with the number of its extensions, and why if it ended early."""
