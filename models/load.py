@@ -38,7 +38,6 @@ class Loaded:
         """A line about weights that are not the run's average though it keeps one; None else."""
         return f"{self.path}: the weights themselves, not their average, as {self.raw}" if self.raw else None
 
-
     @property
     def no_classifier(self) -> str:
         """Why there are no class scores, of a method without a classifier: the first words of an error."""
@@ -73,7 +72,7 @@ def load_run(path: Path, device: torch.device | None = None) -> Loaded:
         raise InputError(f"{file} does not fit the recipe {recipe.name} of this version: {reason}") from error
     raw = why_raw(recipe, file)
     if raw:
-        method.ema = None
+        method.evaluate_raw()
     return Loaded(file, recipe, method.eval().to(device), tuple(state["classes"]), state["step"], raw=raw)
 
 

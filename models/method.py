@@ -110,17 +110,21 @@ class Method(nn.Module, ABC):
     @property
     def eval_encoder(self) -> VisionTransformer:
         """The encoder whose weights are evaluated and exported: the average where there is one, except in
-        `raw_weights`."""
+        `raw_weights` and after `evaluate_raw`."""
         return self.encoder if self.ema is None or self._raw else self.ema.module
 
     @contextmanager
     def raw_weights(self) -> Generator[None]:
         """Evaluate the weights themselves inside, not their average."""
-        self._raw = True
+        before, self._raw = self._raw, True
         try:
             yield
         finally:
-            self._raw = False
+            self._raw = before
+
+    def evaluate_raw(self) -> None:
+        """Evaluate and export the weights themselves from here on, not their average."""
+        self._raw = True
 
     def startup_note(self) -> str | None:
         """Return a line about this recipe that a user should read before it runs, if there is one."""

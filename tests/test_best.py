@@ -224,6 +224,7 @@ def test_afterwards_the_weights_by_which_a_run_was_judged_are_judged_and_exporte
     assert f"| {step:,} |" in card.split("## Results")[1].split("## Recipe")[0]
     held = load_file(run / "export-timm" / "model.safetensors")
     state = save_load.load(run / checkpoint)["method"]
+    assert load_run(run / checkpoint).method.state_dict().keys() == state.keys()  # it could be trained on
     kind = "encoder." if why else "ema.module."
     assert all(torch.equal(value, state[f"{kind}{name}"]) for name, value in held.items())
 
