@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, final
 
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -32,7 +33,7 @@ class LoRALinear(nn.Linear):
     """A linear layer whose weight is W + (alpha / rank) B A (eq. 3): W, and the bias, are frozen; A and B are trained.
 
     `weight` computes the sum whenever it is read, so whoever slices it, as the last block's queries do, reads the
-    adapted one. W is the parameter `base`, which state dicts call weight, as they do without factors.
+    adapted one; W is the parameter `base`, which state dicts call weight, as they do without factors.
     torch's register_parametrization would do the same under other names, and with a class of its own for each layer,
     for which torch.compile would make graphs of their own.
 
@@ -46,9 +47,10 @@ class LoRALinear(nn.Linear):
 
     @property
     def weight(self) -> Tensor:
-        # not in autocast's half precision: a step of B A smaller than a bfloat16 of W would be lost each time
-        with torch.autocast(self.base.device.type, enabled=False):
-            return adapted(self.base, self.lora_A, self.lora_B, self.scale)
+        return adapted(self.base, self.lora_A, self.lora_B, self.scale)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _Adapted.apply(input, self.base, self.lora_A, self.lora_B, self.bias, self.scale)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -60,9 +62,44 @@ class LoRALinear(nn.Linear):
         super()._load_from_state_dict(state_dict, prefix, *others)
 
 
+class _Adapted(torch.autograd.Function):
+    """y = x (W + s B A)ᵀ + b, with the gradients of x, A and B alone.
+
+    Autograd's own would pass the gradient of the whole matrix, [out, in], which costs as many FLOPs as training it:
+    here dA = s (dy B)ᵀ x and dB = s dyᵀ (x Aᵀ). The sum is made again in the backward pass, and not kept.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, base: Tensor, down: Tensor, up: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+        return F.linear(x, adapted(base, down, up, scale), bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        x, base, down, up, _, ctx.scale = inputs
+        ctx.dtype = x.dtype
+        ctx.save_for_backward(x.to(output.dtype), base, down, up)  # in autocast's precision, as a linear layer keeps x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, base, down, up = ctx.saved_tensors
+        dy = gradients[0]
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = (dy @ adapted(base, down, up, ctx.scale).to(dy.dtype)).to(ctx.dtype)
+        rows, dys = x.flatten(0, -2), dy.flatten(0, -2)
+        d_down = ctx.scale * ((dys @ up.to(dy.dtype)).T @ rows).to(down.dtype)
+        d_up = ctx.scale * (dys.T @ (rows @ down.to(dy.dtype).T)).to(up.dtype)
+        return dx, None, d_down, d_up, None, None
+
+
 def adapted(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-    """Compute W + scale B A: weight [out, in], down (A) [rank, in], up (B) [out, rank] -> [out, in]."""
-    return torch.addmm(weight, up, down, alpha=scale)
+    """Compute W + scale B A: weight [out, in], down (A) [rank, in], up (B) [out, rank] -> [out, in], in their precision
+    under autocast, too: a B A smaller than a bfloat16 step of W would be lost each time."""
+    device = weight.device.type
+    if not torch.amp.is_autocast_available(device):
+        return torch.addmm(weight, up, down, alpha=scale)
+    with torch.autocast(device, enabled=False):
+        return torch.addmm(weight, up, down, alpha=scale)
 
 
 def add_lora(vit: VisionTransformer, rank: int, alpha: float, layers: Sequence[Layer]) -> None:

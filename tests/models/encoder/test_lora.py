@@ -8,6 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from models.bench.flops import GroupCost, classifier_flops, count, encoder_flops
 from models.config.recipe import Encoder
 from models.distributed.compile import compile_blocks
 from models.encoder.freeze import adapt
@@ -151,8 +152,41 @@ def test_under_autocast_the_sum_is_made_in_full_precision():
         assert layer(torch.zeros(1, 32)).dtype == torch.bfloat16
 
 
+def test_under_autocast_gradients_are_of_its_precision_and_kept_in_full():
+    vit = moved(encoder()).float()
+    half = copy.deepcopy(vit)
+    for each, on in ((vit, False), (half, True)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=on):
+            (logits,) = classify(each, encode(each, [FullImages(images().float())]))
+        logits.float().square().sum().backward()
+    for layer, other in zip(lora_layers(vit), lora_layers(half), strict=True):
+        for one, two in ((layer.lora_A.grad, other.lora_A.grad), (layer.lora_B.grad, other.lora_B.grad)):
+            assert two.dtype == torch.float32
+            assert (one - two).norm() < 0.1 * one.norm()
+
+
+@pytest.mark.parametrize("adapt_to", ["bitfit", "lora"])
+def test_the_gradient_of_a_frozen_matrix_is_not_computed(adapt_to):
+    vit = build_encoder(SIZES["plain"], image_size=16, patch=4, classes=5, pool="avg").to("meta")
+    adapt(vit, Encoder(adapt=adapt_to, lora_rank=1))
+    n, w = 8, 32
+    shown, rows = torch.empty(n, 3, 16, 16, device="meta"), 17 * n
+    counted = count(lambda: classify(vit, encode(vit, [FullImages(shown)]))[0].sum().backward())
+    forward = encoder_flops(vit, [GroupCost(n, 16, learns=False)]) + classifier_flops(vit, n)
+    matrices = 3 * 12 * w * w  # of all blocks
+    attention = 3 * 4 * n * 17 * 17 * w
+    sides = 3 * sum(a + b for a, b in ((3 * w, w), (w, w), (4 * w, w), (w, 4 * w)))
+    factors = 4 * rows * sides + 2 * 2 * matrices if adapt_to == "lora" else 0  # of A and B; the sum, made twice
+    least = (
+        forward + 2 * rows * (matrices - 3 * w * w) + factors
+    )  # lora: pixels have no gradient, nor has what block 0 reads
+    assert least <= counted <= least + 2 * rows * 3 * w * w + 3 * attention
+    assert counted < forward + 2 * 2 * rows * matrices
+
+
 # torch 2.13's dynamo asks activations for .grad and hides its own warning in a way that "error" outruns (November 2026)
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*should not be:DeprecationWarning")  # its own, too
 def test_compiled_blocks_share_their_graphs_and_change_nothing():
     vit = moved(encoder(size="deep"))
     compiled = copy.deepcopy(vit)
