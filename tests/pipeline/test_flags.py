@@ -20,6 +20,7 @@ class Flags:
     """Images, so many that this help needs more than a line of the terminal: it must not end up in the message."""
     view: Literal["weak", "strong"] = "weak"
     size: int | tuple[int, int] = 224
+    quick: bool = False
 
 
 REFUSED = {
@@ -27,6 +28,7 @@ REFUSED = {
     "neither one number nor two": (["--size", "1", "2", "3"], ["--size is 1 2 3; expected --size INT|{INT INT};"]),
     "no such choice": (["--view", "wek"], ["--view", "'wek'", "('weak', 'strong')"]),
     "a slip": (["--bach", "3"], ["--bach", "did you mean --batch?"]),
+    "a slip in a switch": (["--quik"], ["--quik", "did you mean --quick?"]),
     "a word too many": (["3"], ["Unrecognized options: 3;"]),
     "no value": (["--batch"], ["Missing value for argument '--batch'"]),
 }
