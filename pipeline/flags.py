@@ -143,4 +143,6 @@ def _hint(part: list[str]) -> str:
         return f"the first word is one of: {' '.join(part).partition(': ')[2]}"
     if len(part) == 1 or not part[0].endswith(":") or part[0].startswith("For full helptext"):
         return ""
-    return f"expected {part[1]}" if part[0].startswith("Argument helptext") else f"did you mean {part[1].split()[0].rstrip(',')}?"
+    if part[0].startswith("Argument helptext"):
+        return f"expected {part[1]}"
+    return f"did you mean {part[1].split()[0].rstrip(',')}?"
