@@ -222,5 +222,5 @@ def _said(found: Weights, encoder: Encoder, form: str, told: Mapping[str, Fact])
         f"pool {encoder.pool}",
     ]
     assumed = [f"{name} {fact.value}" for name, fact in told.items() if not fact.stated]
-    taken = f"; it does not say, and {form} has: {', '.join(assumed)} (--encoder.heads, ...)" if assumed else ""
+    taken = f"; not stated, taken as in {form}: {', '.join(assumed)} (--encoder.heads, ...)" if assumed else ""
     return f"encoder of {found.where} ({found.what}): {', '.join(parts)}{taken}"

@@ -56,7 +56,7 @@ class Facts:
     normalisation: Fact[Normalisation]
 
 
-PLAIN = Format("timm's names", IMAGENET, sure=False)
+PLAIN = Format("timm's ViTs", IMAGENET, sure=False)
 TYPES = {
     "vit": Format("Hugging Face's ViT", HALF, sure=False, norm_eps=1e-12),
     "deit": Format("Hugging Face's DeiT", IMAGENET, norm_eps=1e-12),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from models.config.bounds import AUTO
@@ -76,7 +77,10 @@ def _load(start: str, recipe: Recipe, device: torch.device | None) -> Loaded:
     before = _scoring(method)
     said = load_encoder(method, start, classes or None, recipe.run.start_normalisation)
     if not classes or isinstance(getattr(method, HEAD, None), nn.Module) or _same(before, _scoring(method)):
-        method.has_classifier = False
+        method.has_classifier, classes = False, ()
+        for vit in [method.encoder, *([] if method.ema is None else [method.ema.module])]:
+            if isinstance(vit, VisionTransformer):  # an export holds no classifier that was never trained
+                vit.reset_classifier(0)
     origin = said if read is None else f"{read}\n{said}"
     named = replace(recipe, name=Path(found.where).name)
     return Loaded(Path(found.where), named, method.eval().to(device), classes, 0, origin)

@@ -14,8 +14,10 @@ from models.config.recipe import Encoder, Recipe, Run
 from models.encoder.build import encoder_of
 from models.encoder.patches import as_normalised
 from models.encoder.vit import FullImages, encode
+from models.load import load_run
 from models.pretrained import load_encoder
 from models.pretrained.architecture import with_encoder_of_start
+from models.pretrained.find import find_weights
 from models.pretrained.formats import facts_of, format_of
 from models.pretrained.weights import Weights
 from pipeline.errors import InputError
@@ -116,10 +118,10 @@ def test_what_no_tensor_tells_is_said_to_be_assumed_and_may_be_given(tmp_path):
     made = released.moco(tmp_path)
     _, recipe, read, _ = started(made.start)
     assert (recipe.encoder.heads, recipe.encoder.act, recipe.encoder.norm_eps) == (2, None, None)
-    assert read.endswith("; it does not say, and MoCo v3 has: heads 2, norm_eps 1e-06, act gelu (--encoder.heads, ...)")
+    assert read.endswith("; not stated, taken as in MoCo v3: heads 2, norm_eps 1e-06, act gelu (--encoder.heads, ...)")
     _, recipe, read, _ = started(made.start, encoder=Encoder("auto", heads=4, act="quick_gelu", norm_eps=1e-5))
     assert (recipe.encoder.heads, recipe.encoder.act, recipe.encoder.norm_eps) == (4, "quick_gelu", 1e-5)
-    assert "it does not say" not in read
+    assert "not stated" not in read
     with pytest.raises(InputError, match=r"expected heads that divide a width of 128, got 3"):
         started(made.start, encoder=Encoder("auto", heads=3))
 
@@ -128,7 +130,7 @@ def test_what_a_source_states_is_taken_and_not_contradicted(tmp_path):
     made = released.hf_clip(tmp_path)
     _, recipe, read, _ = started(made.start)
     assert (recipe.encoder.heads, recipe.encoder.act, recipe.encoder.norm_eps) == (2, "quick_gelu", 1e-5)
-    assert "it does not say" not in read
+    assert "not stated" not in read
     with pytest.raises(InputError, match=r"says that encoder.act is quick_gelu, got gelu; leave encoder.act out"):
         started(made.start, encoder=Encoder("auto", act="gelu"))
 
@@ -251,3 +253,72 @@ def test_sizes_of_released_encoders_have_their_heads():
         for name in ("vit_huge_patch14_clip_224", "vit_so400m_patch14_siglip_224", "vit_giant_patch14_dinov2"):
             model = timm.create_model(name)
             assert widths[model.embed_dim] == model.blocks[0].attn.num_heads
+
+
+def test_open_clips_config_states_heads_activation_and_normalisation(tmp_path):
+    made = released.open_clip(tmp_path)
+    (tmp_path / "file.pth").rename(tmp_path / "open_clip_pytorch_model.bin")
+    assert started(tmp_path)[1].encoder.act is None
+    assert "act gelu" in started(tmp_path)[2].partition("not stated, taken as in open_clip: ")[2]
+    vision, shown = {"width": 128, "head_width": 32, "layers": 2}, {"mean": [0.5] * 3, "std": [0.5] * 3}
+    config = {"model_cfg": {"quick_gelu": True, "vision_cfg": vision}, "preprocess_cfg": shown}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    encoder, recipe, _, _ = started(tmp_path)
+    assert (recipe.encoder.act, recipe.encoder.heads) == ("quick_gelu", 4)
+    weight = made.model.patch_embed.proj.weight * torch.tensor(released.IMAGENET.std).view(3, 1, 1) / 0.5
+    torch.testing.assert_close(encoder.patch_embed.proj.weight, weight)
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"vision_cfg": {"width": "128"}}}))
+    with pytest.raises(InputError, match=r"its config says width '128', expected an integer of 1 or more"):
+        started(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_attention_heads": 0}, r"num_attention_heads 0, expected an integer of 1 or more"),
+        ({"layer_norm_eps": "small"}, r"layer_norm_eps 'small', expected a number from 0 to below 1"),
+        ({"hidden_act": "relu"}, r"hidden_act 'relu', expected one of gelu, gelu_new"),
+        ({"model_type": "dinov3_vit"}, r"model_type dinov3_vit: encoders of timm's class Eva"),
+    ],
+)
+def test_a_config_that_states_nonsense_is_one_line(tmp_path, change, said):
+    start = Path(released.hf_vit(tmp_path).start)
+    config = json.loads((start / "config.json").read_text())
+    (start / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(InputError, match=said):
+        started(start)
+
+
+def test_hugging_faces_classes_and_normalisation_are_read_from_beside_the_weights(tmp_path):
+    start = Path(released.hf_vit(tmp_path).start)
+    config = json.loads((start / "config.json").read_text())
+    (start / "config.json").write_text(json.dumps(config | {"id2label": {"0": "ant", "1": "bee"}}))
+    shown = {"image_mean": list(released.CLIP.mean), "image_std": list(released.CLIP.std)}
+    (start / "preprocessor_config.json").write_text(json.dumps(shown))
+    found = find_weights(str(start))
+    assert (found.classes, found.normalisation) == (("ant", "bee"), released.CLIP)
+    assert "taken to be normalised" not in started(start)[3]
+    for labels in ({"0": "LABEL_0", "1": "LABEL_1"}, {"1": "ant", "0": "bee"}, {"0": "ant", "1": "ant"}, [], None):
+        (start / "config.json").write_text(json.dumps(config | {"id2label": labels}))
+        assert find_weights(str(start)).classes is None
+
+
+@pytest.mark.parametrize("recipe", ["mae:digits", "supervised:digits"])
+def test_a_run_of_ours_tells_its_encoder_too(trained, recipe):
+    folder = trained(recipe)
+    loaded = load_run(folder)
+    encoder, found, read, said = started(folder, 16)
+    assert "not stated" not in read
+    ours = loaded.recipe.encoder
+    assert (found.encoder.width, found.encoder.depth, found.encoder.heads) == (ours.width, ours.depth, ours.heads)
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    assert torch.equal(features(encoder, images), features(loaded.method.eval_encoder, images))
+    assert "adapted" not in said
+
+
+def test_a_semiformer_and_a_convolutional_network_are_no_plain_vits(trained, tmp_path):
+    with pytest.raises(InputError, match=r"plain ViT|no encoder can be read|square patches of 3 channels"):
+        started(trained("semiformer:digits"), 16)
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "x.pth")
+    with pytest.raises(InputError, match=r"no encoder can be read; found 122 tensors: conv1.weight .*; looked for"):
+        started(tmp_path / "x.pth")
