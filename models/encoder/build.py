@@ -208,8 +208,8 @@ def _create(model: str | Size, options: dict) -> nn.Module:
 
 
 def timm_file(name: str) -> str:
-    """The file of timm that builds a model: timm_file("beit_base_patch16_224") is "beit"."""
-    return timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
+    """The file of timm that builds a model: timm_file("beit_base_patch16_224") is "beit"; tags of weights count not."""
+    return timm.models.model_entrypoint(name.partition(".")[0]).__module__.rpartition(".")[2]
 
 
 def _why_not(name: str, error: str) -> str:

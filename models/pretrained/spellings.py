@@ -62,7 +62,7 @@ HUGGING_FACES: Rules = (
     (r"\blayer_scale([12])\.lambda1$", r"ls\1.gamma"),
     (r"\blambda_([12])$", r"ls\1.gamma"),
     (r"\bmlp\.weights_in\.", "mlp.fc1."),
-    (r"\bmlp\.weights_out\.", "mlp.fc2."),
+    (r"\bmlp\.(?:weights_out|down_proj)\.", "mlp.fc2."),
     (r"^(?:cls_)?classifier\.", "head."),
 )
 TOWERS: Rules = (
@@ -175,11 +175,16 @@ def _check_alike(names: list[str], tensors: Mapping[str, Tensor], where: str) ->
     first, *others = (tensors[name] for name in names)
     if first.ndim == 0 or any(other.shape != first.shape for other in others):
         shown = ", ".join(f"{name} {list(tensors[name].shape)}" for name in names)
-        raise InputError(f"{where}: queries, keys and values differ in shape: {shown}")
+        raise InputError(
+            f"{where}: {'SwiGLU' if '.mlp.' in names[0] else 'queries, keys and values'} differ in shape: {shown}"
+        )
 
 
 def _merged(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Make one layer of queries, keys and values; keys without a bias, where the others have one, get one of zeros."""
+    """Make one layer of queries, keys and values, and one of SwiGLU's gate and values.
+
+    Keys without a bias, where queries and values have one, get one of zeros.
+    """
     made, gone = {}, set()
     for name, tensor in tensors.items():
         if found := re.fullmatch(r"(.*\battn\.)(?:query\.(weight|bias)|q_(bias))", name):
@@ -192,6 +197,11 @@ def _merged(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
             held = [tensors[part] if part in tensors else torch.zeros_like(tensor) for part in parts]
             made[f"{found[1]}qkv.{kind}"] = torch.cat(held)
             gone |= set(given)
+        values = name.replace(".mlp.gate_proj.", ".mlp.up_proj.")  # SwiGLU as a module of transformers 5 has it
+        if values != name and values in tensors:
+            _check_alike([name, values], tensors, where)
+            made[name.replace("gate_proj", "fc1")] = torch.cat([tensor, tensors[values]])
+            gone |= {name, values}
     return {name: tensor for name, tensor in tensors.items() if name not in gone} | made
 
 

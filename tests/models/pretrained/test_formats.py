@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from models.config.recipe import Encoder, Recipe, Run
+from models.config.resolve import flags_of, resolve
 from models.encoder.build import encoder_of
 from models.encoder.patches import as_normalised
 from models.encoder.vit import FullImages, encode
@@ -322,3 +323,26 @@ def test_a_semiformer_and_a_convolutional_network_are_no_plain_vits(trained, tmp
     torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "x.pth")
     with pytest.raises(InputError, match=r"no encoder can be read; found 122 tensors: conv1.weight .*; looked for"):
         started(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    "make", [each for each in released.FORMATS if each.__name__.startswith("hf_")], ids=lambda make: make.__name__
+)
+def test_a_module_of_transformers_saved_by_torch_is_read_as_its_folder_is(tmp_path, make):
+    made = make(tmp_path)
+    folder = Path(made.start)
+    encoder, _, _, _ = started(made.start)
+    (folder / "model.safetensors").unlink()
+    torch.save(made.model.state_dict(), folder / "pytorch_model.bin")  # under the names of its modules
+    again, _, _, _ = started(folder)
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    assert torch.equal(features(again, images), features(encoder, images))
+
+
+def test_the_command_of_a_recipe_whose_encoder_was_read_gives_that_recipe_again(tmp_path):
+    for make in (released.hf_siglip, released.dinov2_registers, released.timm_clip, released.ijepa):
+        (tmp_path / make.__name__).mkdir()
+        start = make(tmp_path / make.__name__).start
+        recipe = resolve("supervised:digits", ["--encoder.name=auto", f"--run.start={start}", "--data.size=32"])
+        read, _ = with_encoder_of_start(recipe)
+        assert resolve("supervised:digits", flags_of(read)) == read
