@@ -57,7 +57,7 @@ def finish_run(run: Training) -> None:
         verdict=verdict(*speed(rows), "GPU" if run.world.device.type == "cuda" else "CPU"),
         labelled=run.train_data.pools[0],
         command="\n".join(command_of(replace(run.recipe, run=stage)) for stage in stages_of(run.recipe.run)),
-        notes=(notes := _notes(run)),
+        notes=[*describe(run.recipe.encoder, run.method.encoder, started=True), *(notes := _notes(run))],
         pseudo_labels=run.journal.pseudo_labels,
         class_names=run.train_data.classes,
     )
@@ -65,10 +65,8 @@ def finish_run(run: Training) -> None:
 
 
 def _notes(run: Training) -> list[str]:
-    """What was trained where not all was, where extensions began, whether and why the run ended early, and which step
-    best.pt is of; each in a line."""
-    adapted = describe(run.recipe.encoder, run.method.encoder, started=True)
-    notes, best, total = [*adapted, *run.extensions()], run.best, run.length.total_steps
+    """Where extensions began, whether and why the run ended early, and which step best.pt is of; each in a line."""
+    notes, best, total = run.extensions(), run.best, run.length.total_steps
     if best is not None and run.ended_early:
         notes.append(f"ended early, after step {run.step:,} of {total:,}: {best.why()} (run.stop_after)")
     if best is not None and (described := best.describe()):
