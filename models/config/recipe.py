@@ -189,10 +189,12 @@ class Run:
     """Early stopping: end the run once so many evaluations in a row have brought no better value of `best`."""
     judge: Literal["average", "raw", "both"] = "average"
     """Weights that are evaluated while the run trains and at its end. average: the moving average where the recipe
-    keeps one. raw: the weights themselves, as top1_raw and so on. both: one after the other, at twice the time."""
+    keeps one. raw: the weights themselves, as top1_raw and so on, and by evaluators and exports of the run. both: one
+    after the other, at twice the time."""
     track: str | None = None
     """Send the journal, while it is written, to wandb, mlflow or trackio (extras of those names). Where to, and as
-    whom, say the service's own environment variables; the run neither waits for it nor fails with it."""
+    whom, say the service's own environment variables; no step waits for it, the run does not fail with it,
+    and its end waits for up to 10 s."""
     oracle: bool = False
     """Read hidden labels to report the accuracy of pseudo-labels; they are not used in training."""
 

@@ -2,7 +2,8 @@
 
 with following(folder, "wandb"): ...     # the run; None follows nothing
 
-The process is another one so that nothing it does, imports or waits for can slow down, fail or hold up the run.
+The process is another one, so that no step waits for what it does, imports or waits for, and none of its errors is the
+run's. Once its last step and report are done, the run waits for it for up to END_S seconds.
 """
 
 import os
