@@ -9,7 +9,7 @@ biases; `formats.py` tells the rest.
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from math import isqrt
+from math import isqrt, prod
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from models.encoder.positions import sincos_2d
 from models.encoder.relative import BLOCK_TABLE, SHARED_TABLE, kind_of
 from models.pretrained.find import find_weights
 from models.pretrained.formats import Fact, facts_of
+from models.pretrained.grids import stated_grid
 from models.pretrained.names import examples, with_own_names
 from models.pretrained.weights import Weights
 from pipeline.errors import InputError
@@ -190,9 +191,9 @@ def _prefix_positions(found: Weights, prefix: int) -> bool:
         return True
     if table.ndim != 3:
         raise InputError(f"{found.where}: expected pos_embed of 3 dimensions, got {list(table.shape)}")
-    rows, grid = table.shape[1], found.grid
-    if grid is not None:
-        return rows == grid[0] * grid[1] + prefix
+    rows, grid = table.shape[1], stated_grid(found)
+    if grid is not None and rows in (prod(grid), prod(grid) + prefix):
+        return rows != prod(grid)
     return isqrt(max(0, rows - prefix)) ** 2 == rows - prefix or isqrt(rows) ** 2 != rows
 
 

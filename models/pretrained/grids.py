@@ -45,7 +45,7 @@ def fitted_positions(found: Weights, held: Held, own: Held, encoder: nn.Module) 
     theirs, ours, prefix = held.get(POSITIONS), own.get(POSITIONS), prefix_positions(encoder)
     if theirs is None or ours is None or theirs.ndim != 3 or theirs.shape[-1] != ours.shape[-1]:
         return held, None
-    count, stated, after = theirs.shape[1] - prefix, _stated(found), _own_grid(encoder)
+    count, stated, after = theirs.shape[1] - prefix, stated_grid(found), _own_grid(encoder)
     before = stated if stated and prod(stated) == count else _square(count)
     if before is None:
         return held, _assumed("positions", after) if theirs.shape == ours.shape else None
@@ -60,7 +60,7 @@ def fitted_biases(found: Weights, held: Held, own: Held, encoder: nn.Module) -> 
 
     -> the tensors, and a note on what was done or assumed. A table whose grid is not known stays as it is.
     """
-    fitted, note, stated, after = {}, None, _stated(found), _own_grid(encoder)
+    fitted, note, stated, after = {}, None, stated_grid(found), _own_grid(encoder)
     for name, table in held.items():
         ours = own.get(name)
         if not name.endswith(BIASES) or ours is None or table.shape[1:] != ours.shape[1:]:
@@ -79,7 +79,8 @@ def _own_grid(encoder: nn.Module) -> Grid:
     return down, across
 
 
-def _stated(found: Weights) -> Grid | None:
+def stated_grid(found: Weights) -> Grid | None:
+    """The patches down and across that a source says its positions are of; None if it does not say."""
     return found.grid or grid_of_config(found.config)
 
 

@@ -283,9 +283,9 @@ def hf_ijepa(folder) -> Released:
     return hugging_face(folder, "IJepa")
 
 
-def timm_folder(folder, name: str = "vit_small_patch16_224", normalisation=HALF) -> Released:
+def timm_folder(folder, name: str = "vit_small_patch16_224", normalisation=HALF, **more) -> Released:
     """A folder as timm.models.save_for_hf writes it."""
-    size = {"img_size": SIZE, "patch_size": PATCH, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS}
+    size = {"img_size": SIZE, "patch_size": PATCH, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS} | more
     model = drawn(timm.create_model(name, num_classes=3, **size))
     save_file(model.state_dict(), folder / "model.safetensors")
     stated = {"mean": list(normalisation.mean), "std": list(normalisation.std)}

@@ -14,7 +14,7 @@ from models.config.recipe import Encoder, Recipe, Run
 from models.config.resolve import flags_of, resolve
 from models.encoder.build import encoder_of
 from models.encoder.patches import as_normalised
-from models.encoder.vit import FullImages, encode
+from models.encoder.vit import FullImages, encode, eval_logits
 from models.load import load_run
 from models.pretrained import load_encoder
 from models.pretrained.architecture import with_encoder_of_start
@@ -346,3 +346,30 @@ def test_the_command_of_a_recipe_whose_encoder_was_read_gives_that_recipe_again(
         recipe = resolve("supervised:digits", ["--encoder.name=auto", f"--run.start={start}", "--data.size=32"])
         read, _ = with_encoder_of_start(recipe)
         assert resolve("supervised:digits", flags_of(read)) == read
+
+
+def test_a_grid_that_is_not_square_is_read_from_the_config_and_registers_have_no_positions(tmp_path):
+    made = released.timm_folder(tmp_path, img_size=(32, 16), reg_tokens=4, no_embed_class=True)
+    encoder, recipe, _, said = started(made.start, (32, 16))
+    assert not recipe.encoder.prefix_positions
+    assert "resampled" not in said
+    images = torch.randint(0, 256, (2, 3, 32, 16), dtype=torch.uint8)
+    with torch.inference_mode():
+        wanted = made.features(as_normalised(images, made.normalisation))
+    assert float((features(encoder, images) - wanted).abs().max()) < 1e-5 * max(1.0, float(wanted.abs().max()))
+
+
+def test_a_fine_tuned_beits_norm_behind_the_pooling_and_its_classifier_are_its_own(tmp_path):
+    from timm.models.beit import Beit
+
+    model = released.drawn(Beit(img_size=32, patch_size=8, embed_dim=128, depth=2, num_heads=2, num_classes=7,
+                                init_values=0.1, use_abs_pos_emb=False, use_rel_pos_bias=True))  # fmt: skip
+    torch.save({"model": model.state_dict()}, tmp_path / "x.pth")
+    encoder, recipe, read, said = started(tmp_path / "x.pth")
+    assert (recipe.encoder.fc_norm, recipe.encoder.pool, recipe.encoder.position) == (True, "avg", "block_bias")
+    assert "the final norm behind the pooling" in read
+    assert said.endswith("new: none")
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        wanted = model(as_normalised(images, released.HALF))
+    torch.testing.assert_close(eval_logits(encoder, images), wanted, rtol=1e-4, atol=1e-4)
