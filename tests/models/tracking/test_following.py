@@ -100,11 +100,14 @@ def test_a_service_that_fails_is_said_once_and_the_rest_is_sent_later(call, tiny
     monkeypatch.setenv(f"STANDIN_{call.upper()}", "raise")
     assert tiny("mae:digits", tmp_path / "run", *FLAGS, "--run.stop-step=7") == 75
     said = [line for line in capfd.readouterr().err.splitlines() if "tracking" in line]
-    assert said[0] == (
-        "warning: tracking: wandb: RuntimeError: cannot reach https://***@host/x with ***; further tries are silent"
-    )
-    assert said[1].startswith("warning: tracking: wandb: the tries failed to the end; `python -m models.tracking /")
-    assert len(said) == 2
+    first, *last = said
+    why, _, then = first.partition(" with ***; ")
+    assert why == "warning: tracking: wandb: RuntimeError: cannot reach https://***@host/x"
+    if last:  # the machine was quick enough for a try before the run's end
+        assert then == "further tries are silent"
+        (then,) = last
+        assert then.startswith("warning: tracking: wandb: the tries failed to the end; `python -m models.tracking /")
+    assert then.endswith("sends what is missing")
     monkeypatch.delenv(f"STANDIN_{call.upper()}")
     assert tiny("mae:digits", tmp_path / "run", *FLAGS) == 0
     sent = [row["values"]["step"] for row in calls(log, "log")]
