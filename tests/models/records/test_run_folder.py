@@ -67,8 +67,16 @@ def test_where_and_how_may_change(tmp_path: Path) -> None:
             replace(RECIPE, optim=Optim(betas=(0.9, 0.95))),
             r"optim\.betas 0\.9 0\.999, now it is 0\.9 0\.95;",
         ),
-        (("data", "strong"), replace(RECIPE, data=Data(strong=View())), r"data\.strong\.augment timm, now it is none"),
-        (("data", "weak", "flip"), replace(RECIPE, data=Data(weak=View(flip=False))), "data.weak.flip True, now"),
+        (
+            ("data", "strong"),
+            replace(RECIPE, data=Data(strong=View(filter="bicubic"))),
+            r"data\.strong\.augment timm, now it is none",
+        ),
+        (
+            ("data", "weak", "flip"),
+            replace(RECIPE, data=Data(weak=View(filter="bicubic", flip=False))),
+            "data.weak.flip True, now",
+        ),
         (("method", "threshold"), replace(RECIPE, method=Settings(0.9)), r"threshold 0\.7, now it is 0\.9"),
     ],
 )
