@@ -13,7 +13,6 @@ from models.encoder.vit import eval_logits
 from models.export.export_format import CheckResult, ExportFormat, images_like
 from models.load import Loaded
 from models.pretrained.adapter import (
-    DESCRIPTION,
     FROZEN,
     START,
     TENSORS,
@@ -21,6 +20,7 @@ from models.pretrained.adapter import (
     load_adapter,
     trained_tensors,
 )
+from models.pretrained.find import ADAPTER
 from pipeline.errors import InputError
 from pipeline.store.atomic_write import write_whole
 
@@ -50,7 +50,7 @@ class ToAdapter(ExportFormat):
             "classes": list(loaded.classes),
             "recipe": asdict(recipe),
         }
-        write_whole(folder / DESCRIPTION, json.dumps(told, indent=2) + "\n")
+        write_whole(folder / ADAPTER, json.dumps(told, indent=2) + "\n")
 
     def check(self, loaded: Loaded, folder: Path) -> CheckResult:
         theirs, ours, images = load_adapter(folder).method.eval_encoder, loaded.method.eval_encoder, images_like(loaded)

@@ -18,17 +18,18 @@ from torch import Tensor
 from models.factory import method_class
 from models.load import Loaded, restore_recipe, runnable
 from models.method import Method
+from models.pretrained.find import ADAPTER
 from models.pretrained.load_into import load_encoder
 from models.records.json_file import read_object
 from pipeline.errors import InputError
 
-DESCRIPTION, TENSORS = "adapter.json", "adapter.safetensors"
+TENSORS = "adapter.safetensors"
 START, FROZEN = "start", "frozen"
 
 
 def is_adapter(path: Path) -> bool:
     """Say whether a path is an adapter's folder."""
-    return (path / DESCRIPTION).is_file()
+    return (path / ADAPTER).is_file()
 
 
 def trained_tensors(method: Method) -> dict[str, Tensor]:
@@ -55,7 +56,7 @@ def load_adapter(folder: Path, device: torch.device | None = None) -> Loaded:
     Raises InputError if one of its files cannot be read, if the frozen weights are not where adapter.json says, or if
     they are others than those that it was trained with.
     """
-    path = folder / DESCRIPTION
+    path = folder / ADAPTER
     told = read_object(path, "export the run again")
     recipe = restore_recipe(_of(told, "recipe", dict, path), path)
     classes, start = tuple(_of(told, "classes", list, path)), _of(told, START, str, path)

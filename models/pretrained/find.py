@@ -19,6 +19,9 @@ from models.pretrained.weights import Weights
 from models.records.run_folder import LAST, PREVIOUS
 from pipeline.errors import InputError
 
+ADAPTER = "adapter.json"
+"""The file by which a folder is an adapter's (models.pretrained.adapter)."""
+
 
 def find_weights(start: str) -> Weights:
     """Read the weights that `start` names.
@@ -58,4 +61,9 @@ def _file_in(folder: Path) -> Path:
     for name in names:
         if (folder / name).exists():
             return folder / name
+    if (folder / ADAPTER).exists():
+        raise InputError(
+            f"{folder} is an adapter, which holds no whole encoder; name its run, or what `python -m models.export "
+            f"{folder} --to timm` makes of it"
+        )
     raise InputError(f"cannot read checkpoint {folder}: Is a directory without {', '.join(names)}; name a file")

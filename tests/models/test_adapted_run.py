@@ -12,14 +12,17 @@ from safetensors.torch import load_file
 
 import train
 from models.checkpoint import save_load
+from models.config.resolve import resolve
 from models.encoder.lora import lora_layers, merged_state
 from models.evaluate.few_shot_protocols.features import FeatureExtractor
 from models.export import __main__ as export
 from models.export.export_format import as_input, images_like
 from models.load import load_run
 from models.pretrained.adapter import load_adapter
+from models.pretrained.find import find_weights
 from models.pretrained.judged import load_judged
 from models.records import events
+from models.training.preflight import check
 from pipeline.errors import InputError
 from tests.conftest import DECODER, TINY, same, weights, without_report
 
@@ -235,3 +238,20 @@ def test_what_an_adapter_cannot_hold_is_refused(recipe, flags, said, trained, ti
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(InputError, match=said):
         export.main()
+
+
+def test_a_run_starts_from_an_adapters_run_or_merged_weights_not_from_the_adapter(folder, adapted, tmp_path, capsys):
+    with pytest.raises(InputError, match=r"is an adapter, which holds no whole encoder; name its run, or what"):
+        find_weights(str(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["export", str(folder), "--to", "timm", "--out", str(tmp_path / "timm")])
+        export.main()
+    found, expected = find_weights(str(tmp_path / "timm")).tensors, find_weights(str(adapted)).tensors
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+@pytest.mark.parametrize("adapt", ["lora", "bitfit", "1", "head"])
+def test_a_job_is_checked_without_its_weights(adapt, tmp_path):
+    recipe = resolve("finetune:digits", [f"--encoder.adapt={adapt}", "--run.start=x", f"--run.folder={tmp_path}"])
+    check(recipe, 1)
