@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.config.bounds import AUTO
 from models.config.recipe import Encoder, Recipe
+from models.encoder.build import ROTARY
 from models.encoder.positions import sincos_2d
 from models.encoder.relative import BLOCK_TABLE, SHARED_TABLE, kind_of
 from models.pretrained.find import find_weights
@@ -73,7 +74,12 @@ def read_encoder(found: Weights, asked: Encoder) -> tuple[Encoder, str]:
     facts = facts_of(found, width)
     heads, act = _chosen("heads", asked.heads, facts.heads, found), _chosen("act", asked.act, facts.act, found)
     eps = _chosen("norm_eps", asked.norm_eps, facts.norm_eps, found)
-    if (kind := kind_of(held)) in ("bias", "block_bias"):
+    if (kind := kind_of(held)) == "none" and not found.recipe:
+        raise InputError(
+            f"{found.where} ({found.what}) holds no positions, so they are computed; if they are rotary: {ROTARY}; it "
+            f"holds {examples(held)}"
+        )
+    if kind in ("bias", "block_bias"):
         table = held[SHARED_TABLE if kind == "bias" else f"blocks.0.{BLOCK_TABLE}"]
         heads = Fact(table.shape[-1], stated=True)
     if width % heads.value:

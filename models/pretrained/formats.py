@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar, final
 import timm
 import torch
 from timm.data.constants import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from timm.layers import GluMlp
 from torch import nn
 
 from models.encoder.build import ACTIVATIONS, ROTARY, timm_file
@@ -78,7 +79,8 @@ MARKS: tuple[tuple[str, Format], ...] = (
     (r"\bcls_head\.", Format("SupMAE", IMAGENET)),
     (r"\bcls_pt_layers\.", Format("BEiT v2", IMAGENET)),
     (r"\bencoder\.mask_token$|\bdecoder\.0\.weight$", Format("SimMIM", IMAGENET)),
-    (r"\battn\.q_bias$|\bgamma_1$", Format("BEiT", HALF, sure=False)),
+    (r"\battn\.q_bias$", Format("BEiT", HALF, sure=False)),
+    (r"\bgamma_1$", Format("DeiT III", IMAGENET)),
     (r"\bregister_tokens$|\b(?:dino|ibot)_head\.", Format("DINOv2", IMAGENET)),
     (r"\bhead\.last_layer\.|\bdino_loss\.", Format("DINO", IMAGENET)),
     (r"(?:^|\.)dist_token$", Format("DeiT", IMAGENET)),
@@ -155,7 +157,10 @@ def _of_timm(name: str, options: object, found: Weights, facts: Facts, width: in
     blocks = getattr(model, "blocks", None)
     if getattr(model, "embed_dim", None) != width or not blocks or not hasattr(blocks[0], "attn"):
         return facts
-    act = ACTIVATIONS.get(type(getattr(blocks[0].mlp, "act", None)))
+    mlp = blocks[0].mlp
+    act = ACTIVATIONS.get(type(getattr(mlp, "act", None)))
+    if isinstance(mlp, GluMlp) and (mlp.gate_last or not isinstance(mlp.act, nn.SiLU)):
+        raise InputError(f"{found.where} is {name}, whose gated MLP is no SwiGLU with the gate first, as DINOv2 has it")
     facts = replace(facts, heads=Fact(int(blocks[0].attn.num_heads), stated=True), act=Fact(act, stated=True))
     norm = blocks[0].norm1
     return replace(facts, norm_eps=Fact(float(norm.eps), stated=True)) if isinstance(norm, nn.LayerNorm) else facts

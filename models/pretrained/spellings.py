@@ -11,7 +11,7 @@ Prefixes stay; `names.py` finds the encoder's.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import torch
@@ -112,10 +112,26 @@ def in_timms_names(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tenso
 
     Raises InputError for a rotary encoder, and for queries, keys and values that differ in shape.
     """
-    rotary = next((name for name in tensors if re.search(ROTARIES, name)), None)
+    rotary = _rotary(tensors)
     if rotary is not None:
         raise InputError(f"{where} has {rotary}: {ROTARY}")
     return _merged(_renamed(tensors), where)
+
+
+def _rotary(names: Collection[str]) -> str | None:
+    """The name by which an encoder is known to be rotary, or words for the names together; None for another.
+
+    timm computes the rotations and saves none of them. Its Eva keeps the biases of BEiT without BEiT's tables, and PE
+    pools by attention though it has a class token.
+    """
+    found = next((name for name in names if re.search(ROTARIES, name)), None)
+    held = {last for name in names for last in (name.rpartition(".")[2], ".".join(name.split(".")[-2:]))}
+    if found is None and {"q_bias", "v_bias"} <= held and "relative_position_bias_table" not in held:
+        return "q_bias and no relative_position_bias_table"
+    prefix_norm, pooled = held & {"norm_pre.weight", "ln_pre.weight"}, held & {"attn_pool.latent", "attn_pool.probe"}
+    if found is None and pooled and prefix_norm and held & {"cls_token", "class_embedding"}:
+        return f"{min(pooled)} beside a class token"
+    return found
 
 
 def in_timms_shapes(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:

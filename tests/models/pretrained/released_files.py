@@ -78,6 +78,16 @@ def deit_distilled(folder) -> Released:
     return Released(str(folder / "file.pth"), model.forward_features)
 
 
+def deit3(folder) -> Released:
+    """DeiT III's own file: LayerScale as gamma_1, and positions of the patches alone."""
+
+    def held(own):
+        return {"model": {name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): tensor
+                          for name, tensor in own.items()}}  # fmt: skip
+
+    return timms(folder, held, init_values=1.0, no_embed_class=True)
+
+
 def mae(folder) -> Released:
     beside = {"mask_token": torch.zeros(1, 1, 16), "decoder_pos_embed": torch.zeros(1, 17, 16)}
     return timms(folder, lambda held: {"model": held | beside, "args": Namespace(norm_pix_loss=True)})
@@ -301,7 +311,7 @@ def timm_clip(folder) -> Released:
 ROWS = {
     "timm folder or name": (timm_folder, timm_clip),
     "timm's trainer": (ema_of_timm,),
-    "DeiT": (deit, deit_distilled, ema_of_deit),
+    "DeiT": (deit, deit_distilled, deit3, ema_of_deit),
     "MAE, SupMAE": (mae, supmae),
     "MoCo v3": (moco,),
     "DINO": (dino,),

@@ -199,29 +199,6 @@ def test_biases_of_keys_alone_are_missing_or_none_of_queries_keys_and_values_are
     assert float((features(other.encoder.eval(), images) - wanted).abs().max()) < 1e-4
 
 
-def rotary(folder, kind):
-    """Files of rotary encoders: DINOv3 in Hugging Face's folder and Meta's file, EVA-02 and timm's folder."""
-    if kind == "timm":
-        made = released.timm_folder(folder)
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"architecture": "vit_small_patch16_dinov3"}))
-        return made.start
-    if kind == "transformers":
-        return released.hugging_face(folder, "DINOv3ViT", lambda model: model).start
-    name = {"meta": "rope_embed.periods", "eva02": "blocks.0.attn.rope.freqs_cos"}[kind]
-    torch.save(released.vit().state_dict() | {name: torch.zeros(4)}, folder / "x.pth")
-    return folder / "x.pth"
-
-
-@pytest.mark.parametrize("kind", ["timm", "transformers", "meta", "eva02"])
-def test_rotary_encoders_are_refused_in_one_line_that_says_what_is_missing(tmp_path, kind):
-    with pytest.raises(
-        InputError, match=r"have rotary positions, which turn queries and keys in each block"
-    ) as refused:
-        started(rotary(tmp_path, kind))
-    assert "\n" not in str(refused.value)
-
-
 def test_a_real_dinov2_in_half_precision_is_timms_own():
     path = Path(__file__).parents[4] / "shared/data/vit_small_patch14_dinov2_saliency_f16.safetensors"
     if not path.exists():
