@@ -105,3 +105,34 @@ def test_what_is_not_a_plain_vit_is_refused_in_one_line(model, message):
 def test_sincos_needs_a_width_of_whole_quarters():
     with pytest.raises(InputError, match="choose position learned"):
         build_encoder(Size(30, 2, 3), position="sincos", **SMALL)
+
+
+def test_a_rotary_name_is_refused_with_what_is_missing_and_not_in_pythons_words():
+    with pytest.raises(
+        InputError, match=r"vit_small_patch16_dinov3 is none: encoders of timm's class Eva .* rotary"
+    ) as no:
+        build_encoder("vit_small_patch16_dinov3", image_size=32, patch=16, classes=3)
+    assert "keyword argument" not in str(no.value)
+    with pytest.raises(InputError, match=r"is none: it is built by timm.models.beit"):
+        build_encoder("beit_base_patch16_224", image_size=32, patch=16, classes=3)
+
+
+def test_a_size_has_what_it_says_and_its_packed_pass_is_timms_forward():
+    size = Size(32, 2, 4, "swiglu", 170, norm_eps=1e-5, norm_pre=True, registers=2, prefix_positions=False)
+    vit = build_encoder(size, image_size=16, patch=4, classes=3, layer_scale=0.5).eval()
+    assert vit.blocks[0].mlp.fc1.weight.shape == (170, 32)
+    assert vit.blocks[0].mlp.fc2.weight.shape == (32, 85)
+    assert vit.pos_embed.shape == (1, 16, 32)
+    assert (vit.num_prefix_tokens, vit.norm.eps, vit.patch_embed.proj.bias) == (3, 1e-5, None)
+    images = torch.randn(2, 3, 16, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(eval_logits(vit, images), vit(images))
+    with pytest.raises(InputError, match=r"encoder.pool is token, and the encoder has no class token"):
+        build_encoder(Size(32, 2, 4, class_token=False), image_size=16, patch=4, classes=3)
+
+
+@pytest.mark.parametrize("width", [192, 1152, 1280])
+def test_the_width_of_an_mlp_is_met_whatever_the_ratio_rounds_to(width):
+    for hidden in (4304, 4303, 769, 1):
+        ratio = Size(width, 1, 1, mlp_width=hidden).options()["mlp_ratio"]
+        assert int(width * ratio) == hidden
