@@ -93,7 +93,7 @@ WRONG = {  # recipe, flags, what the line says
     "an extension of no epochs": (SEMI, "--run.extend=0", "run.extend is 0, expected above 0"),
     "a schedule without an extension": (SEMI, "--run.extend-schedule=constant", "add --run.extend EPOCHS"),
     "a rate without an extension": (SEMI, "--run.extend-lr=1e-4", "add --run.extend EPOCHS"),
-    "one rate too many": (SEMI, "--run.extend 8 --run.extend-lr 1e-4 1e-4", "is 0.0001 0.0001, expected one value for"),
+    "one rate too many": (SEMI, "--run.extend 8 --run.extend-lr 1e-4 1e-4", "is 0.0001 0.0001, expected one value"),
     "a negative rate to extend at": (SEMI, "--run.extend 8 8 --run.extend-lr None -1", "run.extend_lr is -1, expected"),
     "a peak below the end": (SEMI, "--run.extend 8 --run.extend-lr 1e-9 --optim.final-lr=1e-5", "below optim.final_lr"),
     "a best value that is none": (SEMI, "--run.best=top2", "run.best is top2, expected a value of val: top1, top5;"),
