@@ -66,5 +66,5 @@ def test_one_size_all_along_is_no_size_at_all(tiny, tmp_path):
 
 def test_a_run_does_not_go_on_with_other_sizes(tiny, tmp_path):
     assert tiny("mae:digits", tmp_path, *GROWING, "--run.stop-step=4") == 75
-    with pytest.raises(InputError, match=r"begun with data.sizes \[8, 16\], now it is None"):
+    with pytest.raises(InputError, match=r"begun with data.sizes 8 16, now it is None"):
         tiny("mae:digits", tmp_path)
