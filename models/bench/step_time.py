@@ -12,6 +12,7 @@ from typing import final
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from models.bench.flops import count
 from models.bench.timing import StepFunction, StepTime, spread
@@ -90,18 +91,22 @@ def training_step(recipe: Recipe, method: Method, batch: Batch, step: int = 0) -
     device, labels_only = next(method.parameters()).device, batch.unlabelled is None
     descent, info = build_optimiser(method, recipe.optim), StepInfo(step, labels_only)
 
-    def run() -> None:
-        with precision(recipe.run, device):
-            loss = method(batch, info)
-        loss.total.backward()
-        for parameter in method.inactive_params(info):
-            parameter.grad = None
-        clip_grad_norm(method.parameters(), recipe.optim.clip)
-        descent.step()
-        descent.zero_grad(set_to_none=True)
-        method.after_step(info.step)
+    return lambda: update(recipe, method, descent, batch, info, device)
 
-    return run
+
+def update(
+    recipe: Recipe, method: Method, descent: Optimizer, batch: Batch, info: StepInfo, device: torch.device
+) -> None:
+    """Run forward, backward and update on one batch, as train.py does."""
+    with precision(recipe.run, device):
+        loss = method(batch, info)
+    loss.total.backward()
+    for parameter in method.inactive_params(info):
+        parameter.grad = None
+    clip_grad_norm(method.parameters(), recipe.optim.clip)
+    descent.step()
+    descent.zero_grad(set_to_none=True)
+    method.after_step(info.step)
 
 
 def inference_step(recipe: Recipe, method: Method, images: int, device: torch.device) -> StepFunction:

@@ -15,13 +15,11 @@ from typing import Any, final
 import torch
 
 from models.bench.flops import count as count_flops
-from models.bench.step_time import fix_pass_rate
+from models.bench.step_time import fix_pass_rate, update
 from models.config.recipe import Recipe
-from models.distributed.precision import precision
 from models.factory import method_class
 from models.method import Method, StepInfo
 from models.optim.build import build_optimiser
-from models.optim.update import clip_grad_norm
 from pipeline.batch import Batch
 
 PASSED = 0.5
@@ -44,13 +42,7 @@ class Stepper:
     def __call__(self, batch: Batch) -> None:
         """Run forward, backward and update."""
         info = StepInfo(10**6, labels_only=False)
-        with precision(self.recipe.run, self.device):
-            loss = self.method(batch, info)
-        loss.total.backward()
-        clip_grad_norm(self.method.parameters(), self.recipe.optim.clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.method.after_step(info.step)
+        update(self.recipe, self.method, self.optimiser, batch, info, self.device)
 
     def let_pass(self, share: float = PASSED, *, varying: bool = False) -> None:
         """Let this share of the pseudo-labels pass from now on, on average if `varying`."""
