@@ -27,11 +27,16 @@ def cut(pixels: Tensor, geometry: np.ndarray, size: tuple[int, int]) -> Tensor:
     n, (down, across) = len(geometry), size
     out = torch.empty(n, down, across, 3, dtype=torch.uint8, device=pixels.device)
     if n:
-        rows, block = 2, triton.next_power_of_2(across)
-        warps = max(4, block // 64)  # as many pixels a thread at every size
-        there = to_device(geometry, pixels.device)
-        _cut[(n, triton.cdiv(down, rows))](pixels, there, out, down, across, ROWS=rows, BLOCK=block, num_warps=warps)
+        grid, shape = launch(n, size)
+        _cut[grid](pixels, to_device(geometry, pixels.device), out, down, across, **shape)
     return out.permute(0, 3, 1, 2)
+
+
+def launch(n: int, size: tuple[int, int]) -> tuple[tuple[int, int], dict[str, int]]:
+    """The grid of programs that cut n views of a size, height and width, and the shape of each program."""
+    rows, block = 2, triton.next_power_of_2(size[1])
+    warps = max(4, block // 64)  # as many pixels a thread at every size
+    return (n, triton.cdiv(size[0], rows)), {"ROWS": rows, "BLOCK": block, "num_warps": warps}
 
 
 @triton.jit

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pipeline.concurrency.transfer import to_device
+from pipeline.executors.crop_flip_triton import launch
 
 
 def resize(pixels: Tensor, geometry: np.ndarray, size: tuple[int, int], kind: int) -> Tensor:
@@ -27,10 +28,8 @@ def resize(pixels: Tensor, geometry: np.ndarray, size: tuple[int, int], kind: in
     n, (down, across) = len(geometry), size
     out = torch.empty(n, down, across, 3, dtype=torch.uint8, device=pixels.device)
     if n:
-        rows, block = 2, triton.next_power_of_2(across)
-        warps = max(4, block // 64)  # as many pixels a thread at every size
-        there, grid = to_device(geometry, pixels.device), (n, triton.cdiv(down, rows))
-        _resize[grid](pixels, there, out, down, across, KIND=kind, ROWS=rows, BLOCK=block, num_warps=warps)
+        grid, shape = launch(n, size)
+        _resize[grid](pixels, to_device(geometry, pixels.device), out, down, across, KIND=kind, **shape)
     return out.permute(0, 3, 1, 2)
 
 
