@@ -20,7 +20,9 @@ from models.running_stats import RunningStats
 from pipeline import rng
 from pipeline.batch import Batch
 from pipeline.errors import InputError
+from pipeline.labels.known import Labels
 from pipeline.spec import Needs
+from pipeline.store.beton import Beton
 
 
 class StepInfo(NamedTuple):
@@ -134,6 +136,17 @@ class Method(nn.Module, ABC):
         """Set how many images the training file has, and how many without a label; once, before weights are loaded."""
         for part in self.running_stats():
             part.set_dataset_size(images, unlabelled)
+
+    def set_training_file(self, beton: Beton, known: Labels) -> dict[str, str]:
+        """Read what the method keeps of each image of the training file, whose `known` labels may be seen; once, after
+        `set_dataset_size`.
+
+        method.set_training_file(train_data.beton, train_data.labels)  # {"method.labels": "9f0c..."}, of selftrain
+
+        Returns the SHA-256 of each further file that is learned from, by the field that names it: a checkpoint keeps
+        them, and a run is resumed on the same files only.
+        """
+        return {}
 
     def after_step(self, step: int) -> None:
         """Update the average and the running statistics after the optimiser's update of `step`."""

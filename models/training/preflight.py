@@ -84,10 +84,13 @@ def open_run(recipe: Recipe, world: World) -> OpenRun:
     method, origin = build_method(recipe, len(train_data.classes)), None
     check_batch_norm(recipe, method, train_data.batches, world.size)
     method.set_dataset_size(train_data.beton.n, train_data.pools[1])
+    learned_from = method.set_training_file(train_data.beton, train_data.labels)
+    inputs = replace(inputs, train_data=replace(train_data, fingerprint=train_data.fingerprint | learned_from))
     found = None if recipe.run.fresh else save_load.latest(folder)
     process_group.check_same(found[0]["step"] if found else 0, world, f"the step to carry on from in {folder}")
     if found:
         state, path = found
+        check_same_files(path, state["data"], learned_from)
         check_same_data(path, state["data"], inputs)
         method.load_state_dict(state["method"])
     elif recipe.run.extend:
@@ -103,6 +106,17 @@ def open_run(recipe: Recipe, world: World) -> OpenRun:
     if not found and world.main and metrics.read(folder):
         notes.append(f"{folder} holds a journal and no checkpoint: the run begins again at its first step")
     return OpenRun(folder, inputs, method, found[0] if found else None, origin, tuple(notes))
+
+
+def check_same_files(checkpoint: Path, before: dict, files: dict[str, str]) -> None:
+    """Raise InputError if a file that a method learns from (`Method.set_training_file`) is not that of its
+    checkpoint."""
+    for name, digest in files.items():
+        if before.get(name) != digest:
+            raise InputError(
+                f"{checkpoint} was trained on another file of {name} than is there now; restore that file, or choose "
+                "another --run.folder"
+            )
 
 
 def check_same_data(checkpoint: Path, before: dict, inputs: Inputs) -> None:
