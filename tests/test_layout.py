@@ -17,11 +17,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = ("pipeline", "models", "train", "slurm")  # each may import those before it
 ROOMS = {
-    "pipeline": "errors text flags spec rng batch concurrency sampling views executors store backends labels sources "
+    "pipeline": "errors text flags spec rng rng_numba batch concurrency sampling views executors store backends labels sources "
     "convert open loader train_data preview evaluation split bench",
     "models": "config full_precision encoder losses ema running_stats masked method factory records tracking "
     "distributed optim pseudo_labels semiformer methods checkpoint reporting load bench pretrained predict "
-    "evaluate export preview training replay doctor",
+    "evaluate pseudo_label export preview training replay doctor",
 }
 """Each room, and each file at a layer's root, may import those before it in its layer's list."""
 PROSE = {".md", ".cff", ".svg"}  # may link to papers, or carry an XML namespace

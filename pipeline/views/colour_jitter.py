@@ -4,12 +4,14 @@ ops = draw(keys, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)     # Op
 """
 
 import numpy as np
+from numba import njit
 
-from pipeline import rng
 from pipeline.errors import InputError
+from pipeline.rng_numba import derive, uniform
 from pipeline.views.rand_augment import BRIGHTNESS, COLOUR, CONTRAST, HUE, IDENTITY, Ops
 
 _TAG = 0xC01A
+_KINDS = BRIGHTNESS, CONTRAST, COLOUR, HUE
 
 
 def draw(
@@ -34,12 +36,28 @@ def draw(
     ):  # fmt: skip
         if not 0 <= value <= limit:
             raise InputError(f"colour jitter: {name} must be in 0..{limit}, got {value}")
-    numbers = rng.uniforms(rng.derive(keys, _TAG), 9)
-    strengths = np.array([brightness, contrast, saturation])
-    low = np.maximum(0, 1 - strengths)
-    args = np.concatenate([low + (1 + strengths - low) * numbers[:, :3], hue * (2 * numbers[:, 3:4] - 1)], axis=1)
-    kinds = np.where([*(strengths > 0), hue > 0], [BRIGHTNESS, CONTRAST, COLOUR, HUE], IDENTITY)
-    applied = (numbers[:, 8:] < probability) & (kinds > 0)
-    order = np.argsort(numbers[:, 4:8], axis=1, kind="stable")
-    ops = np.take_along_axis(np.where(applied, kinds, IDENTITY), order, 1)
-    return Ops(ops.astype(np.int8), np.take_along_axis(np.where(applied, args, 0), order, 1).astype(np.float32))
+    ops, args = np.empty((len(keys), 4), np.int8), np.empty((len(keys), 4), np.float32)
+    strengths = float(brightness), float(contrast), float(saturation)  # of one type, whatever was written
+    _draw(keys, strengths, float(hue), float(probability), ops, args)
+    return Ops(ops, args)
+
+
+@njit(nogil=True, cache=True)
+def _draw(keys, strengths, hue, probability, ops, args):
+    order = np.empty(4)
+    for i in range(len(keys)):
+        key = derive(keys[i], _TAG)
+        applied = uniform(key, 8) < probability
+        for k in range(4):
+            order[k] = uniform(key, 4 + k)
+        for k in range(4):
+            place = 0  # of operation k: so many come before it
+            for other in range(4):
+                place += order[other] < order[k] or (order[other] == order[k] and other < k)
+            if k < 3:
+                low = max(0.0, 1 - strengths[k])
+                arg, used = low + (1 + strengths[k] - low) * uniform(key, k), strengths[k] > 0
+            else:
+                arg, used = hue * (2 * uniform(key, 3) - 1), hue > 0
+            used = used and applied
+            ops[i, place], args[i, place] = _KINDS[k] if used else IDENTITY, arg if used else 0.0

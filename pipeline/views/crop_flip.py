@@ -8,17 +8,20 @@ shrink or both grow.
     where = draw(View(scale=(0.2, 1.0)), keys, heights, widths, size=(224, 224))     # where.boxes i32 [N, 4]
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 
-from pipeline import rng
 from pipeline.errors import InputError
+from pipeline.rng_numba import derive, uniform
 from pipeline.spec import View, spelt
 
 RATIO = (3 / 4, 4 / 3)  # width / height, as in torchvision's RandomResizedCrop; in units of the view's
-LOG_RATIO = np.log(RATIO)
+LOG_RATIO = math.log(RATIO[0]), math.log(RATIO[1])
 TRIES = 10
+_BOX, _FLIP = 1, 2  # tags
 FILTERS = "area", "bilinear", "bicubic"
 """Filters by their numbers in a plan; those of the antialiased ones are their supports in pixels, too."""
 AREA, BILINEAR, BICUBIC = range(3)
@@ -49,83 +52,105 @@ def draw(view: View, keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, 
 
     Raises InputError where a view cannot be cut: a short side below the view's size, padding as large as the view.
     """
-    box_keys, flip_keys = rng.derive(keys, (1, 2))
-    flips = rng.uniforms(flip_keys, 1)[:, 0] < 0.5 if view.flip else np.zeros(len(keys), bool)
-    none = np.zeros((len(keys), 4), np.int32)
+    n = len(keys)
+    boxes, insets, frames = (np.zeros((n, 4), np.int32) for _ in range(3))
+    flips = np.zeros(n, np.bool_)
+    if view.flip:
+        _draw_flips(keys, flips)
     if view.crop == "random_resized":
-        boxes = _random_resized(box_keys, heights, widths, size[1] / size[0], view.scale)
-        whole = np.broadcast_to(np.array([0, 0, *size], np.int32), none.shape)
-        return Cut(boxes, none, flips, none if view.filter == "area" else whole)
-    resized, start = _resize_then_crop(box_keys, heights, widths, size, view)
+        _draw_random_resized(keys, heights, widths, size[1] / size[0], *view.scale, boxes)
+        if view.filter != "area":
+            frames[:, 2:] = size
+        return Cut(boxes, insets, flips, frames)
+    short, padding = _short_and_padding(view, size)
+    resized, start = (np.empty((n, 2)) for _ in range(2))
+    _resize(heights, widths, short, size, view.filter == "area", resized)
+    _start(keys, resized, size, padding, view.crop == "centre", start)
     if view.filter == "area":
-        return Cut(*_boxes(resized, start, heights, widths, size), flips, none)
-    boxes = np.stack([np.zeros_like(heights), np.zeros_like(heights), heights, widths], 1).astype(np.int32)
-    return Cut(boxes, none, flips, np.concatenate([start, resized], 1).astype(np.int32))
+        _cut_by_area(heights, widths, resized, start, size, boxes, insets)
+    else:
+        boxes[:, 2], boxes[:, 3] = heights, widths
+        frames[:, :2], frames[:, 2:] = start, resized
+    return Cut(boxes, insets, flips, frames)
 
 
-def _random_resized(
-    keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, shape: float, scale: tuple[float, float]
-) -> np.ndarray:
+@njit(nogil=True, cache=True)
+def _draw_flips(keys, flips):
+    for i in range(len(keys)):
+        flips[i] = uniform(derive(keys[i], _FLIP), 0) < 0.5
+
+
+@njit(nogil=True, cache=True)
+def _draw_random_resized(keys, heights, widths, shape, least, most, boxes):
     """Follow torchvision's rule: the first of ten random area and aspect pairs that fits, else the largest centre crop.
 
     shape  width / height of the view, the middle of the aspects, so that no view is stretched by more than 4/3. For
            torchvision it is 1: a view of 224 x 112 would show everything half as wide as the evaluation view does.
     """
-    u = rng.uniforms(keys, 4 * TRIES).reshape(-1, TRIES, 4)
-    h, w = heights[:, None], widths[:, None]
-    area = h * w * (scale[0] + (scale[1] - scale[0]) * u[..., 0])
-    aspect = shape * np.exp(LOG_RATIO[0] + (LOG_RATIO[1] - LOG_RATIO[0]) * u[..., 1])
-    height, width = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
-    fits = (height > 0) & (height <= h) & (width > 0) & (width <= w)
-    first = np.arange(len(keys)), fits.argmax(1)
-    extent, sides = np.stack([height[first], width[first]], -1), np.stack([heights, widths], -1)
-    boxes = np.concatenate([np.floor(u[..., 2:][first] * (sides - extent + 1)), extent], 1)
-    found = fits[first]
-    if not found.all():
-        boxes = np.where(found[:, None], boxes, _largest(heights, widths, shape))
-    return boxes.astype(np.int32)
+    for i in range(len(keys)):
+        key, h, w = derive(keys[i], _BOX), heights[i], widths[i]
+        width = min(max(np.rint(h * (RATIO[1] * shape)), 1), w)  # of the largest, should no try fit
+        height = min(max(np.rint(w / (RATIO[0] * shape)), 1), h)
+        top, left = (h - height) // 2, (w - width) // 2
+        for k in range(0, 4 * TRIES, 4):
+            area = h * w * (least + (most - least) * uniform(key, k))
+            aspect = shape * math.exp(LOG_RATIO[0] + (LOG_RATIO[1] - LOG_RATIO[0]) * uniform(key, k + 1))
+            down, across = np.rint(math.sqrt(area / aspect)), np.rint(math.sqrt(area * aspect))
+            if 0 < down <= h and 0 < across <= w:
+                height, width = down, across
+                top = math.floor(uniform(key, k + 2) * (h - height + 1))
+                left = math.floor(uniform(key, k + 3) * (w - width + 1))
+                break
+        boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3] = top, left, height, width
 
 
-def _largest(heights: np.ndarray, widths: np.ndarray, shape: float) -> np.ndarray:
-    width = np.clip(np.rint(heights * (RATIO[1] * shape)), 1, widths)
-    height = np.clip(np.rint(widths / (RATIO[0] * shape)), 1, heights)
-    return np.stack([(heights - height) // 2, (widths - width) // 2, height, width], -1)
-
-
-def _resize_then_crop(
-    keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, size: tuple[int, int], view: View
-) -> tuple[np.ndarray, np.ndarray]:
-    short, padding = [round(view.short_side * side) for side in size], 0 if view.crop == "centre" else view.padding
+def _short_and_padding(view: View, size: tuple[int, int]) -> tuple[tuple[int, int], int]:
+    short = round(view.short_side * size[0]), round(view.short_side * size[1])
+    padding = 0 if view.crop == "centre" else view.padding
     if any(wanted < side for wanted, side in zip(short, size, strict=True)) or 2 * padding >= min(size):
         raise InputError(
             f"a view of {spelt(size)} pixels needs short_side >= 1 and padding below half of it, "
             f"got short_side {view.short_side:g} and padding {padding}"
         )
-    sides = np.stack([heights, widths], -1)
-    if view.filter == "area":
-        scale = np.minimum(heights / short[0], widths / short[1])  # the image just covers `short`, as timm resizes
-        resized = np.maximum(np.rint(sides / scale[:, None]), size)
-    else:  # torchvision cuts a fraction off the longer side
-        tall = heights * short[1] > widths * short[0]
-        down = np.where(tall, heights * short[1] // widths, short[0])
-        across = np.where(tall, short[1], widths * short[0] // heights)
-        resized = np.stack([down, across], -1).astype(np.float64)
-    if view.crop == "centre":
-        start = np.rint((resized - size) / 2)
-    else:
-        u = rng.uniforms(keys, 2)
-        start = np.floor(u * (resized + 2 * padding - size + 1)) - padding
-    return resized, start
+    return short, padding
 
 
-def _boxes(
-    resized: np.ndarray, start: np.ndarray, heights: np.ndarray, widths: np.ndarray, size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+@njit(nogil=True, cache=True)
+def _resize(heights, widths, short, size, by_area, resized):
+    """Find the sizes f64 [N, 2] to which images are resized before the view is cut out of them."""
+    for i in range(len(heights)):
+        h, w = heights[i], widths[i]
+        if by_area:
+            scale = min(h / short[0], w / short[1])  # the image just covers `short`, as timm resizes
+            resized[i, 0], resized[i, 1] = max(np.rint(h / scale), size[0]), max(np.rint(w / scale), size[1])
+        elif h * short[1] > w * short[0]:  # torchvision cuts a fraction off the longer side
+            resized[i, 0], resized[i, 1] = h * short[1] // w, short[1]
+        else:
+            resized[i, 0], resized[i, 1] = short[0], w * short[0] // h
+
+
+@njit(nogil=True, cache=True)
+def _start(keys, resized, size, padding, centre, start):
+    """Find the row and column f64 [N, 2] of the resized images at which the view begins: below 0 in the padding."""
+    for i in range(len(keys)):
+        key = derive(keys[i], _BOX)
+        for axis in range(2):
+            room = resized[i, axis] - size[axis]
+            start[i, axis] = np.rint(room / 2)
+            if not centre:
+                start[i, axis] = math.floor(uniform(key, axis) * (resized[i, axis] + 2 * padding - size[axis] + 1))
+                start[i, axis] -= padding
+
+
+@njit(nogil=True, cache=True)
+def _cut_by_area(heights, widths, resized, start, size, boxes, insets):
     """Find the pixels of the image under a view of the resized one, to whole pixels, and the view's rows and columns
     beyond."""
-    sides = np.stack([heights, widths], -1)
-    before, after = np.maximum(-start, 0), np.maximum(start + size - resized, 0)
-    low = np.minimum(np.rint((start + before) * sides / resized), sides - 1)  # of one pixel, not the one behind it
-    high = np.rint((start + size - after) * sides / resized)
-    boxes = np.concatenate([low, np.maximum(high - low, 1)], -1).astype(np.int32)
-    return boxes, np.concatenate([before, after], -1).astype(np.int32)
+    for i in range(len(heights)):
+        for axis in range(2):
+            side, scaled, first = (heights[i], widths[i])[axis], resized[i, axis], start[i, axis]
+            before, after = max(-first, 0.0), max(first + size[axis] - scaled, 0.0)
+            low = min(np.rint((first + before) * side / scaled), side - 1)  # of one pixel, not the one behind it
+            high = np.rint((first + size[axis] - after) * side / scaled)
+            boxes[i, axis], boxes[i, 2 + axis] = low, max(high - low, 1)
+            insets[i, axis], insets[i, 2 + axis] = before, after

@@ -9,8 +9,10 @@ is a function of the image's key and the pixel alone, in the same integers in nu
 import math
 
 import numpy as np
+from numba import njit
 
 from pipeline import rng
+from pipeline.rng_numba import derive, uniform
 
 CUTOUT_FILL = (125, 123, 114)  # USB's randaugment.py, CutoutAbs
 _CUTOUT, _ERASING, _NOISE = 0xC07, 0xE7A5E, 0x4015E  # tags
@@ -31,12 +33,21 @@ def draw_cutout(keys: np.ndarray, size: tuple[int, int], largest: float = 0.5) -
     As in USB, the centre is uniform over 1..height and 1..width, the far edge is counted from the clipped near edge,
     and the last row and column are included.
     """
-    side, top, left = rng.uniforms(rng.derive(keys, _CUTOUT), 3).T
-    side = side * largest * size[1]
-    near = [np.floor(np.maximum(0, 1 + (n - 1) * u - side / 2)) for n, u in zip(size, (top, left), strict=True)]
-    extent = [np.minimum(np.floor(at + side), n - 1) - at + 1 for n, at in zip(size, near, strict=True)]
-    boxes = np.stack([*near, *extent], axis=1).astype(np.int32)
-    return np.where(side[:, None] > 0, boxes, 0).astype(np.int32)
+    boxes = np.empty((len(keys), 4), np.int32)
+    _draw_cutout(keys, size, largest, boxes)
+    return boxes
+
+
+@njit(nogil=True, cache=True)
+def _draw_cutout(keys, size, largest, boxes):
+    for i in range(len(keys)):
+        key = derive(keys[i], _CUTOUT)
+        side = uniform(key, 0) * largest * size[1]
+        for axis in range(2):
+            length = size[axis]
+            near = math.floor(max(0.0, 1 + (length - 1) * uniform(key, 1 + axis) - side / 2))
+            extent = min(math.floor(near + side), length - 1) - near + 1
+            boxes[i, axis], boxes[i, 2 + axis] = (near, extent) if side > 0 else (0, 0)
 
 
 def draw_erasing(
@@ -51,17 +62,26 @@ def draw_erasing(
 
     Area (a fraction) is uniform, aspect (height / width) log-uniform; of ten attempts the first that fits is taken.
     """
-    numbers = rng.uniforms(rng.derive(keys, _ERASING), 41)
-    applied, attempts = numbers[:, 0] < probability, numbers[:, 1:].reshape(-1, 10, 4)
-    pixels = (area[0] + (area[1] - area[0]) * attempts[..., 0]) * size[0] * size[1]
-    low, high = math.log(aspect[0]), math.log(aspect[1])
-    ratio = np.exp(low + (high - low) * attempts[..., 1])
-    height, width = np.rint(np.sqrt(pixels * ratio)), np.rint(np.sqrt(pixels / ratio))
-    top, left = (np.floor(attempts[..., 2 + i] * (size[i] - side + 1)) for i, side in enumerate((height, width)))
-    fits = (height < size[0]) & (width < size[1])
-    first = np.argmax(fits, axis=1)[:, None, None]
-    boxes = np.take_along_axis(np.stack([top, left, height, width], axis=-1), first, 1)[:, 0]
-    return np.where((applied & fits.any(1))[:, None], boxes, 0).astype(np.int32)
+    boxes = np.zeros((len(keys), 4), np.int32)
+    _draw_erasing(keys, size, probability, area, (math.log(aspect[0]), math.log(aspect[1])), boxes)
+    return boxes
+
+
+@njit(nogil=True, cache=True)
+def _draw_erasing(keys, size, probability, area, log_aspect, boxes):
+    for i in range(len(keys)):
+        key = derive(keys[i], _ERASING)
+        if uniform(key, 0) >= probability:
+            continue
+        for k in range(1, 41, 4):
+            pixels = (area[0] + (area[1] - area[0]) * uniform(key, k)) * size[0] * size[1]
+            ratio = math.exp(log_aspect[0] + (log_aspect[1] - log_aspect[0]) * uniform(key, k + 1))
+            height, width = np.rint(math.sqrt(pixels * ratio)), np.rint(math.sqrt(pixels / ratio))
+            if height < size[0] and width < size[1]:
+                boxes[i, 0] = math.floor(uniform(key, k + 2) * (size[0] - height + 1))
+                boxes[i, 1] = math.floor(uniform(key, k + 3) * (size[1] - width + 1))
+                boxes[i, 2], boxes[i, 3] = height, width
+                break
 
 
 def noise_keys(keys: np.ndarray) -> np.ndarray:

@@ -6,13 +6,15 @@ draws (operation, argument) pairs. An argument is in the unit of its operation, 
     ops = draw("usb", keys, size=(224, 224))     # ops.ops i8 [N, 3], ops.args f32 [N, 3]
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numba import njit
 
-from pipeline import rng
 from pipeline.errors import InputError
+from pipeline.rng_numba import derive, normal, uniform
 
 NAMES = (
     "identity", "autocontrast", "equalize", "invert", "rotate", "posterize", "solarize", "solarize_add", "colour",
@@ -57,12 +59,11 @@ SAMPLING: dict[PresetName, Sampling] = {
 }
 
 # USB (semilearn/datasets/augmentation/randaugment.py, augment_list): values uniform in their range, magnitude unused
-_USB = (
+_USB = np.array([
     (AUTOCONTRAST, 0, 0), (BRIGHTNESS, 0.05, 0.95), (COLOUR, 0.05, 0.95), (CONTRAST, 0.05, 0.95), (EQUALIZE, 0, 0),
     (IDENTITY, 0, 0), (POSTERIZE, 4, 8), (ROTATE, -30, 30), (SHARPNESS, 0.05, 0.95), (SHEAR_X, -0.3, 0.3),
     (SHEAR_Y, -0.3, 0.3), (SOLARIZE, 0, 256), (TRANSLATE_X, -0.3, 0.3), (TRANSLATE_Y, -0.3, 0.3),
-)  # fmt: skip
-_USB_TABLE = np.array(_USB).T
+])  # fmt: skip
 # timm (timm/data/auto_augment.py, _RAND_INCREASING_TRANSFORMS), in its order
 _TIMM = (
     AUTOCONTRAST, EQUALIZE, INVERT, ROTATE, POSTERIZE, SOLARIZE, SOLARIZE_ADD, COLOUR, CONTRAST, BRIGHTNESS,
@@ -92,56 +93,82 @@ def draw(preset: PresetName, keys: np.ndarray, size: tuple[int, int], layers: in
     if preset not in own_layers:
         raise InputError(f"RandAugment preset must be one of {', '.join(own_layers)}, got {preset!r}")
     layers = own_layers[preset] if layers is None else layers
-    numbers = rng.uniforms(rng.derive(keys, _TAG), layers * _SLOTS).reshape(len(keys), layers, _SLOTS)
+    drawn = Ops(np.empty((len(keys), layers), np.int8), np.empty((len(keys), layers), np.float32))
     if preset == "usb":
-        ops, args = _draw_usb(numbers)
+        _draw_usb(keys, drawn.ops, drawn.args)
     elif preset == "timm":
-        ops, args = _draw_timm(numbers, rng.normals(rng.derive(keys, _TAG + 1), layers))
+        _draw_timm(keys, drawn.ops, drawn.args)
     else:
-        ops, args = _draw_torchvision(numbers, size)
-    return Ops(ops.astype(np.int8), args.astype(np.float32))
+        _draw_torchvision(keys, _torchvision_args(size), drawn.ops, drawn.args)
+    return drawn
 
 
-def _choose(numbers: np.ndarray, n: int) -> np.ndarray:
-    return (numbers * n).astype(np.int64)
+@njit(nogil=True, cache=True)
+def _draw_usb(keys, ops, args):
+    for i in range(len(keys)):
+        key = derive(keys[i], _TAG)
+        for layer in range(ops.shape[1]):
+            first = layer * _SLOTS
+            op, low, high = _USB[int(uniform(key, first) * len(_USB))]
+            arg = low + (high - low) * uniform(key, first + 1)
+            ops[i, layer], args[i, layer] = op, math.floor(arg) if op == POSTERIZE else arg
 
 
-def _draw_usb(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    op, low, high = _USB_TABLE[:, _choose(numbers[..., 0], len(_USB))]
-    args = low + (high - low) * numbers[..., 1]
-    return op, np.where(op == POSTERIZE, np.floor(args), args)
+@njit(nogil=True, cache=True)
+def _draw_timm(keys, ops, args):
+    for i in range(len(keys)):
+        key, noise_key = derive(keys[i], _TAG), derive(keys[i], _TAG + 1)
+        for layer in range(ops.shape[1]):
+            first = layer * _SLOTS
+            ops[i, layer] = args[i, layer] = 0
+            if uniform(key, first + 3) < 0.5:
+                op = _TIMM[int(uniform(key, first) * len(_TIMM))]
+                level = min(max(9 + 0.5 * normal(noise_key, layer), 0), 10) / 10
+                sign = 1 if uniform(key, first + 2) < 0.5 else -1
+                ops[i, layer], args[i, layer] = op, _timm_arg(op, level, sign * level)
 
 
-def _draw_timm(numbers: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    op = np.array(_TIMM)[_choose(numbers[..., 0], len(_TIMM))]
-    level = np.clip(9 + 0.5 * noise, 0, 10) / 10
-    signed = np.where(numbers[..., 2] < 0.5, level, -level)
-    by_op = np.zeros((len(NAMES), *op.shape))
-    by_op[ROTATE] = signed * 30
-    by_op[[SHEAR_X, SHEAR_Y]] = signed * 0.3
-    by_op[[TRANSLATE_X, TRANSLATE_Y]] = signed * 0.45
-    by_op[[COLOUR, CONTRAST, BRIGHTNESS, SHARPNESS]] = np.maximum(0.1, 1 + signed * 0.9)
-    by_op[POSTERIZE] = 4 - np.floor(level * 4)
-    by_op[SOLARIZE] = 256 - np.floor(level * 256)
-    by_op[SOLARIZE_ADD] = np.floor(level * 110)
-    applied = numbers[..., 3] < 0.5
-    return np.where(applied, op, IDENTITY), np.where(applied, _pick(by_op, op), 0)
+@njit(nogil=True, cache=True)
+def _timm_arg(op, level, signed):
+    if op == ROTATE:
+        return signed * 30
+    if op in (SHEAR_X, SHEAR_Y):
+        return signed * 0.3
+    if op in (TRANSLATE_X, TRANSLATE_Y):
+        return signed * 0.45
+    if op in (COLOUR, CONTRAST, BRIGHTNESS, SHARPNESS):
+        return max(0.1, 1 + signed * 0.9)
+    if op == POSTERIZE:
+        return 4.0 - math.floor(level * 4)
+    if op == SOLARIZE:
+        return 256.0 - math.floor(level * 256)
+    if op == SOLARIZE_ADD:
+        return 1.0 * math.floor(level * 110)
+    return 0.0
 
 
-def _draw_torchvision(numbers: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    op = np.array(_TORCHVISION)[_choose(numbers[..., 0], len(_TORCHVISION))]
+def _torchvision_args(size: tuple[int, int]) -> np.ndarray:
+    """Compute the argument of each operation, in row 0 where its sign is positive and in row 1 where it is negative:
+    f64 [2, operations]."""
     level = 9 / 30  # bin 9 of 31
-    sign = np.where(numbers[..., 2] < 0.5, 1.0, -1.0)
-    by_op = np.zeros((len(NAMES), *op.shape))
-    by_op[ROTATE] = sign * 30 * level
-    by_op[[SHEAR_X, SHEAR_Y]] = sign * 0.3 * level
+    sign = np.array([1.0, -1.0])
+    args = np.zeros((len(NAMES), 2))
+    args[ROTATE] = sign * 30 * level
+    args[[SHEAR_X, SHEAR_Y]] = sign * 0.3 * level
     for moved, side in zip((TRANSLATE_Y, TRANSLATE_X), size, strict=True):
-        by_op[moved] = sign * int(150 / 331 * side * level) / side  # whole pixels
-    by_op[[COLOUR, CONTRAST, BRIGHTNESS, SHARPNESS]] = 1 + sign * 0.9 * level
-    by_op[POSTERIZE] = 8 - round(level * 4)
-    by_op[SOLARIZE] = 255 - 255 * level
-    return op, _pick(by_op, op)
+        args[moved] = sign * int(150 / 331 * side * level) / side  # whole pixels
+    args[[COLOUR, CONTRAST, BRIGHTNESS, SHARPNESS]] = 1 + sign * 0.9 * level
+    args[POSTERIZE] = 8 - round(level * 4)
+    args[SOLARIZE] = 255 - 255 * level
+    return args.T.copy()
 
 
-def _pick(by_op: np.ndarray, op: np.ndarray) -> np.ndarray:
-    return np.take_along_axis(by_op, op[None].astype(np.int64), 0)[0]
+@njit(nogil=True, cache=True)
+def _draw_torchvision(keys, signed_args, ops, args):
+    for i in range(len(keys)):
+        key = derive(keys[i], _TAG)
+        for layer in range(ops.shape[1]):
+            first = layer * _SLOTS
+            op = _TORCHVISION[int(uniform(key, first) * len(_TORCHVISION))]
+            ops[i, layer] = op
+            args[i, layer] = signed_args[0 if uniform(key, first + 2) < 0.5 else 1, op]

@@ -7,7 +7,10 @@ patches [N, W, M]. The two functions of this name here also take the side of a s
 
     visible, hidden = masks.draw(Mask("block", ratio=0.5), keys, grid=14)
 
-May import `spec`, `rng` and `errors`. Read `random.py` first.
+A file may draw with `rng`, which is numpy, or compiled, with `rng_numba`, as the files here do: a thread that launches
+kernels for a GPU is not kept waiting meanwhile.
+
+May import `spec`, `rng`, `rng_numba` and `errors`. Read `random.py` first.
 """
 
 import importlib

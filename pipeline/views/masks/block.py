@@ -7,7 +7,7 @@ number in each image, so random patches are hidden until the number is exact.
 import numpy as np
 from numba import njit
 
-from pipeline import rng
+from pipeline.rng_numba import bits, derive, lowest, places, uniform
 from pipeline.spec import Mask
 from pipeline.views.masks import share_visible
 
@@ -28,28 +28,38 @@ def draw(mask: Mask, keys: np.ndarray, grid: tuple[int, int]) -> tuple[np.ndarra
 
 def block_mask(keys: np.ndarray, grid: tuple[int, int], visible: int) -> np.ndarray:
     """Draw the ids of the visible patches, i64 [N, visible], ascending."""
-    rectangles = rng.uniforms(rng.derive(keys, 1), 4 * TRIES).reshape(-1, TRIES, 4)
-    total = grid[0] * grid[1]
-    noise = rng.uniforms(rng.derive(keys, 2), total)
-    hidden = np.zeros((len(keys), *grid), np.bool_)
-    for image, draws in zip(hidden, rectangles, strict=True):
-        _hide(image, draws, total - visible)
-    noise[hidden.reshape(len(keys), -1)] += 1.0  # so hidden patches come last, and random ones before them
-    return np.sort(np.argpartition(noise, visible - 1, axis=1)[:, :visible], axis=1)
+    ids = np.empty((len(keys), visible), np.int64)
+    _draw(keys, grid, ids)
+    return ids
 
 
 @njit(nogil=True, cache=True)
-def _hide(hidden, draws, target):
+def _draw(keys, grid, ids):
+    hidden = np.empty(grid, np.bool_)
+    flat = hidden.reshape(hidden.size)
+    noise, shown = np.empty(hidden.size, np.uint64), np.empty(hidden.size, np.bool_)
+    for i in range(len(keys)):
+        hidden[:] = False
+        _hide(hidden, derive(keys[i], 1), hidden.size - ids.shape[1])
+        key = derive(keys[i], 2)
+        for patch in range(hidden.size):  # hidden patches come last, and random ones before them
+            noise[patch] = bits(key, patch) + (np.uint64(flat[patch]) << np.uint64(53))
+        lowest(noise, ids.shape[1], shown)
+        places(shown, ids[i])
+
+
+@njit(nogil=True, cache=True)
+def _hide(hidden, key, target):
     (down, across), count = hidden.shape, 0
-    for k in range(draws.shape[0]):
+    for k in range(0, 4 * TRIES, 4):
         left_over = target - count
         smallest = min(max(1.0, SMALLEST * down * across), left_over)
-        area = smallest + draws[k, 0] * (left_over - smallest)
-        aspect = np.exp(np.log(ASPECT) * (1.0 - 2.0 * draws[k, 1]))
+        area = smallest + uniform(key, k) * (left_over - smallest)
+        aspect = np.exp(np.log(ASPECT) * (1.0 - 2.0 * uniform(key, k + 1)))
         height, width = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
         if not (0 < height < down and 0 < width < across):
             continue
-        top, left = int(draws[k, 2] * (down - height + 1)), int(draws[k, 3] * (across - width + 1))
+        top, left = int(uniform(key, k + 2) * (down - height + 1)), int(uniform(key, k + 3) * (across - width + 1))
         rectangle = hidden[top : top + height, left : left + width]
         new = height * width - rectangle.sum()
         if 0 < new <= left_over:

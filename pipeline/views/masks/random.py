@@ -1,8 +1,9 @@
 """Uniform random masking: each image keeps its own random patches (MAE section 3, "Masking")."""
 
 import numpy as np
+from numba import njit
 
-from pipeline import rng
+from pipeline.rng_numba import bits, lowest, places
 from pipeline.spec import Mask
 from pipeline.views.masks import share_visible
 
@@ -19,5 +20,16 @@ def draw(mask: Mask, keys: np.ndarray, grid: tuple[int, int]) -> tuple[np.ndarra
 
 def random_mask(keys: np.ndarray, grid: tuple[int, int], visible: int) -> np.ndarray:
     """Draw the ids of the visible patches, i64 [N, visible], ascending: those with the lowest random numbers."""
-    noise = rng.uniforms(keys, grid[0] * grid[1])
-    return np.sort(np.argpartition(noise, visible - 1, axis=1)[:, :visible], axis=1)
+    ids = np.empty((len(keys), visible), np.int64)
+    _draw(keys, grid[0] * grid[1], ids)
+    return ids
+
+
+@njit(nogil=True, cache=True)
+def _draw(keys, total, ids):
+    noise, shown = np.empty(total, np.uint64), np.empty(total, np.bool_)
+    for i in range(len(keys)):
+        for patch in range(total):
+            noise[patch] = bits(keys[i], patch)
+        lowest(noise, ids.shape[1], shown)
+        places(shown, ids[i])

@@ -1,9 +1,10 @@
 """Masking in units of several patches (SimMIM: Xie et al. 2022): a unit is hidden or visible as a whole."""
 
 import numpy as np
+from numba import njit
 
-from pipeline import rng
 from pipeline.errors import InputError
+from pipeline.rng_numba import bits, lowest
 from pipeline.spec import Mask
 from pipeline.views.masks import checked
 
@@ -36,10 +37,23 @@ def draw(mask: Mask, keys: np.ndarray, grid: tuple[int, int]) -> tuple[np.ndarra
 def unit_mask(keys: np.ndarray, grid: tuple[int, int], unit: int, hidden: int) -> np.ndarray:
     """Draw the ids of the visible patches, i64 [N, K], ascending: all but those of `hidden` random units of an
     image."""
+    visible = grid[0] * grid[1] - unit**2 * hidden
+    ids = np.empty((len(keys), visible), np.int64)
+    _draw(keys, grid, unit, hidden, ids)
+    return ids
+
+
+@njit(nogil=True, cache=True)
+def _draw(keys, grid, unit, hidden, ids):
     across, total = grid[1] // unit, grid[0] // unit * (grid[1] // unit)
-    visible = total - hidden
-    noise = rng.uniforms(keys, total)
-    units = np.argpartition(noise, visible - 1, axis=1)[:, :visible]
-    first = units // across * (unit * grid[1]) + units % across * unit  # upper left patch
-    inside = (np.arange(unit)[:, None] * grid[1] + np.arange(unit)).ravel()
-    return np.sort((first[:, :, None] + inside).reshape(len(keys), -1), axis=1)
+    noise, shown = np.empty(total, np.uint64), np.empty(total, np.bool_)
+    for i in range(len(keys)):
+        for place in range(total):
+            noise[place] = bits(keys[i], place)
+        lowest(noise, total - hidden, shown)
+        found = 0
+        for row in range(grid[0]):
+            for column in range(grid[1]):
+                if shown[row // unit * across + column // unit]:
+                    ids[i, found] = row * grid[1] + column
+                    found += 1

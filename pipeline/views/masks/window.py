@@ -5,9 +5,10 @@ in two different orders: at its own batch sizes (multiples of `windows`) an imag
 """
 
 import numpy as np
+from numba import njit
 
-from pipeline import rng
 from pipeline.errors import InputError
+from pipeline.rng_numba import bits, derive, lowest, places
 from pipeline.spec import Mask
 
 
@@ -49,16 +50,38 @@ def draw(mask: Mask, keys: np.ndarray, grid: tuple[int, int]) -> tuple[np.ndarra
 
     An image's windows lie at different places, each equally likely, in raster order; their masks are independent.
     """
-    n, side, windows = len(keys), mask.window, mask.windows
-    hidden, (rows, columns) = hidden_of_window(mask, grid), (length - side + 1 for length in grid)
-    place_keys, mask_keys = rng.derive(keys, (1, 2))
-    different = 1 if mask.same_place else windows
-    places = np.argpartition(rng.uniforms(place_keys, rows * columns), different - 1, axis=1)[:, :different]
-    places = np.sort(np.broadcast_to(places, (n, windows)), axis=1)
-    first = places // columns * grid[1] + places % columns  # upper left patch
-    inside = (np.arange(side)[:, None] * grid[1] + np.arange(side)).ravel()
-    noise = rng.uniforms(mask_keys, windows * side * side).reshape(n, windows, side * side)
-    by_noise = np.argpartition(noise, hidden, axis=2)
-    parts = (np.sort(part, axis=2) for part in (by_noise[:, :, hidden:], by_noise[:, :, :hidden]))
-    visible_ids, hidden_ids = (first[:, :, None] + inside[part] for part in parts)
+    side, hidden = mask.window, hidden_of_window(mask, grid)
+    visible_ids = np.empty((len(keys), mask.windows, side * side - hidden), np.int64)
+    hidden_ids = np.empty((len(keys), mask.windows, hidden), np.int64)
+    _draw(keys, grid, side, mask.same_place, visible_ids, hidden_ids)
     return visible_ids, hidden_ids
+
+
+@njit(nogil=True, cache=True)
+def _draw(keys, grid, side, same_place, visible_ids, hidden_ids):
+    windows, hidden, patches = hidden_ids.shape[1], hidden_ids.shape[2], side * side
+    columns = grid[1] - side + 1
+    total = (grid[0] - side + 1) * columns
+    noise, chosen = np.empty(max(total, patches), np.uint64), np.empty(max(total, patches), np.bool_)
+    corners = np.empty(1 if same_place else windows, np.int64)
+    for i in range(len(keys)):
+        place_key, mask_key = derive(keys[i], 1), derive(keys[i], 2)
+        for place in range(total):
+            noise[place] = bits(place_key, place)
+        lowest(noise[:total], len(corners), chosen)
+        places(chosen[:total], corners)
+        for window in range(windows):
+            corner = corners[min(window, len(corners) - 1)]
+            first = corner // columns * grid[1] + corner % columns  # upper left patch
+            for patch in range(patches):
+                noise[patch] = bits(mask_key, window * patches + patch)
+            lowest(noise[:patches], hidden, chosen)
+            n_hidden = n_visible = 0
+            for patch in range(patches):
+                at = first + patch // side * grid[1] + patch % side
+                if chosen[patch]:
+                    hidden_ids[i, window, n_hidden] = at
+                    n_hidden += 1
+                else:
+                    visible_ids[i, window, n_visible] = at
+                    n_visible += 1
