@@ -13,7 +13,7 @@ import numpy as np
 from pipeline import rng
 from pipeline.errors import InputError
 from pipeline.labels.known import Labels, no_labels
-from pipeline.labels.splits import known_labels, load_split
+from pipeline.labels.splits import Split, known_labels, load_split
 from pipeline.loader import LoaderSpec
 from pipeline.open import open_data
 from pipeline.sampling.resolution import check_sizes, distinct_sizes, size_at
@@ -52,6 +52,14 @@ class TrainData:
         return labelled, unlabelled
 
     @property
+    def label_counts(self) -> np.ndarray:
+        """Count the known labels of each class, i64 [C]; zeros where the method reads none."""
+        known = self.labels
+        if len(known.values) == known.n:  # every label of the file, which the manifest has counted
+            return np.array(self.beton.manifest.class_counts, np.int64)
+        return np.bincount(known.values, minlength=len(self.classes))
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Return the class names in label order; empty for a file without labels."""
         return self.beton.manifest.classes or ()
@@ -65,7 +73,7 @@ def open_train_data(data: Data, needs: Needs) -> TrainData:
     beton = open_data(data, data.train)
     split = load_split(beton, data.split) if data.split and needs.labelled else None
     labels = known_labels(beton, split) if needs.labelled else no_labels(beton.n)
-    labelled, unlabelled = labels.ids, rest(beton.n, labels.ids) if data.unlabelled == "rest" else range(beton.n)
+    labelled, unlabelled = labels.ids, _unlabelled(beton.n, labels, split, data.unlabelled == "rest")
     if needs.labelled and not len(labelled):
         raise InputError(f"{beton.path} has no labelled image and the method needs some; see data.split")
     empty = [label for label, count in enumerate(beton.manifest.class_counts) if not count]  # a split has every other
@@ -86,6 +94,14 @@ def open_train_data(data: Data, needs: Needs) -> TrainData:
         shares(data.batch, data.ratio, needs.labelled, needs.unlabelled),
         {"train": beton.digest, "split": split.digest if split else None, "unlabelled": data.unlabelled},
     )
+
+
+def _unlabelled(n: int, labels: Labels, split: Split | None, without_labelled: bool) -> Pool:
+    """The unlabelled pool of a file of n images: those that a split names, or every image; with or without the labelled
+    ones."""
+    if split is not None and split.unlabelled is not None:
+        return split.unlabelled if without_labelled else np.union1d(split.unlabelled, split.labelled)
+    return rest(n, labels.ids) if without_labelled else range(n)
 
 
 def loader_spec(

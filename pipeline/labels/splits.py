@@ -1,17 +1,16 @@
-"""Draw which labels may be seen, class-balanced and seeded, or take a published list; save and load the choice.
+"""Draw which labels may be seen, class-balanced or with a long tail, and seeded; save and load the choice.
 
 save_split(beton, make_split(beton, per_class=25))      # train.split-25-per-class.json, beside train.beton
 labels = known_labels(beton, load_split(beton, "25-per-class"))
 
-`python -m pipeline.split make BETON --fraction 0.1` or `--per-class 25`;
-`python -m pipeline.split import BETON LIST --name semiformer10`.
+`python -m pipeline.split make BETON --fraction 0.1` or `--per-class 25`, `--imbalance 100` for a long tail.
 """
 
 import hashlib
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.labels.known import Labels, every_label
+from pipeline.labels.long_tail import largest_that_fits, long_tail, named_ratio, ratio_name, written
 from pipeline.store.atomic_write import write_whole
 from pipeline.store.beton import Beton
 from pipeline.store.checksummed_json import content, to_text
@@ -26,14 +26,22 @@ from pipeline.store.file_format import metadata
 from pipeline.store.json_types import typed
 from pipeline.store.manifest import Manifest
 from pipeline.store.pending import NEXT, candidates
-from pipeline.store.sample_names import escape, read_names
-from pipeline.text import count, some
+from pipeline.text import count
 
 FORMAT = 2
 FIELDS = {
     "format": int, "name": str, "beton": str, "n": int, "seed": int | None, "classes": tuple[str, ...],
     "labelled": tuple[int, ...],
 }  # fmt: skip
+NAMED = 12  # classes, up to which a line names each with its count
+OPTIONAL = {"unlabelled": tuple[int, ...]}
+"""A field that a file has only where the split names the unlabelled images, too."""
+NAME = re.compile(
+    r"(?:(?P<k>\d+)-per-class(?:-(?P<kind>imbalance|reversed)(?P<ratio>[\d.]+))?"
+    r"(?:-unlabelled(?P<pool>\d+)(?:-(?P<pool_kind>imbalance|reversed)(?P<pool_ratio>[\d.]+))?)?|(?P<share>[\d.]+))"
+    r"(?:-(?P<seed>\d+))?"
+)
+"""The name of a split that was drawn, as `split_name` makes it."""
 
 
 @final
@@ -44,6 +52,7 @@ class Split:
     beton_digest  the file it was made for, of `n` samples
     seed          of the draw, None for a published list
     labelled      i64 [L], sample ids, sorted
+    unlabelled    i64 [U], the unlabelled images that training may see, sorted; None: every image that is not labelled
     """
 
     name: str
@@ -52,11 +61,38 @@ class Split:
     seed: int | None
     classes: tuple[str, ...]
     labelled: np.ndarray = field(repr=False)
+    unlabelled: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def digest(self) -> str:
         """SHA-256 of file and ids, hex: equal for equal knowledge, whatever the split is called."""
-        return hashlib.sha256(self.beton_digest.encode() + self.labelled.astype("<i8").tobytes()).hexdigest()
+        found = hashlib.sha256(self.beton_digest.encode() + self.labelled.astype("<i8").tobytes())
+        if self.unlabelled is not None:
+            found.update(b"unlabelled" + self.unlabelled.astype("<i8").tobytes())
+        return found.hexdigest()
+
+
+@final
+@dataclass(frozen=True)
+class Tail:
+    """How imbalanced a split is: ratio of the largest class to the smallest (pipeline.labels.long_tail), of the labels
+    and of the unlabelled pool.
+
+    unlabelled            None: every image that is not labelled is in the pool
+    unlabelled_per_class  unlabelled images of the largest class; None: as many as every class permits
+    """
+
+    labelled: float = 1.0
+    unlabelled: float | None = None
+    unlabelled_per_class: int | None = None
+
+    @property
+    def cuts_pool(self) -> bool:
+        """Whether the split names the unlabelled images, too."""
+        return self.unlabelled is not None or self.unlabelled_per_class is not None
+
+
+BALANCED = Tail()
 
 
 def split_path(beton: Path, name: str) -> Path:
@@ -66,33 +102,53 @@ def split_path(beton: Path, name: str) -> Path:
     return beton.with_name(f"{beton.stem}.split-{name}.json")
 
 
-def split_name(fraction: float | None, per_class: int | None, seed: int) -> str:
-    """0.1 -> "0.10", 4 a class -> "4-per-class"; a seed other than 0 is appended: "4-per-class-1"."""
+def split_name(fraction: float | None, per_class: int | None, seed: int, tail: Tail = BALANCED) -> str:
+    """0.1 -> "0.10", 4 a class -> "4-per-class"; a seed other than 0 is appended: "4-per-class-1".
+
+    Of a long tail the name has the ratios, and the images of the pool's largest class, which `tail` must hold:
+    "1500-per-class-imbalance100-unlabelled3000-imbalance100".
+    """
     if (fraction is None) == (per_class is None):
         raise InputError("expected either a fraction or a number per class")
     if fraction is not None and not 0 < fraction <= 1:
         raise InputError(f"expected a fraction above 0 and up to 1, got {fraction}")
     if per_class is not None and per_class < 1:
         raise InputError(f"expected at least 1 label per class, got {per_class}")
+    if tail.unlabelled_per_class is not None and tail.unlabelled_per_class < 1:
+        raise InputError(f"expected at least 1 unlabelled image per class, got {tail.unlabelled_per_class}")
     if seed < 0:
         raise InputError(f"expected a seed of 0 or more, got {seed}")
     if fraction is None:
-        base = f"{per_class}-per-class"
+        pool = f"unlabelled{tail.unlabelled_per_class}" if tail.cuts_pool else ""
+        ratio = "" if tail.unlabelled is None else ratio_name(tail.unlabelled)
+        base = "-".join(filter(None, (f"{per_class}-per-class", ratio_name(tail.labelled), pool, ratio)))
+    elif tail != BALANCED:
+        raise InputError("an imbalance begins at the labels of the largest class; give --per-class, not --fraction")
     else:
         base = f"{fraction:.2f}" if round(fraction, 2) == fraction else f"{fraction}"
     return f"{base}-{seed}" if seed else base
 
 
 def make_split(
-    beton: Beton, *, fraction: float | None = None, per_class: int | None = None, seed: int = 0, name: str | None = None
+    beton: Beton,
+    *,
+    fraction: float | None = None,
+    per_class: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    tail: Tail = BALANCED,
 ) -> Split:
     """Draw the same share of every class (rounded, at least one) or the same number, without replacement.
 
-    With one seed smaller splits are subsets of larger ones. Classes without any labelled image are left out.
+    make_split(beton, per_class=1500, tail=Tail(100, unlabelled=100, unlabelled_per_class=3000))   # DARP's CIFAR-10
+
+    With a tail, `per_class` is of the largest class. With one seed smaller splits are subsets of larger ones, and a
+    long tail is one of the balanced split. Classes without any labelled image are left out.
     Raises InputError if a class has fewer images than asked for, or the file has no labels.
     """
-    _classes(beton)
-    return draw(_labels(beton), beton.manifest, fraction=fraction, per_class=per_class, seed=seed, name=name)
+    classes_of(beton)
+    labels = stored_labels(beton)
+    return draw(labels, beton.manifest, fraction=fraction, per_class=per_class, seed=seed, name=name, tail=tail)
 
 
 def draw(
@@ -103,105 +159,62 @@ def draw(
     per_class: int | None = None,
     seed: int = 0,
     name: str | None = None,
+    tail: Tail = BALANCED,
 ) -> Split:
     """Draw a split as `make_split` does, of a file that is not open: from its labels i64 [n] and its manifest."""
-    name, classes = name or split_name(fraction, per_class, seed), manifest.classes or ()
-    chosen = [np.empty(0, np.int64)]
+    split_name(fraction, per_class, seed, tail)  # refuses numbers that cannot be meant
+    classes, counts = manifest.classes or (), manifest.class_counts
+    wanted = labels_each(classes, counts, fraction, per_class, tail.labelled)
+    pool: Sequence[int] | None = None
+    if tail.cuts_pool:
+        tail, pool = _pool_each(classes, counts, wanted, tail)
+    name = name or split_name(fraction, per_class, seed, tail)
+    chosen, others = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     small = labels.astype(np.min_scalar_type(-len(classes) - 1))  # numpy sorts small types much faster
     by_class, ends = np.argsort(small, kind="stable"), np.cumsum(np.bincount(small + 1, minlength=len(classes) + 1))
-    for label, k in enumerate(labels_each(classes, manifest.class_counts, fraction, per_class)):
-        ids = by_class[ends[label] : ends[label + 1]]
-        chosen.append(np.random.default_rng([seed, label]).permutation(ids)[:k])
-    ids = np.sort(np.concatenate(chosen))
-    return _checked(labels, manifest, Split(name, manifest.digest, manifest.n, seed, classes, ids), "the draw")
+    for label, k in enumerate(wanted):
+        ids = np.random.default_rng([seed, label]).permutation(by_class[ends[label] : ends[label + 1]])
+        chosen.append(ids[:k])
+        others.append(ids[k : k + pool[label]] if pool else ids[:0])
+    unlabelled = np.sort(np.concatenate(others)) if pool else None
+    split = Split(name, manifest.digest, manifest.n, seed, classes, np.sort(np.concatenate(chosen)), unlabelled)
+    return checked(labels, manifest, split, "the draw")
 
 
 def labels_each(
-    classes: Sequence[str], counts: Sequence[int], fraction: float | None, per_class: int | None
+    classes: Sequence[str], counts: Sequence[int], fraction: float | None, per_class: int | None, ratio: float = 1.0
 ) -> list[int]:
     """How many of each class's images a draw labels. Raises InputError if a class has fewer, but some."""
     if per_class is None:
         assert fraction is not None  # one of the two is given
         wanted = [max(1, round(fraction * count)) for count in counts]
     else:
-        wanted = [per_class] * len(counts)
+        wanted = [per_class] * len(counts) if ratio == 1 else long_tail(per_class, len(counts), ratio)
     for name, held, k in zip(classes, counts, wanted, strict=True):
         if 0 < held < k:
             need = count(k, "image")
-            raise InputError(f"expected {need} of class {name} to label, it has {held}; ask for {held} or fewer")
+            fewer = f"ask for {held} or fewer" if ratio == 1 else "ask for fewer of the largest class"
+            raise InputError(f"expected {need} of class {name} to label, it has {held}; {fewer}")
     return wanted
 
 
-def import_list(beton: Beton, path: str | Path, name: str) -> Split:
-    """The split of a published list, such as FixMatch's and Semiformer's: one file name a line.
+def _pool_each(
+    classes: Sequence[str], counts: Sequence[int], labelled: Sequence[int], tail: Tail
+) -> tuple[Tail, list[int]]:
+    """The tail with the unlabelled images of its largest class, and how many of each class are in the pool.
 
-    A line is the sample's name (`pipeline.store.sample_names`) or the last part of it, and may go on after a comma or
-    a blank. Where what follows are labels, they must agree with the file's classes. Raises InputError if a line names
-    no sample, several, one that another line names, too, or another class than the sample has.
+    Raises InputError if a class has fewer beyond its labelled ones.
     """
-    try:
-        text = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: expected a list of file names ({error.strerror})") from None
-    places: dict[str, int] = {}
-    for i, sample in enumerate(read_names(beton)):
-        for key in {sample, sample.rsplit("/", 1)[-1]}:
-            places[key] = -1 if key in places else i
-    lines = [line.strip() for line in re.split(r"\r\n|\n|\r", _decoded(text)) if line.strip()]
-    named = [_place(places, line) for line in lines]
-    found = [i for i, _ in named]
-    wrong = [line for line, i in zip(lines, found, strict=True) if i < 0]
-    if wrong:
-        few = some([escape(line) for line in wrong])
-        raise InputError(f"{path}: {len(wrong)} of {len(lines)} lines name no sample of {beton.path} or several: {few}")
-    ids, counts = np.unique(np.array(found, np.int64), return_counts=True)
-    if (counts > 1).any():
-        twice = escape(lines[found.index(ids[counts > 1][0])])
-        raise InputError(f"{path}: {(counts > 1).sum()} samples are named more than once ({twice}, ...); remove a line")
-    _check_words(path, lines, named, _labels(beton), _classes(beton))
-    return _checked(
-        _labels(beton), beton.manifest, Split(name, beton.digest, beton.n, None, _classes(beton), ids), str(path)
-    )
-
-
-def _check_words(
-    path: str | Path, lines: list[str], named: list[tuple[int, str]], labels: np.ndarray, classes: tuple[str, ...]
-) -> None:
-    """Raise InputError if the words behind the names are labels, no more of them than classes, that contradict these.
-
-    A word that is a class's name must stand behind that class's images; any other word behind those of one class.
-    """
-    meant: dict[str, int] = {}
-    if len({word for _, word in named if word}) > len(classes):
-        return
-    for line, (i, word) in zip(lines, named, strict=True):
-        if not word or labels[i] < 0:
-            continue
-        if meant.setdefault(word, classes.index(word) if word in classes else int(labels[i])) != labels[i]:
-            raise InputError(
-                f"{path}: {escape(line)} says {escape(word)}, but that image is of class {classes[labels[i]]} in the "
-                f".beton, where {escape(word)} means {classes[meant[word]]}; mend the list, or leave the labels out"
-            )
-
-
-def _decoded(text: bytes) -> str:
-    """The text of a list in UTF-8 or UTF-16; a byte that is neither stays what it is in a file's name."""
-    if text.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return text.decode("utf-16", "replace")
-    return text.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-
-
-def _place(places: dict[str, int], line: str) -> tuple[int, str]:
-    """The sample that a line names, whole or by its first word, and what follows the name; -1 for none or several.
-
-    Windows separators and a leading "./" are taken as what they mean.
-    """
-    word, *rest = re.split(r"[,\s]+", line, maxsplit=1)
-    for name, after in ((line, ""), (word, rest[0] if rest else "")):
-        for form in (name, name.replace("\\", "/").removeprefix("./")):
-            if escape(form) in places:
-                return places[escape(form)], after
-    return -1, ""
+    ratio = 1.0 if tail.unlabelled is None else tail.unlabelled
+    left = [held - k if held else held for held, k in zip(counts, labelled, strict=True)]
+    some_left = [free if held else max(counts) for free, held in zip(left, counts, strict=True)]  # 0 of 0 is no lack
+    most = largest_that_fits(some_left, ratio)
+    n = most if tail.unlabelled_per_class is None else tail.unlabelled_per_class
+    if not 0 < n <= most:
+        more = f"the classes permit {most:,} of the largest" if most else "a class has every image labelled"
+        asked = f"{n:,} unlabelled images" if n else "unlabelled images"
+        raise InputError(f"expected {asked} of the largest class beyond the labelled ones; {more}, so ask for fewer")
+    return replace(tail, unlabelled=ratio, unlabelled_per_class=n), long_tail(n, len(classes), ratio)
 
 
 def split_text(split: Split) -> str:
@@ -214,7 +227,7 @@ def split_text(split: Split) -> str:
         "seed": split.seed,
         "classes": split.classes,
         "labelled": split.labelled.tolist(),
-    }
+    } | ({} if split.unlabelled is None else {"unlabelled": split.unlabelled.tolist()})
     return to_text(found)
 
 
@@ -258,28 +271,34 @@ def _read(beton: Beton, path: Path, name: str) -> Split:
         made = f"{count(split.n, 'image')} (digest {split.beton_digest[:8]})"
         has = f"{beton.n} (digest {beton.digest[:8]})"
         raise InputError(f"{path} was made for {made}, {beton.path} has {has}; {again}")
-    return _checked(_labels(beton), beton.manifest, split, str(path))
+    return checked(stored_labels(beton), beton.manifest, split, str(path))
 
 
 def _split(found: dict[str, Any]) -> Split:
     """Raises ValueError if a field is missing, unknown, or cannot be what it says."""
-    if wrong := sorted(found.keys() ^ FIELDS.keys()):
+    kinds = FIELDS | {name: kind for name, kind in OPTIONAL.items() if name in found}
+    if wrong := sorted(found.keys() ^ kinds.keys()):
         raise ValueError(f"missing or unknown: {', '.join(wrong)[:200]}")
-    f = {name: typed(found[name], kind, name) for name, kind in FIELDS.items()}
+    f = {name: typed(found[name], kind, name) for name, kind in kinds.items()}
     if not re.fullmatch("[0-9a-f]{64}", f["beton"]):
         raise ValueError("beton: expected a digest of 64 hexadecimal digits")
-    return Split(f["name"], f["beton"], f["n"], f["seed"], f["classes"], np.array(f["labelled"], np.int64))
+    unlabelled = np.array(f["unlabelled"], np.int64) if "unlabelled" in f else None
+    return Split(f["name"], f["beton"], f["n"], f["seed"], f["classes"], np.array(f["labelled"], np.int64), unlabelled)
 
 
 def _command(beton: Beton, name: str) -> str:
     """The command that makes the split of this name; of a published list, what is known of it."""
     path = shlex.quote(str(beton.path))
-    drawn = re.fullmatch(r"(?:(\d+)-per-class|([\d.]+))(?:-(\d+))?", name)
+    drawn = NAME.fullmatch(name)
     if not drawn:
         return f"python -m pipeline.split import {path} LIST --name {name}"
-    k, fraction, seed = drawn.groups()
-    share = f"--per-class {k}" if k else f"--fraction {fraction}"
-    return f"python -m pipeline.split make {path} {share}" + (f" --seed {seed}" if seed else "")
+    share = f"--per-class {drawn['k']}" if drawn["k"] else f"--fraction {drawn['share']}"
+    if drawn["kind"]:
+        share += f" --imbalance {written(named_ratio(drawn['kind'], drawn['ratio']))}"
+    if drawn["pool"]:
+        ratio = named_ratio(drawn["pool_kind"], drawn["pool_ratio"])
+        share += f" --unlabelled-per-class {drawn['pool']} --unlabelled-imbalance {written(ratio)}"
+    return f"python -m pipeline.split make {path} {share}" + (f" --seed {drawn['seed']}" if drawn["seed"] else "")
 
 
 def splits(beton: Beton) -> list[str]:
@@ -289,6 +308,26 @@ def splits(beton: Beton) -> list[str]:
     return sorted(name[len(start) : -len(end)] for name in names if name.startswith(start) and name.endswith(end))
 
 
+def describe(beton: Beton, split: Split) -> str:
+    """Say in a line how many labels of each class a split shows, and so for its unlabelled images if it names them.
+
+    50 labels of 3 classes: a 30, b 15, c 5
+    """
+    labels, lines = stored_labels(beton), []
+    parts = [("label", split.labelled)] + ([] if split.unlabelled is None else [("unlabelled image", split.unlabelled)])
+    for what, ids in parts:
+        counts = np.bincount(labels[ids], minlength=len(split.classes))
+        each = [f"{name} {n:,}" for name, n in zip(split.classes, counts, strict=True)]
+        if len(each) > NAMED:
+            order = np.argsort(-counts, kind="stable")
+            each = [*(each[i] for i in order[:3]), "...", *(each[i] for i in order[-3:])]
+        lines.append(f"{count(len(ids), what)} of {count(len(counts), 'class')}: {', '.join(each)}")
+    left_out = beton.n - sum(len(ids) for _, ids in parts)
+    if split.unlabelled is not None and left_out:
+        lines.append(f"{count(left_out, 'image')} in neither: left out of training")
+    return "\n".join(lines)
+
+
 def known_labels(beton: Beton, split: Split | None) -> Labels:
     """The labels that the split allows to see; without a split every one.
 
@@ -296,23 +335,25 @@ def known_labels(beton: Beton, split: Split | None) -> Labels:
     Raises InputError if the split was made for another file.
     """
     if split is None:
-        return every_label(_labels(beton), beton.manifest.n_unlabelled)
+        return every_label(stored_labels(beton), beton.manifest.n_unlabelled)
     if split.beton_digest != beton.digest:
         raise InputError(f"the split {split.name} was made for another file than {beton.path}")
-    return Labels(beton.n, split.labelled, _labels(beton)[split.labelled])
+    return Labels(beton.n, split.labelled, stored_labels(beton)[split.labelled])
 
 
-def _labels(beton: Beton) -> np.ndarray:
+def stored_labels(beton: Beton) -> np.ndarray:
+    """Every label of a file, i64 [n], a view of it: for drawing, never for training."""
     return metadata(beton.data, beton.n)["label"]
 
 
-def _classes(beton: Beton) -> tuple[str, ...]:
+def classes_of(beton: Beton) -> tuple[str, ...]:
+    """The classes of a file. Raises InputError if it has none."""
     if beton.manifest.classes is None:
         raise InputError(f"{beton.path} has no labels to split; convert a folder of class folders or a CSV with labels")
     return beton.manifest.classes
 
 
-def _checked(labels: np.ndarray, manifest: Manifest, split: Split, origin: str) -> Split:
+def checked(labels: np.ndarray, manifest: Manifest, split: Split, origin: str) -> Split:
     """The split, once its ids are ids of labelled samples, its classes the file's, and each of them has a label."""
     ids, classes = split.labelled, manifest.classes or ()
     if split.classes != classes:
@@ -327,6 +368,14 @@ def _checked(labels: np.ndarray, manifest: Manifest, split: Split, origin: str) 
     empty = np.flatnonzero((counts[1:] == 0) & (np.array(manifest.class_counts) > 0))
     if empty.size:
         raise InputError(f"{origin}: expected labels of every class, {empty.size} have none ({classes[empty[0]]}, ...)")
+    pool = split.unlabelled
+    if pool is not None:
+        wrong = not pool.size or (np.diff(pool) <= 0).any() or pool[0] < 0 or pool[-1] >= manifest.n
+        if wrong or np.isin(pool, ids, assume_unique=True).any():
+            raise InputError(
+                f"{origin}: expected unlabelled images as sorted, different ids below {manifest.n}, some, and none of "
+                "them labelled; make the split again"
+            )
     return split
 
 

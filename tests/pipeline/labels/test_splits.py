@@ -11,8 +11,8 @@ from PIL import Image
 from pipeline.convert.conversion import convert
 from pipeline.errors import InputError
 from pipeline.labels.hidden import Oracle
+from pipeline.labels.published_list import import_list
 from pipeline.labels.splits import (
-    import_list,
     known_labels,
     load_split,
     make_split,
