@@ -10,13 +10,14 @@ from typing import Annotated, final
 from timm.layers import trunc_normal_
 from timm.models.vision_transformer import VisionTransformer
 
-from models.config.recipe import Encoder, Recipe
+from models.config.recipe import Encoder, Recipe, Run
 from models.config.sweep import along
 from models.encoder.build import encoder_of
 from models.encoder.freeze import STARTS_FROM_NONE
 from models.encoder.vit import FullImages, classify, encode
 from models.losses import label_loss
 from models.method import Loss, Method, StepInfo
+from models.methods.presets import few as few_labels
 from models.methods.presets import in1k, small
 from models.methods.presets.finetune import in1k_data, in1k_encoder, in1k_optim
 from models.pseudo_labels.mixup import batch_pairs, mixed
@@ -93,6 +94,27 @@ def cifar10() -> Recipe[Settings]:
         small.cifar10_data(),
         replace(small.cifar10_encoder(), position="learned", fc_norm=True),  # MAE code
         replace(small.cifar10_optim(labels_only=0), layer_decay=0.75),  # MAE Table 9
+    )
+
+
+def few() -> Recipe[Settings]:
+    """Your photographs from --run.start, a foundation model, learning the labelled ones alone.  Here: not yet run."""
+    return Recipe(
+        Settings(mixup=0.0, cutmix=0.0),  # ours: as with the other small sets
+        few_labels.data(),
+        few_labels.encoder(),
+        few_labels.optim(1e-4, steps=1000, warmup=100),
+        Run(evaluate_steps=250),
+    )
+
+
+def cifar10_few() -> Recipe[Settings]:
+    """CIFAR-10, 40 labels, from --run.start, a ViT-S/14, at 70 pixels: minutes on one core."""
+    return Recipe(
+        Settings(mixup=0.0, cutmix=0.0),  # ours: as with the other small sets
+        few_labels.cifar10_data(),
+        few_labels.encoder(),
+        few_labels.optim(1e-4, steps=100, warmup=10, ema_decay=0.95),
     )
 
 

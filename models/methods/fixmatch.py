@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Annotated, final
 
-from models.config.recipe import Recipe
+from models.config.recipe import Recipe, Run
 from models.encoder.vit import FullImages, classify, encode, eval_logits
 from models.losses import label_loss
 from models.method import Loss, Method, StepInfo
+from models.methods.presets import few as few_labels
 from models.methods.presets import in1k, small
 from models.pseudo_labels.mixup import mixed, random_pairs
 from models.pseudo_labels.pseudo_label import PseudoLabels
@@ -101,6 +102,27 @@ def cifar10_tiny() -> Recipe[Settings]:
         small.cifar10_tiny_data(),
         small.cifar10_tiny_encoder(),
         small.cifar10_tiny_optim(),
+    )
+
+
+def few() -> Recipe[Settings]:
+    """Your photographs from --run.start, a foundation model, few of them with a label.  Here: not yet run."""
+    return Recipe(
+        Settings(lambda_u=1.0, smoothing=0.1, pseudo=few_labels.pseudo("labels", momentum=0.99)),  # weight: USB
+        few_labels.data(),
+        few_labels.encoder(),
+        few_labels.optim(1e-4, steps=1500, warmup=100, labels_only=300),
+        Run(evaluate_steps=250),
+    )
+
+
+def cifar10_few() -> Recipe[Settings]:
+    """CIFAR-10, 40 labels, from --run.start, a ViT-S/14, at 70 pixels: minutes on one core."""
+    return Recipe(
+        Settings(lambda_u=1.0, smoothing=0.1, pseudo=few_labels.pseudo("uniform", momentum=0.9)),  # ours, chosen on val
+        few_labels.cifar10_data(),
+        few_labels.encoder(),
+        few_labels.optim(1e-4, steps=150, warmup=10, labels_only=30, ema_decay=0.95),
     )
 
 

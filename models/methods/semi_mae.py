@@ -11,12 +11,13 @@ from typing import Annotated, final
 
 from torch import nn
 
-from models.config.recipe import Recipe
+from models.config.recipe import Recipe, Run
 from models.encoder.vit import FullImages, classify, encode, eval_logits
 from models.losses import label_loss
 from models.masked.build import Kind, build_branch
 from models.masked.settings import Reconstruct
 from models.method import Loss, Method, StepInfo, touch_for_ddp
+from models.methods.presets import few as few_labels
 from models.methods.presets import in1k, small
 from models.methods.presets.masked import digits_units, digits_windows, lomar_mask, with_irpe, with_mask
 from models.pseudo_labels.pseudo_label import PseudoLabels
@@ -191,4 +192,37 @@ def in1k_10pct_lomar() -> Recipe[Settings]:
         with_irpe(in1k.encoder_10pct()),
         in1k.semiformer_optim(),
         in1k.run(),
+    )
+
+
+def few() -> Recipe[Settings]:
+    """Your photographs from --run.start, a foundation model, few of them with a label.  Here: not yet run."""
+    return Recipe(
+        Settings(
+            lambda_u=1.0,  # as fixmatch:few
+            mu=0.5,  # ours: pixels must not undo what the encoder knows
+            smoothing=0.1,
+            pseudo=few_labels.pseudo("labels", momentum=0.99),
+            reconstruct=Reconstruct(depth=1, target="norm_pix"),  # SupMAE Table 2e: one block is enough
+        ),
+        few_labels.data(),
+        few_labels.encoder(),
+        few_labels.optim(1e-4, steps=1500, warmup=100, labels_only=300),
+        Run(evaluate_steps=250),
+    )
+
+
+def cifar10_few() -> Recipe[Settings]:
+    """CIFAR-10, 40 labels, from --run.start, a ViT-S/14, at 70 pixels: minutes on one core."""
+    return Recipe(
+        Settings(
+            lambda_u=1.0,
+            mu=0.5,
+            smoothing=0.1,
+            pseudo=few_labels.pseudo("uniform", momentum=0.9),
+            reconstruct=Reconstruct(depth=1, width=192, heads=3, target="norm_pix"),
+        ),  # ours, as fixmatch:cifar10_few
+        few_labels.cifar10_data(),
+        few_labels.encoder(),
+        few_labels.optim(1e-4, steps=150, warmup=10, labels_only=30, ema_decay=0.95),
     )
