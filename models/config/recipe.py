@@ -11,10 +11,11 @@ Settings = TypeVar("Settings")
 
 @dataclass(frozen=True)
 class Encoder:
-    """The vision transformer: a plain timm VisionTransformer (or Semiformer's)."""
+    """The vision transformer: a plain or rotary one of timm (or Semiformer's)."""
 
     name: str | None = "vit_small_patch16_224"
-    """A plain ViT of timm by its name (method semiformer: semiformer_small); None if width, depth and heads are set.
+    """A ViT of timm by its name, plain or of its rotary class Eva (vit_small_patch16_dinov3, eva02_*, vit_pe_*; method
+    semiformer: semiformer_small); None if width, depth and heads are set.
     auto: the encoder of `run.start`, whose file says all fields of this group but pool, drop_path, attention and
     checkpointing; heads, act and norm_eps may be given where the file leaves them open."""
     width: Annotated[int | None, AT_LEAST_1] = None
@@ -23,10 +24,11 @@ class Encoder:
     heads: Annotated[int | None, AT_LEAST_1] = None
     patch: Annotated[int, AT_LEAST_1] = 16
     """Side of a patch, in pixels."""
-    position: Literal["learned", "sincos", "irpe", "bias", "block_bias", "none"] = "learned"
+    position: Literal["learned", "sincos", "irpe", "bias", "block_bias", "rope", "none"] = "learned"
     """Position embedding. learned: timm's. sincos: MAE's fixed 2-D sines and cosines. irpe: LoMaR's relative positions.
     bias: SimMIM's relative position bias, one table for all blocks (pre-training). block_bias: one table a block
-    (SimMIM's fine-tuning; `run.start` from a `bias` encoder copies its table to each block). none: no positions."""
+    (SimMIM's fine-tuning; `run.start` from a `bias` encoder copies its table to each block). rope: queries and keys are
+    turned in each block, as DINOv3 does; a rotary model's name brings its own. none: no positions."""
     pool: Literal["token", "avg", "map"] = "token"
     """Input of the classifier: the class token, the mean over patch tokens, or what one learned query attends to in
     them (map: SigLIP's attention pooling)."""

@@ -1,4 +1,4 @@
-"""Build encoders by name, by size or from a recipe: plain timm VisionTransformers, whose checkpoints are timm's."""
+"""Build encoders by name, by size or from a recipe: plain ViTs and rotary Evas of timm, with checkpoints of timm."""
 
 import difflib
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Literal
 import timm
 import torch
 from timm.layers import GELU, GELUTanh, LayerNorm, QuickGELU, SwiGLUPacked
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -16,9 +17,11 @@ from models.encoder.packed import as_packed
 from models.encoder.patches import IMAGENET, Normalisation, check_divides
 from models.encoder.positions import beit_init, mae_init, prefix_positions, sincos_2d
 from models.encoder.relative import KINDS, add_relative
+from models.encoder.rotary import as_packed_eva
 from pipeline.errors import InputError
 from pipeline.spec import Size as ImageSize
 
+Position = Literal["learned", "sincos", "irpe", "bias", "block_bias", "rope", "none"]
 WEIGHTS: dict[str, Literal["mae", "beit"]] = {"sincos": "mae", "irpe": "mae", "bias": "beit", "block_bias": "beit"}
 """Initial weights by encoder.position: those of the paper that has such positions (LoMaR, with irpe, starts as MAE)."""
 
@@ -81,15 +84,34 @@ class Size:
                    "no_embed_class": not self.prefix_positions}  # fmt: skip
         return options | {name: value for name, value in changed.items() if value != USUAL[name]}
 
+    def rotary_options(self) -> dict[str, object]:
+        """The arguments that make an Eva of timm DINOv3 of this size: all but LayerScale and the norms' epsilon.
 
+        Raises InputError for an activation that timm's Eva cannot be given, and for SwiGLU of an odd width.
+        """
+        if self.act != "gelu":
+            raise InputError(
+                f"encoder.act is {self.act}, and rotary encoders have gelu or SwiGLU; leave encoder.act out"
+            )
+        both = 4 * self.width if self.mlp_width is None else self.mlp_width
+        if self.mlp == "swiglu" and both % 2:
+            raise InputError(
+                f"encoder.mlp_width is {both}, and SwiGLU's gate and values have one width; set an even one"
+            )
+        hidden = both // 2 if self.mlp == "swiglu" else both
+        return {"embed_dim": self.width, "depth": self.depth, "num_heads": self.heads,
+                "mlp_ratio": (hidden + 0.5) / self.width, "swiglu_mlp": self.mlp == "swiglu", "swiglu_align_to": 1,
+                "use_pre_transformer_norm": self.norm_pre, "qkv_bias": self.qkv_bias, "class_token": self.class_token,
+                "num_reg_tokens": self.registers, "use_abs_pos_emb": False, "use_rot_pos_emb": True,
+                "rope_type": "dinov3", "rope_temperature": 100.0, "rope_rotate_half": True}  # fmt: skip
+
+
+EVA = "eva_giant_patch14_224"
+"""The name of timm whose arguments are nearest to none: a size with position rope is built by it."""
 USUAL = {"act_layer": "gelu", "pre_norm": False, "qkv_bias": True, "class_token": True, "reg_tokens": 0,
          "no_embed_class": False}  # fmt: skip
 """What a plain ViT of timm has unless it is told otherwise."""
-ROTARY = (
-    "encoders of timm's class Eva (DINOv3, EVA-02, PE) have rotary positions, which turn queries and keys in each "
-    "block, and blocks that run on packed tokens only add positions; choose DINOv2, SigLIP, CLIP or another plain ViT"
-)
-"""Why a rotary encoder is refused."""
+ROTARY = "encoders of timm's class Eva have rotary positions, and are read by name alone"
 ACTIVATIONS: dict[type[nn.Module], str] = {nn.GELU: "gelu", GELU: "gelu", GELUTanh: "gelu_tanh",
                                            QuickGELU: "quick_gelu"}  # fmt: skip
 
@@ -122,7 +144,7 @@ def build_encoder(
     classes: int,
     pool: Literal["token", "avg", "map"] = "token",
     fc_norm: bool = False,
-    position: Literal["learned", "sincos", "irpe", "bias", "block_bias", "none"] = "learned",
+    position: Position = "learned",
     weights: Literal["timm", "mae", "beit"] = "timm",
     drop_path: float = 0.0,
     layer_scale: float | None = None,
@@ -134,14 +156,16 @@ def build_encoder(
 
     vit = build_encoder(Size(width=64, depth=4, heads=4), image_size=16, patch=4, classes=10)
 
-    model       any plain ViT that timm knows by name, such as "vit_small_patch16_224", or a Size
+    model       any plain ViT that timm knows by name, such as "vit_small_patch16_224", any of its class Eva, such as
+                "vit_small_patch16_dinov3", or a Size
     image_size  side of square images, or their height and width, in pixels
     patch       patch side in pixels; overrides the name's
     pool        what the classifier reads: the class token, the mean of the patch tokens after the final norm, or what a
                 learned query attends to in these
     fc_norm     the final norm comes after the pooling, and tokens are left as they are (MAE's fine-tuning)
     position    "sincos" is MAE's fixed table, zero for class token and registers, never trained; "irpe", "bias" and
-                "block_bias" are relative (models.encoder.relative), without absolute ones; "none": no positions at all
+                "block_bias" are relative (models.encoder.relative), without absolute ones; "rope": a Size gets DINOv3's
+                rotations (models.encoder.rotary), a named Eva has its own; "none": no positions at all
     weights     initial ones: timm's truncated normal, MAE's Xavier-uniform, or BEiT's (and SimMIM's) depth-rescaled
     drop_path   stochastic depth of the last block; rises linearly from 0
     layer_scale initial factor of each residual branch (LayerScale), trained; None: no such factors, or those that the
@@ -150,7 +174,8 @@ def build_encoder(
                 precision
     normalisation, checkpointing  what u8 images are normalised by; recompute activations in the backward pass
 
-    Raises InputError for models that are not plain ViTs and patches that do not divide the image.
+    Raises InputError for models that are neither plain ViTs nor rotary, for positions that the model cannot have, and
+    for patches that do not divide the image.
     """
     check_divides(patch, image_size)
     # fc_norm is always given: without it timm moves the norm behind average pooling, and tokens would not be normed
@@ -162,7 +187,8 @@ def build_encoder(
         options["pos_embed"] = "none"
     if isinstance(model, Size) and model.width % model.heads:
         raise InputError(f"heads divide the width, got width {model.width} and {model.heads} heads")
-    vit = as_packed(_create(model, options), attention)
+    created = _create(model, options, position)
+    vit = as_packed_eva(created, attention) if isinstance(created, Eva) else as_packed(created, attention)
     vit.normalisation = normalisation
     vit.set_grad_checkpointing(checkpointing)
     _initialise(vit, weights)
@@ -184,27 +210,57 @@ def _initialise(vit: VisionTransformer, weights: Literal["timm", "mae", "beit"])
         beit_init(vit)
 
 
-def _create(model: str | Size, options: dict) -> nn.Module:
+def _create(model: str | Size, options: dict, position: Position) -> nn.Module:
     if isinstance(model, Size):
         if options["global_pool"] == "token" and not model.class_token:
             raise InputError("encoder.pool is token, and the encoder has no class token; set encoder.pool to avg")
-        name, options = "vit_tiny_patch16_224", options | model.options()
-        if model.mlp == "swiglu":
-            options |= {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU}
-        if model.norm_eps != 1e-6:
-            options["norm_layer"] = partial(LayerNorm, eps=model.norm_eps)
+        name, options = _sized(model, options, position)
     else:
-        name = model
+        name, options = model, _named(model, options, position)
+    try:
+        created = timm.create_model(name, **options)
+    except (TypeError, AssertionError) as error:  # what timm raises where a model does not take an option
+        raise InputError(
+            f"a ViT with {options['global_pool']} pooling is expected, {name} is none: {_why_not(name, str(error))}"
+        ) from error
+    if position == "rope" and getattr(created, "rope", None) is None:
+        raise InputError(
+            f"encoder.position is rope, and {name} is no rotary encoder; name one, such as vit_small_patch16_dinov3"
+        )
+    return created
+
+
+def _sized(size: Size, options: dict, position: Position) -> tuple[str, dict]:
+    """A name of timm, and the options that make a size of it."""
+    if position == "rope":
+        return EVA, _of_eva(options) | size.rotary_options() | {"norm_layer": partial(LayerNorm, eps=size.norm_eps)}
+    options = options | size.options()
+    if size.mlp == "swiglu":
+        options |= {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU}
+    if size.norm_eps != 1e-6:
+        options["norm_layer"] = partial(LayerNorm, eps=size.norm_eps)
+    return "vit_tiny_patch16_224", options
+
+
+def _named(name: str, options: dict, position: Position) -> dict:
+    """The options of a name of timm, in the words of its class. Raises InputError for a name that timm does not know,
+    and for positions that a rotary encoder cannot have."""
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models("*vit*"), 3)) or "vit_small_patch16_224"
         raise InputError(f"timm {timm.__version__} has no model {name!r}; choose another, such as {near}")
-    try:
-        return timm.create_model(name, **options)
-    except (TypeError, AssertionError) as error:  # what timm raises where a model does not take an option
+    if timm_file(name) != "eva":
+        return options
+    if position in (*KINDS, "none"):
         raise InputError(
-            f"a plain ViT with {options['global_pool']} pooling is expected, {name} is none: "
-            f"{_why_not(name, str(error))}"
-        ) from error
+            f"encoder.position is {position}, and {name} has rotary positions; set encoder.position to rope"
+        )
+    return _of_eva(options)
+
+
+def _of_eva(options: dict) -> dict:
+    """The options of a VisionTransformer in the words of timm's Eva, whose positions are to be of any grid."""
+    kept = {name: value for name, value in options.items() if name not in ("fc_norm", "pos_embed")}
+    return kept | {"use_fc_norm": options["fc_norm"], "dynamic_img_size": True}
 
 
 def timm_file(name: str) -> str:
@@ -215,9 +271,7 @@ def timm_file(name: str) -> str:
 def _why_not(name: str, error: str) -> str:
     """Why a name of timm is no plain ViT: its class, where that is another one, or timm's own words."""
     home = timm_file(name)
-    if home == "eva":
-        return ROTARY
-    if home != VisionTransformer.__module__.rpartition(".")[2]:
+    if home not in (VisionTransformer.__module__.rpartition(".")[2], "eva"):
         return f"it is built by timm.models.{home}"
     return error or "it is built otherwise"
 

@@ -22,6 +22,7 @@ from pipeline.errors import InputError
 ATTENTIONS = ("sdpa", "varlen")
 Factors = Tensor | None
 Pairs = tuple[Tensor | None, ...] | None  # one tensor a group, which models.encoder.relative.pairs makes
+Turns = Tensor | None  # the sines and cosines of each row, which models.encoder.rotary.rotations makes
 
 
 class PackedBlock(Block):
@@ -47,6 +48,7 @@ class PackedBlock(Block):
         layout: Layout | None = None,
         keep: tuple[int, ...] | None = None,
         pairs: Pairs = None,
+        turns: Turns = None,
         drops: tuple[Factors, ...] | None = None,
     ) -> Tensor:
         """Run timm's forward on [N, tokens, C] without `layout`; with it, the packed one: [rows, C] -> [rows, C].
@@ -54,6 +56,7 @@ class PackedBlock(Block):
         keep   return the first keep[g] tokens of each sample of group g alone: the rows that a loss reads. Keys and
                values still come from every token, so these rows are exact. For the last block.
         pairs  one entry a group of `models.encoder.relative.pairs`, where positions are relative
+        turns  sines and cosines of each row (models.encoder.rotary.rotations), where positions are rotary
         drops  the two factors of `drop_factors`; None draws them here
 
         Raises InputError for relative positions without `pairs`.
@@ -67,7 +70,25 @@ class PackedBlock(Block):
         run = _rows if self.compiler is None else compiled(_rows, self.compiler)
         if drops is None:
             drops = tuple(drop_factors((self.drop_path1, self.drop_path2), x, layout))
-        return run(self, x, layout, keep, pairs, *drops)
+        return run(self, x, layout, keep, pairs, turns, *drops)
+
+    def heads(self, x: Tensor, first: Tensor | None, turns: tuple[Tensor, Tensor] | None) -> tuple[Tensor, ...]:
+        """Compute queries, keys and values, [rows, heads, head_dim] each, queries and keys normed: x [rows, C].
+
+        first  the rows whose queries are computed; None means all of x. The query third of qkv runs on them, the key
+               and value thirds on all rows
+        turns  of queries and of keys, in a rotary encoder (models.encoder.rotary)
+        """
+        attn = self.attn
+        if first is None:
+            q, k, v = attn.qkv(x).unflatten(1, (3, attn.num_heads, attn.head_dim)).unbind(1)
+        else:
+            weight, bias, dim = attn.qkv.weight, attn.qkv.bias, attn.attn_dim
+            q = F.linear(first, weight[:dim], None if bias is None else bias[:dim])
+            kv = F.linear(x, weight[dim:], None if bias is None else bias[dim:])
+            k, v = kv.unflatten(1, (2, attn.num_heads, attn.head_dim)).unbind(1)
+            q = q.unflatten(1, (attn.num_heads, attn.head_dim))
+        return attn.q_norm(q), attn.k_norm(k), v
 
 
 def _rows(
@@ -76,16 +97,21 @@ def _rows(
     layout: Layout,
     keep: tuple[int, ...] | None,
     pairs: Pairs,
+    turns: Turns,
     drop1: Factors,
     drop2: Factors,
 ) -> Tensor:
     layout, kept = kept_rows(layout, keep)
     normed = block.norm1(x)
     if kept.shapes == layout.shapes:
-        y = _attend_all(block.attn, normed, layout, block.attention, pairs)
+        first, turned = normed, None if turns is None else (turns, turns)
+        q, k, v = block.heads(normed, None, turned)
     else:
-        y = _attend_some(block.attn, normed, kept, layout, block.attention, pairs)
+        first = first_tokens(normed, kept, layout)
+        turned = None if turns is None else (first_tokens(turns, kept, layout), turns)
+        q, k, v = block.heads(normed, first, turned)
         x = first_tokens(x, kept, layout)
+    y = _finish(block.attn, first, _attend(block.attn, q, k, v, kept, layout, block.attention, pairs))
     x = x + _dropped(block.ls1(y), kept, drop1)
     return x + _dropped(block.ls2(block.mlp(block.norm2(x))), kept, drop2)
 
@@ -175,27 +201,10 @@ def column(values: tuple[float, ...], device: torch.device) -> Tensor:
         return torch.tensor(values, dtype=torch.float64)[:, None].to(device)
 
 
-def _attend_all(attn: Attention, x: Tensor, layout: Layout, attention: str, pairs: Pairs) -> Tensor:
-    q, k, v = attn.qkv(x).unflatten(1, (3, attn.num_heads, attn.head_dim)).unbind(1)
-    return _finish(attn, x, _attend(attn, q, k, v, layout, layout, attention, pairs))
-
-
-def _attend_some(attn: Attention, x: Tensor, kept: Layout, layout: Layout, attention: str, pairs: Pairs) -> Tensor:
-    """Attend from the kept rows: the query third of qkv runs on them, the key and value thirds on all rows."""
-    weight, bias, dim = attn.qkv.weight, attn.qkv.bias, attn.attn_dim
-    first = first_tokens(x, kept, layout)
-    q = F.linear(first, weight[:dim], None if bias is None else bias[:dim])
-    kv = F.linear(x, weight[dim:], None if bias is None else bias[dim:])
-    k, v = kv.unflatten(1, (2, attn.num_heads, attn.head_dim)).unbind(1)
-    q = q.unflatten(1, (attn.num_heads, attn.head_dim))
-    return _finish(attn, first, _attend(attn, q, k, v, kept, layout, attention, pairs))
-
-
 def _attend(
     attn: Attention, q: Tensor, k: Tensor, v: Tensor, queries: Layout, keys: Layout, attention: str, pairs: Pairs
 ) -> Tensor:
-    """[rows, heads, head_dim] each -> [query rows, heads · head_dim]; no sample sees another."""
-    q, k = attn.q_norm(q), attn.k_norm(k)
+    """[rows, heads, head_dim] each, normed -> [query rows, heads · head_dim]; no sample sees another."""
     dropout = attn.attn_drop.p if attn.training else 0.0
     if attention == "varlen" and v.dtype != torch.float32:  # a run is measured in f32, which varlen_attn lacks
         return _attend_varlen(q, k, v, queries, keys, dropout).flatten(1)

@@ -5,9 +5,10 @@
 Images are u8 [N, 3, H, W], 0..255, normalised here after the gather; or float, taken as normalised already.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from typing import ClassVar
 
 import torch
@@ -18,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.encoder.build import Size, build_encoder
 from models.encoder.layout import Layout
-from models.encoder.packed import Factors, Pairs, compiled, drop_factors
+from models.encoder.packed import Factors, Pairs, Turns, compiled, drop_factors
 from models.encoder.patches import (
     IMAGENET,
     Normalisation,
@@ -30,6 +31,7 @@ from models.encoder.patches import (
 )  # fmt: skip
 from models.encoder.positions import prefix_positions, resampled
 from models.encoder.relative import pairs
+from models.encoder.rotary import rotations
 
 __all__ = ["FullImages", "Group", "MaskedImages", "SelectedImages", "Size", "VisiblePatches", "build_encoder",
            "classify", "embed", "encode", "encode_every", "eval_logits", "evaluating", "normalisation_of"]  # fmt: skip
@@ -107,14 +109,14 @@ def encode(vit: VisionTransformer, groups: Sequence[Group]) -> list[Tensor]:
 
     With class-token pooling a `pooled` group returns its class token alone (tokens_g = 1), a masked one its prefix and
     its `read` patches: the last block computes queries and MLP for these tokens only. The vit's blocks must be packed
-    (`build_encoder`, `as_packed`).
+    (`build_encoder`, `as_packed`, `as_packed_eva`).
     """
     x, layout = embed(vit, groups)
     keep = tuple(_tokens_read(vit, group, tokens) for group, (_, tokens) in zip(groups, layout.shapes, strict=True))
-    pairs, drops = _pairs(vit, groups), _drops(vit, x, layout)
+    pairs, turns, drops = _pairs(vit, groups), _turns(vit, groups, layout), _drops(vit, x, layout)
     for number, block in enumerate(vit.blocks[:-1]):
-        x = _run(vit, block, x, layout, None, pairs, drops[number])
-    x = _run(vit, vit.blocks[-1], x, layout, keep, pairs, drops[-1])
+        x = _run(vit, block, x, layout, None, pairs, next(turns), drops[number])
+    x = _run(vit, vit.blocks[-1], x, layout, keep, pairs, next(turns), drops[-1])
     return layout.trimmed(keep).split(vit.norm(x))
 
 
@@ -125,9 +127,10 @@ def encode_every(vit: VisionTransformer, group: Group) -> list[Tensor]:
     The last is final-normed, as in `encode`, so that the norm is trained: users of the encoder read it.
     """
     x, layout = embed(vit, [group])
-    pairs, drops, layers = _pairs(vit, [group]), _drops(vit, x, layout), [x]
+    pairs, turns, drops = _pairs(vit, [group]), _turns(vit, [group], layout), _drops(vit, x, layout)
+    layers = [x]
     for number, block in enumerate(vit.blocks):
-        layers.append(_run(vit, block, layers[-1], layout, None, pairs, drops[number]))
+        layers.append(_run(vit, block, layers[-1], layout, None, pairs, next(turns), drops[number]))
     layers[-1] = vit.norm(layers[-1])
     return [layout.split(layer)[0] for layer in layers]
 
@@ -211,11 +214,13 @@ def _run(
     layout: Layout,
     keep: tuple[int, ...] | None,
     pairs: Pairs,
+    turns: Turns,
     drops: tuple[Factors, ...],
 ) -> Tensor:
     if vit.grad_checkpointing and torch.is_grad_enabled():
-        return checkpoint(block, x, None, False, layout, keep, pairs, drops, use_reentrant=False)
-    return block(x, layout=layout, keep=keep, pairs=pairs, drops=drops)
+        packed = {"layout": layout, "keep": keep, "pairs": pairs, "turns": turns, "drops": drops}
+        return checkpoint(block, x, use_reentrant=False, **packed)
+    return block(x, layout=layout, keep=keep, pairs=pairs, turns=turns, drops=drops)
 
 
 def _drops(vit: VisionTransformer, x: Tensor, layout: Layout) -> list[tuple[Factors, ...]]:
@@ -231,6 +236,20 @@ def _pairs(vit: VisionTransformer, groups: Sequence[Group]) -> Pairs:
     patch = vit.patch_embed.patch_size[0]
     return tuple(
         pairs(vit, grid_of(group.images, patch), _rows_and_ids(group)[1], group.images.device) for group in groups
+    )
+
+
+def _turns(vit: VisionTransformer, groups: Sequence[Group], layout: Layout) -> Iterator[Turns]:
+    """The sines and cosines that turn queries and keys of each block; None for each of a plain ViT."""
+    if getattr(vit, "rope", None) is None:
+        return repeat(None)
+    patch = vit.patch_embed.patch_size[0]
+    return rotations(
+        vit,
+        [
+            (grid_of(group.images, patch), _rows_and_ids(group)[1], samples)
+            for group, (samples, _) in zip(groups, layout.shapes, strict=True)
+        ],
     )
 
 
