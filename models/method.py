@@ -15,6 +15,7 @@ from models.ema import EMA
 from models.encoder.build import encoder_of
 from models.encoder.freeze import adapt
 from models.encoder.vit import eval_logits
+from models.losses import ClassBalance
 from models.masked.branch import Branch
 from models.running_stats import RunningStats
 from pipeline import rng
@@ -57,6 +58,7 @@ class Method(nn.Module, ABC):
     encoder  a timm VisionTransformer, classifier included; what encoder.adapt freezes of it requires no gradient
     ema      the moving average of the encoder, where the recipe keeps one
     branch   the masked branch, where the method has one
+    balance  terms of the classes in its losses, where the recipe asks for them (models.methods.balance)
     """
 
     has_classifier: bool = True
@@ -68,6 +70,7 @@ class Method(nn.Module, ABC):
         decay = recipe.optim.ema_decay
         self.ema = None if decay is None else EMA(self.encoder, decay, warmup=recipe.optim.ema_warmup)
         self.branch: Branch | None = None
+        self.balance: ClassBalance | None = None
         self._raw = False
 
     @staticmethod
@@ -147,6 +150,11 @@ class Method(nn.Module, ABC):
         them, and a run is resumed on the same files only.
         """
         return {}
+
+    def set_label_counts(self, counts: Tensor) -> None:
+        """Set how many labels of each class are known, i64 [C]; once, before training, beside `set_dataset_size`."""
+        if self.balance is not None:
+            self.balance.set_label_counts(counts)
 
     def after_step(self, step: int) -> None:
         """Update the average and the running statistics after the optimiser's update of `step`."""

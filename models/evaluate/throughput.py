@@ -113,6 +113,7 @@ class Throughput(Evaluator):
         torch.manual_seed(0)
         method = method_class(recipe)(recipe, classes)
         method.set_dataset_size(CUDA_IMAGES, CUDA_IMAGES)
+        method.set_label_counts(torch.full((classes,), CUDA_IMAGES))
         return self.phases(Stage(name, recipe, method.to(device), whole.total_steps), whole.labels_only_steps)
 
     def phases(self, stage: Stage, labels_only: int) -> list[Stage]:

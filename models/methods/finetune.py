@@ -4,7 +4,7 @@ MAE's end-to-end and partial fine-tuning (He et al. 2022, appendix A.1, section 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, final
 
 from timm.layers import trunc_normal_
@@ -17,6 +17,7 @@ from models.encoder.freeze import STARTS_FROM_NONE
 from models.encoder.vit import FullImages, classify, encode
 from models.losses import label_loss
 from models.method import Loss, Method, StepInfo
+from models.methods.balance import Balance, build_balance
 from models.methods.presets import few as few_labels
 from models.methods.presets import in1k, small
 from models.methods.presets.finetune import in1k_data, in1k_encoder, in1k_optim
@@ -38,6 +39,8 @@ class Settings:
     """CutMix: shares from Beta(cutmix, cutmix), half of the time where there is mixup, too; 0: none."""
     head_std: Annotated[float | None, POSITIVE] = 2e-5
     """Spread of the classifier's initial weights, a truncated normal; as the encoder initialises them when absent."""
+    balance: Balance = field(default_factory=Balance)
+    """Classes with many and with few labels."""
 
 
 @final
@@ -47,6 +50,7 @@ class Finetune(Method):
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
         super().__init__(recipe, classes)
         self.settings = recipe.method
+        self.balance = build_balance(self.settings.balance, classes, unlabelled=False)
         self.slow_below = recipe.optim.layer_decay is not None and recipe.encoder.adapt == "full"
         self.started = recipe.run.start is not None
 
@@ -73,7 +77,7 @@ class Finetune(Method):
         assert batch.labelled is not None
         images, labels = mixed(batch.labelled, self.encoder, batch_pairs, s.mixup, s.cutmix)
         (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(images)]))
-        label = label_loss(logits, labels, s.smoothing)
+        label = label_loss(logits, labels, s.smoothing, self.balance)
         return Loss(label, {"label": label.detach()})
 
 

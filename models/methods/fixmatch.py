@@ -8,6 +8,7 @@ from models.config.recipe import Recipe, Run
 from models.encoder.vit import FullImages, classify, encode, eval_logits
 from models.losses import label_loss
 from models.method import Loss, Method, StepInfo
+from models.methods.balance import Balance, build_balance
 from models.methods.presets import few as few_labels
 from models.methods.presets import in1k, small
 from models.pseudo_labels.mixup import mixed, random_pairs
@@ -32,6 +33,8 @@ class Settings:
     """CutMix of labelled images, for half of the pairs where there is mixup, too."""
     pseudo: Pseudo = field(default_factory=Pseudo)
     """Pseudo-labels of unlabelled images."""
+    balance: Balance = field(default_factory=Balance)
+    """Classes with many and with few labels."""
 
 
 @final
@@ -42,7 +45,10 @@ class FixMatch(Method):
         super().__init__(recipe, classes)
         self.settings = recipe.method
         self.teacher(self.settings.pseudo.teacher)  # raises here what would fail at the first pseudo-label
-        self.pseudo = PseudoLabels(self.settings.pseudo, classes, self.encoder)
+        self.balance = build_balance(self.settings.balance, classes)
+        self.pseudo = PseudoLabels(
+            self.settings.pseudo, classes, self.encoder, self.settings.balance.of_unlabelled(self.balance)
+        )
 
     @staticmethod
     def needs(recipe: Recipe[Settings]) -> Needs:
@@ -60,7 +66,7 @@ class FixMatch(Method):
         images, labels = mixed(labelled, self.encoder, random_pairs, s.mixup, s.cutmix)
         if info.labels_only:
             (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(images)]))
-            label = label_loss(logits, labels, s.smoothing)
+            label = label_loss(logits, labels, s.smoothing, self.balance)
             return Loss(label, {"label": label.detach()})
 
         assert unlabelled is not None
@@ -68,7 +74,7 @@ class FixMatch(Method):
         targets = self.pseudo(scores, unlabelled)
         # rejected images would have a gradient of exactly zero, so targets.strong leaves them out of the encoder
         logits, strong = classify(self.encoder, encode(self.encoder, [FullImages(images), targets.strong]))
-        label = label_loss(logits, labels, s.smoothing)  # eq. 3
+        label = label_loss(logits, labels, s.smoothing, self.balance)  # eq. 3
         pseudo = self.pseudo.loss(strong, targets)  # eq. 4
         self.pseudo.observe_labelled(logits, labelled.labels)
         return Loss(label + s.lambda_u * pseudo, {"label": label.detach(), "pseudo": pseudo.detach()}, targets.stats)

@@ -17,6 +17,7 @@ from models.losses import label_loss
 from models.masked.build import Kind, build_branch
 from models.masked.settings import Reconstruct
 from models.method import Loss, Method, StepInfo, touch_for_ddp
+from models.methods.balance import Balance, build_balance
 from models.methods.presets import few as few_labels
 from models.methods.presets import in1k, small
 from models.methods.presets.masked import digits_units, digits_windows, lomar_mask, with_irpe, with_mask
@@ -39,6 +40,8 @@ class Settings:
     """Label smoothing of the labelled loss (Semiformer code)."""
     pseudo: Pseudo = field(default_factory=Pseudo)
     """Pseudo-labels of unlabelled images; the paper gives no threshold, 0.7 is Semiformer's."""
+    balance: Balance = field(default_factory=Balance)
+    """Classes with many and with few labels."""
     branch: Kind = "mae"
     """The masked branch: MAE, SimMIM, or LoMaR's windows (which need data.mask.kind window)."""
     reconstruct: Reconstruct = field(default_factory=Reconstruct)
@@ -53,7 +56,10 @@ class SemiMAE(Method):
         super().__init__(recipe, classes)
         self.settings = recipe.method
         self.teacher(self.settings.pseudo.teacher)  # raises here what would fail at the first pseudo-label
-        self.pseudo = PseudoLabels(self.settings.pseudo, classes, self.encoder)
+        self.balance = build_balance(self.settings.balance, classes)
+        self.pseudo = PseudoLabels(
+            self.settings.pseudo, classes, self.encoder, self.settings.balance.of_unlabelled(self.balance)
+        )
         self.branch = build_branch(self.settings.branch, self.encoder, self.settings.reconstruct, recipe.data.mask)
 
     @staticmethod
@@ -75,7 +81,7 @@ class SemiMAE(Method):
         assert labelled is not None
         if info.labels_only:
             (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(labelled.images)]))
-            label = label_loss(logits, labelled.labels, s.smoothing)
+            label = label_loss(logits, labelled.labels, s.smoothing, self.balance)
             return Loss(label + touch_for_ddp(self.branch), {"label": label.detach()})
 
         assert unlabelled is not None
@@ -84,7 +90,7 @@ class SemiMAE(Method):
         visible = self.branch.group(unlabelled.weak, unlabelled.visible, unlabelled.hidden)
         tokens = encode(self.encoder, [FullImages(labelled.images), targets.strong, visible])
         logits, strong_logits = classify(self.encoder, tokens[:2])
-        label = label_loss(logits, labelled.labels, s.smoothing)  # eq. 1
+        label = label_loss(logits, labelled.labels, s.smoothing, self.balance)  # eq. 1
         pseudo = self.pseudo.loss(strong_logits, targets)  # eq. 2
         pixels = self.branch(tokens[2], unlabelled.weak, unlabelled.visible, unlabelled.hidden)
         self.pseudo.observe_labelled(logits, labelled.labels)

@@ -16,6 +16,7 @@ from models.config.recipe import Encoder, Recipe
 from models.losses import at_least_f32, label_loss
 from models.masked.settings import Reconstruct
 from models.method import Loss, Method, StepInfo, touch_for_ddp
+from models.methods.balance import Balance, build_balance
 from models.methods.presets import in1k, small
 from models.pseudo_labels.pseudo_label import PseudoLabels
 from models.pseudo_labels.settings import Pseudo
@@ -50,6 +51,8 @@ class Settings:
     it as it is."""
     reconstruct: Reconstruct = field(default_factory=Reconstruct)
     """The masked branch's decoder and target."""
+    balance: Balance = field(default_factory=Balance)
+    """Classes with many and with few labels."""
 
 
 @final
@@ -62,7 +65,10 @@ class SemiformerFixMatch(Method):
         super().__init__(recipe, classes)
         self.settings = recipe.method
         self.teacher(self.settings.pseudo.teacher)  # raises here what would fail at the first pseudo-label
-        self.pseudo = PseudoLabels(self.settings.pseudo, classes, self.encoder)
+        self.balance = build_balance(self.settings.balance, classes)
+        self.pseudo = PseudoLabels(
+            self.settings.pseudo, classes, self.encoder, self.settings.balance.of_unlabelled(self.balance)
+        )
         if self.settings.mu:
             StreamBranch.check_mask(recipe.data.mask)
             self.branch = StreamBranch(self.encoder, self.settings.reconstruct)
@@ -103,7 +109,9 @@ class SemiformerFixMatch(Method):
         assert labelled is not None
         labels, n = labelled.labels, len(labelled.labels)
         if info.labels_only:
-            label = mean_of(self.encoder(labelled.images), lambda logits: label_loss(logits, labels, s.smoothing))
+            label = mean_of(
+                self.encoder(labelled.images), lambda logits: label_loss(logits, labels, s.smoothing, self.balance)
+            )
             zero = touch_for_ddp(self.branch) if s.mu else 0.0
             return Loss(label + zero, {"label": label.detach()})
 
@@ -113,7 +121,7 @@ class SemiformerFixMatch(Method):
         # one train-mode pass, so that batch norm has the statistics of both kinds
         heads = self.encoder(cat([self.encoder.pixels(images) for images in (labelled.images, targets.strong.images)]))
         self.pseudo.observe_labelled(stream(s.stream, *heads)[:n], labels)
-        label = mean_of(heads, lambda logits: label_loss(logits[:n], labels, s.smoothing))
+        label = mean_of(heads, lambda logits: label_loss(logits[:n], labels, s.smoothing, self.balance))
         pseudo = mean_of(heads, lambda logits: self.pseudo.loss(logits[n:], targets))
         total, parts = label + s.lambda_u * pseudo, {"label": label.detach(), "pseudo": pseudo.detach()}
         if s.mu:

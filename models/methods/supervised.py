@@ -1,12 +1,13 @@
 """Supervised training on the labelled images alone: the baseline of the semi-supervised methods."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, final
 
 from models.config.recipe import Recipe
 from models.encoder.vit import FullImages, classify, encode
 from models.losses import label_loss
 from models.method import Loss, Method, StepInfo
+from models.methods.balance import Balance, build_balance
 from models.methods.presets import in1k, small
 from pipeline.batch import Batch
 from pipeline.flags import BELOW_1
@@ -19,6 +20,8 @@ class Settings:
 
     smoothing: Annotated[float, BELOW_1] = 0.1
     """Label smoothing."""
+    balance: Balance = field(default_factory=Balance)
+    """Classes with many and with few labels."""
 
 
 @final
@@ -28,6 +31,7 @@ class Supervised(Method):
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
         super().__init__(recipe, classes)
         self.smoothing = recipe.method.smoothing
+        self.balance = build_balance(recipe.method.balance, classes, unlabelled=False)
 
     @staticmethod
     def needs(recipe: Recipe[Settings]) -> Needs:
@@ -38,7 +42,7 @@ class Supervised(Method):
         """Cross-entropy of the labelled images."""
         assert batch.labelled is not None
         (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(batch.labelled.images)]))
-        label = label_loss(logits, batch.labelled.labels, self.smoothing)
+        label = label_loss(logits, batch.labelled.labels, self.smoothing, self.balance)
         return Loss(label, {"label": label.detach()})
 
 

@@ -7,7 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from models.encoder.vit import FullImages, SelectedImages, normalisation_of
-from models.losses import at_least_f32, pseudo_label_loss
+from models.losses import ClassBalance, at_least_f32, pseudo_label_loss
 from models.method import PseudoLabelStats
 from models.pseudo_labels.alignment import Alignment
 from models.pseudo_labels.mixup import confident_pairs, mix, mixed_targets
@@ -40,14 +40,18 @@ class PseudoLabels(nn.Module):
     targets = pseudo(eval_logits(teacher, unlabelled.weak), unlabelled)
     loss = pseudo.loss(logits_of_strong_views, targets)     # logits of targets.strong
 
+    balance  terms of the classes in that loss
+
     Raises InputError for settings that do not go together, and for drop_rejected "on" where leaving images out would
     not be exact.
     """
 
-    def __init__(self, settings: Pseudo, classes: int, network: VisionTransformer) -> None:
+    def __init__(
+        self, settings: Pseudo, classes: int, network: VisionTransformer, balance: ClassBalance | None = None
+    ) -> None:
         super().__init__()
         check(settings)
-        self.settings, self.classes = settings, classes
+        self.settings, self.classes, self.balance = settings, classes, balance
         self.normalisation = normalisation_of(network)
         self.threshold = build_threshold(settings, classes)
         self.alignment = None
@@ -83,7 +87,7 @@ class PseudoLabels(nn.Module):
     def loss(self, logits: Tensor, pseudo: PseudoTargets) -> Tensor:
         """Compute the cross-entropy of the strong views' logits (float [n, C]), over all N images (FixMatch eq. 4)."""
         n_all = len(pseudo.stats.ids)
-        loss = pseudo_label_loss(logits, pseudo.targets, n_all, pseudo.weights, self.settings.smoothing)
+        loss = pseudo_label_loss(logits, pseudo.targets, n_all, pseudo.weights, self.settings.smoothing, self.balance)
         more = self.threshold.extra_loss(at_least_f32(logits), pseudo.weights)
         return loss if more is None else loss + more
 

@@ -84,6 +84,7 @@ def open_run(recipe: Recipe, world: World) -> OpenRun:
     method, origin = build_method(recipe, len(train_data.classes)), None
     check_batch_norm(recipe, method, train_data.batches, world.size)
     method.set_dataset_size(train_data.beton.n, train_data.pools[1])
+    method.set_label_counts(torch.from_numpy(train_data.label_counts))
     learned_from = method.set_training_file(train_data.beton, train_data.labels)
     inputs = replace(inputs, train_data=replace(train_data, fingerprint=train_data.fingerprint | learned_from))
     found = None if recipe.run.fresh else save_load.latest(folder)

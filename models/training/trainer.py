@@ -289,6 +289,7 @@ def print_headline(run: Training, origin: str | None, notes: Sequence[str]) -> N
         *run.extensions(),
         growth(run.length.own_steps, run.recipe.data),
         *describe(run.recipe.encoder, run.method.encoder, started=run.recipe.run.start is not None),
+        None if run.method.balance is None else run.method.balance.describe(),
         run.method.startup_note(),
         *notes,
     )

@@ -62,6 +62,7 @@ def wrapped_rows(device: torch.device) -> Iterator[Row]:
     torch.manual_seed(0)
     plain = method_class(recipe)(recipe, 10)
     plain.set_dataset_size(64, 64)
+    plain.set_label_counts(torch.full((10,), 64))
     fix_pass_rate(plain, 0.5)
     plain = plain.train().to(device)
     batch = synthetic_batch(recipe, 32, 10, device)
