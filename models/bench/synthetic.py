@@ -60,7 +60,8 @@ def random_batch(recipe: Recipe, labelled: int, unlabelled: int, classes: int, d
         ids = torch.arange(labelled, device=device)
         known = Labelled(ids, view(labelled), labels, *mask(labelled, needs.labelled_visible))
     if unlabelled:
-        ids, weak = torch.arange(unlabelled, device=device), view(unlabelled)
+        ids = torch.zeros(unlabelled, dtype=torch.int64, device=device)  # an image that any training file has
+        weak = view(unlabelled)
         strong = view(unlabelled) if needs.strong else None
         unknown = Unlabelled(ids, weak, strong, *mask(unlabelled, needs.unlabelled_visible))
     return Batch(0, known, unknown).check()
