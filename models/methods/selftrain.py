@@ -12,6 +12,7 @@ from models.config.recipe import Recipe
 from models.encoder.vit import FullImages, classify, encode
 from models.losses import label_loss
 from models.method import Loss, Method, StepInfo
+from models.methods.balance import Balance, build_balance
 from models.methods.presets import small
 from models.pseudo_labels.label_file import LabelFile, read_labels
 from models.pseudo_labels.mixup import mixed, random_pairs
@@ -45,6 +46,8 @@ class Settings:
     pseudo: Pseudo = field(default_factory=lambda: Pseudo(0.0, soft=True))
     """Which of the soft labels count, and whether as distributions or as their likeliest class; `teacher` has no use
     here."""
+    balance: Balance = field(default_factory=Balance)
+    """Classes with many and with few labels."""
 
 
 @final
@@ -59,7 +62,10 @@ class SelfTrain(Method):
                 f"method.pseudo.teacher is {self.settings.pseudo.teacher}, but the labels come from a file and no "
                 "network gives any; leave it at self"
             )
-        self.pseudo = PseudoLabels(self.settings.pseudo, classes, self.encoder)
+        self.balance = build_balance(self.settings.balance, classes)
+        self.pseudo = PseudoLabels(
+            self.settings.pseudo, classes, self.encoder, self.settings.balance.of_unlabelled(self.balance)
+        )
         self.soft_labels: SoftLabels | None = None
         self.label_file: LabelFile | None = None
 
@@ -104,7 +110,7 @@ class SelfTrain(Method):
         images, labels = mixed(labelled, self.encoder, random_pairs, s.mixup, s.cutmix)
         if info.labels_only:
             (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(images)]))
-            label = label_loss(logits, labels, s.smoothing)
+            label = label_loss(logits, labels, s.smoothing, self.balance)
             return Loss(label, {"label": label.detach()})
 
         assert unlabelled is not None
@@ -113,7 +119,7 @@ class SelfTrain(Method):
         targets = self.pseudo(self.soft_labels.scores(unlabelled.ids), unlabelled)
         # rejected images would have a gradient of exactly zero, so targets.strong leaves them out of the encoder
         logits, strong = classify(self.encoder, encode(self.encoder, [FullImages(images), targets.strong]))
-        label = label_loss(logits, labels, s.smoothing)
+        label = label_loss(logits, labels, s.smoothing, self.balance)
         pseudo = self.pseudo.loss(strong, targets)
         self.pseudo.observe_labelled(logits, labelled.labels)
         return Loss(label + s.lambda_u * pseudo, {"label": label.detach(), "pseudo": pseudo.detach()}, targets.stats)
