@@ -34,6 +34,27 @@ def derive(parent, tag):
 
 
 @njit(nogil=True, cache=True)
+def fill_keys(seed, passes, ids, streams, keys):
+    """Make one key of each image for each of S streams, as rng.keys: seed u64, passes and ids
+    i64 [N], streams u64 [S], keys u64 [S, N]."""
+    seeded = mix(u64(seed))
+    for i in range(len(ids)):
+        image = mix(mix(seeded ^ u64(passes[i])) ^ u64(ids[i]))
+        for s in range(len(streams)):
+            keys[s, i] = mix(image ^ u64(streams[s]))
+
+
+@njit(nogil=True, cache=True)
+def fill_derived(parents, tags, keys):
+    """Derive a key of each of T tags from each parent, as rng.derive: parents u64 [N], tags u64 [T],
+    keys u64 [T, N]."""
+    for i in range(len(parents)):
+        parent = mix(parents[i])
+        for t in range(len(tags)):
+            keys[t, i] = mix(parent ^ u64(tags[t]))
+
+
+@njit(nogil=True, cache=True)
 def bits(key, i):
     """Draw the 53 random bits of number i of a key, u64: they order as `uniform` does."""
     return mix(key + u64(i) * u64(_GOLDEN)) >> u64(11)

@@ -15,7 +15,7 @@ from pipeline import rng
 from pipeline.rng_numba import derive, uniform
 
 CUTOUT_FILL = (125, 123, 114)  # USB's randaugment.py, CutoutAbs
-_CUTOUT, _ERASING, _NOISE = 0xC07, 0xE7A5E, 0x4015E  # tags
+_CUTOUT, _ERASING, NOISE = 0xC07, 0xE7A5E, 0x4015E  # tags
 
 # Noise: N(0, 1) after normalisation is mean + std · z in levels. Here z is the sum of three 7-bit uniforms (a standard
 # deviation of 64 steps), in 16-bit fixed point. It ends at 2.98 standard deviations; u8 clips the true normal at 1.8 to
@@ -86,4 +86,4 @@ def _draw_erasing(keys, size, probability, area, log_aspect, boxes):
 
 def noise_keys(keys: np.ndarray) -> np.ndarray:
     """Derive the keys u64 [N] of the images' noise."""
-    return rng.derive(keys, _NOISE)
+    return rng.derive(keys, NOISE)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline import rng
+from pipeline.rng_numba import fill_derived, fill_keys
 from pipeline.sampling.sampler import SampleIds
 from pipeline.spec import Data, Mask, Size, View, both_sides
 from pipeline.views import colour_jitter, crop_flip, erase, masks, rand_augment
@@ -90,15 +91,17 @@ def draw(spec: ViewSpec, samples: SampleIds, heights: np.ndarray, widths: np.nda
     """
     assert isinstance(spec.size, tuple)  # as __post_init__ leaves it
     size, streams = spec.size, [stream for _, stream in spec.views.values()]
-    *keys, mask_keys = rng.keys(seed, samples.passes, samples.ids, (*streams, rng.MASK))
+    keys = np.empty((len(streams) + 1, len(samples.ids)), np.uint64)
+    uses = np.array([*streams, rng.MASK], np.uint64)
+    fill_keys(np.uint64(seed & 0xFFFFFFFFFFFFFFFF), samples.passes, samples.ids, uses, keys)
     views = [
         _draw_view(view, view_keys, heights, widths, size)
-        for (view, _), view_keys in zip(spec.views.values(), keys, strict=True)
+        for (view, _), view_keys in zip(spec.views.values(), keys[:-1], strict=True)
     ]
     masked = None, None
     if spec.mask:
         grid = size[0] // spec.patch, size[1] // spec.patch
-        masked = masks.draw(spec.mask, rng.derive(mask_keys, streams[0]), grid)
+        masked = masks.draw(spec.mask, _derived(keys[-1], streams[0])[0], grid)
     return Plan(samples.ids, tuple(spec.views), size, _stack(views), *masked)
 
 
@@ -115,7 +118,7 @@ def evaluation_plan(data: Data, ids: np.ndarray, heights: np.ndarray, widths: np
 def _draw_view(
     view: View, keys: np.ndarray, heights: np.ndarray, widths: np.ndarray, size: tuple[int, int]
 ) -> ViewParams:
-    cut_keys, jitter_keys, augment_keys, erase_keys = rng.derive(keys, (1, 2, 3, 4))
+    cut_keys, jitter_keys, augment_keys, erase_keys, noise_keys = _derived(keys, 1, 2, 3, 4, erase.NOISE)
     cut = crop_flip.draw(view, cut_keys, heights, widths, size)
     ops = [rand_augment.Ops(np.zeros((len(keys), 0), np.int8), np.zeros((len(keys), 0), np.float32))]
     sampling = rand_augment.SAMPLING["timm" if view.augment == "none" else view.augment]
@@ -131,10 +134,16 @@ def _draw_view(
         np.array(sampling.nearest),
         np.array(sampling.fill, np.uint8),
         erased,
-        erase.noise_keys(keys),
+        noise_keys,
         np.array(view.erase == "random"),
         np.array(crop_flip.FILTERS.index(view.filter), np.int8),
     )
+
+
+def _derived(parents: np.ndarray, *tags: int) -> np.ndarray:
+    keys = np.empty((len(tags), len(parents)), np.uint64)
+    fill_derived(parents, np.array(tags, np.uint64), keys)
+    return keys
 
 
 def _draw_erased(view: View, keys: np.ndarray, size: tuple[int, int]) -> np.ndarray:
