@@ -15,6 +15,7 @@ from torch import Tensor
 from pipeline.backends import kernels
 from pipeline.errors import InputError
 from pipeline.store.beton import Beton, Column
+from pipeline.store.file_format import STORES
 from pipeline.store.sample_names import read_name
 from pipeline.views.plan import Plan
 
@@ -62,13 +63,20 @@ class Backend(ABC):
 
 
 def jpeg_source(beton: Beton, ids: np.ndarray) -> kernels.Source:
+    """Do as `sample_source` for a decoder that knows JPEG only. Raises InputError in a store of pixels."""
+    if beton.store != "jpeg":
+        raise InputError(f"{beton.path} holds no JPEG but {beton.store}, which needs no decoder; set data.backend ffcv")
+    return sample_source(beton, ids)
+
+
+def sample_source(beton: Beton, ids: np.ndarray) -> kernels.Source:
     """Tell the kernels where the stored bytes of samples `ids` (i64 [N]) lie; the caller keeps `beton` open.
 
     The system is asked to read these bytes now, so that a decoder that comes to them later does not wait for storage.
     """
     offsets, sizes, heights, widths = beton.where(ids)
     beton.readahead(offsets, sizes)
-    return kernels.Source(beton.data.ctypes.data, offsets, sizes, heights, widths, False)
+    return kernels.Source(beton.data.ctypes.data, offsets, sizes, heights, widths, STORES.index(beton.store))
 
 
 def check_decoded(beton: Beton, ids: np.ndarray, errors: np.ndarray) -> None:

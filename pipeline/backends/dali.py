@@ -78,7 +78,7 @@ class Dali(Backend):
                 self._keep(packed.pixels)
             return views
         sides, unused = (self.heights[plan.ids], packed.widths), np.zeros(len(plan.ids), np.int64)
-        source = kernels.Source(packed.pixels.data_ptr(), 3 * packed.places, unused, *sides, True)
+        source = kernels.Source(packed.pixels.data_ptr(), 3 * packed.places, unused, *sides, kernels.RAW)
         return start_views(self._pool, source, plan.params, plan.size, self._device)()[0]
 
     def _keep(self, pixels: Tensor) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.backends import libffcv
-from pipeline.backends.backend import jpeg_source
+from pipeline.backends.backend import sample_source
 from pipeline.backends.staged_decode import StagedDecode
 from pipeline.backends.staging_buffers import staging_buffers_for
 from pipeline.concurrency.ahead import ahead
@@ -30,7 +30,7 @@ def ffcv_rate(beton: Beton, device: torch.device, threads: int) -> float:
     pool, buffers = Pool(threads, lambda: None), staging_buffers_for(beton.largest, threads, device)
 
     def start(ids: np.ndarray) -> Callable[[], object]:
-        decoded = StagedDecode(jpeg_source(beton, ids), pool, buffers)
+        decoded = StagedDecode(sample_source(beton, ids), pool, buffers)
         return lambda: deque(decoded.to(device), maxlen=0)
 
     try:

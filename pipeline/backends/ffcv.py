@@ -1,4 +1,4 @@
-"""Back-end of FFCV's decoder under our own threads, with CPU views or GPU views."""
+"""Back-end of FFCV's decoder under our own threads, with CPU views or GPU views; it reads the stores of pixels, too."""
 
 from typing import final
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.backends import cpu_views, kernels, libffcv, staged_decode
-from pipeline.backends.backend import Backend, PendingViews, check_decoded, jpeg_source
+from pipeline.backends.backend import Backend, PendingViews, check_decoded, sample_source
 from pipeline.backends.staging_buffers import staging_buffers_for
 from pipeline.concurrency.pool import Pool
 from pipeline.spec import Size
@@ -16,11 +16,12 @@ from pipeline.views.plan import Plan
 
 @final
 class FFCV(Backend):
-    """Streams JPEG from a .beton.
+    """Streams images from a .beton.
 
     size      of the largest view that a plan will ask for
     views_on  "cpu": numba kernels make the views right behind the decoder. "device": the CPU decodes into packed
-              pinned buffers, they cross to the device as they are, and every view is made there.
+              pinned buffers, they cross to the device as they are, and every view is made there. Stored pixels and
+              planes are copied into the buffers instead.
     """
 
     def __init__(self, beton: Beton, size: Size, device: torch.device, views_on: str, threads: int | None = None):
@@ -32,7 +33,7 @@ class FFCV(Backend):
         self._buffers = staging_buffers_for(largest, threads, device)
 
     def start(self, plan: Plan) -> PendingViews:
-        source = jpeg_source(self._beton, plan.ids)
+        source = sample_source(self._beton, plan.ids)
         if self._on_cpu:
             wait = cpu_views.start_views(self._pool, source, plan.params, plan.size, self._device)
         else:

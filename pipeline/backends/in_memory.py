@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pipeline.backends import kernels, libffcv
-from pipeline.backends.backend import Backend, PendingViews, check_decoded, jpeg_source
+from pipeline.backends.backend import Backend, PendingViews, check_decoded, sample_source
 from pipeline.backends.cpu_views import start_views
 from pipeline.concurrency.pool import Pool
 from pipeline.executors.gpu_views import Packed, make_views
@@ -40,7 +40,9 @@ class InMemoryBackend(Backend):
             packed = Packed(self._pixels, places, self.widths[ids])
             return lambda: make_views(packed, plan.params, plan.size)
         unused = np.zeros(len(ids), np.int64)
-        source = kernels.Source(self._flat.ctypes.data, 3 * places, unused, self.heights[ids], self.widths[ids], True)
+        source = kernels.Source(
+            self._flat.ctypes.data, 3 * places, unused, self.heights[ids], self.widths[ids], kernels.RAW
+        )
         wait = start_views(self._pool, source, plan.params, plan.size, self._device)
         return lambda: wait()[0]
 
@@ -51,6 +53,6 @@ class InMemoryBackend(Backend):
 def _decode_all(beton: Beton, pool: Pool, places: np.ndarray, pixels: int) -> tuple[np.ndarray, np.ndarray]:
     decoded, errors = np.empty((pixels, 3), np.uint8), np.zeros(beton.n, np.int32)
     flat = decoded.reshape(-1)
-    source = jpeg_source(beton, np.arange(beton.n))
+    source = sample_source(beton, np.arange(beton.n))
     pool.start(lambda first, last, _: kernels.decode_packed(first, last, source, flat, places, errors), beton.n)()
     return decoded, errors

@@ -1,23 +1,29 @@
-"""Decode an image once and make every view of it, in one compiled call without the GIL."""
+"""Decode an image once and make every view of it, in one compiled call without the GIL.
+
+What differs between the stores of a .beton is in here: how the bytes of an image become RGB (`decode_into`, and
+`make_views`, which of planes turns no more into RGB than the views show).
+"""
 
 from typing import NamedTuple
 
 import numpy as np
-from numba import carray, njit, types
-from numba.extending import intrinsic
+from numba import carray, njit
 
 from pipeline.backends.libffcv import imdecode, resize
 from pipeline.executors.erase_numba import erase_fill, erase_noise
 from pipeline.executors.rand_augment_numba import apply_ops
 from pipeline.executors.resize_numba import resize as resize_by_filter
+from pipeline.executors.yuv420_numba import pointer, to_rgb
 from pipeline.spec import Size, both_sides
+from pipeline.store.file_format import STORES
 from pipeline.views.erase import CUTOUT_FILL
 
 u64 = np.uint64
+JPEG, RAW, YUV420 = map(STORES.index, ("jpeg", "raw", "yuv420"))
 
 
 class Source(NamedTuple):
-    """Where N images' bytes lie: offsets, sizes, heights, widths i64 [N]; `decoded` where they are pixels, not JPEG.
+    """Where N images' bytes lie: offsets, sizes, heights, widths i64 [N]; and what they are, JPEG, RAW or YUV420.
 
     `address` is where offset 0 is in memory, and the caller keeps that memory. It is a number because a read-only array
     and a writable one are two types for numba, which would compile every kernel twice.
@@ -28,7 +34,7 @@ class Source(NamedTuple):
     sizes: np.ndarray
     heights: np.ndarray
     widths: np.ndarray
-    decoded: bool
+    store: int
 
 
 class Scratch(NamedTuple):
@@ -48,12 +54,25 @@ def scratch(largest: int, size: Size) -> Scratch:
 
 @njit(nogil=True, cache=True)
 def decode_into(source, i, target):
-    """Decode image i to the address `target` and return libffcv's error code, 0 where it succeeds.
+    """Write image i as RGB to the address `target` and return libffcv's error code, 0 where it succeeds.
 
     An odd address is up to 13 % faster: libjpeg-turbo writes rows that begin at a multiple of 32 bytes past the cache.
     """
-    jpeg, height, width = source.address + source.offsets[i], source.heights[i], source.widths[i]
-    return imdecode(jpeg, source.sizes[i], height, width, target, height, width, 0, 0, 1, 1, False, False)
+    stored, height, width = source.address + source.offsets[i], source.heights[i], source.widths[i]
+    if source.store == JPEG:
+        return imdecode(stored, source.sizes[i], height, width, target, height, width, 0, 0, 1, 1, False, False)
+    if source.store == RAW:
+        copy(stored, 3 * height * width, target)
+    else:
+        to_rgb(stored, height, width, 0, 0, height, width, target)
+    return 0
+
+
+@njit(nogil=True, cache=True)
+def copy(source, size, target):
+    """Copy `size` bytes from one address to another."""
+    here, there = carray(pointer(source), size), carray(pointer(target), size)  # ty: ignore[missing-argument]
+    there[:] = here
 
 
 @njit(nogil=True, cache=True)
@@ -64,21 +83,30 @@ def decode_packed(first, last, source, packed, places, errors):
 
 
 @njit(nogil=True, cache=True)
+def copy_packed(first, last, source, packed, places):
+    """Copy images first..last-1 as they are stored into `packed` u8 [bytes], each at its byte `places` (i64 [N])."""
+    for i in range(first, last):
+        copy(source.address + source.offsets[i], source.sizes[i], packed.ctypes.data + places[i])
+
+
+@njit(nogil=True, cache=True)
 def make_views(first, last, source, params, out, errors, scratch):
     """Make the views of images first..last-1 from a plan's ViewParams: out u8 [V, N, H, W, 3], errors i32 [N]."""
     down, across = out.shape[2], out.shape[3]
     spare = scratch.spare[: 3 * down * across].reshape(down, across, 3)  # raises where the scratch is for smaller views
     for i in range(first, last):
         pixels = np.int64(scratch.pixels.ctypes.data)  # of one type: numba would join u64 and i64 in a float
-        if source.decoded:
+        if source.store == RAW:
             pixels = np.int64(source.address + source.offsets[i])
+        elif source.store == YUV420:
+            _convert_shown(source, params.boxes, i, pixels)
         else:
             errors[i] = decode_into(source, i, pixels)
         for v in range(out.shape[0]):
             view = out[v, i]
             height, width, box = source.heights[i], source.widths[i], params.boxes[v, i]
             if params.filters[v]:
-                image = carray(_pointer(pixels), (height, width, 3))  # ty: ignore[missing-argument]
+                image = carray(pointer(pixels), (height, width, 3))  # ty: ignore[missing-argument]
                 frame = params.frames[v, i]
                 resize_by_filter(params.filters[v], image, box[0], box[1], box[2], box[3], frame, view)
             else:
@@ -92,14 +120,16 @@ def make_views(first, last, source, params, out, errors, scratch):
                 erase_fill(view, params.erased[v, i], CUTOUT_FILL)
 
 
-@intrinsic
-def _pointer(typing, address):
-    """The memory at an address, for carray."""
-
-    def build(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(types.uint8)(address), build
+@njit(nogil=True, cache=True)
+def _convert_shown(source, boxes, i, pixels):
+    """Turn of image i, whose planes are stored, the smallest part into RGB that holds the boxes of all views."""
+    top, left, bottom, right = source.heights[i], source.widths[i], np.int64(0), np.int64(0)
+    for v in range(boxes.shape[0]):
+        box = boxes[v, i]
+        top, left = min(top, box[0]), min(left, box[1])
+        bottom, right = max(bottom, box[0] + box[2]), max(right, box[1] + box[3])
+    stored = np.int64(source.address + source.offsets[i])
+    to_rgb(stored, source.heights[i], source.widths[i], top, left, bottom - top, right - left, pixels)
 
 
 @njit(nogil=True, cache=True)

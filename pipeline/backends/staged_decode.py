@@ -1,6 +1,7 @@
 """Decode a batch in parts through staging buffers; each part crosses to the device as soon as it is decoded.
 
 The host memory is that of the buffers, whatever the batch: 2,048 photographs of 500 pixels would be 1.2 GB decoded.
+Stored planes are not decoded: they are copied, half the bytes of RGB, and the device turns them into pixels.
 """
 
 from collections import deque
@@ -16,7 +17,7 @@ from torch import Tensor
 from pipeline.backends import kernels
 from pipeline.backends.staging_buffers import Slot, StagingBuffers
 from pipeline.concurrency.pool import Pool
-from pipeline.executors.gpu_views import Packed, change, cut, cuts
+from pipeline.executors.gpu_views import Packed, Planes, as_rgb, change, cut, cuts
 from pipeline.views.plan import ViewParams
 
 
@@ -37,21 +38,25 @@ class StagedDecode:
 
     def __init__(self, source: kernels.Source, pool: Pool, buffers: StagingBuffers) -> None:
         self._source, self._pool, self._buffers = source, pool, buffers
-        pixels = source.heights * source.widths
-        self._room = pixels + pixels % 2  # even, after a first pixel: each image begins at an odd address (decode_into)
+        self._planes, pixels = source.store == kernels.YUV420, source.heights * source.widths
+        # even, after a first pixel: each image begins at an odd address (decode_into)
+        self._room = source.sizes if self._planes else 3 * (pixels + pixels % 2)
         self.errors = np.zeros(len(pixels), np.int32)
-        self._requested = deque((images, self._request(images)) for images in parts(self._room, buffers.pixels + 1))
+        whole = 3 * (buffers.pixels + 1)
+        self._requested = deque((images, self._request(images)) for images in parts(self._room, whole))
 
-    def to(self, device: torch.device) -> Iterator[tuple[slice, Packed]]:
-        """Yield each part's images, and their pixels on the device, which stay until the next part is asked for."""
+    def to(self, device: torch.device) -> Iterator[tuple[slice, Packed | Planes]]:
+        """Yield each part's images, and what they are on the device, which stays until the next part is asked for."""
         try:
             while self._requested:
                 images, decoding = self._requested[0]
                 slot, places, wait = decoding.result()
                 wait()
-                used = 1 + int(self._room[images].sum())
+                used = 1 + -(-int(self._room[images].sum()) // 3)
                 pixels = slot.pixels[:used].to(device, non_blocking=True)
-                yield images, Packed(pixels, places, self._source.widths[images])
+                heights, widths = self._source.heights[images], self._source.widths[images]
+                planes = Planes(pixels.view(-1), places, heights, widths) if self._planes else None
+                yield images, planes or Packed(pixels, places // 3, widths)
                 self._requested.popleft()
                 self._buffers.give_back(slot)
         finally:
@@ -69,11 +74,16 @@ class StagedDecode:
         s, errors, flat = self._source, self.errors[images], slot.pixels.numpy().reshape(-1)
         part = s._replace(**{name: getattr(s, name)[images] for name in ("offsets", "sizes", "heights", "widths")})
         room = self._room[images]
-        places = 1 + np.cumsum(room) - room
-        wait = self._pool.start(
-            lambda first, last, _: kernels.decode_packed(first, last, part, flat, places, errors), len(places)
-        )
-        return _Decoding(slot, places, wait)
+        places = 3 + np.cumsum(room) - room
+        pixels = places // 3
+
+        def work(first: int, last: int, _: object) -> None:
+            if self._planes:
+                kernels.copy_packed(first, last, part, flat, places)
+            else:
+                kernels.decode_packed(first, last, part, flat, pixels, errors)
+
+        return _Decoding(slot, places, self._pool.start(work, len(places)))
 
 
 def start_views(
@@ -91,7 +101,7 @@ def start_views(
     def finish() -> tuple[list[Tensor], np.ndarray]:
         cut_parts = [
             [cut(packed, where, size, kind) for where, kind in zip(cuts(params, images), kinds, strict=True)]
-            for images, packed in decoded.to(device)
+            for images, packed in ((images, as_rgb(found)) for images, found in decoded.to(device))
         ]
         return change([torch.cat(view) for view in zip(*cut_parts, strict=True)], params), decoded.errors
 
@@ -99,8 +109,8 @@ def start_views(
 
 
 def parts(pixels: np.ndarray, room: int) -> Iterator[slice]:
-    """Cut a batch (pixels i64 [N]) into the fewest runs of images of at most `room` pixels each; no image may be
-    larger."""
+    """Cut a batch (pixels, or bytes, i64 [N]) into the fewest runs of images of at most `room` of them each; no image
+    may be larger."""
     first = total = 0
     for i, each in enumerate(pixels.tolist()):
         if total + each > room:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.backends import kernels
-from pipeline.backends.backend import Backend, PendingViews, jpeg_source
+from pipeline.backends.backend import Backend, PendingViews, sample_source
 from pipeline.backends.ffcv import FFCV
 from pipeline.backends.select import dali_there
 from pipeline.backends.staged_decode import StagedDecode
@@ -106,7 +106,7 @@ def own_cases(work: Work) -> Generator[dict[str, Case]]:
 def decoded(work: Work) -> int:
     """Decode one image after another to the same place, in one compiled call: an upper bound for everything that
     decodes with libffcv."""
-    source, errors = jpeg_source(work.beton, work.ids), np.zeros(len(work.ids), np.int32)
+    source, errors = sample_source(work.beton, work.ids), np.zeros(len(work.ids), np.int32)
     target = kernels.scratch(int((source.heights * source.widths).max()), 1).pixels
     kernels.decode_packed(0, len(work.ids), source, target, np.zeros(len(work.ids), np.int64), errors)
     return len(work.ids)
@@ -118,7 +118,7 @@ def packed(work: Work, pool: Pool, buffers: StagingBuffers) -> int:
     spec = work.spec()
     for ids in work.batches:
         work.plan(spec, ids)
-        for _ in StagedDecode(jpeg_source(work.beton, ids), pool, buffers).to(torch.device("cpu")):
+        for _ in StagedDecode(sample_source(work.beton, ids), pool, buffers).to(torch.device("cpu")):
             pass
     return len(work.ids)
 

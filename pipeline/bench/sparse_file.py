@@ -15,13 +15,11 @@ import numpy as np
 from pipeline import rng
 from pipeline.store.file_format import (
     ALLOCATION,
-    FIELD,
     HEADER,
-    INT,
     METADATA_START,
-    RGB_IMAGE,
     SAMPLE,
     VERSION,
+    described,
     read_layout,
 )
 from pipeline.store.integrity import chunk_sha256, index_chunks, read_index
@@ -74,8 +72,7 @@ def write_sparse(path: Path, n: int) -> None:
             entries["offset"] = at + np.cumsum(some.sizes) - some.sizes
             at += int(some.sizes.sum())
             file.write(entries.tobytes())
-        fields = np.zeros(2, FIELD)
-        fields["type"], fields["name"] = (RGB_IMAGE, INT), (b"image", b"label")
+        fields = described("jpeg")
         file.seek(0)
         file.write(np.array([(VERSION, 2, 1 << 23, n, table)], HEADER).tobytes() + fields.tobytes())
     manifest_path(path).write_text(to_json(_manifest(path, n)), encoding="utf-8")

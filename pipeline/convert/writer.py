@@ -6,6 +6,7 @@ Until the last step the header is zero, so a file that a kill left behind can be
 """
 
 import os
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,16 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.store.file_format import ALLOCATION, FIELD, HEADER, INT, METADATA_START, RGB_IMAGE, SAMPLE, VERSION
+from pipeline.store.file_format import (
+    ALLOCATION,
+    HEADER,
+    METADATA_START,
+    SAMPLE,
+    STORES,
+    VERSION,
+    Store,
+    described,
+)
 
 PAGE_BYTES = 8 << 20  # FFCV's default; no sample may cross a page
 MAX_PAGE_BYTES = 1 << 31
@@ -23,7 +33,7 @@ MAX_PAGE_BYTES = 1 << 31
 class Sample(NamedTuple):
     """One stored sample; label -1 is unlabelled."""
 
-    jpeg: bytes
+    data: bytes
     height: int
     width: int
     label: int
@@ -31,36 +41,40 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Written:
-    """The metadata rows SAMPLE [n] and allocation table ALLOCATION [n] of a finished file."""
+    """The metadata rows SAMPLE [n] and allocation table ALLOCATION [n] of a finished file, what its samples are, and
+    the CRC-32 of each as it was handed to the disk, u32 [n]."""
 
     samples: np.ndarray
     table: np.ndarray
+    store: Store
+    crc32: np.ndarray
 
 
-def write(path: Path, samples: Iterable[Sample], capacity: int) -> Written:
+def write(path: Path, samples: Iterable[Sample], capacity: int, store: Store = "jpeg") -> Written:
     """Write samples in the order they come, fsync, then write the header; at most `capacity` of them.
 
     Row i of the metadata and entry i of the allocation table are the same sample's: readers of large files count on it.
 
     Raises InputError if there are more samples than `capacity`, or one is larger than 2 GiB.
     """
-    rows, table = np.zeros(capacity, SAMPLE), np.zeros(capacity, ALLOCATION)
+    rows, table, crc32 = np.zeros(capacity, SAMPLE), np.zeros(capacity, ALLOCATION), np.zeros(capacity, np.uint32)
     page_bytes, n = PAGE_BYTES, 0
     with path.open("wb") as file:
         end = METADATA_START + capacity * SAMPLE.itemsize
         for sample in samples:
             if n == capacity:
                 raise InputError(f"{path}: expected at most {capacity} samples, got more")
-            page_bytes = _page_bytes(page_bytes, len(sample.jpeg))
-            start = _start(end, len(sample.jpeg), page_bytes)
+            page_bytes = _page_bytes(page_bytes, len(sample.data))
+            start = _start(end, len(sample.data), page_bytes)
             file.seek(start)  # what is skipped reads as zeros
-            file.write(sample.jpeg)
-            rows[n] = ((0, sample.width, sample.height, start), sample.label)
-            table[n] = (n, start, len(sample.jpeg))
-            n, end = n + 1, start + len(sample.jpeg)
-        rows, table = rows[:n], table[:n]
-        _finish(file, end, page_bytes, rows, table)
-    return Written(rows, table)
+            file.write(sample.data)
+            rows[n] = ((STORES.index(store), sample.width, sample.height, start), sample.label)
+            table[n] = (n, start, len(sample.data))
+            crc32[n] = zlib.crc32(sample.data)
+            n, end = n + 1, start + len(sample.data)
+        written = Written(rows[:n], table[:n], store, crc32[:n])
+        _finish(file, end, page_bytes, written)
+    return written
 
 
 def _page_bytes(page_bytes: int, size: int) -> int:
@@ -79,14 +93,12 @@ def _start(end: int, size: int, page_bytes: int) -> int:
     return end if fits else (end // page_bytes + 1) * page_bytes
 
 
-def _finish(file: BinaryIO, end: int, page_bytes: int, rows: np.ndarray, table: np.ndarray) -> None:
-    fields = np.zeros(2, FIELD)
-    fields["type"], fields["name"] = (RGB_IMAGE, INT), (b"image", b"label")
-    header = np.array([(VERSION, 2, page_bytes, len(rows), end)], HEADER)
+def _finish(file: BinaryIO, end: int, page_bytes: int, written: Written) -> None:
+    header = np.array([(VERSION, 2, page_bytes, len(written.samples), end)], HEADER)
     file.seek(end)
-    file.write(table.tobytes())
+    file.write(written.table.tobytes())
     file.seek(HEADER.itemsize)
-    file.write(fields.tobytes() + rows.tobytes())
+    file.write(described(written.store).tobytes() + written.samples.tobytes())
     file.flush()
     os.fsync(file.fileno())
     file.seek(0)

@@ -37,7 +37,7 @@ def _start(part: np.ndarray, data: Data, pool: Pool, device: torch.device) -> Ca
     heights, widths, zeros = np.full(n, height, np.int64), np.full(n, width, np.int64), np.zeros(n, np.int64)
     places = 3 * height * width * np.arange(n, dtype=np.int64)
     plan = evaluation_plan(data, zeros, heights, widths)
-    source = kernels.Source(part.ctypes.data, places, zeros, heights, widths, True)
+    source = kernels.Source(part.ctypes.data, places, zeros, heights, widths, kernels.RAW)
     wait = start_views(pool, source, plan.params, plan.size, device)
 
     def finish(_keep: np.ndarray = part) -> Tensor:  # the threads hold the address of its memory, and nothing else

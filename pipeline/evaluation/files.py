@@ -222,7 +222,7 @@ def _start(
     jpegs, heights, widths = zip(*files, strict=True)
     heights, widths, sizes = (np.array(column, np.int64) for column in (heights, widths, list(map(len, jpegs))))
     places = np.array([jpeg.ctypes.data for jpeg in jpegs], np.int64)  # each where it was read to: nothing is copied
-    source = kernels.Source(0, places, sizes, heights, widths, False)
+    source = kernels.Source(0, places, sizes, heights, widths, kernels.JPEG)
     plan = evaluation_plan(data, np.zeros(len(files), np.int64), heights, widths)
     wait = views.start(source, plan.params, alone)
 

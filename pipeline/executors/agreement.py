@@ -25,7 +25,7 @@ from torch import Tensor
 
 import pipeline
 from pipeline import rng
-from pipeline.executors import crop_flip_torch, erase_torch, rand_augment_torch, resize_torch
+from pipeline.executors import crop_flip_torch, erase_torch, rand_augment_torch, resize_torch, yuv420_torch
 from pipeline.views import erase
 from pipeline.views import rand_augment as ra
 from pipeline.views.crop_flip import BICUBIC, BILINEAR
@@ -55,6 +55,10 @@ def cases(device: torch.device, size: int) -> dict[str, Callable[[Callable[..., 
     keys = rng.keys(2, 0, np.arange(len(each)), rng.STRONG)
     boxes = erase.draw_cutout(keys, sides), erase.draw_erasing(keys, sides, probability=0.7)
 
+    def to_rgb(run: Callable[..., Tensor], there: torch.device) -> list[Tensor]:
+        planes, where = _planes(chance, 12, size)
+        return [run(planes.to(there), where)]
+
     def cut(run: Callable[..., Tensor], there: torch.device) -> list[Tensor]:
         return [run(pixels.to(there), geometry, sides)]
 
@@ -70,7 +74,7 @@ def cases(device: torch.device, size: int) -> dict[str, Callable[[Callable[..., 
         fills = erase.CUTOUT_FILL, erase.noise_keys(keys)
         return [run(pictures.to(there, copy=True), some, fill) for some, fill in zip(boxes, fills, strict=True)]
 
-    return {"cut": cut, "resize": resized, "apply_ops": apply_ops, "erase": erased}
+    return {"to_rgb": to_rgb, "cut": cut, "resize": resized, "apply_ops": apply_ops, "erase": erased}
 
 
 ARGS = (0.1, 0.45, 0.8)
@@ -81,17 +85,17 @@ RANGES = {
     **dict.fromkeys(("shear_x", "shear_y", "translate_x", "translate_y"), (-0.3, 0.3)),
 }  # fmt: skip
 REFERENCE: dict[str, Callable[..., Tensor]] = {
-    "cut": crop_flip_torch.cut, "resize": resize_torch.resize, "apply_ops": rand_augment_torch.apply_ops,
-    "erase": erase_torch.erase,
+    "to_rgb": yuv420_torch.to_rgb, "cut": crop_flip_torch.cut, "resize": resize_torch.resize,
+    "apply_ops": rand_augment_torch.apply_ops, "erase": erase_torch.erase,
 }  # fmt: skip
 
 
 def disagreement(name: str, kernel: Callable[..., Tensor], device: torch.device, size: int = 224) -> str | None:
     """Say how a kernel's views on a device differ from torch's there; None where they agree.
 
-    name  cut, resize, apply_ops or erase
+    name  to_rgb, cut, resize, apply_ops or erase
 
-    Colours and erasing agree to the bit, the others to one grey level (ROUNDED).
+    Planes, colours and erasing agree to the bit, the others to one grey level (ROUNDED).
     """
     run = cases(device, size)[name]
     wrong = total = 0
@@ -105,9 +109,10 @@ def disagreement(name: str, kernel: Callable[..., Tensor], device: torch.device,
 
 def kernels() -> dict[str, Callable[..., Tensor]]:
     """Import the Triton kernels by the names under which the executors call them."""
-    from pipeline.executors import crop_flip_triton, erase_triton, rand_augment_triton, resize_triton
+    from pipeline.executors import crop_flip_triton, erase_triton, rand_augment_triton, resize_triton, yuv420_triton
 
     return {
+        "to_rgb": yuv420_triton.to_rgb,
         "cut": crop_flip_triton.cut,
         "resize": resize_triton.resize,
         "apply_ops": rand_augment_triton.apply_ops,
@@ -206,6 +211,15 @@ def _packed(chance: np.random.Generator, count: int, size: int) -> tuple[Tensor,
     insets = chance.integers(0, max(1, size // 5), (count, 4)) * (np.arange(count)[:, None] % 2)
     columns = [places, widths, top, left, tall, wide, *insets.T, np.arange(count) % 3 == 0]
     return pixels, np.stack(columns, 1).astype(np.int64)
+
+
+def _planes(chance: np.random.Generator, count: int, size: int) -> tuple[Tensor, np.ndarray]:
+    """Make images of several sizes as planes of YUV 4:2:0 in one buffer, and where they lie, in it and as RGB."""
+    heights, widths = chance.integers(1, 2 * size + 3, (2, count))
+    sizes = heights * widths + 2 * ((heights + 1) // 2) * ((widths + 1) // 2)
+    ends, areas = np.cumsum(sizes), heights * widths
+    planes = torch.from_numpy(chance.integers(0, 256, int(ends[-1]), dtype=np.uint8))
+    return planes, np.stack([ends - sizes, heights, widths, np.cumsum(areas) - areas], 1)
 
 
 def _arguments(ops: np.ndarray) -> np.ndarray:

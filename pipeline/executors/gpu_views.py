@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.executors import crop_flip_torch, erase_torch, rand_augment_torch, resize_torch
+from pipeline.executors import crop_flip_torch, erase_torch, rand_augment_torch, resize_torch, yuv420_torch
 from pipeline.views.crop_flip import AREA, Cut
 from pipeline.views.erase import CUTOUT_FILL
 from pipeline.views.plan import ViewParams
@@ -25,6 +25,9 @@ GEOMETRY = ("place", "width", "top", "left", "height", "breadth", "before_y", "b
 in it, the view's pixels outside of it, and whether the view is mirrored."""
 FRAMED = (*GEOMETRY[:6], "start_y", "start_x", "resized_height", "resized_breadth", "flip")
 """The columns of what an antialiased cut takes: in place of the view's pixels outside, its frame (Cut.frames)."""
+PLANES = "place", "height", "width", "target"
+"""The columns of what turns planes into RGB, i64 [N, 4]: the byte at which an image begins, its size in pixels, and the
+pixel at which it begins as RGB."""
 
 
 class Packed(NamedTuple):
@@ -36,9 +39,21 @@ class Packed(NamedTuple):
     widths: np.ndarray
 
 
-class Executors(NamedTuple):
-    """The functions that carry out a plan on a device; `cut` resizes by area, `resize` antialiased."""
+class Planes(NamedTuple):
+    """Images as planes of YUV 4:2:0 in one buffer: data u8 [bytes] on the device; places i64 [N], the byte at which
+    each begins; heights and widths i64 [N], in pixels."""
 
+    data: Tensor
+    places: np.ndarray
+    heights: np.ndarray
+    widths: np.ndarray
+
+
+class Executors(NamedTuple):
+    """The functions that carry out a plan on a device; `cut` resizes by area, `resize` antialiased, `to_rgb` turns
+    planes into pixels."""
+
+    to_rgb: Callable[[Tensor, np.ndarray], Tensor]
     cut: Callable[[Tensor, np.ndarray, tuple[int, int]], Tensor]
     resize: Callable[[Tensor, np.ndarray, tuple[int, int], int], Tensor]
     apply_ops: Callable[..., Tensor]
@@ -48,7 +63,9 @@ class Executors(NamedTuple):
 @cache
 def executors(device_type: str) -> Executors:
     """Import the executors of a device: Triton's on a GPU, torch's elsewhere and in place of one that disagrees."""
-    reference = Executors(crop_flip_torch.cut, resize_torch.resize, rand_augment_torch.apply_ops, erase_torch.erase)
+    reference = Executors(
+        yuv420_torch.to_rgb, crop_flip_torch.cut, resize_torch.resize, rand_augment_torch.apply_ops, erase_torch.erase
+    )
     if device_type != "cuda":
         return reference
     from pipeline.executors import agreement  # with torch's CUDA, as the kernels
@@ -86,6 +103,17 @@ def make_views(packed: Packed, params: ViewParams, size: tuple[int, int]) -> lis
     """Make views u8 [N, 3, H, W], one for each of the plan's V; enqueued on the current stream, without a host sync."""
     views = zip(cuts(params), params.filters.tolist(), strict=True)
     return change([cut(packed, where, size, kind) for where, kind in views], params)
+
+
+def as_rgb(images: Packed | Planes) -> Packed:
+    """Return images as packed RGB: planes are turned into it on their device, without a host sync."""
+    if isinstance(images, Packed):
+        return images
+    areas = images.heights * images.widths
+    places = np.cumsum(areas) - areas
+    geometry = np.stack([images.places, images.heights, images.widths, places], 1)
+    pixels = executors(images.data.device.type).to_rgb(images.data, geometry)
+    return Packed(pixels, places, images.widths)
 
 
 def cuts(params: ViewParams, images: slice = slice(None)) -> list[Cut]:

@@ -14,7 +14,15 @@ from typing import Any, final
 import numpy as np
 
 from pipeline.errors import InputError, Unavailable
-from pipeline.store.file_format import ALLOCATION, METADATA_START, Layout, metadata, read_layout
+from pipeline.store.file_format import (
+    ALLOCATION,
+    METADATA_START,
+    Layout,
+    Store,
+    metadata,
+    read_layout,
+    stored_bytes,
+)
 from pipeline.store.image_size import possible
 from pipeline.store.integrity import (
     CHECKED_AT_OPEN,
@@ -77,6 +85,11 @@ class Beton:
         return self.layout.path
 
     @property
+    def store(self) -> Store:
+        """What its samples are (pipeline.store.file_format)."""
+        return self.layout.store
+
+    @property
     def n(self) -> int:
         """Samples."""
         return self.layout.n
@@ -101,13 +114,17 @@ class Beton:
         most = self.layout.table_start
         fit = (offsets >= METADATA_START) & (sizes > 0) & (sizes <= most) & (offsets <= most - sizes)
         fit &= possible(widths, heights, self.largest)
+        if (expected := stored_bytes(self.store, heights, widths)) is not None:
+            fit &= sizes == expected
         if not fit.all():
             bad = ids[np.flatnonzero(~fit)[0]]
             raise InputError(f"{self.path}: the index is wrong about image {bad}; run pipeline.convert again")
         return offsets, sizes, heights, widths
 
     def jpeg(self, i: int) -> np.ndarray:
-        """The stored JPEG of sample i: u8 [size], a view of the memory map."""
+        """The stored JPEG of sample i: u8 [size], a view of the memory map. Raises InputError in a store of pixels."""
+        if self.store != "jpeg":
+            raise InputError(f"{self.path} holds no JPEG: its images are stored as {self.store}")
         start = self.offsets[i]
         return self.data[start : start + self.sizes[i]]
 

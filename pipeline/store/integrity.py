@@ -13,7 +13,8 @@ the page cache), and from the moment it finds damage on, no sample is handed out
 damaged row says is never believed meanwhile: no sample is read beyond the file or written beyond its buffer
 (`Beton.where`).
 
-JPEG bytes are checked by `python -m pipeline.store FILE` only, and by the decoder's complaints.
+The samples' bytes are checked by `python -m pipeline.store FILE` only, and those of JPEG by the decoder's complaints:
+in a store of pixels a flipped bit is a wrong pixel, which nothing else can tell from a right one.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ from typing import final
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.store.file_format import ALLOCATION, METADATA_START, SAMPLE, Layout
+from pipeline.store.file_format import ALLOCATION, METADATA_START, SAMPLE, STORES, Layout
 from pipeline.store.image_size import possible
 from pipeline.store.manifest import CHUNK_BYTES, Manifest
 
@@ -61,17 +62,23 @@ def read_index(layout: Layout) -> Index:
             rows = np.frombuffer(block, SAMPLE)["image"]
             heights, widths = rows["height"].astype(np.int64), rows["width"].astype(np.int64)
             areas = heights * widths
-            if rows["mode"].any() or not possible(widths, heights).all() or (rows["offset"] > layout.table_start).any():
-                raise InputError(f"{layout.path}: expected JPEG samples inside the file; run pipeline.convert again")
+            of_store = rows["mode"] == STORES.index(layout.store)
+            if not (of_store & possible(widths, heights) & (rows["offset"] <= layout.table_start)).all():
+                raise InputError(_not_samples(layout))
             pixels, largest = pixels + int(areas.sum()), max(largest, int(areas.max()))
         rows = _blocks(file.fileno(), METADATA_START, layout.metadata_end)
         for block in _blocks(file.fileno(), layout.table_start, layout.bytes):
             index.update(block)
             entries, most = np.frombuffer(block, ALLOCATION), np.uint64(layout.table_start)
             if ((entries["offset"] > most) | (entries["size"] > most - entries["offset"])).any():
-                raise InputError(f"{layout.path}: expected JPEG samples inside the file; run pipeline.convert again")
+                raise InputError(_not_samples(layout))
             in_order = in_order and _same_places(block, next(rows))
     return Index(index.hexdigest(), pixels, largest, in_order)
+
+
+def _not_samples(layout: Layout) -> str:
+    kind = "JPEG" if layout.store == "jpeg" else layout.store
+    return f"{layout.path}: expected {kind} samples inside the file; run pipeline.convert again"
 
 
 def claimed(layout: Layout, manifest: Manifest) -> Index:
@@ -95,7 +102,7 @@ def _blocks(file: int, first: int, last: int) -> Iterator[bytes]:
 
 
 def index_sha256(data: np.ndarray, n: int, table_start: int) -> str:
-    """SHA-256 of everything that is not JPEG: header, field descriptors, metadata, allocation table."""
+    """SHA-256 of everything that is not a sample's bytes: header, field descriptors, metadata, allocation table."""
     index = hashlib.sha256(data[: METADATA_START + n * SAMPLE.itemsize].data)
     index.update(data[table_start:].data)
     return index.hexdigest()

@@ -128,7 +128,7 @@ def colours_row(name: str, plan: Plan, device: torch.device) -> Row:
         boxes=whole, insets=np.zeros_like(whole), flips=np.zeros_like(plan.params.flips)
     )  # what is cut is the whole image, which no filter changes
     places, sides = np.arange(n) * height * width, (np.full(n, height), np.full(n, width))
-    source = kernels.Source(pixels.data_ptr(), 3 * places, np.zeros(n, np.int64), *sides, True)
+    source = kernels.Source(pixels.data_ptr(), 3 * places, np.zeros(n, np.int64), *sides, kernels.RAW)
     pool = Pool(None, lambda: kernels.scratch(1, plan.size))
     try:
         (here,), _ = cpu_views.start_views(pool, source, params, plan.size, torch.device("cpu"))()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from pipeline.backends import kernels, libffcv
-from pipeline.backends.backend import jpeg_source
+from pipeline.backends.backend import sample_source
 from pipeline.backends.staged_decode import StagedDecode, parts
 from pipeline.backends.staging_buffers import StagingBuffers
 from pipeline.concurrency.pool import Pool
@@ -31,7 +31,7 @@ def room_for(beton, images: int) -> int:
 
 def decoded(beton, ids, pool: Pool, buffers: StagingBuffers) -> list[np.ndarray]:
     found = []
-    on_its_way = StagedDecode(jpeg_source(beton, ids), pool, buffers)
+    on_its_way = StagedDecode(sample_source(beton, ids), pool, buffers)
     for images, packed in on_its_way.to(CPU):
         sides = zip(beton.heights[ids[images]], beton.widths[ids[images]], strict=True)
         for place, (height, width) in zip(packed.places, sides, strict=True):
@@ -68,7 +68,7 @@ def test_a_batch_begun_late_waits_for_one_begun_early_and_for_no_other(beton, po
     ids, buffers = np.arange(12), StagingBuffers(1, room_for(beton, 1), CPU)
 
     def planner() -> list[list[int]]:
-        began = [StagedDecode(jpeg_source(beton, part), pool, buffers) for part in (ids[:4], ids)]
+        began = [StagedDecode(sample_source(beton, part), pool, buffers) for part in (ids[:4], ids)]
         return [[len(packed.places) for _, packed in each.to(CPU)] for each in began]
 
     with ThreadPoolExecutor(3) as planners:
@@ -78,7 +78,7 @@ def test_a_batch_begun_late_waits_for_one_begun_early_and_for_no_other(beton, po
 
 def test_a_batch_left_half_way_gives_its_buffers_back(beton, pool) -> None:
     ids, buffers = np.arange(10), StagingBuffers(2, room_for(beton, 1), CPU)
-    for _ in StagedDecode(jpeg_source(beton, ids), pool, buffers).to(CPU):
+    for _ in StagedDecode(sample_source(beton, ids), pool, buffers).to(CPU):
         break
     assert len(decoded(beton, ids, pool, buffers)) == 10
 
@@ -97,7 +97,7 @@ def test_every_image_begins_at_an_odd_address_and_fits(beton, pool) -> None:
     """libjpeg-turbo writes rows at multiples of 32 bytes past the cache, which costs up to an eighth of the decode."""
     largest = int(np.argmax(beton.heights[:] * beton.widths[:]))
     ids = np.array([largest, 3, 4, largest, 5])
-    for _, packed in StagedDecode(jpeg_source(beton, ids), pool, StagingBuffers(1, room_for(beton, 1), CPU)).to(CPU):
+    for _, packed in StagedDecode(sample_source(beton, ids), pool, StagingBuffers(1, room_for(beton, 1), CPU)).to(CPU):
         assert packed.pixels.data_ptr() % 2 == 0
         assert (packed.places % 2 == 1).all()
     assert kernels.scratch(10, 1).pixels.ctypes.data % 2 == 1

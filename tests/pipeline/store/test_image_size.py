@@ -151,7 +151,7 @@ def test_the_smallest_and_the_longest_images_are_shown(tmp_path, size, views_on,
 
 def test_whoever_hands_sizes_to_the_kernels_has_them_checked():
     """By `Beton.where`, by `plain_size` or `checked_size`, or by a decoder that reads the file through `where`."""
-    checks = ".where(", "plain_size(", "checked_size(", "jpeg_source(", "self._decoder.start("
+    checks = ".where(", "plain_size(", "checked_size(", "sample_source(", "self._decoder.start("
     root = Path(__file__).parents[3] / "pipeline"
     makers = {path.name: path.read_text() for path in root.rglob("*.py") if "kernels.Source(" in path.read_text()}
     assert len(makers) >= 5
