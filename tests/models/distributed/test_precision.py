@@ -57,9 +57,10 @@ def test_scores_that_differ_beyond_eight_bits_are_told_apart():
 
 
 @pytest.mark.parametrize("recipe", FAMILIES)
-def test_every_family_trained_in_half_precision_ends_and_is_measured_in_float32(recipe, tiny, tmp_path):
+def test_every_family_trained_in_half_precision_ends_and_is_measured_in_float32(recipe, tiny, tmp_path, soft_labels):
     folder = tmp_path / "run"
     flags = [*SHORT, *(["--run.knn"] if "semiformer" not in recipe else [])]
+    flags += [f"--method.labels={soft_labels}"] if "selftrain" in recipe else []
     assert tiny(recipe, folder, *flags, report=recipe == WITH_REPORT) == 0
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     (values,) = (row["values"] for row in rows if row.get("evaluation") == "val")

@@ -78,10 +78,10 @@ def run_command(monkeypatch, *words: object) -> int:
         return pseudo_label.main()
 
 
-def looked_at(folder, beton, temperature: float = 1.0) -> np.ndarray:
+def looked_at(folder, beton, temperature: float = 1.0, n: int | None = None) -> np.ndarray:
     """A run's probabilities by a plain loop over single images, in the file's order of classes."""
     loaded = load_run(folder, CPU)
-    images = torch.cat(list(sweep(loaded.recipe.data, beton, CPU, np.arange(beton.n), 100)))
+    images = torch.cat(list(sweep(loaded.recipe.data, beton, CPU, np.arange(n or beton.n), 100)))
     with torch.no_grad():
         scores = torch.cat([loaded.method.logits(each[None]) for each in images]).double()
     order = [loaded.classes.index(name) for name in beton.manifest.classes]
@@ -109,13 +109,13 @@ def test_the_ensemble_is_the_mean_of_runs_whose_classes_stand_in_any_order(
 
 def test_one_hot_labels_are_averaged_and_a_temperature_sharpens(two_runs, digits):
     beton = open_beton(digits / "val.beton")
-    runs, images = [load_run(folder, CPU) for folder in two_runs], np.arange(beton.n)
+    runs, images = [load_run(folder, CPU) for folder in two_runs], np.arange(50)
     for average, temperature in (("labels", 1.0), ("probabilities", 0.5)):
-        ensemble = Ensemble(beton.n, beton.manifest.classes, average, temperature)
+        ensemble = Ensemble(50, beton.manifest.classes, average, temperature)
         for loaded in runs:
-            batches = sweep(loaded.recipe.data, beton, CPU, images, 100)
-            ensemble.add(loaded, zip(np.split(images, [100, 200]), batches, strict=True), CPU)
-        each = np.stack([looked_at(folder, beton, temperature) for folder in two_runs])
+            batches = sweep(loaded.recipe.data, beton, CPU, images, 20)
+            ensemble.add(loaded, zip(np.split(images, [20, 40]), batches, strict=True), CPU)
+        each = np.stack([looked_at(folder, beton, temperature, n=50) for folder in two_runs])
         expected = np.eye(10)[each.argmax(-1)] if average == "labels" else each
         assert np.abs(ensemble.mean() - expected.mean(0)).max() < 1e-3
 
@@ -151,19 +151,29 @@ def test_runs_that_cannot_label_are_refused_before_anything_is_written(two_runs,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_hidden_labels_do_not_reach_the_soft_labels(trained, digits, tmp_path, monkeypatch):
-    """Without --data it is the run's training file; labels of the digest, and nothing else, differ."""
+def test_hidden_labels_do_not_reach_the_soft_labels(trained, digits, tmp_path, monkeypatch, capsys):
+    """Without --data it is the run's training file. Of the two files the digests of the .beton differ, and no label."""
     beton, run = open_beton(digits / "train.beton"), trained("supervised:digits")
     hidden = np.setdiff1d(np.arange(beton.n), load_split(beton, "5-per-class").labelled)
     permuted = _with_permuted_labels(digits, tmp_path / "permuted", hidden) / "train.beton"
     found = []
     for name, data in (("as it is", []), ("hidden", ["--data", permuted])):
-        assert run_command(monkeypatch, run, "--out", tmp_path / f"{name}.json", *data) == 0
+        assert run_command(monkeypatch, run, "--out", tmp_path / f"{name}.json", *data, "--oracle") == 0
+        assert f"of {1197 if data else 1147:,} hidden labels" in capsys.readouterr().out  # a file that it was not shown
         found.append(json.loads((tmp_path / f"{name}.json").read_text()))
     assert found[0].pop("beton") == beton.digest != found[1].pop("beton") == open_beton(permuted).digest
     for each in found:
         del each["sha256"], each["array"]  # the array's hash is compared
     assert found[0] == found[1]
+
+
+def test_of_many_classes_the_most_frequent_and_the_rarest_are_named():
+    counts = np.arange(30) * 1000
+    assert pseudo_label._counted(counts[:3], ["a", "b", "c"]) == "a 0, b 1,000, c 2,000"
+    many = pseudo_label._counted(counts, [f"class {i}" for i in range(30)])
+    assert many.startswith("class 29 29,000, class 28 28,000")
+    assert many.endswith("class 1 1,000, class 0 0; 1 class never")
+    assert ", class 20 20,000, ..., class 9 9,000, " in many
 
 
 def test_labels_that_are_damaged_missing_or_of_another_file_are_refused_in_one_line(labels, beton, digits, tmp_path):
