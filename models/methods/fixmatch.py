@@ -128,7 +128,7 @@ def cifar10_few() -> Recipe[Settings]:
         Settings(lambda_u=1.0, smoothing=0.1, pseudo=few_labels.pseudo("uniform", momentum=0.9)),  # ours, chosen on val
         few_labels.cifar10_data(),
         few_labels.encoder(),
-        few_labels.optim(1e-4, steps=150, warmup=10, labels_only=30, ema_decay=0.95),
+        few_labels.optim(1e-4, steps=300, warmup=10, labels_only=60, ema_decay=0.95),
     )
 
 

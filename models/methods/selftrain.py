@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, final
 
-from models.config.recipe import Recipe
+from models.config.recipe import Recipe, Run
 from models.encoder.vit import FullImages, classify, encode
 from models.losses import label_loss
 from models.method import Loss, Method, StepInfo
 from models.methods.balance import Balance, build_balance
+from models.methods.presets import few as few_labels
 from models.methods.presets import small
 from models.pseudo_labels.label_file import LabelFile, read_labels
 from models.pseudo_labels.mixup import mixed, random_pairs
@@ -144,4 +145,25 @@ def cifar10() -> Recipe[Settings]:
         small.cifar10_data(),
         small.cifar10_encoder(),
         small.cifar10_optim(labels_only=0),
+    )
+
+
+def few() -> Recipe[Settings]:
+    """Your photographs from --run.start, a foundation model, and what other runs say of them.  Here: not yet run."""
+    return Recipe(
+        Settings(pseudo=few_labels.soft_labels()),
+        few_labels.data(),
+        few_labels.encoder(),
+        few_labels.optim(1e-4, steps=1500, warmup=100),
+        Run(evaluate_steps=250),
+    )
+
+
+def cifar10_few() -> Recipe[Settings]:
+    """CIFAR-10, 40 labels, from --run.start, a ViT-S/14, at 70 pixels: on what finetune:cifar10_few says."""
+    return Recipe(
+        Settings(pseudo=few_labels.soft_labels()),
+        few_labels.cifar10_data(),
+        few_labels.encoder(),
+        few_labels.optim(1e-4, steps=200, warmup=10, ema_decay=0.95),
     )

@@ -230,5 +230,5 @@ def cifar10_few() -> Recipe[Settings]:
         ),  # ours, as fixmatch:cifar10_few
         few_labels.cifar10_data(),
         few_labels.encoder(),
-        few_labels.optim(1e-4, steps=150, warmup=10, labels_only=30, ema_decay=0.95),
+        few_labels.optim(1e-4, steps=300, warmup=10, labels_only=60, ema_decay=0.95),
     )
