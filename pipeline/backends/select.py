@@ -1,9 +1,10 @@
 """Select what `auto` means for `data.backend` and `data.views_on` on this machine, and give the reason.
 
-The rule, in this order: memory, if the decoded set fits `memory_mb`. ffcv without a GPU, or with CPU views: DALI's CPU
-decoder is the same library with more around it. ffcv, if DALI is not installed. The back-end that a resumed run was on.
-ffcv, if it decodes ENOUGH_IMAGES_PER_S with the threads that it has. Otherwise the faster of the two, measured on the
-first images of the file; DALI must be faster by a tenth, as it takes the GPU's time.
+The rule, in this order: memory, if the decoded set fits `memory_mb`. ffcv, if the file holds pixels, which need no
+decoder; there dali is refused. ffcv without a GPU, or with CPU views: DALI's CPU decoder is the same library with more
+around it. ffcv, if DALI is not installed. The back-end that a resumed run was on. ffcv, if it decodes
+ENOUGH_IMAGES_PER_S with the threads that it has. Otherwise the faster of the two, measured on the first images of the
+file; DALI must be faster by a tenth, as it takes the GPU's time.
 
     choose(data, beton, device).describe(before=None)     # "back-end ffcv: DALI is not installed"
 """
@@ -20,6 +21,7 @@ from pipeline.concurrency.pool import cores
 from pipeline.errors import InputError
 from pipeline.spec import Data
 from pipeline.store.beton import Beton
+from pipeline.store.file_format import Store
 
 ENOUGH_IMAGES_PER_S = 5000
 """Decoded images a second that are assumed to suffice for any step: ViT-S Semi-MAE takes 4,600 on an H100 if it reaches
@@ -55,11 +57,13 @@ def views_on(data: Data, device: torch.device) -> Literal["cpu", "device"]:
 
 def choose(data: Data, beton: Beton, device: torch.device, before: BackendName | None = None) -> Choice:
     """Choose the back-end of a run that was on `before` when it was last started; takes seconds where it has to
-    measure.
+    measure. Raises InputError where `data.backend dali` is to read a store of pixels.
 
     All ranks should call it at the same time, as they then share the cores as in training. Their answers may differ;
     the caller decides which counts.
     """
+    if data.backend == "dali" and beton.store != "jpeg":
+        raise InputError(f"data.backend dali decodes JPEG, {beton.path} holds {beton.store}; set data.backend ffcv")
     if data.backend != "auto":
         return Choice(data.backend, "as data.backend says")
     count = data.threads or cores()
@@ -70,6 +74,7 @@ def choose(data: Data, beton: Beton, device: torch.device, before: BackendName |
         before=before,
         ffcv=lambda: ffcv_rate(beton, device, count),
         dali=lambda: dali_rate(beton, data.size, device, count),
+        stored=beton.store,
     )
 
 
@@ -80,6 +85,7 @@ def rule(
     before: BackendName | None,
     ffcv: Callable[[], float],
     dali: Callable[[], float],
+    stored: Store = "jpeg",
 ) -> Choice:
     """Apply the rule of this module.
 
@@ -87,10 +93,13 @@ def rule(
     on_gpu      whether a GPU makes the views
     before      the back-end of a resumed run
     ffcv, dali  measure images/s; called where the rule depends on it; dali may raise InputError
+    stored      what the file holds
     """
     mb, most_mb = memory
     if mb <= most_mb:
         return Choice("memory", f"the decoded images, {mb:,.0f} MB, fit data.memory_mb {most_mb:,.0f}")
+    if stored != "jpeg":
+        return Choice("ffcv", f"the images are stored as {stored}, which needs no decoder")
     if not on_gpu:
         return Choice("ffcv", "the views are made on the CPU, where DALI would only add to the same decoder")
     if not dali_there:

@@ -1,5 +1,5 @@
 """How do images become a .beton? Read, encode, write, read back, and rename at the end; then splits and a summary.
 `python -m pipeline.convert SRC OUT.beton`
 
-May import `sources`, `labels`, `store`, `backends.libffcv` and `concurrency`. Read `conversion.py` first.
+May import `sources`, `labels`, `store`, `backends` and `concurrency`. Read `conversion.py` first.
 """

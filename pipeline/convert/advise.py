@@ -89,10 +89,10 @@ def _prepared(image: Any, choices: list[Choice]) -> list[Prepared] | None:
 
 
 def _cost(choice: Choice, stored: tuple[Prepared, ...]) -> Cost:
-    jpegs = [(np.frombuffer(each.jpeg, np.uint8), each.height, each.width) for each in stored]
+    jpegs = [(np.frombuffer(each.data, np.uint8), each.height, each.width) for each in stored]
     decode(*jpegs[0])  # compiles
     fastest = [min(_decode_s(jpeg) for _ in range(REPEATS)) for jpeg in jpegs]
-    return Cost(choice, sum(len(each.jpeg) for each in stored) / len(stored) / 1e3, len(jpegs) / sum(fastest))
+    return Cost(choice, sum(len(each.data) for each in stored) / len(stored) / 1e3, len(jpegs) / sum(fastest))
 
 
 def _decode_s(jpeg: tuple[np.ndarray, int, int]) -> float:

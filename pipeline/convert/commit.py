@@ -13,6 +13,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import zlib
 from collections.abc import Generator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -125,22 +126,26 @@ def _belongs(path: Path, beton: Beton) -> bool:
 
 
 def read_back(partial: Path, written: Written, pool: Executor) -> None:
-    """Decode every sample of a file just written. Raises InputError if one is not what was meant to be written."""
+    """Read every sample of a file just written, and decode JPEG. Raises InputError if one is not what was meant to be
+    written."""
     data = np.memmap(partial, np.uint8, mode="r").view(np.ndarray)
     guard(data, partial)
 
     def wrong(start: int) -> list[int]:
         some = range(start, min(start + 256, len(written.table)))
-        return [i for i in some if not _decodes(data, written, i)]
+        return [i for i in some if not _whole(data, written, i)]
 
     for found in pool.map(wrong, range(0, len(written.table), 256)):
         if found:
             raise InputError(f"{partial}: sample {found[0]} came back damaged from the disk; check it, then run again")
 
 
-def _decodes(data: np.ndarray, written: Written, i: int) -> bool:
+def _whole(data: np.ndarray, written: Written, i: int) -> bool:
     start, size, image = int(written.table["offset"][i]), int(written.table["size"][i]), written.samples["image"][i]
-    return decode(data[start : start + size], int(image["height"]), int(image["width"])) is not None
+    stored = data[start : start + size]
+    if zlib.crc32(stored) != written.crc32[i]:
+        return False
+    return written.store != "jpeg" or decode(stored, int(image["height"]), int(image["width"])) is not None
 
 
 def commit(out: Path, contents: Mapping[Path, bytes], overwrite: bool) -> None:

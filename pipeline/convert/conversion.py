@@ -32,6 +32,7 @@ from pipeline.sources.levels import Window, check_window
 from pipeline.sources.reading import FOUND_OUT, Reading
 from pipeline.sources.source import Pixels, Source, WrongItem
 from pipeline.store.beton import open_beton
+from pipeline.store.file_format import Store
 from pipeline.store.image_size import MAX_PIXELS, MAX_SIDE
 from pipeline.store.manifest import Manifest, manifest_path, to_json
 from pipeline.store.sample_names import encode_names, escape, names_path
@@ -53,6 +54,9 @@ class Options:
     """Splits to write: the number of labels of every class that may be seen."""
     seed: int = 0
     """Of the order in the file and of the splits."""
+    store: Store = "jpeg"
+    """How images are stored. jpeg: small, and decoding costs most of a core's time; raw: as pixels, without a loss, for
+    small images; yuv420: as planes, half of raw, for photographs where disk is cheaper than cores (--advise)."""
     reencode: bool = False
     """Encode again even the JPEGs that could be kept as they are."""
     window: Window | None = None
@@ -75,6 +79,9 @@ class Options:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise InputError(f"--{name.replace('_', '-')}: expected {low} to {high}, got {value}")
+        for name in ("reencode", "keep_metadata"):
+            if getattr(self, name) and self.store != "jpeg":
+                raise InputError(f"--{name.replace('_', '-')} is for --store jpeg, got --store {self.store}")
         check_window(self.window)
         if not 1 <= self.max_pixels <= MAX_SIDE**2:
             raise InputError(f"--max-pixels: expected 1 to {MAX_SIDE**2}, got {self.max_pixels}")
@@ -149,7 +156,7 @@ def _write(
             closing(_prepared(source, order, options, pool, 4 * workers)) as prepared,
             tqdm(prepared, total=len(order), unit=" images", disable=not progress) as bar,
         ):
-            written = write(partial, _samples(bar, source, outcome), len(order))
+            written = write(partial, _samples(bar, source, outcome), len(order), options.store)
         if not outcome.names:
             raise InputError(
                 f"no image is left of {len(order)}: {outcome.rejected[0][0]}: {outcome.rejected[0][1]}, ..."
@@ -203,9 +210,10 @@ def _one(source: Source, i: int, read: tuple[Pixels | str, int] | None, options:
     if isinstance(image, str):
         return image, -1
     try:
-        return prepare(image, options.side, options.quality, options.reencode, options.decoding), label
+        made = prepare(image, options.side, options.quality, options.reencode, options.decoding, options.store)
     except InputError as error:
         return str(error), -1
+    return made, label
 
 
 def _samples(prepared: Iterable[tuple[int, Prepared | str, int]], source: Source, outcome: Outcome) -> Iterator[Sample]:
@@ -218,7 +226,7 @@ def _samples(prepared: Iterable[tuple[int, Prepared | str, int]], source: Source
         if not -1 <= label < top:
             raise InputError(f"{name}: expected a label from 0 to {top - 1}, or -1 for none, got {label}")
         outcome.keep(name, image)
-        yield Sample(image.jpeg, image.height, image.width, label)
+        yield Sample(image.data, image.height, image.width, label)
 
 
 def _named(source: Any) -> str:

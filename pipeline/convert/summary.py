@@ -24,7 +24,10 @@ FEWEST, MOST = 5, 3  # classes that are named of more
 EXAMPLES = 3  # images that are named with their class
 REASONS, NAMED = 8, 3  # why files were left out, and names for each reason
 SKIPPED = "left out"  # what a source's notes on files that it did not take begin with
-HOW = {"passed through": "kept as they were", "re-encoded": "re-encoded", "resized": "resized"}
+HOW = {
+    "passed through": "kept as they were", "decoded": "stored as they decode", "re-encoded": "re-encoded",
+    "resized": "resized",
+}  # fmt: skip
 
 
 def summary(beton: Beton, splits: Sequence[str]) -> str:

@@ -159,7 +159,7 @@ def _prepared(content: np.ndarray, decoding: Decoding) -> Read | str:
         made = prepare(content.tobytes(), None, QUALITY, False, decoding)
     except InputError as error:
         return str(error)
-    return Read(np.frombuffer(made.jpeg, np.uint8), made.height, made.width)
+    return Read(np.frombuffer(made.data, np.uint8), made.height, made.width)
 
 
 def _content(path: Path, target: np.ndarray) -> np.ndarray:

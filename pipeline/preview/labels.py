@@ -11,7 +11,7 @@ from typing import NamedTuple, final
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.backends import libffcv
+from pipeline.backends.pixels import read_pixels
 from pipeline.labels.splits import known_labels
 from pipeline.preview.picture import GAP, fitted
 from pipeline.store.beton import Beton
@@ -71,7 +71,7 @@ def label_rows(beton: Beton, images: int, classes: int) -> LabelRows:
 
 def _pictures(beton: Beton, ids: np.ndarray, images: int) -> list[np.ndarray | None]:
     places = np.linspace(0, len(ids) - 1, min(images, len(ids))).astype(int)  # from the first to the last
-    return [libffcv.decode(beton.jpeg(i), int(beton.heights[i]), int(beton.widths[i])) for i in ids[places]]
+    return [read_pixels(beton, i) for i in ids[places]]
 
 
 def label_sheet(found: LabelRows) -> Image.Image:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from pipeline.backends import libffcv
+from pipeline.backends.pixels import read_pixels
 from pipeline.errors import InputError
 from pipeline.open import open_backend
 from pipeline.preview.picture import COLOURS
@@ -46,7 +46,7 @@ def rows(
         weak, strong = (view.permute(0, 2, 3, 1).numpy() for view in backend.start(plan)())
     finally:
         backend.close()
-    found = (libffcv.decode(beton.jpeg(i), int(beton.heights[i]), int(beton.widths[i])) for i in ids)
+    found = (read_pixels(beton, i) for i in ids)
     originals = [image for image in found if image is not None]  # all: their views were made
     for v, name in enumerate(("weak", "strong")):
         if name in columns:

@@ -1,7 +1,8 @@
-"""Make one source image into the JPEG that the .beton stores; compressed pixels that training can decode are kept.
+"""Make one source image into what the .beton stores: JPEG, whose compressed pixels are kept where training can decode
+them, RGB, or planes of YUV 4:2:0.
 
 prepared = prepare(Path("photo.heic").read_bytes(), side=500, quality=90, reencode=False)
-prepared.jpeg, prepared.how
+prepared.data, prepared.how
 
 A JPEG is accepted if libffcv decodes it without a warning, which refuses every truncation that Pillow refuses, and more
 (tests/pipeline/sources/test_encode.py). What libjpeg merely warns of in a header, and padding before the end marker, do
@@ -21,10 +22,14 @@ from pipeline.sources.image_file import from_array, has_more_frames, open_image,
 from pipeline.sources.jpeg_segments import Stripped, strip
 from pipeline.sources.levels import Span, Window
 from pipeline.sources.libjpeg import complaint, only_padding
+from pipeline.sources.yuv420 import planes_of_jpeg, planes_of_rgb
+from pipeline.store.file_format import Store
 from pipeline.store.image_size import MAX_PIXELS
 from pipeline.store.jpeg_header import is_sound
 
-How = Literal["passed through", "re-encoded", "resized"]
+How = Literal["passed through", "decoded", "re-encoded", "resized"]
+"""The file's own bytes; the pixels that decoding it gives, or for yuv420 a JPEG's own planes; another JPEG, or for
+yuv420 the planes of RGB, which halves the chroma; smaller."""
 SMALL_SIDE = 64  # up to here halved chroma (4:2:0) would be visible: a 32-pixel image would have 16 x 16 colours
 
 
@@ -47,14 +52,14 @@ class Decoding:
 @final
 @dataclass(frozen=True)
 class Prepared:
-    """A JPEG ready to store, its size in pixels, what was done to get it, and the span of a source of 16 bits.
+    """An image ready to store, its size in pixels, what was done to get it, and the span of a source of 16 bits.
 
     kind      of the source: JPEG, PNG, ... as Pillow calls it, "Pillow image" or "array"
     frames    the source has more frames or pages than the first, which is what is stored
     dropped   bytes of metadata that a JPEG which passed through was without afterwards
     """
 
-    jpeg: bytes
+    data: bytes
     height: int
     width: int
     how: How
@@ -70,11 +75,13 @@ def prepare(
     quality: int,
     reencode: bool,
     decoding: Decoding = Decoding(),
+    store: Store = "jpeg",
 ) -> Prepared:
-    """Make the stored form of one image: a three-component upright JPEG whose longer side is at most `side` pixels.
+    """Make the stored form of one image, upright, in three colours, whose longer side is at most `side` pixels.
 
     source    file contents, a Pillow image, or u8 / u16 / bool [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]
-    quality   of what is encoded here (4:2:0, or 4:4:4 up to 64 pixels); `reencode` encodes even what could pass
+    quality   of JPEG that is encoded here (4:2:0, or 4:4:4 up to 64 pixels); `reencode` encodes even what could pass
+    store     what the bytes are (pipeline.store.file_format)
 
     Transparent pixels are laid on white; 16-bit values are divided by 257, or cut to decoding.window; the first frame
     of an animation counts. Metadata is dropped, unless decoding.keep_metadata keeps it where the file passes through.
@@ -88,29 +95,39 @@ def prepare(
     else:
         opened = open_image(source, decoding.max_pixels)
         if opened.format in ("JPEG", "MPO"):
-            return _from_jpeg(source, opened, side, quality, reencode, decoding)
+            return _from_jpeg(source, opened, side, quality, reencode, decoding, store)
         kind, (image, span) = opened.format or "image", upright_rgb(opened, decoding.window, decoding.max_pixels)
         frames = has_more_frames(opened)
-    return replace(_encode(image, side, quality, span), kind=kind, frames=frames)
+    return replace(_encode(image, side, quality, span, store), kind=kind, frames=frames)
 
 
 def _from_jpeg(
-    source: bytes, opened: Image.Image, side: int | None, quality: int, reencode: bool, decoding: Decoding
+    source: bytes,
+    opened: Image.Image,
+    side: int | None,
+    quality: int,
+    reencode: bool,
+    decoding: Decoding,
+    store: Store,
 ) -> Prepared:
     stripped = strip(source)
     if (stripped.width, stripped.height) != opened.size:
         raise InputError(f"corrupt JPEG: {opened.width} x {opened.height} and {stripped.width} x {stripped.height}")
     pixels = _strictly_decoded(stripped)
     if pixels is None:
-        return _encode(upright_rgb(opened, None, decoding.max_pixels)[0], side, quality)
+        return _encode(upright_rgb(opened, None, decoding.max_pixels)[0], side, quality, store=store)
     facing = orientation(opened)
     fits = side is None or max(opened.size) <= side
-    if fits and not reencode and (opened.mode, facing) == ("RGB", 1) and not stripped.repaired:
+    if store == "yuv420" and fits and facing == 1:
+        planes = planes_of_jpeg(stripped.data, stripped.height, stripped.width)
+        if planes is not None:
+            return Prepared(planes, stripped.height, stripped.width, "decoded")
+    if store == "jpeg" and fits and not reencode and (opened.mode, facing) == ("RGB", 1) and not stripped.repaired:
         kept = source if decoding.keep_metadata else stripped.data
         if _every_back_end_decodes(kept, stripped):
             dropped = len(source) - len(kept)
             return Prepared(kept, stripped.height, stripped.width, "passed through", dropped=dropped)
-    return _encode(turned(Image.fromarray(pixels), facing), side, quality)
+    return _encode(turned(Image.fromarray(pixels), facing), side, quality, store=store)
 
 
 def _strictly_decoded(stripped: Stripped) -> np.ndarray | None:
@@ -137,12 +154,18 @@ def _every_back_end_decodes(jpeg: bytes, stripped: Stripped) -> bool:
     return jpeg == stripped.data or decode(data, height, width) is not None  # stripped.data has been decoded
 
 
-def _encode(image: Image.Image, side: int | None, quality: int, span: Span | None = None) -> Prepared:
-    how: How = "re-encoded"
+def _encode(
+    image: Image.Image, side: int | None, quality: int, span: Span | None = None, store: Store = "jpeg"
+) -> Prepared:
+    how: How = "decoded" if store == "raw" else "re-encoded"
     if side is not None and max(image.size) > side:
         how, scale = "resized", side / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    if store != "jpeg":
+        pixels = np.asarray(image)
+        data = pixels.tobytes() if store == "raw" else planes_of_rgb(pixels)
+        return Prepared(data, image.height, image.width, how, span)
     chroma = "4:4:4" if max(image.size) <= SMALL_SIDE else "4:2:0"
     try:
         jpeg = _saved(image, quality, chroma, optimize=True)

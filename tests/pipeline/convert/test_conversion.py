@@ -58,7 +58,7 @@ def test_side_quality_and_reencode_reach_the_encoder(tree, tmp_path):
     beton = open_beton(tmp_path / "a.beton")
     assert (manifest.n_resized, manifest.side["max"]) == (30, 16)
     name = read_names(beton)[0]
-    assert bytes(beton.jpeg(0)) == prepare((tree / name).read_bytes(), 16, 50, True).jpeg
+    assert bytes(beton.jpeg(0)) == prepare((tree / name).read_bytes(), 16, 50, True).data
     assert convert(tree, tmp_path / "b.beton", Options(reencode=True)).n_re_encoded == 30
 
 

@@ -55,10 +55,10 @@ def check(seed: int) -> bool:
         if "\n" in str(error) or len(str(error)) > 500:
             raise RuntimeError(f"expected one line, got {error}") from None
         return False
-    jpeg = np.frombuffer(made.jpeg, np.uint8)
+    jpeg = np.frombuffer(made.data, np.uint8)
     assert decode(jpeg, made.height, made.width) is not None
     assert is_sound(jpeg, made.height, made.width)
-    assert Image.open(io.BytesIO(made.jpeg)).mode == "RGB"
+    assert Image.open(io.BytesIO(made.data)).mode == "RGB"
     return True
 
 

@@ -24,7 +24,7 @@ def stored(image: Image.Image | np.ndarray, kind: str = "JPEG", **options) -> by
 
 
 def pixels(prepared) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(prepared.jpeg)))
+    return np.asarray(Image.open(io.BytesIO(prepared.data)))
 
 
 def refused(blob: bytes) -> bool:
@@ -39,9 +39,9 @@ def refused(blob: bytes) -> bool:
 def test_a_fitting_rgb_jpeg_keeps_its_bytes(options):
     blob = stored(photo(90, 120), **options)
     kept = prepare(blob, 120, 90, False)
-    assert (kept.jpeg, kept.height, kept.width, kept.how) == (blob, 90, 120, "passed through")
+    assert (kept.data, kept.height, kept.width, kept.how) == (blob, 90, 120, "passed through")
     more = prepare(blob + b"\0\0trailing", 120, 90, False)
-    assert (more.jpeg, more.how, more.dropped) == (blob, "passed through", 10)
+    assert (more.data, more.how, more.dropped) == (blob, "passed through", 10)
 
 
 def test_reencode_and_a_smaller_side_encode_again():
@@ -123,14 +123,14 @@ def test_a_palette_with_a_transparent_colour_lies_on_white():
 def test_noise_is_encoded_though_it_needs_more_memory_than_pillow_takes(quality):
     noise = np.random.default_rng(0).integers(0, 2, (500, 500, 3), np.uint8) * np.uint8(255)
     came = prepare(noise, None, quality, False)
-    assert decode(np.frombuffer(came.jpeg, np.uint8), 500, 500) is not None
+    assert decode(np.frombuffer(came.data, np.uint8), 500, 500) is not None
     expected = Image.open(io.BytesIO(stored(noise, quality=quality, subsampling="4:2:0")))
     assert (pixels(came) == np.asarray(expected)).all()
 
 
 def test_small_images_keep_full_chroma():
     sampling = {
-        side: Image.open(io.BytesIO(prepare(photo(side, side), None, 90, False).jpeg)).layer for side in (64, 65)
+        side: Image.open(io.BytesIO(prepare(photo(side, side), None, 90, False).data)).layer for side in (64, 65)
     }
     assert sampling[64][0][1:3] == (1, 1)
     assert sampling[65][0][1:3] == (2, 2)
@@ -189,7 +189,7 @@ def test_damaged_files_end_in_an_input_error_or_a_valid_jpeg(kind, seed):
         came = prepare(bytes(blob), 500, 90, False)
     except InputError:
         return
-    assert decode(np.frombuffer(came.jpeg, np.uint8), came.height, came.width) is not None
+    assert decode(np.frombuffer(came.data, np.uint8), came.height, came.width) is not None
 
 
 @pytest.mark.parametrize(

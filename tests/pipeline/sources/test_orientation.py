@@ -57,9 +57,9 @@ def assert_shows(jpeg: bytes, expected: np.ndarray) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_file_of_each_orientation_is_stored_upright(kind, orientation):
     blob = oriented(kind, orientation)
-    assert_shows(prepare(blob, None, 95, False).jpeg, upright(blob))
-    assert_shows(prepare(blob, None, 100, False).jpeg, upright(blob))  # as predict reads it
-    assert_shows(prepare(blob, 24, 95, False).jpeg, np.asarray(
+    assert_shows(prepare(blob, None, 95, False).data, upright(blob))
+    assert_shows(prepare(blob, None, 100, False).data, upright(blob))  # as predict reads it
+    assert_shows(prepare(blob, 24, 95, False).data, np.asarray(
         Image.fromarray(upright(blob).astype(np.uint8)).resize((24, 12) if orientation < 5 else (12, 24))
     ))  # fmt: skip
 
@@ -69,8 +69,8 @@ def test_a_file_of_each_orientation_is_stored_upright(kind, orientation):
 def test_a_pillow_image_of_an_object_is_stored_upright(kind, orientation):
     blob = oriented(kind, orientation)
     image, _ = Dataset(1, lambda i: (Image.open(io.BytesIO(blob)), None), None).read(0)
-    assert_shows(prepare(image, None, 95, False).jpeg, upright(blob))
-    assert_shows(prepare(Image.open(io.BytesIO(blob)), None, 95, False).jpeg, upright(blob))
+    assert_shows(prepare(image, None, 95, False).data, upright(blob))
+    assert_shows(prepare(Image.open(io.BytesIO(blob)), None, 95, False).data, upright(blob))
 
 
 def test_a_conversion_stores_every_format_and_orientation_upright(tmp_path):
@@ -98,7 +98,7 @@ def test_other_pixels_than_rgb_are_turned_once_too(kind, mode):
         grey = picture().convert("L").convert(mode)
     blob = oriented(kind, 6, grey)
     expected = np.asarray(picture().convert("L").transpose(Image.Transpose.ROTATE_270).convert("RGB")).astype(float)
-    assert_shows(prepare(blob, None, 95, False).jpeg, expected)
+    assert_shows(prepare(blob, None, 95, False).data, expected)
 
 
 def test_exif_behind_the_pixels_of_a_png_counts():
@@ -113,13 +113,13 @@ def test_exif_behind_the_pixels_of_a_png_counts():
     without = blob[:start] + blob[start + 12 + length : at]
     moved = without + chunk.getvalue() + blob[at:]
     assert prepare(moved, None, 95, False).height == 96
-    assert_shows(prepare(moved, None, 95, False).jpeg, upright(moved))
+    assert_shows(prepare(moved, None, 95, False).data, upright(moved))
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 300])
 def test_a_number_that_is_no_orientation_turns_nothing(orientation):
     for kind in ("JPEG", "PNG", "TIFF"):
-        assert_shows(prepare(oriented(kind, orientation), None, 95, False).jpeg, upright(oriented(kind, 1)))
+        assert_shows(prepare(oriented(kind, orientation), None, 95, False).data, upright(oriented(kind, 1)))
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0no TIFF at all", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM"])
@@ -127,4 +127,4 @@ def test_broken_exif_turns_nothing_and_refuses_nothing(exif):
     for kind in ("JPEG", "WEBP"):
         out = io.BytesIO()
         picture().save(out, kind, exif=exif, **FORMATS[kind])
-        assert_shows(prepare(out.getvalue(), None, 95, False).jpeg, np.asarray(picture()).astype(float))
+        assert_shows(prepare(out.getvalue(), None, 95, False).data, np.asarray(picture()).astype(float))

@@ -121,11 +121,11 @@ def test_what_decoding_does_not_need_is_dropped_unless_it_is_to_be_kept():
     blob = photographed()
     came = prepare(blob, None, 90, False)
     assert came.how == "passed through"
-    assert PLACE not in came.jpeg
-    assert len(came.jpeg) < 20_000
+    assert PLACE not in came.data
+    assert len(came.data) < 20_000
     assert (pixels(came) == np.asarray(Image.open(io.BytesIO(blob)))).all()
     kept = prepare(blob, None, 90, False, Decoding(keep_metadata=True))
-    assert (kept.jpeg, kept.how) == (blob, "passed through")
+    assert (kept.data, kept.how) == (blob, "passed through")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF"])
@@ -136,5 +136,5 @@ def test_what_is_encoded_here_carries_no_metadata(kind):
     blob = stored(photo(48, 64), kind, exif=exif, icc_profile=PLACE * 9, **text)
     for decoding in (Decoding(), Decoding(keep_metadata=True)):
         came = prepare(blob, 32, 90, True, decoding)
-        assert PLACE not in came.jpeg
-        assert not Image.open(io.BytesIO(came.jpeg)).info.keys() & {"exif", "comment", "icc_profile", "xmp"}
+        assert PLACE not in came.data
+        assert not Image.open(io.BytesIO(came.data)).info.keys() & {"exif", "comment", "icc_profile", "xmp"}
