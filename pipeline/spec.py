@@ -123,7 +123,8 @@ class Data:
     views_on: Literal["auto", "cpu", "device"] = "auto"
     """Where views are made: on the CPU, or on the device that trains; auto is the GPU where there is one."""
     threads: Annotated[int | None, AT_LEAST_1] = None
-    """Decoding threads; as many as this process may use cores when absent."""
+    """Decoding threads. When absent, the cores of this process: its share among the ranks of the node, within the
+    cgroup's quota, less two for the step and the driver where at least four are left."""
     ahead: Annotated[int, AT_LEAST_1] = 3
     """Batches prepared in advance."""
     hang_timeout_s: Annotated[float | None, POSITIVE] = 300

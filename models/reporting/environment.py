@@ -12,6 +12,7 @@ import torch
 from models.distributed.process_group import World
 from models.records import events
 from models.records.run_folder import ENVIRONMENT
+from pipeline.concurrency.cores import own_cores
 from pipeline.store.atomic_write import write_whole
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "ffcv")
@@ -19,7 +20,7 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "ffcv")
 
 def write_environment(folder: Path, world: World) -> dict:
     """Write versions, machine and commit of this start to `folder`/environment.json; -> its content."""
-    cuda = world.device.type == "cuda"
+    cuda, own = world.device.type == "cuda", own_cores()
     found = {
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
@@ -27,7 +28,8 @@ def write_environment(folder: Path, world: World) -> dict:
         "device": torch.cuda.get_device_name(world.device) if cuda else "CPU",
         "devices": world.size,
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": own.count,
+        "cores_from": own.why,
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "commit": _commit(),
     }

@@ -14,7 +14,8 @@ from pipeline.backends import kernels, libffcv
 from pipeline.backends.backend import Backend, PendingViews
 from pipeline.backends.cpu_views import start_views
 from pipeline.backends.dali_decoder import Decoder
-from pipeline.concurrency.pool import Pool, cores
+from pipeline.concurrency.cores import decode_threads
+from pipeline.concurrency.pool import Pool
 from pipeline.errors import InputError
 from pipeline.executors.gpu_views import Packed, make_views
 from pipeline.spec import Size
@@ -46,7 +47,7 @@ class Dali(Backend):
         on_gpu = device.type == "cuda" and not self._on_cpu
         self._pool = Pool(threads, lambda: kernels.scratch(1, size))
         try:
-            self._decoder = Decoder(beton, device if on_gpu else None, threads or cores(), self._pool)
+            self._decoder = Decoder(beton, device if on_gpu else None, decode_threads(threads), self._pool)
         except InputError:
             self._pool.close()
             raise

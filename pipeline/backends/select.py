@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 
 from pipeline.backends.decode_rate import dali_rate, ffcv_rate
-from pipeline.concurrency.pool import cores
+from pipeline.concurrency.cores import decode_threads
 from pipeline.errors import InputError
 from pipeline.spec import Data
 from pipeline.store.beton import Beton
@@ -66,7 +66,7 @@ def choose(data: Data, beton: Beton, device: torch.device, before: BackendName |
         raise InputError(f"data.backend dali decodes JPEG, {beton.path} holds {beton.store}; set data.backend ffcv")
     if data.backend != "auto":
         return Choice(data.backend, "as data.backend says")
-    count = data.threads or cores()
+    count = decode_threads(data.threads)
     return rule(
         memory=(decoded_mb(beton), data.memory_mb),
         on_gpu=device.type == "cuda" and views_on(data, device) == "device",

@@ -8,9 +8,10 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from pipeline.concurrency.pool import cores
+from pipeline.concurrency.cores import decode_threads
 
-SLOTS, SLOT_PIXELS = 4, 1 << 24  # 50 MB each: about 90 photographs of 500 pixels, eleven jobs for the pool's threads
+SLOTS, MOST_SLOTS = 4, 8  # one for every two threads; a rank that decodes by many would pin gigabytes with more
+SLOT_PIXELS = 1 << 24  # 50 MB each: about 90 photographs of 500 pixels, eleven jobs for the pool's threads
 
 
 class Slot(NamedTuple):
@@ -63,4 +64,5 @@ class StagingBuffers:
 
 def staging_buffers_for(largest: int, threads: int | None, device: torch.device) -> StagingBuffers:
     """Set up the buffers for images of up to `largest` pixels that so many threads decode."""
-    return StagingBuffers(max(SLOTS, (threads or cores()) // 2), max(SLOT_PIXELS, largest), device)
+    slots = min(max(SLOTS, decode_threads(threads) // 2), MOST_SLOTS)
+    return StagingBuffers(slots, max(SLOT_PIXELS, largest), device)

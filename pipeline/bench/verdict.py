@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.concurrency.pool import cores
+from pipeline.concurrency.cores import cores
 from pipeline.errors import InputError
 
 GFLOP = {

@@ -4,12 +4,12 @@ wait = Pool(threads=8, scratch=lambda: np.empty(1000)).start(lambda first, last,
 wait()
 """
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any
 
+from pipeline.concurrency.cores import decode_threads
 from pipeline.concurrency.threads import Threads
 
 CHUNK = 8  # images in a job: small enough that threads finish together, large enough that Python stays below 1 %
@@ -17,18 +17,12 @@ CHUNK = 8  # images in a job: small enough that threads finish together, large e
 Work = Callable[[int, int, Any], None]
 
 
-def cores() -> int:
-    """Count the cores that this process may use: the affinity that Slurm or taskset gave it, not those of the
-    machine."""
-    return len(os.sched_getaffinity(0))
-
-
 class Pool:
     """Thread pool for kernels that release the GIL; waiting for a batch raises an exception of any of its threads."""
 
     def __init__(self, threads: int | None, scratch: Callable[[], Any]):
         self._scratch, self._local = scratch, threading.local()
-        self._threads = Threads(threads or cores(), "decode")
+        self._threads = Threads(decode_threads(threads), "decode")
 
     def start(self, work: Work, n: int) -> Callable[[], None]:
         """Begin work(first, last, scratch) over slices of range(n); the returned function waits for all of them."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from pipeline.concurrency.pool import cores
+from pipeline.concurrency.cores import cores
 from pipeline.convert.advise import SIDES, Choice, advice
 from pipeline.convert.conversion import WORTH_ADVICE_S, Options, convert
 from pipeline.convert.summary import summary

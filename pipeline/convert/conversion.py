@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.concurrency.pool import cores
+from pipeline.concurrency.cores import cores
 from pipeline.convert.commit import check_absent, commit, read_back, remove_stale_splits, writing
 from pipeline.convert.measure import measured
 from pipeline.convert.outcome import Outcome

@@ -16,7 +16,8 @@ from pipeline.backends import cpu_views, kernels, libffcv, staged_decode
 from pipeline.backends.select import views_on
 from pipeline.backends.staging_buffers import SLOT_PIXELS, StagingBuffers, staging_buffers_for
 from pipeline.concurrency.ahead import ahead
-from pipeline.concurrency.pool import CHUNK, Pool, cores
+from pipeline.concurrency.cores import cores
+from pipeline.concurrency.pool import CHUNK, Pool
 from pipeline.concurrency.threads import Threads
 from pipeline.errors import InputError
 from pipeline.executors.gpu_views import check_device

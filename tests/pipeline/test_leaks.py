@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from pipeline.backends import libffcv
-from pipeline.concurrency.pool import cores
+from pipeline.concurrency.cores import cores
 from pipeline.errors import InputError
 from pipeline.loader import Loader
 from pipeline.open import open_backend

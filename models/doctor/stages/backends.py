@@ -16,7 +16,7 @@ from pipeline.backends import dali_pipe, libffcv
 from pipeline.backends.decode_rate import dali_rate, ffcv_rate, measured
 from pipeline.backends.in_memory import InMemoryBackend
 from pipeline.backends.select import choose
-from pipeline.concurrency.pool import cores
+from pipeline.concurrency.cores import cores
 from pipeline.errors import InputError
 from pipeline.sampling.sampler import SampleIds
 from pipeline.spec import Data, View

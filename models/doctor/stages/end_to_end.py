@@ -9,7 +9,7 @@ from typing import final
 from models.doctor.own_commands import HALF, Done, apart, digits, ran, stopped, train
 from models.doctor.stage import Context, Row, Stage
 from models.records.run_folder import LAST
-from pipeline.concurrency.pool import cores
+from pipeline.concurrency.cores import cores
 
 ROUNDED = 1e-3
 """Relative difference of the weights after 24 steps that sums in another order may make on a GPU."""

@@ -19,7 +19,7 @@ from models.doctor.photographs import open_photographs
 from models.doctor.stage import Context, Row, Stage, no_gpu
 from pipeline.backends import libffcv
 from pipeline.bench.verdict import need
-from pipeline.concurrency.pool import cores
+from pipeline.concurrency.cgroup import cpu_quota
 from pipeline.errors import InputError
 from pipeline.executors.gpu_views import check_device
 from pipeline.text import percent
@@ -48,7 +48,7 @@ class Machine(Stage):
         yield versions(ROOT / "pyproject.toml")
         yield from gpu_rows(context.cuda)
         yield library()
-        yield usable_cores(cores(), limits.cgroup_cores())
+        yield usable_cores(len(os.sched_getaffinity(0)), cpu_quota())
         yield memory(limits.available_memory(), limits.cgroup_memory())
         yield locked(context.cuda, limits.locked_memory())
         yield shared_memory(limits.free_bytes(Path("/dev/shm")), max(1, torch.cuda.device_count()))
@@ -177,13 +177,13 @@ def library() -> Row:
 
 
 def usable_cores(affinity: int, quota: float | None) -> Row:
-    """Compare the cores that threads are started for with those that the cgroup grants."""
+    """Compare the cores of the affinity, by which torch starts threads, with those that the cgroup grants."""
     figure = (
         f"{affinity} by affinity, {'no limit' if quota is None else f'{quota:g}'} by cgroup, {os.cpu_count()} in all"
     )
     values = {"affinity": float(affinity), "cgroup": math.inf if quota is None else quota}
     if quota is not None and quota < affinity:
-        to_do = f"threads would be throttled: set --data.threads {max(1, int(quota))} and OMP_NUM_THREADS"
+        to_do = f"torch's threads would be throttled: set OMP_NUM_THREADS={max(1, int(quota))}"
         return Row("cores", "slow", figure, to_do, values)
     return Row("cores", "ok", figure, "", values)
 

@@ -16,7 +16,7 @@ from models.doctor.stage import Context, Row, Stage
 from models.doctor.step_rates import Rates, Stepper, built, flops_per_image, host_ms, measured, released
 from pipeline.backends.ffcv import FFCV
 from pipeline.batch import Batch
-from pipeline.concurrency.pool import cores
+from pipeline.concurrency.cores import cores
 from pipeline.loader import Loader, LoaderSpec
 from pipeline.sampling.sampler import Sampler, shares
 from pipeline.store.beton import Beton

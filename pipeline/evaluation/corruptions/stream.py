@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pipeline.concurrency.ahead import ahead
-from pipeline.concurrency.pool import CHUNK, cores
+from pipeline.concurrency.cores import cores
+from pipeline.concurrency.pool import CHUNK
 from pipeline.concurrency.threads import Threads
 from pipeline.concurrency.transfer import to_device
 from pipeline.evaluation.corruptions.corrupt import Table, corrupt

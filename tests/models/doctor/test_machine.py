@@ -8,6 +8,7 @@ import pytest
 from models.doctor import driver, limits
 from models.doctor.disk import BLOCK, read_rates
 from models.doctor.stages import machine
+from pipeline.concurrency.cgroup import cpu_quota
 
 
 def planted(root: Path, cgroup: str, files: dict[str, str]) -> Path:
@@ -41,12 +42,12 @@ V1 = {"cpu,cpuacct/box/cpu.cfs_quota_us": "150000", "cpu,cpuacct/box/cpu.cfs_per
 )
 def test_the_fewest_cores_and_bytes_of_all_cgroups_count(tmp_path, cgroup, files, cores, memory):
     root = planted(tmp_path, cgroup, files)
-    assert limits.cgroup_cores(root) == cores
+    assert cpu_quota(root) == cores
     assert limits.cgroup_memory(root) == memory
 
 
 def test_without_a_proc_nothing_is_limited(tmp_path):
-    assert limits.cgroup_cores(tmp_path) is limits.cgroup_memory(tmp_path) is None
+    assert cpu_quota(tmp_path) is limits.cgroup_memory(tmp_path) is None
     assert limits.available_memory(tmp_path) > 0
     assert limits.free_bytes(tmp_path / "gone") is None
 

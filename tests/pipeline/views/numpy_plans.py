@@ -12,8 +12,24 @@ from pipeline.sampling.sampler import SampleIds
 from pipeline.spec import Mask, View
 from pipeline.views.plan import ViewSpec
 from pipeline.views.rand_augment import (
-    AUTOCONTRAST, BRIGHTNESS, COLOUR, CONTRAST, EQUALIZE, HUE, IDENTITY, INVERT, NAMES, POSTERIZE, ROTATE, SHARPNESS,
-    SHEAR_X, SHEAR_Y, SOLARIZE, SOLARIZE_ADD, TRANSLATE_X, TRANSLATE_Y,
+    AUTOCONTRAST,
+    BRIGHTNESS,
+    COLOUR,
+    CONTRAST,
+    EQUALIZE,
+    HUE,
+    IDENTITY,
+    INVERT,
+    NAMES,
+    POSTERIZE,
+    ROTATE,
+    SHARPNESS,
+    SHEAR_X,
+    SHEAR_Y,
+    SOLARIZE,
+    SOLARIZE_ADD,
+    TRANSLATE_X,
+    TRANSLATE_Y,
 )  # fmt: skip
 
 RATIO = 3 / 4, 4 / 3
