@@ -185,8 +185,8 @@ class Run:
     """Rate of an extension, scaled as `optim.lr` is: the peak of a rewarm (None: optim.lr), or the constant rate (None:
     that of the last step before)."""
     best: str | None = None
-    """Keep best.pt, too: the checkpoint with the best value of this name on data.val, such as top1 or knn (of equal
-    values the first). It costs a save whenever an evaluation is better."""
+    """Keep best.pt, too: the checkpoint with the best value of this name on data.val, such as top1, knn or balanced
+    (the mean of the classes' recalls), of equal values the first. It costs a save whenever one is better."""
     stop_after: Annotated[int | None, AT_LEAST_1] = None
     """Early stopping: end the run once so many evaluations in a row have brought no better value of `best`."""
     judge: Literal["average", "raw", "both"] = "average"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import final
 
 import numpy as np
@@ -22,7 +23,8 @@ from models.method import Method
 from models.records.metrics import RAW
 from pipeline.errors import InputError
 from pipeline.evaluation.sweep import sweep, sweep_decodable
-from pipeline.labels.splits import known_labels, load_split
+from pipeline.labels.long_tail import uneven
+from pipeline.labels.splits import known_labels, label_counts, load_split
 from pipeline.sources.classes import difference
 from pipeline.store.beton import Beton, open_beton
 
@@ -55,6 +57,8 @@ class Validator:
         self.on_labels = ("knn",) * (recipe.run.knn or not has_classifier) + ("probe",) * recipe.run.probe
         self.rankme = recipe.run.rankme and file == data.val  # of training images: once an evaluation
         self.split = load_split(train, data.split) if data.split else None
+        self.recalls: dict[str, list[float | None]] = {}
+        self.balanced = has_classifier and self._classes_differ()
         self.batch = recipe.run.images_at_once or 256
         if recipe.run.probe:
             self._check_labels()
@@ -64,15 +68,19 @@ class Validator:
 
         Returns top1 (and top5 above 5 classes) where the method has a classifier; knn where it has none or run.knn asks
         for it, and probe where run.probe does, unless no label is known; rankme where run.rankme asks for it, with val.
-        Where run.judge asks for the raw weights, their values are there as top1_raw and so on.
+        balanced, the mean of the classes' recalls, where they may differ much; `recalls` then has those. Where
+        run.judge asks for the raw weights, their values are there as top1_raw and so on.
         """
         judge, values = self.recipe.run.judge, {}
+        self.recalls = {}
         with full_precision(self.world.device):
             if judge != "raw":
                 values = self._measure(method)
             if judge != "average":
                 with method.raw_weights():
+                    average = self.recalls
                     values |= {f"{name}{RAW}": value for name, value in self._measure(method).items()}
+                    self.recalls = average | {f"{name}{RAW}": each for name, each in self.recalls.items()}
         return values
 
     @property
@@ -80,6 +88,7 @@ class Validator:
         """The names of the values that a call returns."""
         classes = len(self.train.manifest.classes or ())
         names = ("top1", *(("top5",) if classes > 5 else ())) if method_class(self.recipe).has_classifier else ()
+        names += ("balanced",) if self.balanced else ()
         known = len(self.labels.ids) and len(known_labels(self.train, self.split).ids)
         names += (*(self.on_labels if known else ()), *(("rankme",) if self.rankme else ()))
         judge = self.recipe.run.judge
@@ -94,10 +103,26 @@ class Validator:
         values = self._classified(method, ids) if method.has_classifier else {}
         return values | (self._read_features(method, ids) if self.on_labels or self.rankme else {})
 
+    def _classes_differ(self) -> bool:
+        """Whether classes are told apart in the journal: balanced accuracy is top1 where val has equally many images of
+        each. So it is where val or the known labels are uneven, a balance is set, or run.best asks for it."""
+        known = self.train.manifest.class_counts if self.split is None else label_counts(self.train, self.split)
+        asked = str(self.recipe.run.best).removesuffix(RAW) == "balanced"
+        balance = getattr(self.recipe.method, "balance", None)
+        balance_set = balance is not None and balance.kind != "none"
+        return asked or balance_set or uneven(known) or uneven(self.beton.manifest.class_counts)
+
     def _classified(self, method: Method, ids: np.ndarray) -> dict[str, float]:
-        counts = hits(method, self._images(ids), self._on_device(self.labels[ids]))
-        top1, top5, n = sum_over_ranks(counts.cpu(), self.world).tolist()
-        return {"top1": top1 / n} | ({"top5": top5 / n} if len(self.train.manifest.classes or ()) > 5 else {})
+        images = self.beton.manifest.class_counts
+        classes = len(images) if self.balanced else 0
+        counts = hits(method, self._images(ids), self._on_device(self.labels[ids]), classes)
+        top1, top5, n, *right = sum_over_ranks(counts.cpu(), self.world).tolist()
+        values = {"top1": top1 / n} | ({"top5": top5 / n} if len(self.train.manifest.classes or ()) > 5 else {})
+        if not classes:
+            return values
+        recall = [hit / held if held else None for hit, held in zip(right, images, strict=True)]
+        self.recalls = {"recall": recall}
+        return values | {"balanced": fmean(each for each in recall if each is not None)}
 
     def _read_features(self, method: Method, ids: np.ndarray) -> dict[str, float]:
         """k-NN, linear probe and RankMe, as far as the recipe asks for them; a training image is encoded once for all

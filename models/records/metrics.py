@@ -9,6 +9,8 @@ from pipeline.text import measured
 FILE = "metrics.jsonl"
 RAW = "_raw"
 """Ends the names of values of the weights themselves, where an average is kept as well."""
+RECALLS = "recall", f"recall{RAW}"
+"""Shares of right answers of each class, in the rows of evaluations; null for a class without an image."""
 OPTIONAL = {"epoch": NUMBER, "replaced": (int,), "pseudo": (dict,)}
 INTERVAL = {"loss": NUMBER_OR_NONE, "lr": NUMBER_OR_NONE, "gradient_norm": NUMBER_OR_NONE, "parts": (dict,)}
 TIMING = {"images_per_s": NUMBER_OR_NONE, "wait_share": NUMBER_OR_NONE, "elapsed_s": NUMBER}
@@ -35,7 +37,8 @@ def check_row(row: dict) -> str | None:
     if wrong := wrong_field(row, {"step": (int,)}, OPTIONAL):
         return wrong
     if "evaluation" in row or "values" in row:
-        return wrong_field(row, {"evaluation": (str,), "values": (dict,)}) or _no_numbers(row, "values")
+        wrong = wrong_field(row, {"evaluation": (str,), "values": (dict,)}, dict.fromkeys(RECALLS, (list,)))
+        return wrong or _no_numbers(row, "values") or _no_shares(row)
     if not any(name in row for name in ("lr", "gradient_norm", "parts", "timing")):
         return wrong_field(row, {"loss": NUMBER_OR_NONE})
     wrong = wrong_field(row, INTERVAL | {"timing": (dict,)}) or wrong_field(row["timing"], TIMING)
@@ -61,3 +64,9 @@ def _no_numbers(row: dict, field: str) -> str | None:
     return next(
         (f"{field} holds no number at {name}" for name, value in held if not is_of(value, NUMBER_OR_NONE)), None
     )
+
+
+def _no_shares(row: dict) -> str | None:
+    """Name the first list of RECALLS that holds what is neither a number nor null; None if none does."""
+    wrong = (name for name in RECALLS if not all(is_of(value, NUMBER_OR_NONE) for value in row.get(name, ())))
+    return next((f"{name} holds what is no number" for name in wrong), None)

@@ -18,6 +18,8 @@ COLOURS = "#2f6690", "#d1603d", "#3a9679", "#8d5a97", "#c9a227", "#5b6875", "#9c
 CORRECT, WRONG, UNKNOWN = COLOURS[2], COLOURS[1], "#aab4be"
 FLAT, TALL, WIDE = (5.0, 3.0), (5.0, 4.3), (7.2, 3.0)
 """Sizes in inches, at 180 dots an inch; two of the first two stand side by side on a wide page."""
+RECALL = "Recall per class", "Share of each class's images that are recognised, and how many labels of it were known."
+"""Title and caption of what `recalls` draws."""
 Row = dict
 Series = dict[str, tuple[list[float], list[float]]]
 
@@ -142,6 +144,46 @@ def confusions(confusion: np.ndarray, names: Sequence[str]) -> bytes | None:
     axes.tick_params(length=0)
     axes.set_xlabel("predicted", color=SOFT)
     axes.set_ylabel("true", color=SOFT)
+    return _png(figure)
+
+
+def recalls(recall: Sequence[float | None], labels: Sequence[int] | np.ndarray, names: Sequence[str]) -> bytes | None:
+    """Bars of the share of each class's images that were recognised, and a line of its labels (logarithmic, to the
+    right), the class with the most labels first; None if no class has an image.
+
+    recall  of each class, None where it has no image
+    labels  known labels of each class
+    """
+    order = [c for c in np.argsort(-np.asarray(labels), kind="stable") if recall[c] is not None]
+    if not order:
+        return None
+    many, place = len(order) > 40, np.arange(len(order))
+    figure, axes = _axes(WIDE)
+    shares = [100 * (recall[c] or 0) for c in order]
+    axes.bar(place, shares, color=COLOURS[0], width=1.0 if many else 0.72, label="recall")
+    axes.axhline(float(np.mean(shares)), color=INK, lw=1, ls=(0, (4, 3)), label="balanced accuracy, the mean")
+    axes.set_ylim(0, 105)
+    axes.set_xlim(-0.6, len(order) - 0.4)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+    if many:
+        axes.set_xlabel("classes, most labels first", color=SOFT)
+    else:
+        turned = max(len(names[c]) for c in order) > 4
+        axes.set_xticks(
+            place, [names[c] for c in order], parse_math=False, rotation=45 if turned else 0,
+            ha="right" if turned else "center",
+        )  # fmt: skip
+    counts = axes.twinx()
+    known = np.maximum(0.5, np.asarray(labels)[order])  # below the axis where there is none
+    counts.plot(place, known, color=WRONG, lw=1.4, marker=None if many else "o", ms=4)
+    counts.set_yscale("log")
+    counts.set_ylim(bottom=0.8)
+    counts.spines[["top", "left", "bottom"]].set_visible(False)
+    counts.spines["right"].set_color(LINE)
+    counts.tick_params(axis="y", which="both", colors=WRONG, labelsize=9, length=3)
+    counts.yaxis.set_major_formatter(lambda value, _: _short(value))
+    counts.set_ylabel("labels", color=WRONG)
+    _legend(axes)
     return _png(figure)
 
 

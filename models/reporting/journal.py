@@ -100,7 +100,8 @@ class Journal:
     A row is {step, epoch, lr, loss, gradient_norm, parts, pseudo, timing}: means over the steps since the row before,
     and over ranks. `replaced` counts images that stood in for others that cannot be decoded, where there were any. All
     but `timing` is a function of the recipe and its seed: a resumed run writes the rows of an uninterrupted one, bit
-    for bit, on as many ranks. Evaluations are rows {step, epoch, evaluation, values}.
+    for bit, on as many ranks. Evaluations are rows {step, epoch, evaluation, values}, with recall, the share of right
+    answers of each class (null: it has no image), where the classes differ (models.evaluate.validator).
     """
 
     def __init__(
@@ -165,12 +166,16 @@ class Journal:
                 self._publish(row, step_s)
         return due
 
-    def evaluation(self, step: int, name: str, values: dict[str, float]) -> None:
-        """Write and print an evaluation; one that the file has for this step already is skipped."""
+    def evaluation(
+        self, step: int, name: str, values: dict[str, float], recalls: dict[str, list[float | None]] | None = None
+    ) -> None:
+        """Write and print an evaluation; one that the file has for this step already is skipped. `recalls` is written
+        alone."""
         if not self.world.main or (step, name) in self._evaluated:
             return
         self._evaluated.add((step, name))
-        self._write({"step": step, "epoch": self.length.epoch(step), "evaluation": name, "values": values})
+        row = {"step": step, "epoch": self.length.epoch(step), "evaluation": name, "values": values}
+        self._write(row | (recalls or {}))
         for key, value in values.items() if self._board is not None else ():
             self._board.add_scalar(f"{name}/{key}", value, step)
         text = "  ".join(f"{key} {measured(key, value)}" for key, value in values.items())

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from models.records.json_file import read_object
+from models.records.metrics import RECALLS
 from models.records.run_folder import ENVIRONMENT, RECIPE, REPORT
 from models.reporting import figures
 from models.reporting.pseudo_label_stats import PseudoLabelCounts, few_passed
@@ -27,6 +28,7 @@ def write_report(
     pictures: Sequence[Picture],
     verdict: str,
     labelled: int = 0,
+    label_counts: Sequence[int] = (),
     command: str = "",
     pseudo_labels: PseudoLabelCounts | None = None,
     class_names: Sequence[str] | None = None,
@@ -38,6 +40,7 @@ def write_report(
     pictures       reconstructions, views and the like, in this order
     verdict        sentence about the throughput, as `verdict` returns it
     labelled       images whose label was learned from
+    label_counts   those of each class
     command        the shell command that trains the same again, or several, one a line
     pseudo_labels  their counts, if the method gives any
     class_names    in label order; numbers if None
@@ -52,6 +55,7 @@ def write_report(
         Section("", [*_summary(steps, scores, recipe, environment, labelled), *map(_sentence, notes)]),
         Section("Results", [Table(("measured", "value"), final)] * bool(final)),
         Section("Curves", _curves(steps, scores, figures.effective_ranks(rows))),
+        Section("Classes", _classes(rows, label_counts, class_names)),
         Section("Pseudo-labels", _pseudo_labels(steps, pseudo_labels, class_names, few_passed(rows, recipe))),
         Section("What the network saw and made", list(pictures)),
         Section("Throughput", _throughput(steps, verdict)),
@@ -160,6 +164,20 @@ def _curves(steps: Sequence[dict], scores: figures.Series, ranks: figures.Series
         ("Learning rate", "Of the layers that learn at the full rate.", figures.curves(rates)),
         ("Gradient norm", "Before clipping.", figures.curves(norms, log=True)),
     )
+
+
+def _classes(rows: Sequence[dict], labels: Sequence[int], class_names: Sequence[str] | None) -> list[Table | Picture]:
+    """Recall of each class by the last evaluation of val that has it; the ten lowest as a table."""
+    held = [row[name] for row in rows if row.get("evaluation") == "val" for name in RECALLS[::-1] if name in row]
+    if not held or len(held[-1]) != len(labels):
+        return []
+    recall, names = held[-1], class_names or [str(index) for index in range(len(labels))]
+    worst = sorted((c for c, share in enumerate(recall) if share is not None), key=lambda c: (recall[c], labels[c]))
+    table = [[names[c], f"{labels[c]:,}", percent(recall[c])] for c in worst[:10]]
+    return [
+        *_pictures((*figures.RECALL, figures.recalls(recall, labels, names)), wide=True),
+        Table(["class, lowest recall first", "known labels", "recall on val"], table),
+    ]
 
 
 def _pseudo_labels(

@@ -90,11 +90,12 @@ def summary_of(folder: Path, state: State) -> dict[str, str | float]:
 
 
 def _numbers(row: dict) -> Iterator[tuple[str, float]]:
-    """The finite numbers of a row by the names that TensorBoard has for them, too."""
+    """The finite numbers of a row by the names that TensorBoard has for them, too; lists, one number a class, are left
+    out."""
     for key, value in row.items():
         prefix = row["evaluation"] if key == "values" else key
         for name, number in value.items() if isinstance(value, dict) else [("", value)]:
-            if key not in ("step", "evaluation") and number is not None:
+            if key not in ("step", "evaluation", *metrics.RECALLS) and number is not None:
                 yield f"{prefix}/{name}" if name else key, float(number)
 
 

@@ -36,7 +36,7 @@ def finish_run(run: Training) -> None:
     for name, validate in run.validators.items():
         values = validate(method)
         if values:
-            run.journal.evaluation(run.step, name, values)
+            run.journal.evaluation(run.step, name, values, validate.recalls)
         if name == "val" and run.best is not None and run.best.add(run.step, values):
             run.saver.wait()
             if run.world.main:
@@ -56,6 +56,7 @@ def finish_run(run: Training) -> None:
         pictures=_pictures(run, method),
         verdict=verdict(*speed(rows), "GPU" if run.world.device.type == "cuda" else "CPU"),
         labelled=run.train_data.pools[0],
+        label_counts=run.train_data.label_counts.tolist(),
         command="\n".join(command_of(replace(run.recipe, run=stage)) for stage in stages_of(run.recipe.run)),
         notes=[*describe(run.recipe.encoder, run.method.encoder, started=True), *(notes := _notes(run))],
         pseudo_labels=run.journal.pseudo_labels,

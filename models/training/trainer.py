@@ -111,7 +111,7 @@ class Training:
             method = self.full_method()
             found = {name: each(method) for name, each in self.validators.items() if at_end or name == "val"}
             for name, values in found.items():
-                self.journal.evaluation(self.step, name, values)
+                self.journal.evaluation(self.step, name, values, self.validators[name].recalls)
         return self.best is not None and self.best.add(self.step, found["val"])
 
     def save(self, *, best: bool = False) -> None:

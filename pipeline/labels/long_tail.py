@@ -6,6 +6,8 @@ long_tail(1500, 10, 100)    # [1500, 899, 539, 323, 193, 116, 69, 41, 24, 15]: C
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from pipeline.errors import InputError
 
 MOST = 1_000_000
@@ -48,6 +50,12 @@ def largest_that_fits(held: Sequence[int], ratio: float) -> int:
         fits = all(k <= has for k, has in zip(long_tail(n, len(held), ratio), held, strict=True))
         low, high = (n, high) if fits else (low, n - 1)
     return low
+
+
+def uneven(counts: Sequence[int] | np.ndarray) -> bool:
+    """Say whether some class has at least twice as many images as another, classes without any left out."""
+    held = [n for n in counts if n]
+    return bool(held) and bool(max(held) >= 2 * min(held))
 
 
 def ratio_name(ratio: float) -> str:

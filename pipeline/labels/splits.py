@@ -341,6 +341,11 @@ def known_labels(beton: Beton, split: Split | None) -> Labels:
     return Labels(beton.n, split.labelled, stored_labels(beton)[split.labelled])
 
 
+def label_counts(beton: Beton, split: Split) -> np.ndarray:
+    """Count the labels of each class that the split shows, i64 [C]."""
+    return np.bincount(stored_labels(beton)[split.labelled], minlength=len(split.classes))
+
+
 def stored_labels(beton: Beton) -> np.ndarray:
     """Every label of a file, i64 [n], a view of it: for drawing, never for training."""
     return metadata(beton.data, beton.n)["label"]

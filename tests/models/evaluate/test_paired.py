@@ -74,7 +74,7 @@ def test_without_another_run_only_its_own_numbers_are_there(copied, asked):
     asked("accuracy", ours, *FLAGS)
     named = list(read_evaluations(ours)[-1]["values"])
     assert named == ["images", *(f"{top}{end}" for top in ("top1", "top5") for end in ("", "_low", "_high")),
-                     "per_class", "calibration_error", "nll"]  # fmt: skip
+                     "balanced", "lowest_recall", "calibration_error", "nll"]  # fmt: skip
 
 
 def test_neighbours_of_two_encoders_are_compared_for_each_k(copied, trained, asked):
