@@ -8,7 +8,8 @@ import difflib
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-NO_SHARES = "images", "mse", "blank", "nll", "loss", "hours", "cost", "memory", "score", "gflops", "rankme", "mcnemar"
+NO_SHARES = ("images", "mse", "blank", "nll", "loss", "hours", "seconds", "cost", "memory", "score", "gflops", "rankme",
+             "mcnemar")  # fmt: skip
 """Parts of the names of numbers that are no shares, though they may lie between 0 and 1."""
 
 

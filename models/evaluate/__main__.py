@@ -54,8 +54,8 @@ def measure(name: str, path: str, flags: list[str]) -> None:
     result = evaluator.run(loaded)
     page = append_evaluation(loaded, name, evaluator, result)
     width = max(24, *map(len, result.values))
-    for key, value in result.values.items():
-        print(f"{key:{width}s} {measured(key, value)}")
+    listed = "".join(f"{key:{width}s} {measured(key, value)}\n" for key, value in result.values.items())
+    print(listed if result.text is None else result.text, end="")
     print(f"page: {page}")
 
 

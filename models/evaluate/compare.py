@@ -173,7 +173,8 @@ def marked(column: Column, values: Sequence[tuple[float, ...]], data: Sequence[s
     share = text.is_share(column.name, [each for held in values for each in held])
     written = text.percent if share else text.number
     means = [fmean(held) if held else None for held in values]
-    winners = set() if column.where == "test" else best(column, means, data)  # nothing is chosen on test
+    on_test = column.where == "test" or column.name.endswith("_test")
+    winners = set() if on_test else best(column, means, data)  # nothing is chosen on test
     cells = []
     for number, held in enumerate(values):
         cell = written(*held) if held else NOTHING

@@ -26,11 +26,15 @@ from pipeline.text import count, some
 
 class Result(NamedTuple):
     """Numbers for the log (shares are 0 to 1), tables and pictures for the page, and a description of the machine where
-    numbers depend on it."""
+    numbers depend on it.
+
+    text  what is printed in place of the list of numbers, such as a table; each line ended
+    """
 
     values: dict[str, float]
     blocks: Sequence[Block] = ()
     machine: dict[str, str] | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from models.evaluate.evaluation_log import read_evaluations
 from models.records.metrics import read
 from models.records.run_folder import LAST
 
-LOWER = "mse", "nll", "error", "mce", "hours", "cost", "loss", "train_gflops", "memory", "spread"
+LOWER = "mse", "nll", "error", "mce", "hours", "seconds", "cost", "loss", "train_gflops", "memory", "spread"
 """What the names of numbers hold of which less is better."""
-COUNTS = "images", "known"
+COUNTS = "images", "known", "unlabelled"
 OF_PAIRS = "_against", "_difference", "_images_only", "_mcnemar"
 """What the names of numbers hold that tell of two runs, so that they are none of one run's."""
 FILES = "val", "test"
