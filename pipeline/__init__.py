@@ -14,6 +14,23 @@ import time
 from pathlib import Path
 
 UNUSED_S = 30 * 86400
+SHARED = {
+    "9p", "afs", "beegfs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.juicefs", "fuse.sshfs", "fuse.weka",
+    "gpfs", "lustre", "nfs", "nfs4", "panfs", "pvfs2", "smb3", "wekafs",
+}  # fmt: skip
+"""File systems of several machines: kernels would be compiled into and read from them by every node at once."""
+
+
+def _file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
+    """Name the type of the file system that a path lies on, or would, "nfs4" say; empty where it is not known."""
+    name, found, longest = str(path.resolve()), "", -1
+    with contextlib.suppress(OSError):
+        for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+            before, _, after = line.partition(" - ")
+            mount = before.split()[4].replace("\\040", " ")
+            if len(mount) >= longest and (name + "/").startswith(mount.rstrip("/") + "/"):
+                longest, found = len(mount), after.split()[0]
+    return found
 
 
 def _kernel_cache() -> Path:
@@ -55,12 +72,15 @@ def _takes_files(folder: Path) -> bool:
 
 
 def temporary_folder(name: str) -> Path | None:
-    """Name a folder in this user's own part of the temporary folder, which is made; None where that is not possible.
+    """Name a folder in this user's own part of the job's disk (SLURM_TMPDIR), else of the temporary folder (TMPDIR,
+    /tmp), which is made; None where that is not possible.
 
     numba runs what it finds there, so a folder that others own or may write to is not used.
     """
     with contextlib.suppress(OSError):
-        mine = Path(tempfile.gettempdir()) / f"shotcrete-{os.getuid()}"
+        of_job = os.environ.get("SLURM_TMPDIR")
+        base = of_job if of_job and _takes_files(Path(of_job)) else tempfile.gettempdir()
+        mine = Path(base) / f"shotcrete-{os.getuid()}"
         mine.mkdir(mode=0o700, exist_ok=True)
         found = mine.lstat()
         if found.st_uid == os.getuid() and found.st_mode & 0o170022 == 0o040000 and _takes_files(mine):
@@ -71,9 +91,16 @@ def temporary_folder(name: str) -> Path | None:
 def _choose_cache() -> None:
     """Set NUMBA_CACHE_DIR to a folder that takes files: as given, else in the user's cache, else a temporary one.
 
-    Without any, numba would end on the first kernel with a traceback; the process ends here, in one line.
+    Where the user's cache is shared by the nodes of a cluster, it is a folder of this node, for the compilers of the
+    GPU, too. Without any, numba would end on the first kernel with a traceback; the process ends here, in one line.
     """
     own = _kernel_cache()
+    shared = _file_system(own)
+    if shared in SHARED and (on_node := temporary_folder(own.name)) is not None:
+        if not on_node.exists() and "NUMBA_CACHE_DIR" not in os.environ:  # said by the first process on the node
+            print(f"compiled kernels are in {on_node.parent}, as {own.parent} is on {shared}", file=sys.stderr)
+        own = on_node
+        _keep_on_node(on_node.parent)
     given = Path(os.environ.get("NUMBA_CACHE_DIR") or own)
     chosen = given
     if not _takes_files(given):
@@ -90,6 +117,15 @@ def _choose_cache() -> None:
     os.environ["NUMBA_CACHE_DIR"] = str(chosen)
     if chosen != given or given == own:
         _use(chosen)
+
+
+def _keep_on_node(folder: Path) -> None:
+    """Keep what Triton and torch.compile compile in a folder of this node, but for those that have one of their own."""
+    if not os.environ.get("TRITON_CACHE_DIR") and not os.environ.get("TRITON_HOME"):
+        of_torch = os.environ.get("TORCHINDUCTOR_CACHE_DIR")  # which keeps its Triton kernels there
+        os.environ["TRITON_CACHE_DIR"] = str(Path(of_torch or folder) / "triton")
+    if not os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
 
 
 _choose_cache()  # before numba is imported anywhere
