@@ -111,7 +111,6 @@ EVA = "eva_giant_patch14_224"
 USUAL = {"act_layer": "gelu", "pre_norm": False, "qkv_bias": True, "class_token": True, "reg_tokens": 0,
          "no_embed_class": False}  # fmt: skip
 """What a plain ViT of timm has unless it is told otherwise."""
-ROTARY = "encoders of timm's class Eva have rotary positions, and are read by name alone"
 ACTIVATIONS: dict[type[nn.Module], str] = {nn.GELU: "gelu", GELU: "gelu", GELUTanh: "gelu_tanh",
                                            QuickGELU: "quick_gelu"}  # fmt: skip
 

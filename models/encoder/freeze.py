@@ -36,12 +36,14 @@ def adapt(vit: VisionTransformer, encoder: Encoder) -> list[nn.Module]:
     learning = [part for part in (vit.norm, vit.attn_pool, vit.fc_norm, vit.head_drop, vit.head) if part is not None]
     if chosen == "half":
         last = vit.blocks[-1]
-        learning += [last.norm2, last.mlp, last.ls2, last.drop_path2]
+        learning += [part for part in (last.norm2, last.mlp, last.ls2, last.drop_path2) if isinstance(part, nn.Module)]
     elif not isinstance(chosen, str):
         learning += vit.blocks[depth - chosen :]
     vit.requires_grad_(False)
     for part in learning:
         part.requires_grad_(True)
+    if chosen == "half" and getattr(vit.blocks[-1], "gamma_2", None) is not None:  # a rotary block's LayerScale
+        vit.blocks[-1].gamma_2.requires_grad_(True)
     if chosen == "lora":
         add_lora(vit, encoder.lora_rank, encoder.lora_alpha, encoder.lora_layers)
         return []

@@ -25,6 +25,8 @@ from pipeline.errors import InputError
 
 Layer = Literal["qkv", "proj", "fc1", "fc2"]
 PARENTS: dict[Layer, str] = {"qkv": "attn", "proj": "attn", "fc1": "mlp", "fc2": "mlp"}
+APART: dict[Layer, tuple[str, ...]] = {"qkv": ("q_proj", "k_proj", "v_proj"), "fc1": ("fc1_g", "fc1_x")}
+"""The layers that rotary encoders (models.encoder.rotary) may have in place of one, each with factors of its own."""
 A, B = "lora_A", "lora_B"
 
 
@@ -112,8 +114,7 @@ def add_lora(vit: VisionTransformer, rank: int, alpha: float, layers: Sequence[L
     that is not linear.
     """
     for number, block in enumerate(vit.blocks):
-        for name in layers:
-            layer = getattr(getattr(block, PARENTS[name]), name)
+        for name, layer in _layers_of(block, layers):
             if type(layer) is not nn.Linear:
                 raise InputError(f"encoder.adapt lora is for linear layers, block {number} has a {type(layer).__name__}"
                                  f" for {name}; leave {name} out of encoder.lora_layers")  # fmt: skip
@@ -121,6 +122,13 @@ def add_lora(vit: VisionTransformer, rank: int, alpha: float, layers: Sequence[L
                 shape = list(layer.weight.shape)
                 raise InputError(f"encoder.lora_rank is {rank}, and {name} is a matrix of {shape}; lower it")
             _adapt_layer(layer, rank, alpha / rank)
+
+
+def _layers_of(block: nn.Module, names: Sequence[Layer]) -> Iterator[tuple[str, nn.Module]]:
+    for name in names:
+        parent = getattr(block, PARENTS[name])
+        whole = getattr(parent, name, None) is not None
+        yield from ((each, getattr(parent, each)) for each in ((name,) if whole else APART[name]))
 
 
 def _adapt_layer(layer: nn.Linear, rank: int, scale: float) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models.encoder.heads import folded
 from models.encoder.lora import merged
 from models.encoder.patches import as_normalised
+from models.encoder.rotary import PackedEva
 from models.encoder.vit import normalisation_of
 from models.load import Loaded
 from pipeline.errors import InputError
@@ -62,7 +63,7 @@ def plain_encoder(loaded: Loaded, format_name: str) -> VisionTransformer:
     Raises InputError if it is no timm ViT, or has relative positions.
     """
     encoder = merged(loaded.method.eval_encoder)
-    if type(encoder) is not VisionTransformer or relative(encoder):
+    if type(encoder) not in (VisionTransformer, PackedEva) or relative(encoder):
         kind = f"positions of kind {loaded.recipe.encoder.position}"
         came = kind if type(encoder) is VisionTransformer else f"a {type(encoder).__name__}"
         raise InputError(

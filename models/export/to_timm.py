@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import final
 
 import timm
+import torch
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from models.encoder.build import Size, size_of
+from models.encoder.build import EVA, Size, size_of
+from models.encoder.rotary import PackedEva
 from models.export.export_format import (
     CheckResult,
     ExportFormat,
@@ -30,6 +32,8 @@ NAMELESS = {
 }
 """Architecture in the config of a size that has no name in timm, by the kind of its MLP and the epsilon of its norms;
 `model_args` change its width, depth and what else they can."""
+NAMELESS_ROTARY = {1e-6: EVA, 1e-5: "vit_small_patch16_dinov3"}
+"""Architecture in the config of a size with position rope, by the epsilon of its norms; that of 1e-5 has LayerScale."""
 FOLDED = 1e-4
 """Tolerance for a probe, whose batch norm is folded into its linear layer."""
 
@@ -66,10 +70,9 @@ def nameless(shape: Size | None, layer_scale: float | None) -> str:
     return NAMELESS[shape.mlp, shape.norm_eps]
 
 
-def config(loaded: Loaded, encoder: VisionTransformer) -> dict:
-    """Make timm's config: how to build this encoder and how to prepare its input."""
-    recipe = loaded.recipe
-    size, view, e = recipe.data.size, recipe.data.evaluate, recipe.encoder
+def arguments(loaded: Loaded, encoder: VisionTransformer) -> tuple[str, dict[str, object]]:
+    """The architecture in timm, and its arguments (model_args), that build a plain ViT."""
+    size, e = loaded.recipe.data.size, loaded.recipe.encoder
     built: dict[str, object] = {"img_size": size, "patch_size": e.patch, "fc_norm": e.fc_norm, "global_pool": e.pool}
     shape = size_of(e)
     architecture = e.name or nameless(shape, e.layer_scale)
@@ -87,6 +90,42 @@ def config(loaded: Loaded, encoder: VisionTransformer) -> dict:
         built |= {"depth": len(encoder.blocks), "final_norm": False}
     if getattr(e, "layer_scale", None) is not None:
         built["init_values"] = e.layer_scale
+    return architecture, built
+
+
+def rotary_arguments(loaded: Loaded, encoder: PackedEva) -> tuple[str, dict[str, object]]:
+    """The architecture in timm, and its arguments (model_args), that build a rotary encoder.
+
+    Raises InputError for a size that timm has no architecture for, as JSON cannot hold an epsilon.
+    """
+    e, shape = loaded.recipe.encoder, size_of(loaded.recipe.encoder)
+    built: dict[str, object] = {"img_size": loaded.recipe.data.size, "patch_size": e.patch, "use_fc_norm": e.fc_norm,
+                                "global_pool": e.pool, "dynamic_img_size": True}  # fmt: skip
+    if shape is None:
+        assert e.name is not None
+        architecture = e.name
+        with torch.device("meta"):
+            depth = len(timm.create_model(architecture, global_pool=e.pool).blocks)
+    else:
+        if shape.norm_eps not in NAMELESS_ROTARY or (shape.norm_eps == 1e-5 and e.layer_scale is None):
+            raise InputError(
+                "a folder of timm holds rotary encoders with norm_eps 1e-06, or 1e-05 with LayerScale, got "
+                f"{shape.norm_eps:g}; use --to safetensors"
+            )
+        architecture, depth = NAMELESS_ROTARY[shape.norm_eps], shape.depth
+        built |= shape.rotary_options()
+    if len(encoder.blocks) != depth:  # a probe of an earlier block
+        built |= {"depth": len(encoder.blocks), "use_post_transformer_norm": False}
+    if e.layer_scale is not None:
+        built["init_values"] = e.layer_scale
+    return architecture, built
+
+
+def config(loaded: Loaded, encoder: VisionTransformer) -> dict:
+    """Make timm's config: how to build this encoder and how to prepare its input."""
+    size, view = loaded.recipe.data.size, loaded.recipe.data.evaluate
+    make = rotary_arguments if isinstance(encoder, PackedEva) else arguments
+    architecture, built = make(loaded, encoder)
     normalisation = encoder.normalisation
     return {
         "architecture": architecture,

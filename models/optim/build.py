@@ -9,7 +9,7 @@ from models.config.recipe import Optim
 from models.optim.lars import LARS
 from pipeline.errors import InputError
 
-TOKENS = ("cls_token", "reg_token", "dist_token", "mask_token", "pos_embed")
+TOKENS = ("cls_token", "reg_token", "dist_token", "mask_token", "pos_embed", "freqs")  # freqs: RoPE-ViT's, learned
 
 
 def build_optimiser(method: nn.Module, optim: Optim) -> torch.optim.AdamW | LARS:

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from models.config.bounds import AUTO
 from models.config.recipe import Encoder, Recipe
-from models.encoder.build import ROTARY
 from models.encoder.positions import sincos_2d
 from models.encoder.relative import BLOCK_TABLE, SHARED_TABLE, kind_of
 from models.pretrained.find import find_weights
 from models.pretrained.formats import Fact, facts_of
 from models.pretrained.grids import stated_grid
 from models.pretrained.names import examples, with_own_names
+from models.pretrained.rotary import NAME_IT, is_plain_dinov3, named_eva, stated_eva
 from models.pretrained.weights import Weights
 from pipeline.errors import InputError
 from pipeline.text import count
@@ -70,14 +70,18 @@ def read_encoder(found: Weights, asked: Encoder) -> tuple[Encoder, str]:
     """
     held = found.tensors
     width, patch = _patches(found)
+    if (name := named_eva(found)) is not None:
+        return _named(found, asked, name, width, patch)
     depth = _depth(found)
     facts = facts_of(found, width)
     heads, act = _chosen("heads", asked.heads, facts.heads, found), _chosen("act", asked.act, facts.act, found)
     eps = _chosen("norm_eps", asked.norm_eps, facts.norm_eps, found)
-    if (kind := kind_of(held)) == "none" and not found.recipe:
+    if (kind := kind_of(held)) == "none" and _is_rope(found):
+        kind = "rope"
+    if kind == "none" and not found.recipe:
         raise InputError(
-            f"{found.where} ({found.what}) holds no positions, so they are computed; if they are rotary: {ROTARY}; it "
-            f"holds {examples(held)}"
+            f"{found.where} ({found.what}) holds no positions, so they are computed, and it does not say how; {NAME_IT}"
+            f"; it holds {examples(held)}"
         )
     if kind in ("bias", "block_bias"):
         table = held[SHARED_TABLE if kind == "bias" else f"blocks.0.{BLOCK_TABLE}"]
@@ -110,6 +114,27 @@ def read_encoder(found: Weights, asked: Encoder) -> tuple[Encoder, str]:
     encoder = _pooled(encoder, held)
     told = {"heads": heads, "norm_eps": eps} | ({} if swiglu else {"act": act})
     return encoder, _said(found, encoder, facts.form.name, told)
+
+
+def _is_rope(found: Weights) -> bool:
+    """Whether a source without absolute positions is DINOv3, by its form, its architecture or its recipe."""
+    stated, recipe = stated_eva(found), found.recipe.get("encoder")
+    if stated is not None:
+        return is_plain_dinov3(stated.rope)
+    if isinstance(recipe, Mapping):
+        return recipe.get("position") == "rope"
+    return found.form is not None and found.form.name == "DINOv3"
+
+
+def _named(found: Weights, asked: Encoder, name: str, width: int, patch: int) -> tuple[Encoder, str]:
+    """The encoder that has a name in timm, and a line about it."""
+    facts = facts_of(found, width)
+    for each in ("heads", "act", "norm_eps"):
+        _chosen(each, getattr(asked, each), getattr(facts, each), found)
+    encoder = replace(asked, name=name, heads=None, act=None, norm_eps=None, patch=patch, position="learned")
+    encoder = replace(encoder, class_token="cls_token" in found.tensors)
+    encoder = replace(_pooled(encoder, found.tensors), class_token=True)
+    return encoder, f"encoder of {found.where} ({found.what}): timm's {name}, patches of {patch}, pool {encoder.pool}"
 
 
 def _patches(found: Weights) -> tuple[int, int]:

@@ -17,8 +17,10 @@ from timm.data.constants import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD,
 from timm.layers import GluMlp
 from torch import nn
 
-from models.encoder.build import ACTIVATIONS, ROTARY, timm_file
+from models.encoder.build import ACTIVATIONS
 from models.encoder.patches import IMAGENET, Normalisation
+from models.pretrained.rotary import is_dinov3, rotary_mark
+from models.pretrained.spellings import DINOV3 as HUGGING_DINOV3
 from models.pretrained.spellings import HUGGING_FACE, OPEN_CLIP, TOWER
 from models.pretrained.weights import Format, Weights
 from pipeline.errors import InputError
@@ -31,7 +33,6 @@ HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
 """Heads by width where they are not of 64: SigLIP's So400m, ViT-H, ViT-g and bigG; DINOv2's giant (1536) has 64."""
 ACTS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
 """Our names of Hugging Face's activations."""
-ROTARY_TYPES = "dinov3_vit", "eva02", "pe_vision"
 
 Value = TypeVar("Value")
 
@@ -58,6 +59,8 @@ class Facts:
 
 
 PLAIN = Format("timm's ViTs", IMAGENET, sure=False)
+DINOV3 = Format("DINOv3", IMAGENET, sure=False, norm_eps=1e-5, heads={1280: 20, 4096: 32})
+EVA = Format("EVA", CLIP, sure=False)
 TYPES = {
     "vit": Format("Hugging Face's ViT", HALF, sure=False, norm_eps=1e-12),
     "deit": Format("Hugging Face's DeiT", IMAGENET, norm_eps=1e-12),
@@ -67,6 +70,7 @@ TYPES = {
     "beit": Format("Hugging Face's BEiT", HALF, sure=False, norm_eps=1e-12),
     "dinov2": Format("Hugging Face's DINOv2", IMAGENET),
     "dinov2_with_registers": Format("Hugging Face's DINOv2", IMAGENET),
+    "dinov3_vit": DINOV3,
     "clip": Format("Hugging Face's CLIP", CLIP, act="quick_gelu", norm_eps=1e-5),
     "siglip": Format("Hugging Face's SigLIP", HALF, act="gelu_tanh"),
 }
@@ -98,10 +102,16 @@ def format_of(names: Collection[str], config: Mapping[str, object]) -> Format:
         return TYPES[kind]
     if any(name.endswith(TOWER) for name in names):
         return TYPES["clip" if any(name.endswith("class_embedding") for name in names) else "siglip"]
+    if any(name.endswith(HUGGING_DINOV3) for name in names):
+        return DINOV3
     if any(name.endswith(HUGGING_FACE) for name in names):
         held = " ".join(names)
         known = {"deit.": "deit", "beit.": "beit", "layer_scale1": "dinov2", "decoder_pos_embed": "vit_mae"}
         return TYPES[next((known[mark] for mark in known if mark in held), "vit")]
+    if is_dinov3(names):
+        return DINOV3
+    if any(name.endswith("attn.q_bias") for name in names) and rotary_mark(names) is not None:
+        return EVA
     for mark, found in MARKS:
         if any(re.search(mark, name) for name in names):
             return found
@@ -113,7 +123,7 @@ def format_of(names: Collection[str], config: Mapping[str, object]) -> Format:
 def facts_of(found: Weights, width: int) -> Facts:
     """What a source states, or its format implies, of an encoder of a width.
 
-    Raises InputError for a rotary encoder, and for a config whose heads, activation or epsilon are none.
+    Raises InputError for a config whose heads, activation or epsilon are none.
     """
     form = found.form or PLAIN
     heads = form.heads.get(width) or HEADS.get(width) or max(1, width // 64)
@@ -146,8 +156,6 @@ def _of_recipe(found: Weights, facts: Facts, width: int) -> Facts:
 
 def _of_timm(name: str, options: object, found: Weights, facts: Facts, width: int) -> Facts:
     """What timm builds under a name; nothing where that is of another width."""
-    if timm_file(name) == "eva":
-        raise InputError(f"{found.where} is {name}: {ROTARY}")
     try:
         with torch.device("meta"):
             model = timm.create_model(name, **(dict(options) if isinstance(options, Mapping) else {}))
@@ -167,15 +175,15 @@ def _of_timm(name: str, options: object, found: Weights, facts: Facts, width: in
 
 
 def _of_hugging_face(found: Weights, facts: Facts) -> Facts:
-    kind, tower = found.config["model_type"], found.config.get("vision_config")
-    if kind in ROTARY_TYPES:
-        raise InputError(f"{found.where}: its config says model_type {kind}: {ROTARY}")
+    tower = found.config.get("vision_config")
     stated = tower if isinstance(tower, Mapping) else found.config
     heads, act, eps = (stated.get(name) for name in ("num_attention_heads", "hidden_act", "layer_norm_eps"))
     if heads is not None:
         facts = replace(facts, heads=Fact(_number(heads, "num_attention_heads", found), stated=True))
     if eps is not None:
         facts = replace(facts, norm_eps=Fact(_number(eps, "layer_norm_eps", found), stated=True))
+    if act == "silu" and stated.get("use_gated_mlp"):  # SwiGLU of DINOv3's "plus"
+        act = None
     if act is not None:
         if not isinstance(act, str) or act not in ACTS:
             raise InputError(

@@ -19,11 +19,12 @@ from models.pretrained.find import find_weights
 from models.pretrained.formats import NORMALISATIONS, Facts, facts_of
 from models.pretrained.grids import POSITIONS, fitted_biases, fitted_positions
 from models.pretrained.names import examples, with_own_names
+from models.pretrained.rotary import for_eva
 from models.pretrained.weights import Weights, summarise
 from pipeline.errors import InputError
 
 HEAD, NORM, POOLED_NORM, POOLING = "head.", "norm.", "fc_norm.", "attn_pool."
-BODY = "blocks", "patch_embed", "cls_token", "reg_token", "dist_token", "pos_embed", "norm_pre", "rel_pos_bias"
+BODY = "blocks", "patch_embed", "cls_token", "reg_token", "dist_token", "pos_embed", "norm_pre", "rel_pos_bias", "rope"
 """First parts of the names of an encoder's tensors without its head: none of the source's may be left out."""
 
 
@@ -81,6 +82,7 @@ def _fitted(
     Only positions of another grid are approximated.
     """
     facts = facts_of(found, encoder.embed_dim)
+    found, rotary = for_eva(found, encoder)
     epsilon = _check_function(facts, encoder, found.where)
     theirs, assumed = _normalisation(facts, normalisation, found.where)
     held = _positions_of_kind(found, own, len(encoder.blocks))
@@ -88,7 +90,7 @@ def _fitted(
     held, biases = fitted_biases(found, held, own, encoder)
     held, zeros = _with_biases(held, own)
     held, folded = _folded(held, theirs, encoder, found.where)
-    return held, [positions, biases, zeros, folded, assumed, epsilon]
+    return held, [positions, biases, zeros, rotary, folded, assumed, epsilon]
 
 
 def _positions_of_kind(found: Weights, own: dict[str, Tensor], depth: int) -> dict[str, Tensor]:

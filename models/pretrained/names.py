@@ -7,6 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from models.pretrained.formats import format_of
+from models.pretrained.rotary import rotary_mark
 from models.pretrained.spellings import HUGGING_FACE, OPEN_CLIP, TOWER, in_timms_names, in_timms_shapes
 from models.pretrained.weights import Weights, summarise
 from pipeline.errors import InputError
@@ -34,7 +35,7 @@ def with_own_names(found: Weights, own: Collection[str]) -> Weights:
     Raises InputError, with names and shapes that were found, if no prefix has names of the encoder's patch embedding or
     first block, or if two have.
     """
-    found = replace(found, form=format_of(found.tensors, found.config))
+    found = replace(found, form=format_of(found.tensors, found.config), rotary=rotary_mark(found.tensors))
     tensors = in_timms_names(found.tensors, found.where)
     prefix, why = _prefix(tensors, own, found)
     if not prefix:

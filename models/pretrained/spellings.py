@@ -5,29 +5,26 @@
     open_clip       visual.conv1, visual.transformer.resblocks (OpenAI's own names)
     BEiT, SimMIM    gamma_1 and gamma_2; biases of queries and values, none of keys
     DINOv2          blocks in chunks, mlp.w12 and mlp.w3, register_tokens
+    DINOv3          Meta's storage_tokens, bias_mask, mlp.w1 and mlp.w2; Hugging Face's layer.0
+    Eva             q_proj, k_proj and v_proj, fc1_g and fc1_x (timm); inner_attn_ln, ffn_ln (EVA-02's own)
     DeiT            dist_token: a register with positions
 
 Prefixes stay; `names.py` finds the encoder's.
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from models.encoder.build import ROTARY
 from pipeline.errors import InputError
 
 HUGGING_FACE = "embeddings.patch_embeddings.projection.weight"
 TOWER = "embeddings.patch_embedding.weight"
 OPEN_CLIP = "conv1.weight"
-ROTARIES = (
-    r"(?:^|\.)(?:rope|rope_embed|freqs_(?:cos|sin)|storage_tokens)(?:\.|$)"
-    r"|(?:^|model\.)layer\.0\.attention\.q_proj\.weight$"
-)
-"""Names that only rotary encoders have: timm's Eva, EVA-02's own, Meta's DINOv3, Hugging Face's DINOv3."""
+DINOV3 = "embeddings.patch_embeddings.weight"
 
 Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
 
@@ -95,14 +92,31 @@ OPEN_CLIPS: Rules = (
     (r"\bmlp\.c_proj\.", "mlp.fc2."),
     (r"\bls_([12])\.", r"ls\1."),
 )
+DINOV3S: Rules = (
+    (r"(?:\bmodel\.)?\blayer\.(?=\d)", "blocks."),
+    (r"\bembeddings\.(cls_token|mask_token)$", r"\1"),
+    (r"\bembeddings\.register_tokens$", "reg_token"),
+    (r"\bembeddings\.patch_embeddings\.", "patch_embed.proj."),
+    (r"\battention\.([qkvo])_proj\.", lambda m: f"attn.{LAYERS[m[1]]}."),
+    (r"\blayer_scale([12])\.lambda1$", r"ls\1.gamma"),
+    (r"\bmlp\.down_proj\.", "mlp.fc2."),
+)
 EVERYWHERE: Rules = (
     (r"\.gamma_([12])$", r".ls\1.gamma"),
     (r"\bblocks\.\d+\.(\d+\.(?:norm|attn|ls|mlp))", r"blocks.\1"),  # DINOv2's trainer keeps blocks in chunks
     (r"(\bblocks\.\d+\.mlp\.)w12\.", r"\1fc1."),
     (r"(\bblocks\.\d+\.mlp\.)w3\.", r"\1fc2."),
+    (r"(\bblocks\.\d+\.mlp\.)(?:w1|fc1_g)\.", r"\1gate_proj."),
+    (r"(\bblocks\.\d+\.mlp\.)(?:w2|fc1_x)\.", r"\1up_proj."),
+    (r"(\bblocks\.\d+\.mlp\.)ffn_ln\.", r"\1norm."),
+    (r"(\bblocks\.\d+\.attn\.)inner_attn_ln\.", r"\1norm."),
+    (r"(\bblocks\.\d+\.attn\.)([qkv])_proj\.", lambda m: f"{m[1]}{LAYERS[m[2]]}."),
+    (r"\bstorage_tokens$", "reg_token"),
 )
-SPELLINGS = Spelling(HUGGING_FACE, HUGGING_FACES), Spelling(TOWER, TOWERS)
-CONSTANT = "relative_position_index"
+SPELLINGS = Spelling(HUGGING_FACE, HUGGING_FACES), Spelling(TOWER, TOWERS), Spelling(DINOV3, DINOV3S)
+CONSTANTS = "relative_position_index", "rope.freqs_cos", "rope.freqs_sin"
+"""Last parts of names of what is computed, and not learned."""
+KEYS_MASK = "attn.qkv.bias_mask"
 
 
 def in_timms_names(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -110,28 +124,9 @@ def in_timms_names(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tenso
 
     in_timms_names(load_file("model.safetensors"), "model.safetensors")["vision_model.blocks.0.attn.qkv.weight"]
 
-    Raises InputError for a rotary encoder, and for queries, keys and values that differ in shape.
+    Raises InputError for queries, keys and values that differ in shape.
     """
-    rotary = _rotary(tensors)
-    if rotary is not None:
-        raise InputError(f"{where} has {rotary}: {ROTARY}")
     return _merged(_renamed(tensors), where)
-
-
-def _rotary(names: Collection[str]) -> str | None:
-    """The name by which an encoder is known to be rotary, or words for the names together; None for another.
-
-    timm computes the rotations and saves none of them. Its Eva keeps the biases of BEiT without BEiT's tables, and PE
-    pools by attention though it has a class token.
-    """
-    found = next((name for name in names if re.search(ROTARIES, name)), None)
-    held = {last for name in names for last in (name.rpartition(".")[2], ".".join(name.split(".")[-2:]))}
-    if found is None and {"q_bias", "v_bias"} <= held and "relative_position_bias_table" not in held:
-        return "q_bias and no relative_position_bias_table"
-    prefix_norm, pooled = held & {"norm_pre.weight", "ln_pre.weight"}, held & {"attn_pool.latent", "attn_pool.probe"}
-    if found is None and pooled and prefix_norm and held & {"cls_token", "class_embedding"}:
-        return f"{min(pooled)} beside a class token"
-    return found
 
 
 def in_timms_shapes(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -153,6 +148,8 @@ def in_timms_shapes(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]
             raise InputError(f"{where}: class token of shape {list(cls.shape)}, positions {list(positions.shape)}")
         made |= {"reg_token": made.pop("register_tokens"), "cls_token": cls + positions[:, :1],
                  "pos_embed": positions[:, 1:]}  # fmt: skip
+    if "reg_token" in made and not made["reg_token"].numel():  # Hugging Face's DINOv3 without registers
+        del made["reg_token"]
     if "dist_token" in made and "reg_token" not in made:
         made["reg_token"] = made.pop("dist_token")
     for kind in ("weight", "bias"):
@@ -175,7 +172,7 @@ def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if tower is not None:  # the text tower has the same names, outside of this prefix
             name = tower + _replaced(name.removeprefix(tower), OPEN_CLIPS)
         name = _replaced(name, (*rules, *EVERYWHERE))
-        if not name.endswith(CONSTANT):
+        if not name.endswith(CONSTANTS):
             made[name] = tensor
     return made
 
@@ -203,6 +200,12 @@ def _merged(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
     """
     made, gone = {}, set()
     for name, tensor in tensors.items():
+        if name.endswith(KEYS_MASK):  # Meta's DINOv3 multiplies the biases by 1, 0 for the keys, 1
+            bias = name.removesuffix("_mask")
+            gone.add(name)
+            if bias in tensors and tensors[bias].ndim:
+                third = len(tensors[bias]) // 3
+                made[bias] = torch.cat([tensors[bias][:third], torch.zeros(third), tensors[bias][2 * third :]])
         if found := re.fullmatch(r"(.*\battn\.)(?:query\.(weight|bias)|q_(bias))", name):
             kind = found[2] or found[3]
             parts = [f"{found[1]}{part}.{kind}" if found[2] else f"{found[1]}{part[0]}_{kind}" for part in QKV]
@@ -218,6 +221,9 @@ def _merged(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
             _check_alike([name, values], tensors, where)
             made[name.replace("gate_proj", "fc1")] = torch.cat([tensor, tensors[values]])
             gone |= {name, values}
+        if ".mlp.up_proj." in name and name.replace("up_proj", "gate_proj") not in tensors:  # DINOv3's plain MLP
+            made[name.replace("up_proj", "fc1")] = tensor
+            gone.add(name)
     return {name: tensor for name, tensor in tensors.items() if name not in gone} | made
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import timm
 import torch
 
-from models.encoder.build import ROTARY, timm_file
 from models.encoder.patches import Normalisation
 from models.pretrained.released import WEIGHTS, label_names, read_released, read_safetensors
 from models.pretrained.weights import Weights
@@ -21,10 +20,8 @@ def is_timm_name(start: str) -> bool:
 def read_timm(name: str) -> Weights:
     """The weights of a name in the caches of the Hugging Face hub and of torch.hub, to which timm downloads.
 
-    Raises InputError, with the command that downloads them, if neither has them, and for a rotary encoder.
+    Raises InputError, with the command that downloads them, if neither has them.
     """
-    if timm_file(name) == "eva":
-        raise InputError(f"run.start {name}: {ROTARY}")
     config = timm.get_pretrained_cfg(name)
     path = None if config is None else _cached(config.hf_hub_id, config.hf_hub_filename or WEIGHTS, config.url)
     if path is None:

@@ -43,6 +43,7 @@ class Weights:
     recipe         a run's or its export's recipe as JSON; {} of others
     form           the format that its names show; None before they were brought to timm's (models.pretrained.formats)
     architecture   the timm name whose architecture the source says it has, with model_args in `config`; None without
+    rotary         the names that tell that its encoder is rotary (models.pretrained.rotary); None where none does
     """
 
     tensors: dict[str, Tensor]
@@ -57,6 +58,7 @@ class Weights:
     recipe: Mapping[str, object] = field(default_factory=dict)
     form: Format | None = None
     architecture: str | None = None
+    rotary: str | None = None
 
 
 def summarise(names: Iterable[str]) -> str:

@@ -7,8 +7,11 @@ import timm
 import torch
 from torch import nn
 
+from models.config.recipe import Encoder, Optim
 from models.distributed.compile import compile_blocks
 from models.encoder.build import Size, build_encoder
+from models.encoder.freeze import adapt
+from models.encoder.lora import LoRALinear, lora_layers, merged
 from models.encoder.rotary import PackedEva, PackedEvaBlock, as_packed_eva, table_of
 from models.encoder.vit import (
     FullImages,
@@ -19,6 +22,7 @@ from models.encoder.vit import (
     encode_every,
     eval_logits,
 )
+from models.optim.build import build_optimiser
 from pipeline.errors import InputError
 
 DOUBLE = torch.float64
@@ -267,3 +271,69 @@ def test_positions_that_a_model_cannot_have_are_refused_in_one_line(model, optio
     with torch.device("meta"), pytest.raises(InputError, match=message) as refused:
         build_encoder(model, image_size=32, patch=16, classes=3, **options)
     assert "\n" not in str(refused.value)
+
+
+ADAPTED = ["vit_small_plus_patch16_dinov3_qkvb", "eva02_base_patch16_clip_224"]
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_lora_adapts_every_weight_of_a_block_and_merges_into_the_same_outputs(name):
+    vit, x = as_packed_eva(built(name)), images()
+    before, weights = eval_logits(vit, x), len([each for each in vit.blocks.modules() if isinstance(each, nn.Linear)])
+    adapt(vit, Encoder(adapt="lora", lora_rank=2, lora_alpha=4.0))
+    assert len(list(lora_layers(vit))) == weights
+    torch.testing.assert_close(eval_logits(vit, x), before, **EXACT)
+    with torch.no_grad():
+        for layer in lora_layers(vit):
+            layer.lora_B.add_(torch.randn_like(layer.lora_B) * 0.1)
+    groups = [FullImages(x, pooled=False), VisiblePatches(x, torch.arange(4).expand(3, -1))]
+    tokens = torch.cat([each.flatten(0, 1) for each in encode(vit, groups)])
+    plain = merged(vit)
+    assert {key: each.shape for key, each in plain.state_dict().items()} == {
+        key: each.shape for key, each in built(name).state_dict().items()
+    }
+    whole = torch.cat([each.flatten(0, 1) for each in encode(plain, groups)])
+    torch.testing.assert_close(tokens, whole, **EXACT)
+    tokens.sin().sum().backward()
+    for part in plain.parameters():
+        part.requires_grad_(True)
+    torch.cat([each.flatten(0, 1) for each in encode(plain, groups)]).sin().sum().backward()
+    for key, layer in vit.named_modules():
+        if isinstance(layer, LoRALinear):
+            dense = plain.get_submodule(key).weight.grad
+            torch.testing.assert_close(layer.lora_A.grad, 2.0 * layer.lora_B.T @ dense, rtol=0, atol=1e-9)
+            torch.testing.assert_close(layer.lora_B.grad, 2.0 * dense @ layer.lora_A.T, rtol=0, atol=1e-9)
+            assert layer.base.grad is None
+
+
+@pytest.mark.parametrize(
+    ("chosen", "trained"),
+    [
+        ("head", {"norm.weight", "norm.bias", "head.weight", "head.bias"}),
+        ("half", {"gamma_2", "norm2.bias", "mlp.fc1_g.weight"}),
+        (1, {"gamma_1", "attn.qkv.weight", "attn.q_bias"}),
+        ("bitfit", {"attn.q_bias", "attn.v_bias", "mlp.fc2.bias"}),
+    ],
+    ids=str,
+)
+def test_parts_of_a_rotary_encoder_are_frozen_as_those_of_any_other(chosen, trained):
+    vit = as_packed_eva(built("vit_small_plus_patch16_dinov3_qkvb"))
+    frozen = adapt(vit, Encoder(adapt=chosen))
+    learns = {name for name, parameter in vit.named_parameters() if parameter.requires_grad}
+    last = {name.removeprefix("blocks.1.") for name in learns}
+    assert trained <= last
+    assert all(name.endswith("bias") or not name.startswith("blocks.0.") for name in learns)
+    assert any(part is vit.patch_embed for part in frozen) == (chosen != "bitfit")
+    assert not {"cls_token", "reg_token", "patch_embed.proj.weight"} & learns
+
+
+def test_learned_frequencies_are_positions_to_the_optimiser_and_layers_decay_by_block():
+    method = nn.Module()
+    method.encoder = as_packed_eva(built("vit_small_patch16_rope_mixed_224"))
+    found = build_optimiser(method, Optim(weight_decay=0.1, layer_decay=0.5, decay_tokens=False))
+    of = {id(each): group for group in found.param_groups for each in group["params"]}
+    group = of[id(method.encoder.rope.freqs)]
+    assert (group["weight_decay"], group["lr_scale"]) == (0.0, 1.0)
+    assert of[id(method.encoder.blocks[0].gamma_1)]["lr_scale"] == 0.25
+    assert of[id(method.encoder.blocks[0].gamma_1)]["weight_decay"] == 0.0
+    assert of[id(method.encoder.cls_token)]["lr_scale"] == 0.125

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models.eva import checkpoint_filter_fn
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -160,6 +161,55 @@ def dinov2_giant(folder) -> Released:
     return timms(folder, held, init_values=1.0, mlp_layer=SwiGLUPacked, act_layer=nn.SiLU, mlp_ratio=2.75 * 2)
 
 
+def eva(name: str, **more) -> nn.Module:
+    """A small model of timm's class Eva."""
+    size = {"img_size": SIZE, "patch_size": PATCH, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS}
+    return drawn(timm.create_model(name, **size | {"num_classes": 0} | more))
+
+
+def dinov3_names(model: nn.Module) -> dict[str, Tensor]:
+    """An Eva's tensors as Meta's DINOv3 has them: biases of keys that its mask hides, and periods in bfloat16."""
+    held, own = {"mask_token": torch.ones(1, WIDTH)}, {name: each.clone() for name, each in model.state_dict().items()}
+    swaps = {"reg_token": "storage_tokens", "gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma", "fc1_g": "w1",
+             "fc1_x": "w2", "fc2": "w3" if "blocks.0.mlp.fc1_g.weight" in own else "fc2"}  # fmt: skip
+    for name, tensor in own.items():
+        if name.endswith("q_bias"):
+            bias = name.replace("q_bias", "qkv.bias")
+            third = torch.ones(WIDTH)
+            held |= {bias: torch.cat([tensor, third, own[name.replace("q_bias", "v_bias")]]),
+                     f"{bias}_mask": torch.cat([third, 0 * third, third])}  # fmt: skip
+        elif not name.endswith("v_bias"):
+            for ours, theirs in swaps.items():
+                name = name.replace(ours, theirs)
+            held[name] = tensor
+    quarter = WIDTH // HEADS // 4
+    return held | {"rope_embed.periods": (100 ** (torch.arange(quarter) / quarter)).bfloat16(),
+                   "local_cls_norm.weight": torch.ones(WIDTH)}  # fmt: skip
+
+
+def dinov3(folder, name: str = "vit_small_patch16_dinov3_qkvb") -> Released:
+    model = eva(name)
+    held = dinov3_names(model)
+    theirs = checkpoint_filter_fn(dict(held), model)
+    assert all(torch.equal(theirs[name], tensor) for name, tensor in model.state_dict().items())  # timm reads it so
+    torch.save(held, folder / "file.pth")
+    return Released(str(folder / "file.pth"), model.forward_features, model=model)
+
+
+def dinov3_plus(folder) -> Released:
+    return dinov3(folder, "vit_small_plus_patch16_dinov3_qkvb")
+
+
+def dinov3_of_timm(folder) -> Released:
+    model = eva("vit_small_patch16_dinov3")
+    torch.save(model.state_dict(), folder / "file.pth")
+    return Released(str(folder / "file.pth"), model.forward_features, model=model)
+
+
+def dinov3_folder(folder) -> Released:
+    return timm_folder(folder, "vit_huge_plus_patch16_dinov3", IMAGENET)
+
+
 def ijepa(folder) -> Released:
     def held(own):
         other = {name: tensor + 1 for name, tensor in own.items()}
@@ -289,6 +339,15 @@ def hf_siglip(folder) -> Released:
     return hugging_face(folder, "SiglipVision", None, HALF)
 
 
+def hf_dinov3(folder) -> Released:
+    return hugging_face(folder, "DINOv3ViT", num_register_tokens=4)
+
+
+def hf_dinov3_plus(folder) -> Released:
+    plus = {"num_register_tokens": 2, "use_gated_mlp": True, "hidden_act": "silu", "intermediate_size": 200}
+    return hugging_face(folder, "DINOv3ViT", **plus)
+
+
 def hf_ijepa(folder) -> Released:
     return hugging_face(folder, "IJepa")
 
@@ -317,6 +376,7 @@ ROWS = {
     "DINO": (dino,),
     "DINOv2": (dinov2, dinov2_trained, dinov2_giant),
     "DINOv2 with registers": (dinov2_registers,),
+    "DINOv3": (dinov3, dinov3_plus, dinov3_of_timm, dinov3_folder),
     "BEiT": (beit, beit_shared),
     "BEiT v2": (beit_v2,),
     "SimMIM": (simmim,),
@@ -324,6 +384,7 @@ ROWS = {
     "open_clip": (open_clip,),
     "Hugging Face: ViT, DeiT, ViTMAE, I-JEPA": (hf_vit, hf_deit, hf_vitmae, hf_ijepa),
     "Hugging Face: DINOv2": (hf_dinov2, hf_dinov2_registers, hf_dinov2_giant),
+    "Hugging Face: DINOv3": (hf_dinov3, hf_dinov3_plus),
     "Hugging Face: BEiT": (hf_beit,),
     "Hugging Face: CLIP": (hf_clip,),
     "Hugging Face: SigLIP": (hf_siglip,),

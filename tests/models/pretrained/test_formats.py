@@ -256,7 +256,7 @@ def test_open_clips_config_states_heads_activation_and_normalisation(tmp_path):
         ({"num_attention_heads": 0}, r"num_attention_heads 0, expected an integer of 1 or more"),
         ({"layer_norm_eps": "small"}, r"layer_norm_eps 'small', expected a number from 0 to below 1"),
         ({"hidden_act": "relu"}, r"hidden_act 'relu', expected one of gelu, gelu_new"),
-        ({"model_type": "dinov3_vit"}, r"model_type dinov3_vit: encoders of timm's class Eva"),
+        ({"model_type": "dinov3_vit", "hidden_act": "silu"}, r"hidden_act 'silu', expected one of gelu"),
     ],
 )
 def test_a_config_that_states_nonsense_is_one_line(tmp_path, change, said):

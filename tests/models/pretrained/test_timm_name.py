@@ -80,8 +80,3 @@ def test_a_timm_name_is_read_from_torch_hubs_cache_too(tmp_path, monkeypatch):
     torch.save(before.encoder.state_dict(), path)
     assert f"from {name} (timm {path.name})" in load_encoder(after, name)
     assert torch.equal(after.encoder.norm.weight, before.encoder.norm.weight)
-
-
-def test_a_rotary_name_is_refused_before_anything_is_downloaded():
-    with pytest.raises(InputError, match=r"dinov3.lvd1689m: encoders of timm's class Eva .* have rotary positions"):
-        load_encoder(method(), "vit_small_patch16_dinov3.lvd1689m")
