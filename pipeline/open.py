@@ -38,5 +38,6 @@ def open_backend(data: Data, beton: Beton, device: torch.device) -> Backend:
     where = views_on(data, device)
     if where == "device":
         check_device(device)
-    backend = BACKENDS[choose(data, beton, device).backend]
-    return backend(beton, data.size, device, where, data.threads)
+    name = choose(data, beton, device).backend
+    options = {"hw_decoder_load": data.hw_decoder_load} if name == "dali" else {}
+    return BACKENDS[name](beton, data.size, device, where, data.threads, **options)

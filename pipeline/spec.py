@@ -11,6 +11,10 @@ from pipeline.flags import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE
 Size = int | tuple[int, int]
 """Of images, in pixels, or of their grid, in patches: the side of a square, or height and width."""
 
+HW_DECODER_LOAD = 0.65
+"""Share of a batch that a GPU's own JPEG engine decodes for DALI: DALI's default, an optimum that NVIDIA found on an
+A100."""
+
 
 def both_sides(size: Size) -> tuple[int, int]:
     """Return height and width of a size, of which a single number is both.
@@ -125,6 +129,9 @@ class Data:
     threads: Annotated[int | None, AT_LEAST_1] = None
     """Decoding threads. When absent, the cores of this process: its share among the ranks of the node, within the
     cgroup's quota, less two for the step and the driver where at least four are left."""
+    hw_decoder_load: Annotated[float, SHARE] = HW_DECODER_LOAD
+    """backend dali: share of a batch that the GPU's own JPEG engine decodes, where there is one; python -m
+    pipeline.bench measures which is fastest."""
     ahead: Annotated[int, AT_LEAST_1] = 3
     """Batches prepared in advance."""
     hang_timeout_s: Annotated[float | None, POSITIVE] = 300

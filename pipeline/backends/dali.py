@@ -18,7 +18,7 @@ from pipeline.concurrency.cores import decode_threads
 from pipeline.concurrency.pool import Pool
 from pipeline.errors import InputError
 from pipeline.executors.gpu_views import Packed, make_views
-from pipeline.spec import Size
+from pipeline.spec import HW_DECODER_LOAD, Size
 from pipeline.store.beton import Beton
 from pipeline.views.plan import Plan
 
@@ -27,9 +27,10 @@ from pipeline.views.plan import Plan
 class Dali(Backend):
     """Streams JPEG from a .beton, whose memory map DALI reads in place.
 
-    size      of the largest view that a plan will ask for
-    views_on  "cpu": DALI decodes on the CPU, numba kernels make the views. "device": DALI decodes on the device, on a
-              GPU through nvJPEG, and the views are made there.
+    size             of the largest view that a plan will ask for
+    views_on         "cpu": DALI decodes on the CPU, numba kernels make the views. "device": DALI decodes on the device,
+                     on a GPU through nvJPEG, and the views are made there.
+    hw_decoder_load  share of a batch that the GPU's own JPEG engine decodes (dali_pipe.Pipe)
 
     DALI decodes and does nothing else. Its own resize with a region of interest has another filter than the area filter
     of the other back-ends, and no reflected padding. So the decoded images go as one packed buffer, without a copy, to
@@ -40,14 +41,23 @@ class Dali(Backend):
     early, DALI decodes wrong bits that libffcv reports.
     """
 
-    def __init__(self, beton: Beton, size: Size, device: torch.device, views_on: str, threads: int | None = None):
+    def __init__(
+        self,
+        beton: Beton,
+        size: Size,
+        device: torch.device,
+        views_on: str,
+        threads: int | None = None,
+        hw_decoder_load: float = HW_DECODER_LOAD,
+    ):
         libffcv.load()
         self._device, self._on_cpu = device, views_on == "cpu"
         self.heights, self.widths = beton.heights, beton.widths
         on_gpu = device.type == "cuda" and not self._on_cpu
         self._pool = Pool(threads, lambda: kernels.scratch(1, size))
         try:
-            self._decoder = Decoder(beton, device if on_gpu else None, decode_threads(threads), self._pool)
+            gpu = device if on_gpu else None
+            self._decoder = Decoder(beton, gpu, decode_threads(threads), self._pool, hw_decoder_load)
         except InputError:
             self._pool.close()
             raise

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from pipeline.backends.backend import Undecodable, jpeg_source
-from pipeline.backends.dali_pipe import Pipe, packed
+from pipeline.backends.dali_pipe import Pipe, packed, packing_stream
 from pipeline.concurrency.pool import Pool
 from pipeline.concurrency.threads import END_S
+from pipeline.spec import HW_DECODER_LOAD
 from pipeline.store import jpeg_header
 from pipeline.store.beton import Beton
 
@@ -54,10 +55,18 @@ class Decoder:
     freed memory when one of several threads meets such an image, and ends the process.
     """
 
-    def __init__(self, beton: Beton, device: torch.device | None, threads: int, pool: Pool):
+    def __init__(
+        self,
+        beton: Beton,
+        device: torch.device | None,
+        threads: int,
+        pool: Pool,
+        hw_decoder_load: float = HW_DECODER_LOAD,
+    ):
         self._beton, self._device, self._cores, self._pool = beton, device, threads, pool
-        self._max_batch = MAX_BATCH
+        self._max_batch, self._hw_decoder_load = MAX_BATCH, hw_decoder_load
         self._pipe: Pipe | None = self._new(MAX_BATCH)
+        self._stream = None if device is None else packing_stream(device)
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._closing = threading.Event()
         self._in_flight: deque[Job] = deque()
@@ -128,7 +137,7 @@ class Decoder:
     def _hand_over(self, job: Job) -> None:
         try:
             assert job.pipe is not None  # it was fed
-            job.decoded.set_result(packed(job.pipe.take()))
+            job.decoded.set_result(packed(job.pipe.take(), self._stream))
         except Exception as error:
             job.decoded.set_exception(self._explain(job.ids, error))
             self._start_over()
@@ -161,7 +170,7 @@ class Decoder:
         return np.concatenate(found)
 
     def _new(self, max_batch: int) -> Pipe:
-        return Pipe(self._device, self._cores, max_batch)
+        return Pipe(self._device, self._cores, max_batch, self._hw_decoder_load)
 
     def _jpegs(self, ids: np.ndarray) -> list[np.ndarray]:
         where = jpeg_source(self._beton, ids)

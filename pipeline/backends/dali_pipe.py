@@ -6,6 +6,7 @@ DALI is imported when the first pipeline is built, as the import takes a second 
 import contextlib
 import ctypes
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, final
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.spec import HW_DECODER_LOAD
 
 REMEDY = "run `make setup` (drivers before 580: `make setup EXTRA=cuda12`), or choose data.backend ffcv"
 
@@ -23,7 +25,8 @@ REMEDY = "run `make setup` (drivers before 580: `make setup EXTRA=cuda12`), or c
 class Pipe:
     """Decodes batches of up to `max_batch` JPEGs to RGB, in the order in which they were fed; for one thread at a time.
 
-    device   a GPU: nvJPEG, and its hardware engine where there is one. None: libjpeg-turbo on `threads` threads.
+    device           a GPU: nvJPEG, and its own engine where there is one. None: libjpeg-turbo on `threads` threads
+    hw_decoder_load  share of a batch that this engine decodes, 0..1; threads and the GPU's cores decode the rest
 
     DALI's options are set to what libffcv does: the fast inverse transform, interpolated chroma, EXIF ignored. So the
     pixels on the CPU are libffcv's, bit by bit; nvJPEG has a transform of its own.
@@ -31,12 +34,14 @@ class Pipe:
     Raises InputError if DALI is not installed, or finds no driver, GPU or nvJPEG that it can use.
     """
 
-    def __init__(self, device: torch.device | None, threads: int, max_batch: int):
+    def __init__(
+        self, device: torch.device | None, threads: int, max_batch: int, hw_decoder_load: float = HW_DECODER_LOAD
+    ):
         dali = load()
         if device is not None:
             _check_nvjpeg(dali)
         try:
-            self._pipeline = _build(dali, device, threads, max_batch)
+            self._pipeline = _build(dali, device, threads, max_batch, hw_decoder_load)
         except RuntimeError as error:
             why = f"{_versions(dali)}, and says: {reason(error)}"
             raise InputError(f"DALI cannot start on {device or 'the CPU'}: it {why}; {REMEDY}") from error
@@ -57,21 +62,31 @@ class Pipe:
         return images
 
 
-def packed(images: Any) -> Tensor:
+def packed(images: Any, stream: "torch.cuda.Stream | None" = None) -> Tensor:
     """Pack the pixels of a TensorList one image after another, u8 [pixels, 3], without a copy where they lie so
-    already.
+    already, as those that nvJPEG cannot decode and the CPU does may not.
 
-    DALI uses the memory again as soon as the tensor is gone, even while a GPU still reads it.
+    stream  of the GPU on which a copy is made: without one it would stand behind the training step, and wait for it
+
+    The pixels are there on return, for any stream. DALI uses the memory again as soon as the tensor is gone, even while
+    a GPU still reads it.
     """
     pixels = sum(height * width for height, width, _ in images.shape())
-    with contextlib.suppress(RuntimeError):  # which DALI raises where each image lies by itself
-        return torch.from_dlpack(images.as_reshaped_tensor([pixels, 3]))
-    together = torch.cat([torch.from_dlpack(image).reshape(-1, 3) for image in images])
-    if (
-        together.device.type == "cuda"
-    ):  # another stream reads them next, and DALI overwrites the images that they are copied from
-        torch.cuda.current_stream(together.device).synchronize()
+    with torch.cuda.stream(stream):  # no effect without one
+        with contextlib.suppress(RuntimeError):  # which DALI raises where each image lies by itself
+            return torch.from_dlpack(images.as_reshaped_tensor([pixels, 3]))
+        together = torch.cat([torch.from_dlpack(image).reshape(-1, 3) for image in images])
+        if stream is not None:
+            copied = torch.cuda.Event(blocking=True)  # a spinning thread would keep a core from the decoders
+            copied.record(stream)
+            copied.synchronize()  # another stream reads them next, and DALI overwrites what they are copied from
     return together
+
+
+@cache  # torch keeps freed memory by stream: with one for each decoder it would grow each time
+def packing_stream(device: torch.device) -> "torch.cuda.Stream":
+    """Return the stream on which decoded images are packed, beside those that compute and make views."""
+    return torch.cuda.Stream(device)
 
 
 def load() -> ModuleType:
@@ -96,7 +111,7 @@ def reason(error: BaseException) -> str:
     return next((line.rstrip(":. ") for line in lines if line and not line.startswith(dull)), type(error).__name__)
 
 
-def _build(dali: ModuleType, device: torch.device | None, threads: int, max_batch: int) -> Any:
+def _build(dali: ModuleType, device: torch.device | None, threads: int, max_batch: int, hw_decoder_load: float) -> Any:
     fn, types = dali.fn, dali.types
     device_id = None
     if device is not None:
@@ -109,6 +124,7 @@ def _build(dali: ModuleType, device: torch.device | None, threads: int, max_batc
         images = fn.decoders.image(
             jpegs, device="cpu" if device_id is None else "mixed", output_type=types.RGB, adjust_orientation=False,
             use_fast_idct=True, jpeg_fancy_upsampling=True,
+            hw_decoder_load=hw_decoder_load,
             affine=False,  # else the threads of several processes on a machine are pinned to the same cores
         )  # fmt: skip
         pipeline.set_outputs(images)

@@ -14,7 +14,7 @@ from pipeline.backends.staged_decode import StagedDecode
 from pipeline.backends.staging_buffers import staging_buffers_for
 from pipeline.concurrency.ahead import ahead
 from pipeline.concurrency.pool import Pool
-from pipeline.spec import Size
+from pipeline.spec import HW_DECODER_LOAD, Size
 from pipeline.store.beton import Beton
 
 IMAGES, BATCH = 512, 256  # decoded again and again; after the first time they are in the page cache
@@ -39,11 +39,13 @@ def ffcv_rate(beton: Beton, device: torch.device, threads: int) -> float:
         pool.close()
 
 
-def dali_rate(beton: Beton, size: Size, device: torch.device, threads: int) -> float:
+def dali_rate(
+    beton: Beton, size: Size, device: torch.device, threads: int, hw_decoder_load: float = HW_DECODER_LOAD
+) -> float:
     """Measure the images a second that DALI decodes on the device. Raises InputError where DALI cannot be used."""
     from pipeline.backends.dali import Dali
 
-    backend = Dali(beton, size, device, "device", threads)
+    backend = Dali(beton, size, device, "device", threads, hw_decoder_load)
     try:
         return measured(backend.decode, beton.n, device, DALI_S)
     finally:

@@ -73,7 +73,7 @@ def choose(data: Data, beton: Beton, device: torch.device, before: BackendName |
         dali_there=dali_there(),
         before=before,
         ffcv=lambda: ffcv_rate(beton, device, count),
-        dali=lambda: dali_rate(beton, data.size, device, count),
+        dali=lambda: dali_rate(beton, data.size, device, count, data.hw_decoder_load),
         stored=beton.store,
     )
 

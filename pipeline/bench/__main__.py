@@ -13,7 +13,18 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from pipeline.bench.cases import BOUND, CPU_VIEWS, GPU_END_TO_END, GPU_VIEWS, OVERHEAD, PATCH, Work, own_cases
+from pipeline.bench.cases import (
+    BOUND,
+    CPU_VIEWS,
+    GPU_END_TO_END,
+    GPU_VIEWS,
+    HW_LOADS,
+    OVERHEAD,
+    PATCH,
+    Work,
+    nvjpeg_case,
+    own_cases,
+)
 from pipeline.bench.peers import PEERS, chosen, peer_cases
 from pipeline.bench.rounds import Turns, interleaved, rate, times
 from pipeline.bench.verdict import Machine, machine, need, verdict
@@ -98,8 +109,19 @@ def summary(turns: Turns, options: Options, here: Machine) -> list[str]:
     batches = f"in batches of {options.batch}"
     return [
         f"Sampler, plan and queues take {100 * share:.1f} % of a core at {GOAL_IMAGES_PER_S:,} images/s {batches}.",
+        *engine(turns),
         verdict(need(options.model, options.step_images_per_s), gpu_views, cpu_views, here, end_to_end),
     ]
+
+
+def engine(turns: Turns) -> list[str]:
+    """Say which share of the GPU's JPEG engine decoded the most images a second, where shares were measured."""
+    walls = {load: rate(turns[case]).wall for load in HW_LOADS if (case := nvjpeg_case(load)) in turns}
+    if not walls:
+        return []
+    best = max(walls, key=lambda load: walls[load])
+    each = ", ".join(f"{load:g}: {wall:,.0f}" for load, wall in walls.items())
+    return [f"nvJPEG is fastest with --data.hw-decoder-load {best:g} (images/s by share of the GPU's engine {each})."]
 
 
 def table(turns: Turns) -> str:

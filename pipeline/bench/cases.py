@@ -21,7 +21,7 @@ from pipeline.concurrency.ahead import ahead
 from pipeline.concurrency.pool import Pool
 from pipeline.loader import Loader, LoaderSpec
 from pipeline.sampling.sampler import SampleIds, Sampler
-from pipeline.spec import Data, Size, View, both_sides
+from pipeline.spec import HW_DECODER_LOAD, Data, Size, View, both_sides
 from pipeline.store.beton import Beton
 from pipeline.train_data import unlabelled_spec
 from pipeline.views.plan import Plan, ViewSpec, draw
@@ -34,6 +34,8 @@ GPU_VIEWS = "GPU views, the CPU's share: plan + decode"
 CPU_VIEWS = "CPU views: weak + strong"
 OVERHEAD = "the loader alone: sampler, plan, queues"
 GPU_END_TO_END = "GPU views, end to end"
+HW_LOADS = 0.0, 0.5, 0.65, 0.8, 1.0
+"""Shares of a batch for the GPU's own JPEG engine (data.hw_decoder_load); equal rates mean that there is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,14 +95,21 @@ def own_cases(work: Work) -> Generator[dict[str, Case]]:
         opened.append(on_device := FFCV(work.beton, work.size, device, "device", work.threads))
         cases[GPU_END_TO_END] = partial(viewed, work, on_device, work.spec())
         if dali_there():
-            opened.append(nvjpeg := Dali(work.beton, work.size, device, "device", work.threads))
-            cases["decode only, nvJPEG by DALI from .beton"] = partial(one_ahead, work, nvjpeg.decode)
-            cases["GPU views, end to end, decoded by nvJPEG"] = partial(viewed, work, nvjpeg, work.spec())
+            for load in HW_LOADS:
+                opened.append(nvjpeg := Dali(work.beton, work.size, device, "device", work.threads, load))
+                cases[nvjpeg_case(load)] = partial(one_ahead, work, nvjpeg.decode)
+                if load == HW_DECODER_LOAD:
+                    cases["GPU views, end to end, decoded by nvJPEG"] = partial(viewed, work, nvjpeg, work.spec())
     try:
         yield cases
     finally:
         for each in opened:
             each.close()
+
+
+def nvjpeg_case(load: float) -> str:
+    """Name the case of a share of the GPU's own JPEG engine."""
+    return f"decode only, nvJPEG by DALI, engine's share {load:g}"
 
 
 def decoded(work: Work) -> int:

@@ -2,6 +2,7 @@
 
 import sys
 import types
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -34,7 +35,9 @@ def test_pixels_that_do_not_lie_together_are_put_together(dali):
     assert torch.equal(dali_pipe.packed(Scattered()), expected)
 
 
-def test_pixels_put_together_on_a_gpu_are_there_before_another_stream_may_read_them(monkeypatch):
+def test_pixels_are_put_together_beside_the_training_step_which_nobody_waits_for(monkeypatch):
+    """On a stream of their own, whose end is waited for, as DALI overwrites what is copied."""
+
     class Scattered(list):
         def shape(self):
             return [tuple(image.shape) for image in self]
@@ -42,15 +45,52 @@ def test_pixels_put_together_on_a_gpu_are_there_before_another_stream_may_read_t
         def as_reshaped_tensor(self, _):
             raise RuntimeError("not contiguous")
 
-    waited = []
-    stream = types.SimpleNamespace(synchronize=lambda: waited.append(1))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: stream)
+    log, now = [], ["training"]
+
+    class Event:
+        def __init__(self, blocking: bool):
+            assert blocking
+
+        def record(self, stream: str):
+            log.append(f"recorded on {stream}")
+
+        def synchronize(self):
+            log.append("waited")
+
+    @contextmanager
+    def on(stream: str | None):
+        now.append(stream or now[-1])
+        yield
+        now.pop()
+
+    def cat(images: list) -> torch.Tensor:
+        log.append(f"copied on {now[-1]}")
+        return together(images)
+
+    together = torch.cat
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", None)  # is not asked for
+    monkeypatch.setattr(torch.cuda, "synchronize", None)
     monkeypatch.setattr(torch, "from_dlpack", lambda image: image)
+    monkeypatch.setattr(torch, "cat", cat)
     with pretended_gpu(monkeypatch):
-        images = [torch.zeros(2, 3, 3, dtype=torch.uint8, device=device) for device in ("cpu", "cuda")]
-        for image, waits in zip(images, (0, 1), strict=True):
-            assert dali_pipe.packed(Scattered([image, image])).shape == (12, 3)
-            assert len(waited) == waits
+        image = torch.zeros(2, 3, 3, dtype=torch.uint8, device="cuda")
+        assert dali_pipe.packed(Scattered([image, image]), "packing").shape == (12, 3)
+    assert log == ["copied on packing", "recorded on packing", "waited"]
+
+
+def test_the_share_of_the_gpus_engine_reaches_dali(dali, nothing_stays, beton, monkeypatch):
+    asked, image = [], dali.fn.decoders.image
+
+    def spied(jpegs, **options):
+        asked.append(options["hw_decoder_load"])
+        return image(jpegs, **options)
+
+    monkeypatch.setattr(dali.fn.decoders, "image", spied)
+    for data in (data_of(beton, backend="dali"), data_of(beton, backend="dali", hw_decoder_load=0.8)):
+        open_backend(data, beton, CPU).close()
+    assert asked == [0.65, 0.8]
 
 
 def refused(beton: Beton, device: torch.device = CPU, on: str = "cpu") -> str:

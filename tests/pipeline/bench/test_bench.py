@@ -103,6 +103,15 @@ def test_torchvision_makes_the_views_of_its_methods(beton):
     assert peers.in_turn(work, peers.Two(32, normalised=True)) == 7
 
 
+def test_the_fastest_share_of_the_gpus_engine_is_named_where_shares_were_measured():
+    assert bench.engine({"another case": [rounds.Turn(1.0, 1.0)]}) == []
+    walls = dict(zip(cases.HW_LOADS, (4000.0, 5000.0, 7000.4, 6000.0, 3000.0), strict=True))
+    turns = {cases.nvjpeg_case(load): [rounds.Turn(9000.0 - wall, wall)] for load, wall in walls.items()}
+    (said,) = bench.engine(turns)
+    assert said.startswith("nvJPEG is fastest with --data.hw-decoder-load 0.65 (")
+    assert "0: 4,000, 0.5: 5,000, 0.65: 7,000, 0.8: 6,000, 1: 3,000" in said
+
+
 HERE = verdict.Machine(cores=16, gpus=2, gpu="H100")
 
 
