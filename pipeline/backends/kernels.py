@@ -7,7 +7,7 @@ What differs between the stores of a .beton is in here: how the bytes of an imag
 from typing import NamedTuple
 
 import numpy as np
-from numba import carray, njit
+from numba import carray, njit, types
 
 from pipeline.backends.libffcv import imdecode, resize
 from pipeline.executors.erase_numba import erase_fill, erase_noise
@@ -19,6 +19,7 @@ from pipeline.store.file_format import STORES
 from pipeline.views.erase import CUTOUT_FILL
 
 u64 = np.uint64
+memcpy = types.ExternalFunction("memcpy", types.intp(types.intp, types.intp, types.uint64))
 JPEG, RAW, YUV420 = map(STORES.index, ("jpeg", "raw", "yuv420"))
 
 
@@ -62,17 +63,10 @@ def decode_into(source, i, target):
     if source.store == JPEG:
         return imdecode(stored, source.sizes[i], height, width, target, height, width, 0, 0, 1, 1, False, False)
     if source.store == RAW:
-        copy(stored, 3 * height * width, target)
+        memcpy(target, stored, u64(3 * height * width))
     else:
         to_rgb(stored, height, width, 0, 0, height, width, target)
     return 0
-
-
-@njit(nogil=True, cache=True)
-def copy(source, size, target):
-    """Copy `size` bytes from one address to another."""
-    here, there = carray(pointer(source), size), carray(pointer(target), size)  # ty: ignore[missing-argument]
-    there[:] = here
 
 
 @njit(nogil=True, cache=True)
@@ -86,7 +80,7 @@ def decode_packed(first, last, source, packed, places, errors):
 def copy_packed(first, last, source, packed, places):
     """Copy images first..last-1 as they are stored into `packed` u8 [bytes], each at its byte `places` (i64 [N])."""
     for i in range(first, last):
-        copy(source.address + source.offsets[i], source.sizes[i], packed.ctypes.data + places[i])
+        memcpy(packed.ctypes.data + places[i], source.address + source.offsets[i], u64(source.sizes[i]))
 
 
 @njit(nogil=True, cache=True)

@@ -25,10 +25,10 @@ from pipeline.bench.cases import (
     nvjpeg_case,
     own_cases,
 )
-from pipeline.bench.peers import PEERS, chosen, peer_cases
+from pipeline.bench.peers import PEERS, chosen, peer_cases, unable
 from pipeline.bench.rounds import Turns, interleaved, rate, times
 from pipeline.bench.verdict import Machine, machine, need, verdict
-from pipeline.errors import command
+from pipeline.errors import InputError, command
 from pipeline.flags import AT_LEAST_1, POSITIVE, Bound, check_bounds, parse
 from pipeline.spec import Size, spelt
 from pipeline.store.beton import Beton, open_beton
@@ -44,7 +44,10 @@ class Options:
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """A .beton file, or a folder that holds train.beton."""
     against: str | None = None
-    """Peers, with commas between: torchvision, ffcv, ffcv-ssl, dali. All that are installed when absent."""
+    """Peers, with commas between: torchvision, ffcv, ffcv-ssl, dali, slipstream, spdl. All that are installed when
+    absent. FFCV reads DATA itself, so of a raw store it is stock FFCV on raw pixels; the others read JPEG."""
+    bound: str | None = None
+    """A .beton of the same images as JPEG, where DATA is another store: to decode these is then the bound."""
     model: str = "vit_small_patch16_224"
     """The network that the verdict is about."""
     step_images_per_s: Annotated[float | None, POSITIVE] = None
@@ -66,10 +69,19 @@ class Options:
     """Print JSON instead of the table."""
 
 
+def work_of(options: Options, beton: Beton) -> Work:
+    """Gather what is measured. Raises InputError where --bound holds no JPEG, or other images."""
+    ids, bound = np.arange(min(options.images, beton.n)), open_beton(options.bound) if options.bound else None
+    if bound is not None and bound.store != "jpeg":
+        raise InputError(f"--bound: expected a .beton of JPEG, {bound.path} holds {bound.store}")
+    if bound is not None and (bound.n != beton.n or (bound.heights[ids] != beton.heights[ids]).any()):
+        raise InputError(f"--bound: expected the images of {beton.path}, {bound.path} has others")
+    return Work(beton, ids, options.size, options.batch, options.threads, options.filter, bound)
+
+
 def measure(options: Options, beton: Beton, peers: list[str]) -> Turns:
     """Measure every case, by name."""
-    ids = np.arange(min(options.images, beton.n))
-    work = Work(beton, ids, options.size, options.batch, options.threads, options.filter)
+    work = work_of(options, beton)
     with own_cases(work) as own, peer_cases(peers, work) as others:
         return interleaved(own | others, options.rounds)
 
@@ -84,7 +96,7 @@ def where(options: Options, beton: Beton, here: Machine) -> dict[str, str | int]
         "cores": here.cores,
         "gpus": f"{here.gpus} x {here.gpu}" if here.gpus else "none",
         **{name: found for name in PACKAGES if (found := _version(name))},
-        "data": f"{beton.path.name}, {beton.manifest.stored_kb['mean']:.0f} kB an image",
+        "data": f"{beton.path.name}, {beton.manifest.stored_kb['mean']:.0f} kB an image as {beton.store}",
         "images": min(options.images, beton.n),
         "size": spelt(options.size) if isinstance(options.size, tuple) else options.size,
         "batch": options.batch,
@@ -152,15 +164,19 @@ def main() -> None:
     need(options.model, options.step_images_per_s)
     peers, path = chosen(options.against), Path(options.path)
     beton = open_beton(path / "train.beton" if path.is_dir() else path)
-    here = machine()
+    here, cannot = machine(), unable(peers, work_of(options, beton))
+    if cannot and options.against is not None:
+        raise InputError("--against " + "; ".join(f"{name}: {why}" for name, why in cannot.items()))
+    peers = [name for name in peers if name not in cannot]
     turns, found = measure(options, beton, peers), where(options, beton, here)
     if options.json:
         print(json.dumps({"where": found, "rates": figures(turns), "summary": summary(turns, options, here)}))
         return
     print(", ".join(f"{name} {value}" for name, value in found.items()))
     print(table(turns))
-    absent = [name for name in PEERS if name not in peers] if options.against is None else []
-    print("\n".join([*summary(turns, options, here), *([f"Not installed: {', '.join(absent)}."] if absent else [])]))
+    absent = [name for name in PEERS if name not in peers and name not in cannot] if options.against is None else []
+    lines = [f"Not installed: {', '.join(absent)}."] if absent else []
+    print("\n".join([*summary(turns, options, here), *lines, *(f"Not run, {it}: {cannot[it]}." for it in cannot)]))
 
 
 if __name__ == "__main__":

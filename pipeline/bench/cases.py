@@ -41,7 +41,7 @@ HW_LOADS = 0.0, 0.5, 0.65, 0.8, 1.0
 @dataclass(frozen=True, eq=False)
 class Work:
     """What every case prepares: images `ids` (i64 [n], the file's first) in batches, in views of `size`; ours are
-    resized by `filter`."""
+    resized by `filter`. `bound` holds the same images as JPEG, where `beton` does not: to decode them is the bound."""
 
     beton: Beton
     ids: np.ndarray
@@ -49,6 +49,12 @@ class Work:
     batch: int
     threads: int
     filter: Literal["area", "bilinear", "bicubic"] = "bicubic"
+    bound: Beton | None = None
+
+    @property
+    def jpegs(self) -> Beton:
+        """The file whose images are decoded as the bound, and which peers that want JPEG read."""
+        return self.bound or self.beton
 
     @property
     def batches(self) -> list[np.ndarray]:
@@ -85,7 +91,7 @@ def own_cases(work: Work) -> Generator[dict[str, Case]]:
         "CPU views, one crop": partial(on_cpu, work.spec(strong=False)),
         OVERHEAD: partial(loaded, work),
     }
-    if dali_there():
+    if dali_there() and work.beton.store == "jpeg":
         from pipeline.backends.dali import Dali
 
         opened.append(dali := Dali(work.beton, work.size, torch.device("cpu"), "cpu", work.threads))
@@ -94,7 +100,7 @@ def own_cases(work: Work) -> Generator[dict[str, Case]]:
     if device.type == "cuda":
         opened.append(on_device := FFCV(work.beton, work.size, device, "device", work.threads))
         cases[GPU_END_TO_END] = partial(viewed, work, on_device, work.spec())
-        if dali_there():
+        if dali_there() and work.beton.store == "jpeg":
             for load in HW_LOADS:
                 opened.append(nvjpeg := Dali(work.beton, work.size, device, "device", work.threads, load))
                 cases[nvjpeg_case(load)] = partial(one_ahead, work, nvjpeg.decode)
@@ -114,16 +120,16 @@ def nvjpeg_case(load: float) -> str:
 
 def decoded(work: Work) -> int:
     """Decode one image after another to the same place, in one compiled call: an upper bound for everything that
-    decodes with libffcv."""
-    source, errors = sample_source(work.beton, work.ids), np.zeros(len(work.ids), np.int32)
+    decodes with libffcv. Where no JPEG is there, stored pixels are turned into RGB in place of that."""
+    source, errors = sample_source(work.jpegs, work.ids), np.zeros(len(work.ids), np.int32)
     target = kernels.scratch(int((source.heights * source.widths).max()), 1).pixels
     kernels.decode_packed(0, len(work.ids), source, target, np.zeros(len(work.ids), np.int64), errors)
     return len(work.ids)
 
 
 def packed(work: Work, pool: Pool, buffers: StagingBuffers) -> int:
-    """Do the CPU's share of GPU views: draw the plan, then decode into the staging buffers, and leave the pixels
-    there."""
+    """Do the CPU's share of GPU views: draw the plan, then decode into the staging buffers, or copy what is stored as
+    pixels, and leave it there."""
     spec = work.spec()
     for ids in work.batches:
         work.plan(spec, ids)

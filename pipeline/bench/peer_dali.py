@@ -33,7 +33,7 @@ def dali_cases(work: Work) -> Generator[dict[str, Case]]:
 
 
 def _pipeline(work: Work, kind: Kind, device: str):
-    source = cycle([[work.beton.jpeg(int(i)) for i in ids] for ids in work.batches])
+    source = cycle([[work.jpegs.jpeg(int(i)) for i in ids] for ids in work.batches])
 
     def crop(image):
         cut = fn.random_resized_crop(

@@ -6,8 +6,6 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import final
 
 import torch
@@ -17,6 +15,7 @@ from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 
 from pipeline.bench.cases import SCALE, Work
+from pipeline.bench.jpeg_folder import jpeg_folder
 from pipeline.bench.rounds import Case
 from pipeline.errors import InputError
 from pipeline.spec import Size, both_sides
@@ -29,11 +28,7 @@ WEAK_STRONG = "torchvision: weak + strong, u8, no DataLoader"
 @contextmanager
 def torchvision_cases(work: Work) -> Generator[dict[str, Case]]:
     """Yield torchvision's cases over a folder of the same bytes, with one worker process for each of our threads."""
-    with TemporaryDirectory(prefix="bench-") as folder:
-        kind = Path(folder) / "all"
-        kind.mkdir()
-        for i in work.ids.tolist():
-            (kind / f"{i:08d}.jpg").write_bytes(work.beton.jpeg(i).tobytes())
+    with jpeg_folder(work) as folder:
         yield {
             "torchvision: MAE's one crop, f32, DataLoader": partial(loaded, work, folder, mae(work.size)),
             "torchvision: USB's weak + strong, f32, DataLoader": partial(loaded, work, folder, Two(work.size, True)),
@@ -73,7 +68,7 @@ def loaded(work: Work, folder: str, transform: Callable) -> int:
 def in_turn(work: Work, transform: Callable) -> int:
     """Transform one image after another in this process: the cost of the transforms without a loader."""
     for i in work.ids.tolist():
-        transform(Image.open(io.BytesIO(work.beton.jpeg(i).tobytes())).convert("RGB"))
+        transform(Image.open(io.BytesIO(work.jpegs.jpeg(i).tobytes())).convert("RGB"))
     return len(work.ids)
 
 
@@ -95,13 +90,36 @@ def _dali(work: Work) -> AbstractContextManager[dict[str, Case]]:
     return dali_cases(work)
 
 
+def _slipstream(work: Work) -> AbstractContextManager[dict[str, Case]]:
+    from pipeline.bench.peer_slipstream import slipstream_cases
+
+    return slipstream_cases(work)
+
+
+def _spdl(work: Work) -> AbstractContextManager[dict[str, Case]]:
+    from pipeline.bench.peer_spdl import spdl_cases
+
+    return spdl_cases(work)
+
+
 PEERS = {
     "torchvision": ("torchvision", torchvision_cases),
     "ffcv": ("ffcv", _ffcv),
     "ffcv-ssl": ("ffcv", _ffcv_ssl),
     "dali": ("nvidia.dali", _dali),
+    "slipstream": ("slipstream", _slipstream),
+    "spdl": ("spdl.io", _spdl),
 }
 """Of each peer, the package that it needs and a function that makes its cases."""
+READ_THE_FILE = "ffcv", "ffcv-ssl"  # the others read JPEG
+
+
+def unable(names: list[str], work: Work) -> dict[str, str]:
+    """Say of those peers that cannot read the data why: FFCV knows no planes, and the others want JPEG."""
+    planes = dict.fromkeys(READ_THE_FILE, "stock FFCV refuses planes") if work.beton.store == "yuv420" else {}
+    no_jpeg = work.jpegs.store != "jpeg"
+    wanting = {name: "needs JPEG: name a .beton of it by --bound" for name in PEERS if name not in READ_THE_FILE}
+    return {name: why for name, why in (planes | (wanting if no_jpeg else {})).items() if name in names}
 
 
 def chosen(against: str | None) -> list[str]:

@@ -39,11 +39,11 @@ def main() -> None:
             options: how images are stored, and which labels may be seen
             reading: how a folder or a table is to be read
             unlabelled: folder of images to add without labels
-            advise: write nothing, but measure on some images what each side and quality would cost
+            advise: write nothing, but measure on some images what each store, side and quality would cost
         """
         options.check()
         asked = (
-            Choice(options.side, options.quality, options.reencode, options.decoding),
+            Choice(options.side, options.quality, options.reencode, options.decoding, options.store),
             options.seed,
             options.workers or cores(),
         )
@@ -58,7 +58,7 @@ def main() -> None:
         if beton.manifest.seconds > WORTH_ADVICE_S:
             print(advice(find(source, unlabelled, reading), *asked))
         elif beton.manifest.side["max"] > min(SIDES):
-            print("what another --side or --quality would cost: the same command with --advise")
+            print("what another --store, --side or --quality would cost: the same command with --advise")
 
     parse(door, config=(OmitArgPrefixes,), prog="python -m pipeline.convert")()
 

@@ -143,7 +143,7 @@ def read_back(partial: Path, written: Written, pool: Executor) -> None:
 def _whole(data: np.ndarray, written: Written, i: int) -> bool:
     start, size, image = int(written.table["offset"][i]), int(written.table["size"][i]), written.samples["image"][i]
     stored = data[start : start + size]
-    if zlib.crc32(stored) != written.crc32[i]:
+    if zlib.crc32(stored.data) != written.crc32[i]:
         return False
     return written.store != "jpeg" or decode(stored, int(image["height"]), int(image["width"])) is not None
 

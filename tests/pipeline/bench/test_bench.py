@@ -84,8 +84,10 @@ def test_options_out_of_range_are_refused(field, expected, monkeypatch):
 def test_a_peer_that_is_unknown_or_missing_is_refused(monkeypatch):
     assert peers.chosen("torchvision,ffcv") == ["torchvision", "ffcv"]
     assert peers.chosen("") == []
-    with pytest.raises(InputError, match="--against knows torchvision, ffcv, ffcv-ssl, dali, got 'spdl'"):
-        peers.chosen("spdl")
+    with pytest.raises(
+        InputError, match="--against knows torchvision, ffcv, ffcv-ssl, dali, slipstream, spdl, got 'pil'"
+    ):
+        peers.chosen("pil")
     monkeypatch.setitem(peers.PEERS, "dali", ("nvidia_absent.dali", None))
     with pytest.raises(InputError, match=r"--against dali needs nvidia_absent.dali, which is not installed"):
         peers.chosen("dali")
