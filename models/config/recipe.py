@@ -91,6 +91,10 @@ class Optim:
     schedule: Literal["cosine", "steps"] = "cosine"
     """After the warm-up. cosine: half a cosine down to `final_lr`. steps: times `drop_factor` at each of `drop_epochs`,
     at least `final_lr`."""
+    schedule_by: Literal["step", "epoch", "whole_epoch"] = "step"
+    """What the schedule, warm-up included, is spread over. step: the steps of the run. epoch: its epochs, those of the
+    labels-only phase, which have fewer steps, like others. whole_epoch: as epoch, with one rate for all steps of an
+    epoch (timm's scheduler as DeiT's and Semiformer's code call it)."""
     final_lr: Annotated[float, NOT_NEGATIVE] = 0.0
     """Learning rate at the end of the schedule; scaled as `lr` is."""
     drop_epochs: Annotated[tuple[float, ...], POSITIVE] = ()
@@ -100,7 +104,12 @@ class Optim:
     epochs: Annotated[float, POSITIVE] = 100
     """Length of the run, the labels-only phase included."""
     warmup_epochs: Annotated[float, NOT_NEGATIVE] = 5
-    """Length of the rate's linear warm-up from 0."""
+    """Length of the rate's linear warm-up from `warmup_lr`."""
+    warmup_lr: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Learning rate that the warm-up begins at (DeiT and Semiformer: 1e-6); scaled as `lr` is."""
+    warmup_prefix: bool = True
+    """Begin the cosine where the warm-up ends (MAE); off: at the start of the run, where the warm-up takes its place
+    (timm's default, which DeiT's and Semiformer's code keep)."""
     labels_only_epochs: Annotated[float, NOT_NEGATIVE] = 0
     """Supervised phase at the start, in which batches hold labelled images alone; where epochs are passes, an epoch of
     it is a pass over the labelled images."""

@@ -13,6 +13,8 @@ from pipeline.text import count
 
 LOW = 0.01
 """Share of the peak below which a constant rate is pointed out."""
+WHOLE = 1e-6
+"""How far below a whole number a step or an epoch may be rounded: 0.1 * 30 epochs of 10 steps must not lose a step."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Pools:
 class ExtensionSteps:
     """An extension in steps: its first one, counted from 0 over the whole run, and how many.
 
-    warmup_steps, drop_steps  of a rewarm, from `first` on: the run's own, at the same shares of the steps
+    warmup_steps, drop_steps  of a rewarm, from `first` on: the run's own, at the same shares of what
+                              `optim.schedule_by` counts
     """
 
     asked: Extension
@@ -103,16 +106,20 @@ def run_length(optim: Optim, pools: Pools, extensions: Sequence[Extension] = ())
         raise InputError(f"optim.epochs {optim.epochs:g} is less than one step of {pools.batch} images; raise it")
     drops = tuple(steps(epochs) for epochs in optim.drop_epochs)
     own = RunLength(total, steps(optim.warmup_epochs), steps(optim.labels_only_epochs), first, then, drops)
-    return _extended(own, extensions, pools.batch)
+    return _extended(own, optim, extensions, pools.batch)
 
 
-def _extended(own: RunLength, extensions: Sequence[Extension], batch: int) -> RunLength:
+def _extended(own: RunLength, optim: Optim, extensions: Sequence[Extension], batch: int) -> RunLength:
     made, total = [], own.total_steps
     for asked in extensions:
         steps = _whole_steps(asked.epochs * own.epoch_steps)
         if steps < 1:
             raise InputError(f"run.extend {asked.epochs:g} is less than one step of {batch} images; raise it")
-        warmup, *drops = (steps * share // own.total_steps for share in (own.warmup_steps, *own.drop_steps))
+        if optim.schedule_by == "step":
+            warmup, *drops = (steps * share // own.total_steps for share in (own.warmup_steps, *own.drop_steps))
+        else:
+            shares = (epochs / optim.epochs for epochs in (optim.warmup_epochs, *optim.drop_epochs))
+            warmup, *drops = (_whole_steps(steps * share) for share in shares)
         made.append(ExtensionSteps(asked, total, steps, warmup, tuple(drops)))
         total += steps
     return replace(own, total_steps=total, extensions=tuple(made))
@@ -121,18 +128,30 @@ def _extended(own: RunLength, extensions: Sequence[Extension], batch: int) -> Ru
 def learning_rate(step: int, length: RunLength, optim: Optim, batch: int) -> float:
     """The learning rate of the step with this number, counted from 0.
 
-    It rises linearly from 0 over `warmup_steps`, as in MAE's lr_sched.py but per step. Then, through both phases, it
-    follows half a cosine to `final_lr` at `own_steps`, or is multiplied by `drop_factor` at each of `drop_steps` and
-    kept at `final_lr` or above (with final_lr 0: SimMIM's MultiStepLRScheduler, per step). Where `lr_batch` is set all
-    is scaled by batch / lr_batch (Goyal et al. 2017); `batch` counts the images of a step over all devices.
+    It rises linearly from `warmup_lr` (0) over `warmup_steps`, as in MAE's lr_sched.py but per step. Then, through both
+    phases, it follows half a cosine to `final_lr` at `own_steps`, or is multiplied by `drop_factor` at each of
+    `drop_steps` and kept at `final_lr` or above (with final_lr 0: SimMIM's MultiStepLRScheduler, per step). Where
+    `lr_batch` is set all is scaled by batch / lr_batch (Goyal et al. 2017); `batch` counts the images of a step over
+    all devices.
+
+    With `schedule_by` epoch the same curve is drawn over the epochs that are done before the step. The two differ where
+    epochs of the labels-only phase have fewer steps than later ones: half-way through Semi-MAE's 100 + 600 epochs,
+    57 % of the steps are still to come, and the rate by steps is 22 % above the one by epochs. With whole_epoch a step
+    has the rate of the first step of its epoch: timm's CosineLRScheduler, stepped to e as epoch e begins (DeiT's and
+    Semiformer's code step it to e as epoch e ends, and so are an epoch behind).
 
     In an extension that re-warms, the rate rises linearly from that of the step before the extension to its own peak,
-    and then falls in the same form (Ibrahim et al. 2024, section 4); in a constant one it does not change.
+    and then falls in the same form (Ibrahim et al. 2024, section 4), step by step whatever `schedule_by` says; in a
+    constant one it does not change.
     """
     scale = _lr_scale(optim, batch)
     if step < length.own_steps or not length.extensions:
-        rates = 0.0, optim.lr * scale, optim.final_lr * scale
-        return _rate(step, length.own_steps, length.warmup_steps, length.drop_steps, rates, optim)
+        rates = optim.warmup_lr * scale, optim.lr * scale, optim.final_lr * scale
+        if optim.schedule_by == "step":
+            return _rate(step, length.own_steps, length.warmup_steps, length.drop_steps, rates, optim)
+        done = length.epoch(step)
+        done = done if optim.schedule_by == "epoch" else math.floor(done + WHOLE)
+        return _rate(done, optim.epochs, optim.warmup_epochs, optim.drop_epochs, rates, optim)
     part = next(each for each in reversed(length.extensions) if step >= each.first)
     before, asked = learning_rate(part.first - 1, length, optim, batch), part.asked
     if asked.schedule == "constant":
@@ -162,15 +181,19 @@ def _lr_scale(optim: Optim, batch: int) -> float:
 
 
 def _rate(
-    step: int, steps: int, warmup: int, drops: Sequence[int], rates: tuple[float, float, float], optim: Optim
+    at: float, end: float, warmup: float, drops: Sequence[float], rates: tuple[float, float, float], optim: Optim
 ) -> float:
-    """The rate of a step of a run or of an extension, counted from its own first one; rates: first, peak and final."""
+    """The rate at a step or epoch of a run or of an extension, counted from its own first; rates: first, peak, final.
+
+    end, warmup, drops  in the same unit
+    """
     start, peak, final = rates
-    if step < warmup:
-        return start + (peak - start) * step / warmup
+    if at < warmup:
+        return start + (peak - start) * at / warmup
     if optim.schedule == "steps":
-        return max(final, peak * optim.drop_factor ** bisect_right(drops, step))
-    done = (step - warmup) / max(1, steps - warmup)
+        return max(final, peak * optim.drop_factor ** bisect_right(drops, at + WHOLE))
+    first = warmup if optim.warmup_prefix else 0
+    done = (at - first) / (end - first) if end > first else 0.0
     return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
@@ -192,4 +215,4 @@ def _epoch_steps(optim: Optim, pools: Pools) -> tuple[float, float]:
 
 
 def _whole_steps(steps: float) -> int:
-    return math.floor(steps + 1e-6)  # 1e-6: rounding in 0.1 * 30 epochs of 10 steps must not lose a step
+    return math.floor(steps + WHOLE)

@@ -1,3 +1,5 @@
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -8,6 +10,7 @@ from timm.scheduler import CosineLRScheduler
 
 from models.config.extensions import Extension
 from models.config.recipe import Optim
+from models.methods.presets import in1k
 from models.optim.schedule import Pools, RunLength, describe_extension, learning_rate, run_length
 from pipeline.errors import InputError
 
@@ -91,11 +94,107 @@ def test_the_rate_is_timms_cosine_after_a_linear_warmup(warmup: int, labels_only
     assert max(ours) == ours[warmup] == 1e-3
 
 
+TWO_PHASES = Optim(
+    lr=1e-3, final_lr=1e-5, epochs=12, warmup_epochs=3, labels_only_epochs=4, epoch_unit="labelled", warmup_lr=1e-6
+)
+EIGHTH = Pools(labelled=80, unlabelled=700, labelled_batch=5, unlabelled_batch=35)
+"""An epoch has 2 steps on labels alone, and then 16: 4 * 2 + 8 * 16 steps in all."""
+
+
+def by_timm(optim: Optim, at: Sequence[float]) -> list[float]:
+    """timm's scheduler, stepped to each of these epochs in turn."""
+    dummy = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=optim.lr)
+    scheduler = CosineLRScheduler(
+        dummy,
+        t_initial=optim.epochs - (optim.warmup_epochs if optim.warmup_prefix else 0),
+        lr_min=optim.final_lr,
+        warmup_t=optim.warmup_epochs,
+        warmup_lr_init=optim.warmup_lr,
+        warmup_prefix=optim.warmup_prefix,
+    )
+    found = []
+    for epoch in at:
+        scheduler.step(epoch)
+        found.append(dummy.param_groups[0]["lr"])
+    return found
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+@pytest.mark.parametrize("warmup", [0, 3, 6])  # it ends in either phase
+def test_the_rate_by_whole_epochs_is_timms_scheduler_stepped_as_each_begins(warmup: int, prefix: bool) -> None:
+    optim = replace(TWO_PHASES, schedule_by="whole_epoch", warmup_epochs=warmup, warmup_prefix=prefix)
+    run = run_length(optim, EIGHTH)
+    loop = [(epoch, step) for epoch in range(12) for step in range(2 if epoch < 4 else 16)]
+    assert run.total_steps == len(loop)
+    ours = [learning_rate(step, run, optim, EIGHTH.batch) for step in range(run.total_steps)]
+    assert ours == pytest.approx(by_timm(optim, [epoch for epoch, _ in loop]), rel=1e-12)
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_the_rate_by_epochs_is_timms_scheduler_stepped_to_the_part_of_an_epoch_that_is_done(prefix: bool) -> None:
+    optim = replace(TWO_PHASES, schedule_by="epoch", warmup_prefix=prefix)
+    run = run_length(optim, EIGHTH)
+    done = [step / 2 for step in range(8)] + [4 + step / 16 for step in range(128)]
+    ours = [learning_rate(step, run, optim, EIGHTH.batch) for step in range(run.total_steps)]
+    assert ours == pytest.approx(by_timm(optim, done), rel=1e-12)
+
+
+def test_by_epochs_is_by_steps_where_all_epochs_are_of_one_length() -> None:
+    optim = replace(TWO_PHASES, labels_only_epochs=0)
+    run = run_length(optim, EIGHTH)
+    steps = range(run.total_steps)
+    by_step, by_epoch = (
+        [learning_rate(step, run, replace(optim, schedule_by=by), EIGHTH.batch) for step in steps]
+        for by in ("step", "epoch")
+    )
+    assert by_epoch == pytest.approx(by_step, rel=1e-12)
+
+
+def test_half_way_through_semi_mae_on_imagenet_the_rate_by_steps_is_22_percent_higher_than_by_epochs() -> None:
+    optim, data = in1k.semiformer_optim(), in1k.data_10pct()
+    pools = Pools(128_116, 1_281_167, data.batch // 8, data.batch * 7 // 8)
+    run = run_length(optim, pools)
+    half = round(100 * run.labels_only_epoch_steps + 250 * run.epoch_steps) + 10  # 10 steps into epoch 350 of 700
+    theirs, ours = (
+        learning_rate(half, run, replace(optim, schedule_by=by), data.batch) for by in ("whole_epoch", "step")
+    )
+    done = (100 / 8 + 250) / (100 / 8 + 600)  # in epochs of 1,232 steps: 3/7
+    by_hand = 1e-5 + (1e-3 - 1e-5) * (1 + math.cos(math.pi * done)) / 2
+    assert (theirs, ours) == pytest.approx(((1e-3 + 1e-5) / 2, by_hand), rel=1e-4)
+    assert ours / theirs == pytest.approx(1.22, abs=0.005)
+
+
+def test_a_rate_in_steps_falls_with_the_whole_epoch_as_torchs_multi_step() -> None:
+    optim = replace(
+        TWO_PHASES, schedule="steps", drop_epochs=(2, 5.5), drop_factor=0.5, warmup_epochs=0, schedule_by="whole_epoch"
+    )
+    run = run_length(optim, EIGHTH)
+    rates = [learning_rate(step, run, optim, EIGHTH.batch) for step in range(run.total_steps)]
+    by_hand = [1e-3] * 4 + [5e-4] * (4 + 2 * 16) + [2.5e-4] * (6 * 16)  # 5.5 is reached as epoch 6 begins
+    assert rates == pytest.approx(by_hand)
+    optim = replace(optim, schedule_by="epoch")
+    rates = [learning_rate(step, run, optim, EIGHTH.batch) for step in range(run.total_steps)]
+    assert rates == pytest.approx([1e-3] * 4 + [5e-4] * (4 + 16 + 8) + [2.5e-4] * (8 + 6 * 16))
+
+
+@pytest.mark.parametrize("by", ["epoch", "whole_epoch"])
+def test_an_extension_of_a_rate_by_epochs_warms_up_over_the_same_share_of_its_epochs(by: str) -> None:
+    optim = replace(TWO_PHASES, schedule_by=by)
+    run, longer = (run_length(optim, EIGHTH, asked) for asked in ([], [Extension(4, "rewarm")]))
+    assert (longer.extensions[0].steps, longer.extensions[0].warmup_steps) == (4 * 16, 16)  # 3 of 12 epochs: 1 of 4
+    rates = [learning_rate(step, longer, optim, EIGHTH.batch) for step in range(longer.total_steps)]
+    own = [learning_rate(step, run, optim, EIGHTH.batch) for step in range(run.total_steps)]
+    assert rates[: run.total_steps] == own  # to the bit
+    assert rates[run.total_steps :] == pytest.approx(timms_cosine(64, 16, (own[-1], 1e-3, 1e-5)), rel=1e-9)
+
+
 def test_the_rate_scales_with_the_batch_only_where_asked() -> None:
     scaled = Optim(lr=1.5e-4, lr_batch=256, final_lr=1e-6, epochs=10, warmup_epochs=0, epoch_unit="step")
     run = run_length(scaled, SEMIFORMER)
     assert learning_rate(0, run, scaled, 4096) == pytest.approx(2.4e-3)
     assert learning_rate(10, run, scaled, 4096) == pytest.approx(1.6e-5)
+    warmed = replace(scaled, warmup_epochs=5, warmup_lr=1e-6)
+    assert learning_rate(0, run_length(warmed, SEMIFORMER), warmed, 4096) == pytest.approx(1.6e-5)
     absolute = Optim(lr=1.5e-4, epochs=10, warmup_epochs=0, epoch_unit="step")
     assert learning_rate(0, run, absolute, 4096) == 1.5e-4
 
