@@ -14,6 +14,13 @@ from tests.data_page.cases import Case, lay, row, stored
 from tests.data_page.sources import THREE
 
 
+@row("`--reencode` or `--keep-metadata`, with another store than JPEG")
+def options_of_jpeg(root: Path) -> Iterator[Case]:
+    source = lay(root, {"a.jpg": stored()})
+    for name in ("reencode", "keep_metadata"):
+        yield Case(source, options=Options(store="raw", **{name: True}))
+
+
 @row("a name that exists")
 def exists(root: Path) -> Iterator[Case]:
     source = lay(root / "set", THREE)

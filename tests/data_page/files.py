@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from pipeline.backends.pixels import read_pixels
 from pipeline.sources.image_file import heic_can_be_read
 from pipeline.store.beton import Beton
 from pipeline.store.sample_names import read_names
@@ -36,6 +37,11 @@ def looks_like(name: str, expected: Image.Image, most: float = 4):
         return found.shape == wanted.shape and np.abs(found - wanted).mean() < most
 
     return check
+
+
+def is_stored(beton: Beton, image: Image.Image) -> bool:
+    """Whether the pixels of x.png are those of an image, to the bit."""
+    return np.array_equal(read_pixels(beton, read_names(beton).index("x.png")), np.asarray(image))
 
 
 def simple(name: str, *files: tuple[str, bytes], **more) -> None:
@@ -89,6 +95,13 @@ simple(
     "a JPEG larger than `--side`", ("x.jpg", stored(picture(300, 600))), check=lambda beton: max(beton.widths[:]) == 500
 )
 simple("a JPEG, with `--reencode`", ("x.jpg", stored()), options=options(reencode=True))
+simple("a PNG or WebP without a loss, with `--store raw`", ("x.png", stored(kind="PNG")),
+       options=options(store="raw"), check=lambda beton: is_stored(beton, picture()))  # fmt: skip
+simple("a JPEG, with `--store raw`", ("x.jpg", stored()), options=options(store="raw"))
+simple("a JPEG of halved chroma (4:2:0), with `--store yuv420`", ("x.jpg", stored(subsampling=2)),
+       options=options(store="yuv420"))  # fmt: skip
+simple("any other image, with `--store yuv420`", ("x.png", stored(kind="PNG")), ("x.jpg", stored(subsampling=0)),
+       options=options(store="yuv420"))  # fmt: skip
 simple(
     "a JPEG that is grey", ("x.jpg", stored(picture().convert("L"))), check=looks_like("x.jpg", picture().convert("L"))
 )
