@@ -39,7 +39,9 @@ def encoder_flops(vit: VisionTransformer, groups: Sequence[GroupCost]) -> int:
     The projection of pixels costs twice, not thrice: the gradient of an image is not computed. iRPE adds 2·50·D·n a
     block, its queries times its table; a bias is looked up, which is no FLOP.
     """
-    width, depth, mlp = vit.embed_dim, len(vit.blocks), vit.blocks[0].mlp.fc1.out_features
+    width, depth = vit.embed_dim, len(vit.blocks)
+    # of an MLP its hidden width; of SwiGLU, whose gate is a third matrix, as many as have its weights
+    mlp = sum(part.weight.numel() for part in vit.blocks[0].mlp.modules() if isinstance(part, nn.Linear)) // (2 * width)
     table = 2 * BUCKETS * width if hasattr(vit.blocks[0].attn, "rpe_k") else 0
     total = 0
     for group in groups:

@@ -7,12 +7,12 @@ group's tokens get those of their own patches, and the tokens before the patches
     vit = as_packed_eva(timm.create_model("vit_small_patch16_dinov3", global_pool="token"))
     (tokens,) = encode(vit, [VisiblePatches(images, ids)])
 
-Parameters keep the names and shapes of timm's Eva. No file of a plain ViT's step imports this one's functions.
+Parameters keep the names and shapes of timm's Eva. A step of a plain ViT runs no code of this file.
 """
 
 from collections.abc import Iterator, Sequence
 from itertools import repeat
-from typing import final
+from typing import cast, final
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +47,7 @@ class PackedEva(Eva, VisionTransformer):
 class PackedEvaBlock(PackedBlock):
     """timm's EvaBlock with the packed path of PackedBlock, which reads heads and LayerScale from Eva's parts."""
 
-    def forward(  # ty: ignore[invalid-method-override]
+    def forward(  # ty: ignore[incompatible-method-override]
         self,
         x: Tensor,
         rope: Tensor | None = None,
@@ -61,7 +61,7 @@ class PackedEvaBlock(PackedBlock):
     ) -> Tensor:
         """Run timm's forward on [N, tokens, C] without `layout`; with it PackedBlock's, [rows, C] -> [rows, C]."""
         if layout is None:
-            return EvaBlock.forward(self, x, rope=rope, attn_mask=attn_mask, is_causal=is_causal)  # ty: ignore
+            return EvaBlock.forward(self, x, rope=rope, attn_mask=attn_mask, is_causal=is_causal)
         return super().forward(x, layout=layout, keep=keep, pairs=pairs, turns=turns, drops=drops)
 
     def heads(self, x: Tensor, first: Tensor | None, turns: tuple[Tensor, Tensor] | None) -> tuple[Tensor, ...]:
@@ -130,7 +130,7 @@ def as_packed_eva(vit: Eva, attention: str = "sdpa") -> PackedEva:
     for block in vit.blocks:
         block.__class__ = PackedEvaBlock
         block.attention = attention
-    return vit  # ty: ignore[invalid-return-type]
+    return cast(PackedEva, vit)
 
 
 def _eva_parts(vit: Eva) -> Iterator[tuple[nn.Module | None, tuple[type, ...]]]:

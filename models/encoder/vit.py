@@ -8,6 +8,7 @@ Images are u8 [N, 3, H, W], 0..255, normalised here after the gather; or float, 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from typing import ClassVar
 
@@ -217,10 +218,10 @@ def _run(
     turns: Turns,
     drops: tuple[Factors, ...],
 ) -> Tensor:
+    run = partial(block, layout=layout, keep=keep, pairs=pairs, turns=turns, drops=drops)
     if vit.grad_checkpointing and torch.is_grad_enabled():
-        packed = {"layout": layout, "keep": keep, "pairs": pairs, "turns": turns, "drops": drops}
-        return checkpoint(block, x, use_reentrant=False, **packed)
-    return block(x, layout=layout, keep=keep, pairs=pairs, turns=turns, drops=drops)
+        return checkpoint(run, x, use_reentrant=False)
+    return run(x)
 
 
 def _drops(vit: VisionTransformer, x: Tensor, layout: Layout) -> list[tuple[Factors, ...]]:

@@ -22,7 +22,7 @@ from models.pretrained.find import find_weights
 from models.pretrained.formats import Fact, facts_of
 from models.pretrained.grids import stated_grid
 from models.pretrained.names import examples, with_own_names
-from models.pretrained.rotary import NAME_IT, is_plain_dinov3, named_eva, stated_eva
+from models.pretrained.rotary import NAME_IT, is_sized, named_eva, stated_eva
 from models.pretrained.weights import Weights
 from pipeline.errors import InputError
 from pipeline.text import count
@@ -120,7 +120,7 @@ def _is_rope(found: Weights) -> bool:
     """Whether a source without absolute positions is DINOv3, by its form, its architecture or its recipe."""
     stated, recipe = stated_eva(found), found.recipe.get("encoder")
     if stated is not None:
-        return is_plain_dinov3(stated.rope)
+        return is_sized(stated)
     if isinstance(recipe, Mapping):
         return recipe.get("position") == "rope"
     return found.form is not None and found.form.name == "DINOv3"

@@ -61,6 +61,7 @@ class Facts:
 PLAIN = Format("timm's ViTs", IMAGENET, sure=False)
 DINOV3 = Format("DINOv3", IMAGENET, sure=False, norm_eps=1e-5, heads={1280: 20, 4096: 32})
 EVA = Format("EVA", CLIP, sure=False)
+PE = Format("PE", HALF, norm_eps=1e-5)
 TYPES = {
     "vit": Format("Hugging Face's ViT", HALF, sure=False, norm_eps=1e-12),
     "deit": Format("Hugging Face's DeiT", IMAGENET, norm_eps=1e-12),
@@ -112,6 +113,8 @@ def format_of(names: Collection[str], config: Mapping[str, object]) -> Format:
         return DINOV3
     if any(name.endswith("attn.q_bias") for name in names) and rotary_mark(names) is not None:
         return EVA
+    if any(name.endswith("attn_pool.probe") for name in names) and rotary_mark(names) is not None:
+        return PE
     for mark, found in MARKS:
         if any(re.search(mark, name) for name in names):
             return found

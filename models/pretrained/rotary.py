@@ -14,7 +14,7 @@ from dataclasses import replace
 import timm
 import torch
 from timm.layers import RotaryEmbeddingDinoV3
-from timm.models.eva import Eva
+from timm.models.eva import Eva, EvaAttention
 from torch import Tensor, nn
 
 from models.encoder.build import timm_file
@@ -29,7 +29,7 @@ MARKS = (
 NAME_IT = "name the encoder that it is of, such as --encoder.name eva02_tiny_patch14_224"
 TURNS = ("temperature", "grid_indexing", "grid_offset", "ref_feat_shape", "rotate_half", "normalize_coords",
          "in_pixels", "min_period", "max_period", "mrope_section")  # fmt: skip
-OPEN_FORMS = "timm's ViTs", "EVA", "DeiT III", "open_clip", "DINOv3"
+OPEN_FORMS = "timm's ViTs", "EVA", "DeiT III", "open_clip", "PE", "DINOv3"
 """Formats whose names may be those of a rotary encoder; all others have none."""
 NEUTRAL = {"img_size", "patch_size", "num_classes", "global_pool", "dynamic_img_size", "use_fc_norm", "in_chans",
            "init_values"}  # fmt: skip
@@ -60,14 +60,19 @@ def is_dinov3(names: Collection[str]) -> bool:
     return "storage_tokens" in ends or ({"cls_token", "reg_token", "gamma_1"} <= ends and "pos_embed" not in ends)
 
 
+def recipe_encoder(found: Weights) -> Mapping[str, object]:
+    """The encoder of a run's or its export's recipe; {} of other sources."""
+    held = found.recipe.get("encoder")
+    return held if isinstance(held, Mapping) else {}
+
+
 def stated_eva(found: Weights) -> Eva | None:
     """The Eva of timm, on the meta device, that a source's architecture or recipe names; None for another.
 
     Raises InputError for arguments with which timm cannot build it.
     """
     name, options = found.architecture, found.config.get("model_args")
-    recipe = found.recipe.get("encoder")
-    if isinstance(recipe, Mapping):
+    if recipe := recipe_encoder(found):
         name, options = recipe.get("name"), None
     if not isinstance(name, str) or not timm.is_model(name) or timm_file(name) != "eva":
         return None
@@ -77,6 +82,19 @@ def stated_eva(found: Weights) -> Eva | None:
     except Exception as error:  # whatever a model of timm raises for arguments that come from a file
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{found.where}: timm cannot build {name} with its config's model_args ({reason})") from error
+
+
+def says_plain(found: Weights) -> bool:
+    """Say whether a source's recipe or timm architecture names an encoder that is not rotary."""
+    recipe, name = recipe_encoder(found), found.architecture
+    if recipe:
+        return recipe.get("position") != "rope" and stated_eva(found) is None
+    return name is not None and timm.is_model(name) and stated_eva(found) is None
+
+
+def is_sized(stated: Eva) -> bool:
+    """Say whether width, depth and heads with encoder.position rope build a named Eva, which then needs no name."""
+    return is_plain_dinov3(stated.rope) and type(stated.blocks[0].attn) is EvaAttention
 
 
 def is_plain_dinov3(rope: nn.Module | None) -> bool:
@@ -93,38 +111,37 @@ def named_eva(found: Weights) -> str | None:
     stated = stated_eva(found)
     if stated is None:
         sized = found.form is not None and found.form.name == "DINOv3"
-        sized = sized or (found.recipe.get("encoder") or {}).get("position") == "rope"
-        if found.rotary is not None and not sized:
+        sized = sized or recipe_encoder(found).get("position") == "rope"
+        if found.rotary is not None and not sized and not says_plain(found):
             raise InputError(f"{found.where} has {found.rotary}: it is rotary, and does not say how; {NAME_IT}")
         return None
-    if is_plain_dinov3(stated.rope):
+    if is_sized(stated):
         return None
-    recipe = found.recipe.get("encoder")
-    given = found.config.get("model_args") if not isinstance(recipe, Mapping) else None
+    recipe, given = recipe_encoder(found), found.config.get("model_args")
+    if recipe:
+        return str(recipe["name"])
     more = sorted(set(given) - NEUTRAL) if isinstance(given, Mapping) else []
     if more:
         raise InputError(f"{found.where}: its config gives {found.architecture} another {more[0]}; {NAME_IT}")
-    return recipe["name"] if isinstance(recipe, Mapping) else found.architecture
+    return found.architecture
 
 
 def check_rotary(found: Weights, encoder: nn.Module) -> None:
     """Raise InputError unless a source and an encoder turn queries and keys alike, as far as the source says."""
     ours, form = getattr(encoder, "rope", None), None if found.form is None else found.form.name
-    stated, recipe = stated_eva(found), found.recipe.get("encoder") or {}
+    stated, plain = stated_eva(found), says_plain(found)
     if ours is None:
         theirs = found.rotary if stated is None else None if stated.rope is None else type(stated.rope).__name__
-        if theirs is not None and not isinstance(encoder, Eva):
+        if theirs is not None and not plain and not isinstance(encoder, Eva):
             raise InputError(
                 f"{found.where} has {theirs}: its positions are rotary, and this encoder's are not; set --encoder.name "
                 f"auto, or {NAME_IT}"
             )
         return
-    rotary = recipe.get("position") == "rope" if recipe and stated is None else form in OPEN_FORMS
-    if found.architecture and timm.is_model(found.architecture) and stated is None and not recipe:
-        rotary = False
+    rotary = not plain and form in OPEN_FORMS
     if stated is not None:
         rotary = stated.rope is not None and how(stated.rope) == how(ours)
-    elif form == "DINOv3" or recipe.get("position") == "rope":
+    elif form == "DINOv3" or recipe_encoder(found).get("position") == "rope":
         rotary = is_plain_dinov3(ours)
     if not rotary:
         raise InputError(

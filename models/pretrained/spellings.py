@@ -2,7 +2,7 @@
 
     Hugging Face    ViT, DeiT, ViTMAE, BEiT, DINOv2 (with registers), I-JEPA, as files and as modules spell them
     towers          the vision towers of CLIP and SigLIP in Hugging Face's files
-    open_clip       visual.conv1, visual.transformer.resblocks (OpenAI's own names)
+    open_clip       visual.conv1, visual.transformer.resblocks (OpenAI's own names), and Meta's PE, which has them, too
     BEiT, SimMIM    gamma_1 and gamma_2; biases of queries and values, none of keys
     DINOv2          blocks in chunks, mlp.w12 and mlp.w3, register_tokens
     DINOv3          Meta's storage_tokens, bias_mask, mlp.w1 and mlp.w2; Hugging Face's layer.0
@@ -85,6 +85,10 @@ OPEN_CLIPS: Rules = (
     (r"ln_pre\.", "norm_pre."),
     (r"ln_post\.", "norm."),
     (r"transformer\.resblocks\.", "blocks."),
+    (r"\battn_pool\.probe$", "attn_pool.latent"),
+    (r"\battn_pool\.attn\.in_proj_", "attn_pool.qkv."),
+    (r"\battn_pool\.attn\.out_proj\.", "attn_pool.proj."),
+    (r"\battn_pool\.layernorm\.", "attn_pool.norm."),
     (r"\bln_([12])\.", r"norm\1."),
     (r"\battn\.in_proj_", "attn.qkv."),
     (r"\battn\.out_proj\.", "attn.proj."),

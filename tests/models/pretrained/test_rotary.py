@@ -1,6 +1,7 @@
 """Rotary encoders of others: what says how they turn, which files need the encoder's name, and what is refused."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -103,6 +104,37 @@ def test_eva_02s_own_names_are_read(tmp_path, small):
     close(started(tmp_path / "x.pth", encoder=Encoder(own, patch=8), start_normalisation="imagenet")[0], model)
     said = started(tmp_path / "x.pth", encoder=Encoder(own, patch=8))[3]
     assert "images taken to be normalised by CLIP's mean and std, which it does not say" in said
+
+
+def test_perception_encoders_own_names_are_read(tmp_path, small):
+    own = small("vit_pe_core_tiny_patch16_384")
+    model = released.drawn(timm.create_model(own, num_classes=0))
+    swaps = {"attn_pool.latent": "attn_pool.probe", "attn_pool.proj": "attn_pool.attn.out_proj",
+             "attn_pool.norm": "attn_pool.layernorm", "patch_embed.proj": "conv1", "pos_embed": "positional_embedding",
+             "cls_token": "class_embedding", "norm_pre": "ln_pre", "norm1": "ln_1", "norm2": "ln_2", "fc1": "c_fc",
+             "fc2": "c_proj", "attn.qkv.": "attn.in_proj_", "attn.proj": "attn.out_proj",
+             "blocks.": "transformer.resblocks."}  # fmt: skip
+    held, own_tensors = {"visual.proj": torch.ones(released.WIDTH, 4), "logit_scale": torch.ones(1)}, model.state_dict()
+    for kind in ("weight", "bias"):
+        parts = [own_tensors.pop(f"attn_pool.{part}.{kind}") for part in ("q", "kv")]
+        held[f"visual.attn_pool.attn.in_proj_{kind}"] = torch.cat(parts)
+    for name, tensor in own_tensors.items():
+        for ours, theirs in swaps.items():
+            name = name.replace(ours, theirs)
+        name = re.sub(r"^norm\.", "ln_post.", name)
+        held[f"visual.{name}"] = (
+            tensor.flatten() if name == "class_embedding" else tensor.squeeze(0) if "pos" in name else tensor
+        )
+    theirs = eva.checkpoint_filter_fn(dict(held), model)
+    assert all(torch.equal(theirs[name], tensor) for name, tensor in model.state_dict().items())
+    torch.save(held, tmp_path / "x.pth")
+    asked = Encoder(own, patch=8, pool="map")
+    encoder, _, _, said = started(tmp_path / "x.pth", encoder=asked, start_normalisation="imagenet")
+    close(encoder, model)
+    images = torch.randn(2, 3, released.SIZE, released.SIZE)
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder.pool(encoder.forward_features(images)), model(images), rtol=1e-4, atol=1e-4)
+    assert "left out: proj, logit_scale" in said
 
 
 def test_dinov3_is_read_into_its_name_and_zero_biases_fit_both_ways(tmp_path, small):
