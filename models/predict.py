@@ -1,5 +1,7 @@
 """Name the class of any images, by a trained run.  python -m models.predict RUN IMAGES... [--out FILE]
 
+With --next N: name the N images, of these or of the run's own without a label, whose label would help it most.
+
 `pipeline.convert` and this command list folders and read images by the same code, and reject for the same reasons.
 """
 
@@ -7,38 +9,44 @@ import csv
 import io
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
 from tyro.conf import Positional
 
-from models.full_precision import full_precision
+from models.evaluate.predictions import predictions
 from models.load import Loaded, chosen_device
 from models.pretrained.judged import load_judged
 from pipeline.errors import InputError, command
-from pipeline.evaluation.files import Given, Shown, find_files, sweep_files
+from pipeline.evaluation.files import Given, find_files, sweep_files
 from pipeline.flags import parse
 from pipeline.sources.encode import Decoding
 from pipeline.sources.levels import Window, check_window, stored_window
 from pipeline.store.atomic_write import check_writable, write_whole
 from pipeline.store.image_size import MAX_PIXELS, MAX_SIDE
-from pipeline.store.sample_names import escape, printable
+from pipeline.store.sample_names import escape
 from pipeline.text import count
+
+OUT, NEXT = Path("predictions.csv"), Path("next.csv")
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Write what a trained run makes of image files into a CSV: file, class, confidence, one line an image."""
+    """Write what a trained run makes of image files into a CSV: file, class, confidence, one line an image; or with
+    `next` which of them to label."""
 
     run: Positional[Path]
     """A run folder, or one of its checkpoints; or with `recipe` released weights."""
-    images: Positional[tuple[Path, ...]]
-    """Image files, and folders of them; what is no image is named and left out."""
-    out: Path = Path("predictions.csv")
-    """The CSV to write; in names of files a backslash is written as two, and a byte that is no UTF-8 as \\xe9."""
+    images: Positional[tuple[Path, ...]] = ()
+    """Image files, and folders of them; what is no image is named and left out. With `next` none: the images of the
+    run's training file that have no known label."""
+    out: Path | None = None
+    """The CSV to write, predictions.csv when absent, or next.csv; in names of files a backslash is written as two, and
+    a byte that is no UTF-8 as \\xe9."""
+    next: int | None = None
+    """Choose so many images to label next: a typical image of each cluster without a label, then uncertain ones. Their
+    picture is written beside the CSV."""
     top: int = 1
     """How many classes an image gets, the likeliest first."""
     batch: int = 256
@@ -54,33 +62,32 @@ class Arguments:
     in one string, as they follow train.py."""
 
 
-@torch.inference_mode()
-def predictions(loaded: Loaded, shown: Shown, top: int) -> Iterator[list[str]]:
-    """Give a row for each image of a batch: path, then class name and confidence of the `top` likeliest classes."""
-    if not shown.paths:
-        return
-    with full_precision(shown.images.device):
-        likely = loaded.method.logits(shown.images).float().softmax(-1).topk(top)
-    for path, values, classes in zip(shown.paths, likely.values.tolist(), likely.indices.tolist(), strict=True):
-        named = ((printable(loaded.classes[c]), f"{v:.6f}") for v, c in zip(values, classes, strict=True))
-        yield [escape(str(path)), *(cell for pair in named for cell in pair)]
-
-
 def main() -> int:
     """Predict, write, and say how fast and what was left out. Raises InputError if no file was an image."""
     a = parse(Arguments, prog="python -m models.predict")
     device = chosen_device(a.device)
-    given = find_files(a.images)
+    if not a.images and a.next is None:
+        raise InputError("expected images: python -m models.predict RUN IMAGES..., or --next N of the run's own")
+    given = find_files(a.images) if a.images else None
     loaded = load_judged(str(a.run), a.recipe, device)
     check(a, loaded)
     if loaded.note:
         print(loaded.note)
+    decoding = Decoding(a.window or trained_window(loaded), max_pixels=a.max_pixels)
+    if a.next is not None:
+        return choose_next(a, a.next, loaded, given, decoding)
+    assert given is not None  # as checked above
+    return predict(a, loaded, given, decoding)
+
+
+def predict(a: Arguments, loaded: Loaded, given: Given, decoding: Decoding) -> int:
+    """Write a line for each image."""
+    device, out = chosen_device(a.device), a.out or OUT
     began, text, done, rejected = time.perf_counter(), io.StringIO(), 0, list(given.rejected)
     writer = csv.writer(text, lineterminator="\n")
     header = [name for i in range(1, a.top + 1) for name in (f"class_{i}", f"confidence_{i}")]
     writer.writerow(["file", *(header if a.top > 1 else ("class", "confidence"))])
     data = replace(loaded.recipe.data, threads=a.threads)
-    decoding = Decoding(a.window or trained_window(loaded), max_pixels=a.max_pixels)
     for shown in sweep_files(given.paths, data, device, a.batch, decoding):
         writer.writerows(predictions(loaded, shown, a.top))
         rejected += shown.rejected
@@ -89,8 +96,22 @@ def main() -> int:
     n = left_out(given, rejected)
     if not done:
         raise InputError(f"of {count(len(given.paths), 'file')} none is an image that can be read; nothing was written")
-    write_whole(a.out, text.getvalue())
-    print(f"{escape(str(a.out))}: {count(done, 'image')} in {taken:.1f} s, {done / taken:,.0f} img/s; {n:,} left out")
+    write_whole(out, text.getvalue())
+    print(f"{escape(str(out))}: {count(done, 'image')} in {taken:.1f} s, {done / taken:,.0f} img/s; {n:,} left out")
+    return 0
+
+
+def choose_next(a: Arguments, budget: int, loaded: Loaded, given: Given | None, decoding: Decoding) -> int:
+    """Write which images to label next, and their picture."""
+    from models.active.next_labels import NextLabels, write  # here, because predictions do without it
+
+    asking = NextLabels(loaded, replace(loaded.recipe.data, threads=a.threads), a.batch)
+    if given is None:
+        candidates = asking.own()
+    else:
+        candidates = asking.files(given.paths, decoding)
+        left_out(given, [*given.rejected, *candidates.rejected])
+    print(write(asking.choose(candidates, budget), a.out or NEXT))
     return 0
 
 
@@ -114,18 +135,34 @@ def left_out(given: Given, rejected: list[tuple[Path, str]]) -> int:
 
 def check(a: Arguments, loaded: Loaded) -> None:
     """Raise InputError for a run that cannot name classes, or numbers that mean nothing."""
-    if not loaded.method.has_classifier:
+    if a.next is not None:
+        check_next(a)
+    elif not loaded.method.has_classifier:
         raise InputError(
             f"{loaded.no_classifier}; fine-tune it first (python train.py finetune:... --run.start {loaded.path})"
         )
-    if a.batch < 1 or not 1 <= a.top <= len(loaded.classes):
-        raise InputError(
-            f"expected --batch of 1 or more and --top from 1 to {len(loaded.classes)}, got {a.batch} and {a.top}"
-        )
+    elif not 1 <= a.top <= len(loaded.classes):
+        raise InputError(f"--top: expected 1 to {len(loaded.classes)}, got {a.top}")
+    if a.batch < 1:
+        raise InputError(f"--batch: expected 1 or more, got {a.batch}")
     check_window(a.window)
     if not 1 <= a.max_pixels <= MAX_SIDE**2:
         raise InputError(f"--max-pixels: expected 1 to {MAX_SIDE**2}, got {a.max_pixels}")
-    check_writable(a.out)
+    check_writable(a.out or (OUT if a.next is None else NEXT))
+
+
+def check_next(a: Arguments) -> None:
+    """Raise InputError for a number of images that means nothing, and for files that cannot be written."""
+    from models.active.next_labels import picture_path
+
+    if a.next is not None and a.next < 1:
+        raise InputError(f"--next: expected 1 or more images, got {a.next}")
+    if a.top != 1:
+        raise InputError(f"--next names one class of each image, got --top {a.top}; drop one of the two")
+    out = a.out or NEXT
+    if out.suffix.lower() == ".png":
+        raise InputError(f"--out {out}: expected the name of a CSV; the picture is written beside it, as .png")
+    check_writable(picture_path(out))
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ ROOMS = {
     "pipeline": "errors text flags spec rng rng_numba batch concurrency sampling views executors store backends labels sources "
     "convert open loader train_data preview evaluation split bench",
     "models": "config full_precision encoder losses ema running_stats masked method factory records tracking "
-    "distributed optim pseudo_labels semiformer methods checkpoint reporting load bench pretrained predict "
-    "evaluate pseudo_label export preview training replay doctor",
+    "distributed optim pseudo_labels semiformer methods checkpoint reporting load bench pretrained "
+    "evaluate active predict pseudo_label export preview training replay doctor",
 }
 """Each room, and each file at a layer's root, may import those before it in its layer's list."""
 PROSE = {".md", ".cff", ".svg"}  # may link to papers, or carry an XML namespace

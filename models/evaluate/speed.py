@@ -22,10 +22,10 @@ from models.config.recipe import Encoder, Recipe
 from models.evaluate.accuracy import Accuracy
 from models.evaluate.class_probabilities import class_probabilities
 from models.evaluate.evaluator import Files
+from models.evaluate.predictions import predictions
 from models.factory import method_class
 from models.load import Loaded
 from models.methods.supervised import Settings
-from models.predict import predictions
 from pipeline.bench.rounds import Turns, interleaved, rate
 from pipeline.convert.conversion import Options as ConvertOptions
 from pipeline.convert.conversion import convert

@@ -3,6 +3,7 @@
 save(sheet([[original, weak], [original, weak]], ("original", "weak"), side=224), "preview.png")
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipeline.store.atomic_write import check_writable
 
 COLOURS = {"weak": (0, 114, 178), "strong": (213, 94, 0)}  # of headings and boxes; colour-blind eyes tell them apart
 GAP, HEADING = 6, 24
+CAPTION, LINE, SHOWN = 12, 15, 160  # pixels: height of a caption's letters and of its lines, side of the pictures above
 
 
 def check_picture(out: str, images: int) -> None:
@@ -47,6 +49,32 @@ def sheet(pictures: list[list[np.ndarray]], headings: tuple[str, ...], side: int
             x, y = GAP + column * (side + GAP), HEADING + row * (side + GAP)
             page.paste(picture, (x + (side - picture.width) // 2, y + (side - picture.height) // 2))
     return page
+
+
+def captioned_sheet(
+    pictures: Sequence[np.ndarray], captions: Sequence[Sequence[str]], columns: int = 5, side: int = SHOWN
+) -> Image.Image:
+    """Pictures u8 [h, w, 3] from left to right and top to bottom, each with lines of text below it, which are cut where
+    they are too long."""
+    columns, lines = min(columns, len(pictures)), max(map(len, captions))
+    width, height = side + GAP, side + LINE * lines + GAP
+    page = Image.new("RGB", (columns * width + GAP, -(-len(pictures) // columns) * height + GAP), "white")
+    draw_on, font = ImageDraw.Draw(page), ImageFont.load_default(CAPTION)
+    for i, (pixels, caption) in enumerate(zip(pictures, captions, strict=True)):
+        x, y = GAP + i % columns * width, GAP + i // columns * height
+        picture = fitted(Image.fromarray(pixels), side)
+        page.paste(picture, (x + (side - picture.width) // 2, y + (side - picture.height) // 2))
+        for line, text in enumerate(caption):
+            draw_on.text((x, y + side + line * LINE), _cut(text, font, side), fill="black", font=font)
+    return page
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Text of at most so many pixels, dots in the place of what is cut off."""
+    kept = text
+    while len(kept) > 1 and font.getlength(kept if kept == text else f"{kept}...") > width:
+        kept = kept[:-1]
+    return kept if kept == text else f"{kept}..."
 
 
 def shown_side(size: Size) -> int:
