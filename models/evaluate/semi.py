@@ -99,10 +99,10 @@ class Semi(Evaluator):
                 f"{train.path} has {len(labelled):,} known labels, more than --most {most:,}; give a --split of fewer, "
                 "or a larger --most, of which label spreading takes the square in time"
             )
-        others = np.setdiff1d(np.arange(train.n), labelled)
-        kept, left = others, ""
-        if len(labelled) + len(others) > most:
-            kept = np.random.default_rng(0).choice(others, most - len(labelled), replace=False)
+        order = np.random.default_rng(0).permutation(train.n)  # of all images: splits of one file share their features
+        others = order[~np.isin(order, labelled)]
+        kept, left = others[: most - len(labelled)], ""
+        if len(kept) < len(others):
             left = f" ({len(others) - len(kept):,} more are left out: --most {most:,})"
         said = f"{train.path}: {len(labelled):,} labelled and {len(kept):,} unlabelled images{left}"
         return np.union1d(labelled, kept), said

@@ -7,6 +7,7 @@ found = cache.features(beton, ids)        # the second call reads them: found.id
 import hashlib
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, final
@@ -28,6 +29,7 @@ from pipeline.text import count
 
 FOLDER = "features"
 FORMAT = 1
+SAVE_S = 60  # seconds after which what is computed so far is kept
 
 
 class Features(NamedTuple):
@@ -101,28 +103,30 @@ class FeatureCache:
         return Features(kept.ids[rows], kept.features[torch.from_numpy(rows)], gone)
 
     def _computed(self, beton: Beton, ids: np.ndarray, kept: Features, every: bool) -> Features:
-        began, device = time.perf_counter(), next(self.extractor.parameters()).device
+        began, due = time.perf_counter(), time.perf_counter() + SAVE_S
         done, found = [], []
         with torch.inference_mode():
-            if every:
-                found = [self.extractor(images) for images in sweep(self.data, beton, device, ids, self.batch)]
-                done = [ids]
-            else:
-                for part, images in sweep_decodable(self.data, beton, device, ids, self.batch):
-                    done.append(part)
-                    found.append(self.extractor(images))
-        computed = np.concatenate(done)
-        new = torch.cat(found).float().cpu()  # one copy from the device, at the end
-        both = np.concatenate([kept.ids, computed])
-        order = np.argsort(both)
-        values = torch.cat([kept.features, new])[torch.from_numpy(order)] if len(kept.ids) else new
+            for part, images in self._batches(beton, ids, every):
+                done.append(part)
+                found.append(self.extractor(images))
+                if time.perf_counter() > due:  # an interruption loses a minute, not an hour
+                    writing = time.perf_counter()
+                    self._write(beton, _joined(kept, np.concatenate(done), found, ids[ids <= part[-1]]))
+                    due = time.perf_counter() + max(SAVE_S, 20 * (time.perf_counter() - writing))
+        computed = np.concatenate([ids[:0], *done])
+        joined = _joined(kept, computed, found, ids)
+        where = self._write(beton, joined)
         seconds = time.perf_counter() - began
-        gone = np.union1d(kept.gone, np.setdiff1d(ids, computed))
-        found = Features(both[order], values, gone)
-        where = self._write(beton, found)
         rate = f"{len(computed) / seconds:,.0f} img/s"
         print(f"features of {count(len(computed), 'image')} of {beton.path}: {seconds:.1f} s, {rate}; {where}")
-        return found
+        return joined
+
+    def _batches(self, beton: Beton, ids: np.ndarray, every: bool) -> Iterator[tuple[np.ndarray, Tensor]]:
+        device = next(self.extractor.parameters()).device
+        if not every:
+            return sweep_decodable(self.data, beton, device, ids, self.batch)
+        parts = (ids[first : first + self.batch] for first in range(0, len(ids), self.batch))
+        return zip(parts, sweep(self.data, beton, device, ids, self.batch), strict=True)
 
     def _read(self, beton: Beton) -> Features:
         nothing = Features(np.empty(0, np.int64), torch.empty(0, 0), np.empty(0, np.int64))
@@ -163,6 +167,18 @@ class FeatureCache:
             partial.unlink(missing_ok=True)
             return f"not kept ({getattr(error, 'strerror', None) or error})"
         return f"kept in {path}"
+
+
+def _joined(kept: Features, ids: np.ndarray, features: list[Tensor], asked: np.ndarray) -> Features:
+    """Add features of images `ids` i64 to those that were kept; the other ones that were `asked` for do not decode."""
+    gone = np.union1d(kept.gone, np.setdiff1d(asked, ids))
+    if not len(ids):
+        return kept._replace(gone=gone)
+    both = np.concatenate([kept.ids, ids])
+    order = np.argsort(both)
+    new = torch.cat(features).cpu()  # one copy from the device
+    values = torch.cat([kept.features, new]) if len(kept.ids) else new
+    return Features(both[order], values[torch.from_numpy(order)], gone)
 
 
 def _weights_sha256(module: nn.Module, encoder: Encoder) -> str:

@@ -20,7 +20,8 @@ from pipeline.text import count
 
 NEIGHBOURS = 5, 10, 20, 50
 ALPHAS = 0.5, 0.9, 0.99
-ITERATIONS, TOLERANCE = 200, 1e-4  # of the solver; TOLERANCE of the residual, relative to the labels
+ITERATIONS, TOLERANCE = 500, 1e-9  # of the solver. The residual, relative to the labels, must be far below the share of
+# an image that is many edges away from a label, since its classes are compared with each other.
 ROWS = 2048  # queries of which neighbours are searched at once
 
 
@@ -57,15 +58,15 @@ def graph(near: Near, k: int) -> sparse.csr_array:
     one_way = sparse.csr_array((np.ones(len(rows), np.float32), (rows, near.index[keep])), shape=(n, n))
     w = one_way.maximum(one_way.T).tocsr()
     scale = 1 / np.sqrt(np.maximum(w.sum(1), 1))
-    return (sparse.diags_array(scale) @ w @ sparse.diags_array(scale)).tocsr().astype(np.float32)
+    return (sparse.diags_array(scale) @ w @ sparse.diags_array(scale)).tocsr().astype(np.float64)
 
 
 def spread(s: sparse.csr_array, labels: np.ndarray, alpha: float) -> np.ndarray:
-    """Solve (1 - alpha S) F = (1 - alpha) Y for F f32 [N, C], of labels Y f32 [N, C] that are 0 where none is known.
+    """Solve (1 - alpha S) F = (1 - alpha) Y for F f64 [N, C], of labels Y [N, C] that are 0 where none is known.
 
-    Conjugate gradients, of all columns at once, each with steps of its own.
+    Conjugate gradients in f64, of all columns at once, each with steps of its own.
     """
-    residual = (1 - alpha) * labels
+    residual = (1 - alpha) * labels.astype(np.float64)
     found, direction = np.zeros_like(residual), residual
     size = first = np.square(residual).sum(0)
     for _ in range(ITERATIONS):
@@ -77,13 +78,13 @@ def spread(s: sparse.csr_array, labels: np.ndarray, alpha: float) -> np.ndarray:
         found, residual = found + step * direction, residual - step * moved
         before, size = size, np.square(residual).sum(0)
         direction = residual + np.divide(size, before, out=np.zeros_like(size), where=before > 0) * direction
-    return np.maximum(found, 0)  # the solution is 0 or above, but for rounding
+    return np.where(found > TOLERANCE * (1 - alpha), found, 0)  # none is below 0 but for rounding
 
 
 def shares(values: np.ndarray) -> Tensor:
-    """Scale rows f32 [N, C] to a sum of 1; a row of zeros, which no label reaches, stays one."""
+    """Scale rows [N, C] to a sum of 1, f32; a row of zeros, which no label reaches, stays one."""
     sums = values.sum(1, keepdims=True)
-    return torch.from_numpy(np.divide(values, sums, out=np.zeros_like(values), where=sums > 0))
+    return torch.from_numpy(np.divide(values, sums, out=np.zeros_like(values), where=sums > 0)).float()
 
 
 def label_spreading(problem: Problem) -> Answer:
