@@ -25,11 +25,14 @@ from slurm.first_failure import Failure
 class Job(Checkpointable):
     """The submission that submitit pickles: names as text, no code. A second call resumes the run.
 
+    after, stage  of a job that follows a member of a sweep (slurm.chain_jobs): the run folder whose end it waits for,
+                  and the stage's name
+
     submitit calls `checkpoint`, which submits the same again, if a signal comes before train.py handles it.
     """
 
-    def __init__(self, module: str, argv: list[str], run: str) -> None:
-        self.module, self.argv, self.run = module, argv, run
+    def __init__(self, module: str, argv: list[str], run: str, after: str | None = None, stage: str = "") -> None:
+        self.module, self.argv, self.run, self.after, self.stage = module, argv, run, after, stage
 
     def __call__(self) -> None:
         """Run the module's main() in the environment that torchrun would set; end with its exit code."""

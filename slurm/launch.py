@@ -6,20 +6,23 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from models.config.chain import FILE as CHAIN
 from pipeline.errors import InputError
 from pipeline.store.atomic_write import write_whole
-from slurm import batch_script, commands, job_events, local, snapshot, state
+from slurm import batch_script, chain_jobs, commands, job_events, local, snapshot, state
+from slurm.chain_jobs import Array
 from slurm.job import Job
 from slurm.request import Request, check, executor_parameters
 from slurm.state import RECORD, active_job, read_record, status
 
 if TYPE_CHECKING:
+    from models.config.chain import Chain
     from models.config.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -33,8 +36,9 @@ class Plan:
     """Jobs to submit, one for each run.
 
     root     folder that holds the logs: the run itself, or the sweep's
-    members  run folders of a sweep's members; () for one run
+    members  run folders of a sweep's members, and of what follows them; () for one run
     more     run folders of which the recipe asks for more than was done: an extension, or a later early stop
+    chain    what the table of a chain needs to know (models.config.chain.facts); None for another sweep and for one run
     """
 
     target: str
@@ -43,17 +47,27 @@ class Plan:
     jobs: tuple[Job, ...]
     members: tuple[str, ...] = ()
     more: tuple[str, ...] = ()
+    chain: dict | None = None
 
     def unfinished(self) -> "Plan":
-        """Return the plan without the runs that are done; the job of a module is kept."""
-        left = [job for job in self.jobs if job.module != "train" or job.run in self.more or not _done(Path(job.run))]
-        return replace(self, jobs=tuple(left))
+        """Return the plan without the runs that are done; the job of a module is kept unless it follows a member."""
+        kept = [job for job in self.jobs if (job.module != "train" and not job.after) or job.run in self.more]
+        return replace(self, jobs=tuple(job for job in self.jobs if job in kept or not _done(Path(job.run))))
 
 
-def plan(target: str, overrides: Sequence[str], folder: str | None = None, ranks: int = 1) -> Plan:
+def plan(
+    target: str,
+    overrides: Sequence[str],
+    folder: str | None = None,
+    ranks: int = 1,
+    seeds: Sequence[int] = (),
+    follow: bool = True,
+) -> Plan:
     """Plan a target: a recipe (mae:in1k_b16), a sweep (mae:digits_mask_ratio) or a module with a main().
 
-    ranks  number of processes in which each recipe is to run
+    ranks   number of processes in which each recipe is to run
+    seeds   of a chain (models.config.chain), each of which its members and what follows them have once; (): 0
+    follow  plan what follows the members of a chain, too
 
     Raises InputError here, on the login node, for wrong flags and for what `models.training.preflight.check` finds.
     """
@@ -63,13 +77,21 @@ def plan(target: str, overrides: Sequence[str], folder: str | None = None, ranks
     if folder:
         raise InputError(f"--folder is for modules; the folder of a recipe is `-- --run.folder {folder}`")
     from models.config.catalogue import sweeps
+    from models.config.chain import chain_of
     from models.config.resolve import resolve
     from models.config.sweep import changed, check_apart, members
     from models.pretrained.architecture import with_encoder_of_start
     from models.records.run_folder import folder_of, wants_more
     from models.training.preflight import check as check_ready
 
-    if target not in [name for name, _ in sweeps()]:
+    is_sweep = target in [name for name, _ in sweeps()]
+    chain = chain_of(target) if is_sweep else None
+    if chain is not None:
+        return _chain(target, overrides, chain, ranks, seeds or (0,), follow)
+    if seeds or not follow:
+        flag = "--seeds" if seeds else "--no-follow"
+        raise InputError(f"{flag} is for a sweep that says what follows its members, and {target} does not; drop it")
+    if not is_sweep:
         recipe, _ = with_encoder_of_start(resolve(target, list(overrides)))
         _check_restarts(recipe)
         check_ready(recipe, ranks)
@@ -92,25 +114,85 @@ def plan(target: str, overrides: Sequence[str], folder: str | None = None, ranks
     return Plan(target, overrides, root, tuple(jobs), tuple(job.run for job in jobs), tuple(more))
 
 
-def submit(plan: Plan, request: Request, left_out: dict[str, object] | None = None) -> list[str]:
+def _chain(
+    target: str, overrides: tuple[str, ...], chain: "Chain", ranks: int, seeds: Sequence[int], follow: bool
+) -> Plan:
+    """Plan the members of a sweep and what follows them, for each seed; every kind of run is checked once."""
+    from models.config.resolve import resolve
+    from models.config.sweep import changed, check_apart
+    from models.pretrained.architecture import with_encoder_of_start
+    from models.records.run_folder import check_same_recipe, folder_of, wants_more
+    from models.training.preflight import check as check_ready
+
+    resolved: dict[tuple[str, ...], Recipe] = {}
+    checked = set()
+
+    def recipe_of(argv: Sequence[str]) -> "Recipe":
+        key = tuple(word for word in argv if not word.startswith(("--run.start=", "--run.folder=")))
+        if key not in resolved:
+            resolved[key] = with_encoder_of_start(resolve(argv[0], list(argv[1:])))[0]
+        return resolved[key]
+
+    for_members, _ = chain_jobs.shared_out(overrides, chain.stages)
+    recipes = [recipe_of([f"{target}/{member}", *for_members]) for member in range(len(chain.rows))]
+    check_apart(recipes)
+    root = folder_of(replace(recipes[0], name=target)).resolve()
+    jobs, more = chain_jobs.chain_jobs(chain, target, overrides, root, seeds, recipe_of), []
+    if not follow:
+        jobs = [job for job in jobs if job.after is None]
+    for job in jobs:
+        if job.module != "train":
+            chain_jobs.check_evaluator(job)
+            continue
+        own = {"run.folder": job.run} | ({} if job.after is None else {"run.start": job.after})
+        recipe = changed(recipe_of(job.argv), own)
+        _check_restarts(recipe)
+        if wants_more(Path(job.run), recipe):
+            more.append(job.run)
+        if job.run not in more and _done(Path(job.run)):
+            continue
+        check_same_recipe(Path(job.run), recipe)
+        kind = json.dumps(asdict(replace(changed(recipe, dict.fromkeys(own)), name="")))
+        if kind not in checked:
+            check_ready(recipe, ranks)
+            checked.add(kind)
+    if longer := [run for run in more if run in {job.after for job in jobs}]:
+        raise InputError(
+            f"{longer[0]}: what follows it in the chain has begun with the weights that it has now; to train it for "
+            "longer choose another --run.folder"
+        )
+    found = chain_jobs.submitted_facts(chain, target, overrides, root, seeds)
+    return Plan(target, overrides, root, tuple(jobs), tuple(job.run for job in jobs), tuple(more), found)
+
+
+def split_live(plan: Plan) -> tuple[Plan, dict[str, str]]:
+    """Split the jobs of a chain that Slurm has already off a plan: return the plan of the others, and those' ids by run
+    folder."""
+    there = [Path(job.run) for job in plan.jobs if "job" in read_record(Path(job.run), absent={})]
+    live = {str(found.run): found.job for found in state.statuses(there) if not found.over}
+    return replace(plan, jobs=tuple(job for job in plan.jobs if job.run not in live)), live
+
+
+def submit(
+    plan: Plan, request: Request, left_out: dict[str, object] | None = None, live: Mapping[str, str] | None = None
+) -> list[str]:
     """Submit the jobs to Slurm, or start them on this machine, and return their ids.
 
     With --dry-run the script is printed, and nothing is written or submitted.
 
     left_out  Slurm's flags of an earlier request, which this machine does not support: recorded for a later request
+    live      of a chain on Slurm, ids of the jobs that wait or run already (`split_live`)
     """
     check(request)
     if not request.dry_run:
         for job in plan.jobs:
             _check_free(Path(job.run))
-    logs, afterok = plan.root / "slurm", dependency(request.after)
-    code = _code(plan, request)
-    before = batch_script.before(request, [Path(job.run) for job in plan.jobs], logs, code)
-    after = batch_script.after(request, plan.root if plan.members else None)
-    parameters = executor_parameters(request, plan.root.name, afterok, before, after)
+    logs, code = plan.root / "slurm", _code(plan, request)
+    if request.dry_run and request.cluster == "local":
+        print(local.text(plan.jobs, request, logs, code))
+        return []
     if request.dry_run:
-        on_slurm = request.cluster == "slurm"
-        print(_script(parameters, logs, len(plan.jobs)) if on_slurm else local.text(plan.jobs, request, logs, code))
+        _print_scripts(plan, request, logs, code)
         return []
     if request.cluster == "slurm" and shutil.which("sbatch") is None:
         raise InputError("no sbatch here: submit on a login node of the cluster, or use --cluster local")
@@ -119,13 +201,55 @@ def submit(plan: Plan, request: Request, left_out: dict[str, object] | None = No
     facts |= {"cluster": request.cluster, "code": str(code.folder), "commit": code.commit, "root": str(plan.root)}
     facts |= {"left_out": left_out} if left_out else {}
     if plan.members:
-        _write(plan.root / RECORD, facts | {"members": plan.members})
+        _write(plan.root / RECORD, facts | {"members": _every_member(plan)})
+    if plan.chain:
+        _write(plan.root / CHAIN, plan.chain)
     if request.cluster == "local":
         return _submit_locally(plan, request, facts, code)
-    ids = _sbatch(plan.jobs, parameters, logs)
-    for job, number in zip(plan.jobs, ids, strict=True):
-        _record(Path(job.run), facts, number, "submitted", code.commit)
-    return ids
+    ids, known = {}, live or {}
+    for array in _arrays(plan, known):
+        parameters = _parameters(plan, request, array, logs, code, {**known, **ids})
+        for job, number in zip(array.jobs, _sbatch(array.jobs, parameters, logs), strict=True):
+            _record(Path(job.run), facts, number, "submitted", code.commit)
+            ids[job.run] = number
+    return [ids[job.run] for job in plan.jobs]
+
+
+def _arrays(plan: Plan, live: Mapping[str, str]) -> list[Array]:
+    return chain_jobs.arrays(plan.jobs, live) if plan.chain else [Array("", plan.jobs)]
+
+
+def _parameters(
+    plan: Plan, request: Request, array: Array, logs: Path, code: snapshot.Snapshot, ids: Mapping[str, str]
+) -> dict:
+    """Return the keyword arguments of submitit's executor for one array.
+
+    ids  of the jobs that were submitted before, by run folder
+    """
+    own = chain_jobs.alone(request) if array.jobs[0].module == chain_jobs.ALONE and array.stage else request
+    before = batch_script.before(own, [Path(job.run) for job in array.jobs], logs, code)
+    after = batch_script.after(own, plan.root if plan.members else None)
+    name = f"{plan.root.name}-{array.stage}" if array.stage else plan.root.name
+    waits = array.dependency(ids) or dependency(request.after)
+    return executor_parameters(own, name, waits, before, after)
+
+
+def _print_scripts(plan: Plan, request: Request, logs: Path, code: snapshot.Snapshot) -> None:
+    """Print the batch script of each array; what follows the members waits for MEMBERS, an id that sbatch will give."""
+    found = _arrays(plan, {})
+    ids = {job.run: "MEMBERS" if len(array.jobs) == 1 else f"MEMBERS_{n}" for array in found[:1]
+           for n, job in enumerate(array.jobs)}  # fmt: skip
+    for number, array in enumerate(found, 1):
+        if len(found) > 1:
+            title = f"{array.stage or 'members'}, {len(array.jobs)} of {len(plan.jobs)} jobs"
+            print(f"# {number} of {len(found)} submissions: {title}")
+        print(_script(_parameters(plan, request, array, logs, code, ids), logs, len(array.jobs)))
+
+
+def _every_member(plan: Plan) -> tuple[str, ...]:
+    """Return the members of a plan, and of a chain those of earlier submissions, of other seeds say."""
+    before = read_record(plan.root, absent={}).get("members", ()) if plan.chain else ()
+    return tuple(dict.fromkeys((*before, *plan.members)))
 
 
 def _submit_locally(plan: Plan, request: Request, facts: dict, code: snapshot.Snapshot) -> list[str]:

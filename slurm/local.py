@@ -17,7 +17,8 @@ from submitit.local.local import LocalJob
 
 from models.records.run_folder import LOCK
 from pipeline.errors import InputError
-from slurm.commands import print_state
+from slurm import chain_jobs
+from slurm.commands import print_state, short
 from slurm.job import Job
 from slurm.request import Request
 from slurm.snapshot import Snapshot
@@ -60,25 +61,30 @@ class Executor(submitit.LocalExecutor):
 def start(jobs: Sequence[Job], request: Request, logs: Path, code: Snapshot, sweep: bool) -> Iterator[tuple[Job, str]]:
     """Start the jobs in the background, at most `parallel` (1 when absent) at a time; yield each and its process id.
 
-    The members of a sweep that were cancelled while they waited are left out. For a sweep the state of each is printed
-    when it ends, and the iteration ends when all have.
+    The members of a sweep that were cancelled while they waited are left out, and so is what follows a run that is not
+    done once it is over. For a sweep the state of each is printed when it ends, and the iteration ends when all have.
     """
     own = {"PYTHONPATH": f"{code.folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "PYTHONSAFEPATH": "1"}
     os.environ.update(own | {"SHOTCRETE_COMMIT": code.commit})
-    executor = Executor(logs, request)
+    executor, waiting = Executor(logs, request), list(jobs)
     running: dict[int, tuple[Path, submitit.Job]] = {}
     wide, gpus = request.parallel or 1, _gpus(request.gpus)
-    for job in jobs:
-        while len(running) >= wide:
+    while waiting:
+        ahead = {job.run for job in waiting} | {str(run) for run, _ in running.values()}
+        job = next((job for job in waiting if job.after not in ahead), None)
+        if job is None or len(running) >= wide:
             running = _still_running(running)
-        if sweep and status(Path(job.run)).state == "cancelled":
-            print_state(Path(job.run))
+            continue
+        waiting.remove(job)
+        if sweep and _left_out(job):
             continue
         place = min({*range(wide)} - {*running})
+        executor.request = chain_jobs.alone(request) if job.module == chain_jobs.ALONE and job.stage else request
+        each = executor.request.gpus
         executor.update_parameters(
-            tasks_per_node=request.tasks_per_node,
-            gpus_per_node=request.gpus,
-            visible_gpus=[gpus[(place * request.gpus + each) % len(gpus)] for each in range(request.gpus)],
+            tasks_per_node=executor.request.tasks_per_node,
+            gpus_per_node=each,
+            visible_gpus=[gpus[(place * request.gpus + number) % len(gpus)] for number in range(each)],
             timeout_min=request.hours * 60,
             signal_delay_s=request.signal_delay,
         )
@@ -89,6 +95,19 @@ def start(jobs: Sequence[Job], request: Request, logs: Path, code: Snapshot, swe
         yield job, running[place][1].job_id
     while running and sweep:
         running = _still_running(running)
+
+
+def _left_out(job: Job) -> bool:
+    """Say whether a job whose turn it is does not start, and print why: it was cancelled, or it follows a run that is
+    not done."""
+    if status(Path(job.run)).state == "cancelled":
+        print_state(Path(job.run))
+        return True
+    before = None if job.after is None else status(Path(job.after))
+    if before is None or before.state == "done":
+        return False
+    print_state(Path(job.run), f"not started, as it follows {short(before.run)}: {before.state}")
+    return True
 
 
 @contextlib.contextmanager

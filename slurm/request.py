@@ -11,7 +11,8 @@ from pipeline.flags import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, check_bounds
 
 Repeated = Annotated[tuple[str, ...], UseAppendAction]
 LOCAL_FLAGS = (
-    *("gpus", "tasks", "hours", "folder", "signal_delay", "tries", "pause", "parallel", "cluster", "code", "dry_run"),
+    *("gpus", "tasks", "hours", "folder", "signal_delay", "tries", "pause", "parallel", "seeds", "follow", "cluster"),
+    *("code", "dry_run"),
 )
 """Flags that --cluster local supports, too; the others are Slurm's."""
 
@@ -58,7 +59,13 @@ class Request:
     pause: Annotated[float, NOT_NEGATIVE] = 5
     """Seconds before starting again after a crash; doubles with each such try, to a minute at most."""
     parallel: Annotated[int | None, AT_LEAST_1] = None
-    """Members of a sweep that run at the same time; when absent as many as Slurm starts, locally one."""
+    """Members of a sweep that run at the same time; when absent as many as Slurm starts, locally one. Of a chain on
+    Slurm: in each of its arrays."""
+    seeds: tuple[Annotated[int, NOT_NEGATIVE], ...] = ()
+    """Seeds of a chain, a sweep that says what follows its members: all runs once for each; seed 0 when absent. Runs of
+    other seeds are kept, and the table has them all."""
+    follow: bool = True
+    """Run what follows the members of a chain, too."""
     cluster: Literal["slurm", "local"] = "slurm"
     """local: on this machine, without Slurm, but with its restarts after a crash. Slurm's own flags are refused."""
     code: Literal["snapshot", "live"] = "snapshot"

@@ -68,13 +68,14 @@ class Status:
         return broken[-1] if broken else None
 
 
-def read_record(run: Path) -> dict:
-    """Read what was submitted: target, request, job id, logs. Raises InputError if nothing was."""
+def read_record(run: Path, *, absent: dict | None = None) -> dict:
+    """Read what was submitted: target, request, job id, logs. Raises InputError if nothing was, unless `absent` is what
+    to return then."""
     path = run / RECORD
-    if not path.exists():
+    if not path.exists() and absent is None:
         why = "train.py was started there without a job" if (run / RECIPE).exists() else "give the run folder"
         raise InputError(f"{run} was not submitted from here (no {path}); {why}")
-    return read_object(path, "restore it, or submit the run again")
+    return read_object(path, "restore it, or submit the run again", absent=absent)
 
 
 def members(run: Path) -> list[Path]:

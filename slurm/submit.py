@@ -1,7 +1,7 @@
 """Submit training to a Slurm cluster, or run it on this machine in the same way.
 
     python -m slurm.submit RECIPE --nodes 8 --gpus 8 --hours 24 [-- OVERRIDES OF train.py]
-    python -m slurm.submit SWEEP --parallel 8 ...           a sweep: one array, then a table
+    python -m slurm.submit SWEEP --parallel 8 ...           a sweep, and what follows its members: arrays, then a table
     python -m slurm.submit RECIPE --after runs/mae ...      once that run is done
     python -m slurm.submit MODULE ...                       another module's main(), such as models.evaluate
     python -m slurm.submit doctor --nodes 4 --gpus 8        checks each node, and the exchange between all GPUs
@@ -54,7 +54,8 @@ def submit(target: str, argv: Sequence[str]) -> int:
     request = parse(flags, target)
     if target == "doctor":
         target, overrides, request = doctor_job(overrides, request)
-    return submit_plan(launch.plan(target, overrides, request.folder, request.ranks), request)
+    planned = launch.plan(target, overrides, request.folder, request.ranks, request.seeds, request.follow)
+    return submit_plan(planned, request)
 
 
 def doctor_job(overrides: list[str], request: "Request") -> tuple[str, list[str], "Request"]:
@@ -87,7 +88,8 @@ def resubmit(argv: Sequence[str]) -> int:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in left_out)
         print(f"without {names}: Slurm's own, and kept for a later `resubmit --cluster slurm`")
     overrides = [*facts["overrides"], *overrides]
-    return submit_plan(launch.plan(facts["target"], overrides, request.folder, request.ranks), request, left_out)
+    planned = launch.plan(facts["target"], overrides, request.folder, request.ranks, request.seeds, request.follow)
+    return submit_plan(planned, request, left_out)
 
 
 def submit_plan(plan: "Plan", request: "Request", left_out: dict[str, object] | None = None) -> int:
@@ -99,18 +101,20 @@ def submit_plan(plan: "Plan", request: "Request", left_out: dict[str, object] | 
     """
     from slurm import commands, launch
 
-    left, local = plan.unfinished(), request.cluster == "local"
+    left, local, live = plan.unfinished(), request.cluster == "local", {}
+    if plan.chain and not local and not request.dry_run:
+        left, live = launch.split_live(left)
     for job in [job for job in plan.jobs if job not in left.jobs]:
         commands.print_state(Path(job.run))
     if plan.members and left.jobs and local and not request.dry_run:
         wide = f"{len(left.jobs)} of {len(plan.members)} runs, {request.parallel or 1} at a time (--parallel)"
         print(f"{wide}; Ctrl-C lets those that run save and stop, the same command carries on", flush=True)
-    ids = launch.submit(left, request, left_out) if left.jobs else []
+    ids = launch.submit(left, request, left_out, live) if left.jobs else []
     for job, number in zip(left.jobs, () if local else ids, strict=False):
         commands.print_state(Path(job.run), f"submitted  job {number}")
-    if plan.members and not request.dry_run and (local or not left.jobs):
+    if plan.members and not request.dry_run and (local or not (left.jobs or live)):
         return commands.print_tables([str(plan.root)])
-    if ids:
+    if ids or live:
         root = commands.short(plan.root)
         print(f"`python -m slurm.submit wait {root}` returns when it is over; there are also status, logs and cancel")
     return 0

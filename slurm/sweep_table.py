@@ -4,6 +4,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from models.config.chain import FILE as CHAIN
+from models.evaluate import chain_table
 from pipeline import text
 from pipeline.errors import InputError, command
 from pipeline.store.atomic_write import write_whole
@@ -13,10 +15,13 @@ FILE = "table.md"
 
 
 def table(root: Path) -> str:
-    """Make the table in Markdown: a line for each member, with the fields in which they differ and their results.
+    """Make the table in Markdown: a line for each member, with the fields in which they differ and their results; of a
+    chain the one beside the paper's (models.evaluate.chain_table).
 
     Raises InputError if `root` is no sweep.
     """
+    if (root / CHAIN).exists():
+        return chain_table.table(*chain_table.read_facts(str(root)), _states(root))
     runs = [Path(member) for member in state.read_record(root).get("members", [])]
     if not runs:
         raise InputError(f"{root} is no sweep; submit one, as in `python -m slurm.submit mae:digits_mask_ratio`")
@@ -30,6 +35,20 @@ def table(root: Path) -> str:
         cells += ["" if number is None else text.measured(name, number) for name, number in found]
         lines.append([run.name, *cells])
     return text.table(lines, aligned=True)
+
+
+def _states(root: Path) -> chain_table.States:
+    """Return the states of a chain's runs, asked for once; of those that were not submitted, by their events."""
+    found = {each.run: each for each in state.statuses([Path(run) for run in state.read_record(root)["members"]])}
+
+    def of(run: Path) -> tuple[str, str | None]:
+        each = found.get(run.resolve())
+        if each is None or each.state == "not started":
+            return chain_table.NOT_RUN, None
+        error = each.error.get("error") if each.error and each.over and each.state != "done" else None
+        return each.state, error
+
+    return of
 
 
 def write(root: Path) -> Path:

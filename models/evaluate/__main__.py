@@ -5,11 +5,15 @@ import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from models.config.catalogue import own_class
 from pipeline.errors import InputError, command
 from pipeline.flags import parse
 from pipeline.text import did_you_mean
+
+if TYPE_CHECKING:
+    from models.evaluate.evaluator import Evaluator
 
 HERE = Path(__file__).parent
 
@@ -38,15 +42,22 @@ def main() -> None:
     measure(name, sys.argv[2], sys.argv[3:] if not sys.argv[2].startswith("-") else sys.argv[2:])
 
 
+def evaluator_of(name: str, flags: list[str]) -> "Evaluator":
+    """Build an evaluator from its flags; torch is imported here. Ends the process, or raises InputError, for wrong
+    ones."""
+    from models.evaluate.evaluator import Evaluator
+
+    kind = own_class(importlib.import_module(f"models.evaluate.{name}"), Evaluator)
+    return parse(kind, args=flags, prog=f"python -m models.evaluate {name} RUN")
+
+
 def measure(name: str, path: str, flags: list[str]) -> None:
     """Run one evaluator on a run folder or checkpoint; torch is imported here, so that errors before come at once."""
     from models.evaluate.evaluation_log import FILE, append_evaluation
-    from models.evaluate.evaluator import Evaluator
     from pipeline.store.atomic_write import check_writable
     from pipeline.text import measured
 
-    kind = own_class(importlib.import_module(f"models.evaluate.{name}"), Evaluator)
-    evaluator = parse(kind, args=flags, prog=f"python -m models.evaluate {name} RUN")
+    evaluator = evaluator_of(name, flags)
     loaded = evaluator.load(Path(path))
     if loaded.note:
         print(loaded.note)

@@ -1,25 +1,34 @@
 """Every table of ablations in MAE's paper as a sweep: `python -m slurm.submit mae_ablations:in1k_mask --parallel 4`.
 
-in1k_...    the paper's settings: ViT-L/16, 800 epochs, decoder of 8 x 512, plain pixels, 75 % at random.
-            Its results, in %: fine-tuned / linear probe, each a further training from a member's last.pt
-digits_...  the same axis on the embedded digits, with the other settings of mae:digits: minutes on two cores; ours
+in1k_...     the paper's settings: ViT-L/16, 800 epochs, decoder of 8 x 512, plain pixels, 75 % at random.
+             Its results, in %: fine-tuned / linear probe, each a further training from a member's last.pt
+digits_...   the same axis on the embedded digits, with the other settings of mae:digits: minutes on two cores; ours
+cifar10_...  the same axis with the other settings of mae:cifar10; ours
 
-Here: none of them was run to its end yet. The members of a sweep differ in its table's axis alone.
+Each member is followed by fine-tuning, a linear probe and nearest neighbours (CHAINS, below), and the sweep ends in one
+table beside the paper's. Here: none of them was run to its end yet. The members differ in their table's axis alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from models.config.chain import Chain
 from models.config.recipe import Recipe
 from models.config.sweep import along, changed
 from models.methods import mae
 from models.methods.mae import Settings
+from models.methods.presets import stages
 from pipeline.spec import View
 
 DEPTH, WIDTH, HEADS = "method.reconstruct.depth", "method.reconstruct.width", "method.reconstruct.heads"
 TARGET, FILE = "method.reconstruct.target", "method.reconstruct.target_file"
+MASK_TOKENS = "method.reconstruct.encoder_mask_tokens"
 KIND, RATIO = "data.mask.kind", "data.mask.ratio"
 DEPTHS = 1, 2, 4, 8, 12  # Table 1a
+WIDTHS = 128, 256, 512, 768, 1024  # Table 1b
+DIGITS_WIDTHS, CIFAR10_WIDTHS = (8, 16, 32, 48, 64), (12, 24, 48, 72, 96)  # ours: the same shares of the encoder's
+EPOCHS = 100, 200, 400, 800, 1600  # Figure 7
+DIGITS_STEPS, CIFAR10_STEPS = (225, 450, 900, 1800, 3600), (125, 250, 500, 1000, 2000)  # ours
 RATIOS = 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9  # Figure 5, and the default
 MASKS = ("random", 0.75), ("block", 0.5), ("block", 0.75), ("grid", 0.75)  # Table 1f
 TARGETS = "pixel", "norm_pix", "pca", "tokens"  # Table 1d
@@ -29,6 +38,11 @@ JITTER = (0.4, 0.4, 0.2, 0.1)  # MoCo v3; MAE does not give its own
 def digits_decoder_depth() -> Iterator[Recipe[Settings]]:
     """Embedded digits, blocks of the decoder: 1, 2, 4, 8, 12.  Here: not yet run."""
     return along(mae.digits(), DEPTH, DEPTHS)
+
+
+def cifar10_decoder_depth() -> Iterator[Recipe[Settings]]:
+    """CIFAR-10, blocks of the decoder: 1, 2, 4, 8, 12.  Here: not yet run."""
+    return along(mae.cifar10(), DEPTH, DEPTHS)
 
 
 def in1k_decoder_depth() -> Iterator[Recipe[Settings]]:
@@ -41,7 +55,12 @@ def in1k_decoder_depth() -> Iterator[Recipe[Settings]]:
 
 def digits_decoder_width() -> Iterator[Recipe[Settings]]:
     """Embedded digits, the decoder's width: 1/8 to all of the encoder's, as in Table 1b.  Here: not yet run."""
-    return along(mae.digits(), WIDTH, (8, 16, 32, 48, 64))
+    return along(mae.digits(), WIDTH, DIGITS_WIDTHS)
+
+
+def cifar10_decoder_width() -> Iterator[Recipe[Settings]]:
+    """CIFAR-10, the decoder's width: 1/8 to all of the encoder's.  Here: not yet run."""
+    return along(mae.cifar10(), WIDTH, CIFAR10_WIDTHS)
 
 
 def in1k_decoder_width() -> Iterator[Recipe[Settings]]:
@@ -49,12 +68,17 @@ def in1k_decoder_width() -> Iterator[Recipe[Settings]]:
 
     Always 16 heads, as in the code. Paper: 84.9 / 69.1, 84.8 / 71.3, 84.9 / 73.5, 84.4 / 73.1, 84.3 / 73.1.
     """
-    return along(_in1k(), WIDTH, (128, 256, 512, 768, 1024))
+    return along(_in1k(), WIDTH, WIDTHS)
 
 
 def digits_mask_tokens() -> Iterator[Recipe[Settings]]:
     """Embedded digits, mask tokens in the encoder, too, or not.  Here: not yet run."""
-    return along(mae.digits(), "method.reconstruct.encoder_mask_tokens", (True, False))
+    return along(mae.digits(), MASK_TOKENS, (True, False))
+
+
+def cifar10_mask_tokens() -> Iterator[Recipe[Settings]]:
+    """CIFAR-10, mask tokens in the encoder, too, or not.  Here: not yet run."""
+    return along(mae.cifar10(), MASK_TOKENS, (True, False))
 
 
 def in1k_mask_tokens() -> Iterator[Recipe[Settings]]:
@@ -62,7 +86,7 @@ def in1k_mask_tokens() -> Iterator[Recipe[Settings]]:
 
     Paper: 84.2 / 59.6 at 3.3 times the FLOPs (`python -m models.bench.costs` counts and times them), 84.9 / 73.5.
     """
-    return along(_in1k(), "method.reconstruct.encoder_mask_tokens", (True, False))
+    return along(_in1k(), MASK_TOKENS, (True, False))
 
 
 def digits_target() -> Iterator[Recipe[Settings]]:
@@ -75,6 +99,18 @@ def digits_target() -> Iterator[Recipe[Settings]]:
     python -m models.masked.fit_vq data/digits/train.beton --recipe mae:digits --codes 64 --out data/digits/vq.pt
     """
     return _targets(mae.digits(), "data/digits")
+
+
+def cifar10_target() -> Iterator[Recipe[Settings]]:
+    """CIFAR-10, what is predicted: pixels, normalised, PCA, codes.  Here: not yet run.
+
+    Run before it, for an eighth of the components, as in the paper, and 64 codes:
+
+    python -m models.masked.fit_pca data/cifar10/train.beton --recipe mae:cifar10 --out data/cifar10/pca.pt
+
+    python -m models.masked.fit_vq data/cifar10/train.beton --recipe mae:cifar10 --codes 64 --out data/cifar10/vq.pt
+    """
+    return _targets(mae.cifar10(), "data/cifar10")
 
 
 def in1k_target() -> Iterator[Recipe[Settings]]:
@@ -96,6 +132,11 @@ def digits_loss_patches() -> Iterator[Recipe[Settings]]:
     return along(mae.digits(), "method.reconstruct.patches", ("hidden", "all"))
 
 
+def cifar10_loss_patches() -> Iterator[Recipe[Settings]]:
+    """CIFAR-10, the loss on hidden patches or on all.  Here: not yet run."""
+    return along(mae.cifar10(), "method.reconstruct.patches", ("hidden", "all"))
+
+
 def in1k_loss_patches() -> Iterator[Recipe[Settings]]:
     """ImageNet, the loss on hidden patches or on all (section 3).  Here: not yet run.
 
@@ -110,6 +151,14 @@ def digits_augmentation() -> Iterator[Recipe[Settings]]:
     crop = View(crop="resize_then_crop", short_side=1.0, padding=2, flip=False)  # mae:digits
     sizes = View(scale=(0.5, 1.0), flip=False)  # ours: at 0.2 a crop holds no digit
     return along(mae.digits(), "data.weak", (whole, crop, sizes, replace(sizes, jitter=JITTER)))
+
+
+def cifar10_augmentation() -> Iterator[Recipe[Settings]]:
+    """CIFAR-10, the view: whole, crop, crop of random size, and colour jitter.  Here: not yet run."""
+    whole = View(crop="centre", short_side=1.0, flip=False)
+    crop = View(crop="resize_then_crop", short_side=1.0, padding=4)  # mae:cifar10
+    sizes = View(scale=(0.2, 1.0))  # MAE code
+    return along(mae.cifar10(), "data.weak", (whole, crop, sizes, replace(sizes, jitter=JITTER)))
 
 
 def in1k_augmentation() -> Iterator[Recipe[Settings]]:
@@ -129,6 +178,11 @@ def digits_mask() -> Iterator[Recipe[Settings]]:
     return _masks(mae.digits())
 
 
+def cifar10_mask() -> Iterator[Recipe[Settings]]:
+    """CIFAR-10, which patches are hidden: random 75, block 50, block 75, grid 75 %.  Here: not yet run."""
+    return _masks(mae.cifar10())
+
+
 def in1k_mask() -> Iterator[Recipe[Settings]]:
     """ImageNet, which patches are hidden: random 75, block 50, block 75, grid 75 % (Table 1f).  Here: not yet run.
 
@@ -142,6 +196,11 @@ def digits_ratio() -> Iterator[Recipe[Settings]]:
     return along(mae.digits(), RATIO, RATIOS)
 
 
+def cifar10_ratio() -> Iterator[Recipe[Settings]]:
+    """CIFAR-10, how many patches are hidden: 10 to 90 %.  Here: not yet run."""
+    return along(mae.cifar10(), RATIO, RATIOS)
+
+
 def in1k_ratio() -> Iterator[Recipe[Settings]]:
     """ImageNet, how many patches are hidden: 10 to 90 % (Figure 5).  Here: not yet run.
 
@@ -152,7 +211,12 @@ def in1k_ratio() -> Iterator[Recipe[Settings]]:
 
 def digits_schedule() -> Iterator[Recipe[Settings]]:
     """Embedded digits, 225 to 3,600 steps, each the double of the last; a full schedule each.  Here: not yet run."""
-    return along(mae.digits(), "optim.epochs", (225, 450, 900, 1800, 3600))
+    return along(mae.digits(), "optim.epochs", DIGITS_STEPS)
+
+
+def cifar10_schedule() -> Iterator[Recipe[Settings]]:
+    """CIFAR-10, 125 to 2,000 steps, each the double of the last; a full schedule each.  Here: not yet run."""
+    return along(mae.cifar10(), "optim.epochs", CIFAR10_STEPS)
 
 
 def in1k_schedule() -> Iterator[Recipe[Settings]]:
@@ -160,7 +224,25 @@ def in1k_schedule() -> Iterator[Recipe[Settings]]:
 
     The rate rises for 40 epochs in all of them. Paper: 82.3 / 57.3, 83.3 / 64.4, 84.3 / 69.7, 84.9 / 73.5, 85.1 / 75.1.
     """
-    return along(_in1k(), "optim.epochs", (100, 200, 400, 800, 1600))
+    return along(_in1k(), "optim.epochs", EPOCHS)
+
+
+def digits_blocks() -> Iterator[Recipe[Settings]]:
+    """Embedded digits, mae:digits, then the last 0, 1/2, 1, 2 and all blocks fine-tuned.  Here: not yet run."""
+    yield mae.digits()
+
+
+def cifar10_blocks() -> Iterator[Recipe[Settings]]:
+    """CIFAR-10, mae:cifar10, then the last 0, 1/2, 1, 2 and all blocks fine-tuned.  Here: not yet run."""
+    yield mae.cifar10()
+
+
+def in1k_blocks() -> Iterator[Recipe[Settings]]:
+    """ImageNet, ViT-L/16 once, then its last 0 to all blocks fine-tuned (Figure 9).  Here: not yet run.
+
+    The paper takes the best of 50, 100 and 200 epochs for each: --finetune.optim.epochs.
+    """
+    yield _in1k()
 
 
 def _in1k() -> Recipe[Settings]:
@@ -175,3 +257,80 @@ def _masks(recipe: Recipe[Settings]) -> Iterator[Recipe[Settings]]:
 def _targets(recipe: Recipe[Settings], root: str) -> Iterator[Recipe[Settings]]:
     files = {"pca": f"{root}/pca.pt", "tokens": f"{root}/vq.pt"}
     return (changed(recipe, {TARGET: kind, FILE: files.get(kind)}) for kind in TARGETS)
+
+
+def _chains(
+    name: str,
+    table: str,
+    axis: str,
+    rows: tuple[str, ...],
+    finetune: tuple[float | None, ...],
+    probe: tuple[float | None, ...],
+    digits: tuple[str, ...] = (),
+    cifar10: tuple[str, ...] = (),
+) -> dict[str, Chain]:
+    """Declare what follows the members of a sweep at its three sizes.
+
+    digits, cifar10  the rows' names there, where they are others
+    """
+    paper, source = {"finetune": finetune, "probe": probe}, f"MAE {table}: ViT-L/16 on ImageNet"
+    return {
+        f"digits_{name}": Chain(source, axis, digits or rows, stages.DIGITS, paper),
+        f"cifar10_{name}": Chain(source, axis, cifar10 or rows, stages.CIFAR10, paper),
+        f"in1k_{name}": Chain(source, axis, rows, stages.MAE_L16, paper),
+    }
+
+
+def _figure_9() -> dict[str, Chain]:
+    """Declare the partial fine-tunings of one member: its values are those of finetune:in1k_l16_blocks."""
+    tuned = {"head": 73.5, "half": 79.1, "1": 81.0, "2": 83.1, "4": 84.2, "6": 84.4, "12": 84.6, "18": 84.7}
+    values, few = tuned | {"full": 84.9}, ("head", "half", "1", "2", "full")
+    sizes = {
+        "digits": ("finetune:digits", few),
+        "cifar10": ("finetune:cifar10", few),
+        "in1k": ("finetune:in1k_l16_paper", tuple(stages.PARTS)),
+    }
+    return {
+        f"{size}_blocks": Chain(
+            "MAE Figure 9: ViT-L/16 on ImageNet",
+            "trained",
+            ("MAE",),
+            stages.partial(recipe, parts),
+            {f"tuned-{part}": (values[part],) for part in parts},
+        )
+        for size, (recipe, parts) in sizes.items()
+    }
+
+
+def _at_default(value: float) -> tuple[float | None, ...]:
+    """The values of RATIOS of which only the default's, 75 %, is known."""
+    return tuple(value if ratio == 0.75 else None for ratio in RATIOS)
+
+
+def _names(values: Iterable[object]) -> tuple[str, ...]:
+    return tuple(map(str, values))
+
+
+CHAINS = {
+    **_chains("decoder_depth", "Table 1a", "blocks", _names(DEPTHS),
+              (84.8, 84.9, 84.9, 84.9, 84.4), (65.5, 70.0, 71.9, 73.5, 73.3)),
+    **_chains("decoder_width", "Table 1b", "width", _names(WIDTHS),
+              (84.9, 84.8, 84.9, 84.4, 84.3), (69.1, 71.3, 73.5, 73.1, 73.1),
+              _names(DIGITS_WIDTHS), _names(CIFAR10_WIDTHS)),
+    **_chains("mask_tokens", "Table 1c", "encoder", ("with mask tokens", "without"), (84.2, 84.9), (59.6, 73.5)),
+    **_chains("target", "Table 1d", "target", ("pixels", "normalised pixels", "PCA", "tokens"),
+              (84.9, 85.4, 84.6, 85.3), (73.5, 73.9, 72.3, 71.6)),
+    **_chains("loss_patches", "section 3, which gives no more than a difference of about half a point", "loss on",
+              ("hidden patches", "all patches"), (84.9, None), (73.5, None)),  # the default's: Table 1
+    **_chains("augmentation", "Table 1e", "view", ("none", "crop of fixed size", "of random size", "and colour jitter"),
+              (84.0, 84.7, 84.9, 84.3), (65.7, 73.1, 73.5, 71.9)),
+    **_chains("mask", "Table 1f", "mask", ("random 75 %", "block 50 %", "block 75 %", "grid 75 %"),
+              (84.9, 83.9, 82.8, 84.0), (73.5, 72.3, 63.9, 66.0)),
+    **_chains("ratio", "Figure 5, of which only the default's value is in print (Table 1)", "hidden",
+              tuple(f"{ratio:.0%}" for ratio in RATIOS), _at_default(84.9), _at_default(73.5)),
+    **_chains("schedule", "Figure 7", "epochs", _names(EPOCHS),
+              (82.3, 83.3, 84.3, 84.9, 85.1), (57.3, 64.4, 69.7, 73.5, 75.1),
+              *(tuple(f"{steps:,} steps" for steps in each) for each in (DIGITS_STEPS, CIFAR10_STEPS))),
+    **_figure_9(),
+}  # fmt: skip
+"""What follows each sweep's members, with the papers' values in %, fine-tuned and linear."""

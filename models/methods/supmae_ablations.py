@@ -1,17 +1,22 @@
 """Every table of ablations in SupMAE's paper as a sweep: `python -m slurm.submit supmae_ablations:in1k_objective`.
 
-in1k_...    the paper's settings: ViT-B/16, 200 epochs, decoder of 8 blocks (Table 2). Its results, in %: fine-tuned
-            / linear probe, each a further training from a member's last.pt
-digits_...  the same axis on the embedded digits, with the other settings of supmae:digits: minutes on two cores; ours
+in1k_...     the paper's settings: ViT-B/16, 200 epochs, decoder of 8 blocks (Table 2). Its results, in %: fine-tuned
+             / linear probe, each a further training from a member's last.pt
+digits_...   the same axis on the embedded digits, with the other settings of supmae:digits: minutes on two cores; ours
+cifar10_...  the same axis with the other settings of supmae:cifar10; ours
 
-Here: none of them was run yet. The members of a sweep differ in its table's axis alone.
+Each member is followed by fine-tuning, a linear probe and nearest neighbours (CHAINS, below), and the sweep ends in one
+table beside the paper's. Here: none of them was run yet. The members of a sweep differ in its table's axis alone.
 """
 
 from collections.abc import Iterator
 
+from models.config.chain import Chain, Stage
 from models.config.recipe import Recipe
 from models.config.sweep import along, changed
 from models.methods import supmae
+from models.methods.presets import stages
+from models.methods.presets.masked import digits_units
 from models.methods.supmae import Settings
 
 OBJECTIVE, POOL, WEIGHT = "method.objective", "method.pool", "method.class_weight"
@@ -22,6 +27,11 @@ JITTER, STRENGTH = "data.weak.jitter", (0.4, 0.4, 0.2, 0.1)  # MoCo v3; SupMAE d
 def digits_objective() -> Iterator[Recipe[Settings]]:
     """Embedded digits, pixels, classes, or both.  Here: not yet run."""
     return along(supmae.digits(), OBJECTIVE, ("rec", "cls", "both"))
+
+
+def cifar10_objective() -> Iterator[Recipe[Settings]]:
+    """CIFAR-10, pixels, classes, or both.  Here: not yet run."""
+    return along(supmae.cifar10(), OBJECTIVE, ("rec", "cls", "both"))
 
 
 def in1k_objective() -> Iterator[Recipe[Settings]]:
@@ -37,6 +47,11 @@ def digits_pool() -> Iterator[Recipe[Settings]]:
     return along(supmae.digits(), POOL, ("token", "avg"))
 
 
+def cifar10_pool() -> Iterator[Recipe[Settings]]:
+    """CIFAR-10, what the head reads: the class token or the mean of the visible patches.  Here: not yet run."""
+    return along(supmae.cifar10(), POOL, ("token", "avg"))
+
+
 def in1k_pool() -> Iterator[Recipe[Settings]]:
     """ImageNet, what the head reads: the class token or the mean of the visible patches (Table 2b).  Here: not yet run.
 
@@ -50,6 +65,11 @@ def digits_jitter() -> Iterator[Recipe[Settings]]:
     return along(supmae.digits(), JITTER, (None, STRENGTH))
 
 
+def cifar10_jitter() -> Iterator[Recipe[Settings]]:
+    """CIFAR-10, without and with colour jitter.  Here: not yet run."""
+    return along(supmae.cifar10(), JITTER, (None, STRENGTH))
+
+
 def in1k_jitter() -> Iterator[Recipe[Settings]]:
     """ImageNet, crops of random size without and with colour jitter (Table 2c).  Here: not yet run.
 
@@ -61,6 +81,11 @@ def in1k_jitter() -> Iterator[Recipe[Settings]]:
 def digits_class_weight() -> Iterator[Recipe[Settings]]:
     """Embedded digits, the class loss's weight: 2, 1, 0.5, 0.2, a hundred times Table 2d.  Here: not yet run."""
     return along(supmae.digits(), WEIGHT, (2.0, 1.0, 0.5, 0.2))
+
+
+def cifar10_class_weight() -> Iterator[Recipe[Settings]]:
+    """CIFAR-10, the class loss's weight: 2, 1, 0.5, 0.2, a hundred times Table 2d.  Here: not yet run."""
+    return along(supmae.cifar10(), WEIGHT, (2.0, 1.0, 0.5, 0.2))
 
 
 def in1k_class_weight() -> Iterator[Recipe[Settings]]:
@@ -77,6 +102,11 @@ def digits_decoder_depth() -> Iterator[Recipe[Settings]]:
     return along(supmae.digits(), DEPTH, (1, 4, 8))
 
 
+def cifar10_decoder_depth() -> Iterator[Recipe[Settings]]:
+    """CIFAR-10, blocks of the decoder: 1, 4, 8.  Here: not yet run."""
+    return along(supmae.cifar10(), DEPTH, (1, 4, 8))
+
+
 def in1k_decoder_depth() -> Iterator[Recipe[Settings]]:
     """ImageNet, blocks of the decoder: 1, 4, 8 (Table 2e).  Here: not yet run.
 
@@ -88,6 +118,11 @@ def in1k_decoder_depth() -> Iterator[Recipe[Settings]]:
 def digits_layers() -> Iterator[Recipe[Settings]]:
     """Embedded digits, layers of the head: 1, 2, 3.  Here: not yet run."""
     return along(supmae.digits(), LAYERS, (1, 2, 3))
+
+
+def cifar10_layers() -> Iterator[Recipe[Settings]]:
+    """CIFAR-10, layers of the head: 1, 2, 3.  Here: not yet run."""
+    return along(supmae.cifar10(), LAYERS, (1, 2, 3))
 
 
 def in1k_layers() -> Iterator[Recipe[Settings]]:
@@ -103,6 +138,12 @@ def digits_simmim() -> Iterator[Recipe[Settings]]:
     return along(supmae.digits_simmim(), OBJECTIVE, ("rec", "both"))
 
 
+def cifar10_simmim() -> Iterator[Recipe[Settings]]:
+    """CIFAR-10, SimMIM without and with the classifier.  Here: not yet run."""
+    recipe = changed(supmae.cifar10(), {"method.branch": "simmim", "data.mask": digits_units()})  # a grid of 4 x 4, too
+    return along(recipe, OBJECTIVE, ("rec", "both"))
+
+
 def in1k_simmim() -> Iterator[Recipe[Settings]]:
     """ImageNet, SimMIM without and with the classifier (poster).  Here: not yet run.
 
@@ -111,8 +152,18 @@ def in1k_simmim() -> Iterator[Recipe[Settings]]:
     return along(supmae.in1k_b16_simmim(), OBJECTIVE, ("rec", "both"))
 
 
+def digits_schedule() -> Iterator[Recipe[Settings]]:
+    """Embedded digits, supmae:digits for 450, 900, 1,800 steps.  Here: not yet run."""
+    return along(supmae.digits(), "optim.epochs", (450, 900, 1800))
+
+
+def cifar10_schedule() -> Iterator[Recipe[Settings]]:
+    """CIFAR-10, supmae:cifar10 for 250, 500, 1,000 steps.  Here: not yet run."""
+    return along(supmae.cifar10(), "optim.epochs", (250, 500, 1000))
+
+
 def in1k_schedule() -> Iterator[Recipe[Settings]]:
-    """ImageNet, supmae:in1k_b16 for 100, 200, 400 epochs.  Here: not yet run.
+    """ImageNet, supmae:in1k_b16 for 100, 200, 400 epochs (Figure 2).  Here: not yet run.
 
     Paper: 82.6, 83.1, 83.6 fine-tuned.
     """
@@ -122,3 +173,45 @@ def in1k_schedule() -> Iterator[Recipe[Settings]]:
 def _in1k() -> Recipe[Settings]:
     """Build the default of Table 2; the rate rises over the epochs of in1k_b16, as the paper gives none for 200."""
     return changed(supmae.in1k_b16(), {"optim.epochs": 200, DEPTH: 8})
+
+
+def _chains(
+    name: str,
+    table: str,
+    axis: str,
+    rows: tuple[str, ...],
+    finetune: tuple[float | None, ...],
+    probe: tuple[float | None, ...] = (),
+    digits: tuple[str, ...] = (),
+    cifar10: tuple[str, ...] = (),
+    in1k: tuple[Stage, ...] = stages.SUPMAE_B16,
+) -> dict[str, Chain]:
+    """Declare what follows the members of a sweep at its three sizes.
+
+    digits, cifar10  the rows' names there, where they are others
+    """
+    paper, source = {"finetune": finetune, "probe": probe or (None,) * len(rows)}, f"SupMAE {table} on ImageNet"
+    return {
+        f"digits_{name}": Chain(source, axis, digits or rows, stages.DIGITS, paper),
+        f"cifar10_{name}": Chain(source, axis, cifar10 or digits or rows, stages.CIFAR10, paper),
+        f"in1k_{name}": Chain(source, axis, rows, in1k, paper),
+    }
+
+
+CHAINS = {
+    **_chains("objective", "Table 2a: ViT-B/16", "objective", ("pixels", "classes", "both"),
+              (82.4, 79.9, 83.1), (58.0, 59.9, 70.1)),
+    **_chains("pool", "Table 2b: ViT-B/16", "head reads", ("class token", "mean of the patches"),
+              (79.1, 83.1), (65.8, 70.1)),
+    **_chains("jitter", "Table 2c: ViT-B/16", "view", ("crop of random size", "and colour jitter"),
+              (83.1, 83.0), (70.1, 70.3)),
+    **_chains("class_weight", "Table 2d: ViT-B/16", "weight", ("0.02", "0.01", "0.005", "0.002"),
+              (82.9, 83.1, 83.1, 82.8), (70.2, 70.1, 69.8, 68.8), ("2", "1", "0.5", "0.2")),
+    **_chains("decoder_depth", "Table 2e: ViT-B/16", "blocks", ("1", "4", "8"),
+              (83.1, 83.1, 83.1), (65.7, 68.2, 70.1)),
+    **_chains("layers", "Table 2f: ViT-B/16", "layers", ("1", "2", "3"), (83.0, 83.1, 82.9), (72.5, 70.1, 69.5)),
+    **_chains("simmim", "poster", "objective", ("SimMIM", "SimMIM and classes"), (82.8, 83.0), in1k=stages.SIMMIM_B16),
+    **_chains("schedule", "Figure 2: ViT-B/16", "epochs", ("100", "200", "400"), (82.6, 83.1, 83.6), (),
+              ("450 steps", "900 steps", "1,800 steps"), ("250 steps", "500 steps", "1,000 steps")),
+}  # fmt: skip
+"""What follows each sweep's members, with the paper's values in %, fine-tuned and linear."""
