@@ -186,8 +186,7 @@ def build_encoder(
         options["pos_embed"] = "none"
     if isinstance(model, Size) and model.width % model.heads:
         raise InputError(f"heads divide the width, got width {model.width} and {model.heads} heads")
-    created = _create(model, options, position)
-    vit = as_packed_eva(created, attention) if isinstance(created, Eva) else as_packed(created, attention)
+    vit = _packed(_create(model, options, position), attention)
     vit.normalisation = normalisation
     vit.set_grad_checkpointing(checkpointing)
     _initialise(vit, weights)
@@ -196,6 +195,10 @@ def build_encoder(
     if position in KINDS:
         add_relative(vit, position)
     return vit
+
+
+def _packed(model: nn.Module, attention: Literal["sdpa", "varlen"]) -> VisionTransformer:
+    return as_packed_eva(model, attention) if isinstance(model, Eva) else as_packed(model, attention)
 
 
 def _initialise(vit: VisionTransformer, weights: Literal["timm", "mae", "beit"]) -> None:
