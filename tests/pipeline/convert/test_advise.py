@@ -1,5 +1,6 @@
 """What another side or quality would cost: bytes are those that a conversion would store."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,7 +99,7 @@ def test_the_command_advises_without_writing(tmp_path):
         Photographs(360).read(i)[0].save(source / f"{i}.png")
     words = [sys.executable, "-m", "pipeline.convert", str(source), str(out)]
     said = subprocess.run([*words, "--advise"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "tried on 3 of the images" in said
+    assert re.search("tried on [123] of the images", said)  # in 2.5 s: of a busy machine fewer
     assert not out.exists()
     nowhere = subprocess.run(words[:-1], cwd=ROOT, capture_output=True, text=True)
     assert (nowhere.returncode, "expected the file to write" in nowhere.stderr) == (2, True)
