@@ -55,6 +55,9 @@ def dali_rows(beton: Beton, cuda: bool, device: torch.device, seconds: float) ->
         for what in ("DALI on the CPU", "DALI, nvJPEG", "DALI, the GPU's JPEG engine"):
             yield Row(what, "skipped", "DALI is not installed", "ffcv is used; for DALI run `make setup`")
         return
+    if beton.store != "jpeg":
+        yield Row("DALI", "skipped", f"{beton.path.name} holds {beton.store}, which needs no decoder", "ffcv is used")
+        return
     yield cpu_row(beton, seconds)
     if not cuda:
         yield no_gpu("DALI, nvJPEG")
