@@ -127,7 +127,7 @@ class SelfTrain(Method):
 
 
 def digits() -> Recipe[Settings]:
-    """Embedded digits, 5 labels a class, ViT of 4 x 64: on soft labels of runs of supervised:digits.
+    """Embedded digits, 5 labels a class, on soft labels of runs of supervised:digits.  Not yet run to its end.
 
     python -m models.pseudo_label RUN... --out labels.json, then --method.labels labels.json"""
     return Recipe(
