@@ -142,7 +142,7 @@ def check(a: Arguments, loaded: Loaded) -> None:
             f"{loaded.no_classifier}; fine-tune it first (python train.py finetune:... --run.start {loaded.path})"
         )
     elif not 1 <= a.top <= len(loaded.classes):
-        raise InputError(f"--top: expected 1 to {len(loaded.classes)}, got {a.top}")
+        raise InputError(f"expected --top from 1 to {len(loaded.classes)}, got {a.top}")
     if a.batch < 1:
         raise InputError(f"--batch: expected 1 or more, got {a.batch}")
     check_window(a.window)
