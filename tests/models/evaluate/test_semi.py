@@ -32,7 +32,7 @@ def test_a_row_a_method_is_printed_and_kept(run, asked, capsys):
         for file in ("val", "test"):
             name = f"{method}_{file}"
             assert values[f"{name}_low"] < values[name] < values[f"{name}_high"]
-            assert values[name] > 0.2  # ten classes
+            assert values[name] > 0.1  # chance, for ten classes
             assert f"{100 * values[name]:.1f} %" in said
         assert values[f"{method}_seconds"] >= 0
     lines = [line for line in said.splitlines() if line.startswith("|")]
