@@ -98,9 +98,11 @@ def shared_out(overrides: Sequence[str], stages: Sequence[Stage]) -> tuple[list[
 
 
 def submitted_facts(chain: Chain, sweep: str, overrides: Sequence[str], root: Path, seeds: Sequence[int]) -> dict:
-    """Return what the table needs to know (models.config.chain.facts), with the seeds of earlier submissions."""
+    """Return what the table needs to know (models.config.chain.facts): the seeds of earlier submissions, too, and the
+    flags that change what is computed."""
     before = read_object(root / FILE, "restore it, or move the folder", absent={}).get("seeds", [])
-    return facts(sweep, chain, sorted({*before, *seeds}), overrides)
+    changing = [word for flag in _flags(overrides) if _field(flag[0]) not in MAY_CHANGE for word in flag]
+    return facts(sweep, chain, sorted({*before, *seeds}), changing)
 
 
 def _check_rows(root: Path, sweep: str, chain: Chain) -> None:

@@ -50,8 +50,8 @@ class Plan:
     chain: dict | None = None
 
     def unfinished(self) -> "Plan":
-        """Return the plan without the runs that are done; the job of a module is kept unless it follows a member."""
-        kept = [job for job in self.jobs if (job.module != "train" and not job.after) or job.run in self.more]
+        """Return the plan without the runs that are done; the job of a module is kept, unless it is of a chain."""
+        kept = [job for job in self.jobs if job.run in self.more or (job.module != "train" and self.chain is None)]
         return replace(self, jobs=tuple(job for job in self.jobs if job in kept or not _done(Path(job.run))))
 
 

@@ -24,7 +24,7 @@ from pipeline.errors import InputError, command
 
 EVALUATIONS = "evaluations.jsonl"
 """models.evaluate.evaluation_log.FILE, which brings in torch."""
-NOT_RUN, OVER = "not yet run", "done"
+NOT_RUN, SUBMITTED, OVER = "not yet run", "submitted", "done"
 SLACK_S = 5.0  # between the clocks of two nodes
 
 
@@ -148,7 +148,7 @@ def state_of(folder: Path) -> tuple[str, str | None]:
         return "failed", next((row["error"] for row in reversed(rows) if "error" in row), None)
     if last in ("started", "resumed"):
         return ("running" if _locked(folder) or "job" in rows[-1] else "interrupted"), None
-    return {"queued": "submitted", "requeued": "submitted", "preempted": "stopped"}.get(last, last), None
+    return {"queued": SUBMITTED, "requeued": SUBMITTED, "preempted": "stopped"}.get(last, last), None
 
 
 def _cell(root: Path, known: Mapping, row: int, column: Mapping, state: States) -> Cell:
@@ -164,8 +164,8 @@ def _cell(root: Path, known: Mapping, row: int, column: Mapping, state: States) 
             word = word if numbers else f"no {column['number']}"
         else:
             numbers = {}
-            before, why = state(member)
-            if word == NOT_RUN and folder != member and before not in (NOT_RUN, OVER):
+            before, why = (NOT_RUN, None) if folder == member else state(member)
+            if word in (NOT_RUN, SUBMITTED) and before not in (NOT_RUN, SUBMITTED, "queued", "running", OVER):
                 word, error = f"member {before}", why
         runs.append(Run(folder, seed, numbers, word, error))
     return Cell(known["rows"][row], column["title"], column["number"], column["paper"][row], tuple(runs))
@@ -215,17 +215,19 @@ def _line(row: Sequence[Cell], rows: Sequence[Sequence[Cell]]) -> list[str]:
 
 
 def _notes(found: Sequence[Sequence[Cell]]) -> list[str]:
-    """Say how many numbers there are, and name every cell that lacks some of its seeds, or whose run failed."""
+    """Say how many numbers there are, and name every cell that lacks some of its seeds, or whose run failed; cells of
+    one row and seed with the same reason in one line."""
     every = [(cell, run) for row in found for cell in row for run in cell.runs]
     there = sum(bool(run.number) for _, run in every)
-    notes = [f"{there} of {len(every)} numbers are there"] if there < len(every) else []
+    missing: dict[tuple[str, str, str], list[str]] = {}
     for cell, run in every:
         partly = any(each.number for each in cell.runs)
         if not run.number and (partly or run.error):
             why = f"{run.state}: {run.error}" if run.error else run.state
             seed = f", seed {run.seed}" if len(cell.runs) > 1 else ""
-            notes.append(f"{cell.row}, {cell.column}{seed}: {why}")
-    return notes
+            missing.setdefault((cell.row, seed, why), []).append(cell.column)
+    notes = [f"{there} of {len(every)} numbers are there"] if there < len(every) else []
+    return [*notes, *(f"{row}{seed}, {', '.join(names)}: {why}" for (row, seed, why), names in missing.items())]
 
 
 def _locked(folder: Path) -> bool:
