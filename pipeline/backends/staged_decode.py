@@ -20,6 +20,8 @@ from pipeline.concurrency.pool import Pool
 from pipeline.executors.gpu_views import Packed, Planes, as_rgb, change, cut, cuts
 from pipeline.views.plan import ViewParams
 
+COPIED = 4  # images that are copied while one would be decoded, at least: as many more of them are a thread's job
+
 
 class _Decoding(NamedTuple):
     slot: Slot
@@ -77,13 +79,15 @@ class StagedDecode:
         places = 3 + np.cumsum(room) - room
         pixels = places // 3
 
-        def work(first: int, last: int, _: object) -> None:
-            if self._planes:
-                kernels.copy_packed(first, last, part, flat, places)
-            else:
-                kernels.decode_packed(first, last, part, flat, pixels, errors)
+        def decode(first: int, last: int, _: object) -> None:
+            kernels.decode_packed(first, last, part, flat, pixels, errors)
 
-        return _Decoding(slot, places, self._pool.start(work, len(places)))
+        def copy(first: int, last: int, _: object) -> None:
+            kernels.copy_packed(COPIED * first, min(COPIED * last, len(places)), part, flat, places)
+
+        n = len(places)
+        wait = self._pool.start(copy, -(-n // COPIED)) if self._planes else self._pool.start(decode, n)
+        return _Decoding(slot, places, wait)
 
 
 def start_views(
