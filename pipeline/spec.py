@@ -101,6 +101,9 @@ class Data:
     """Images in a step, over all devices."""
     ratio: Annotated[float, POSITIVE] = 7
     """Unlabelled images for each labelled one, where a method uses both."""
+    repeats: Annotated[int, AT_LEAST_1] = 1
+    """Repeated augmentation: times that each image comes in a row, with views of its own each time (Hoffer et al. 2020;
+    DeiT: 3). An epoch has as many images as without, and at 3 a third of the different ones."""
     size: Annotated[Size, AT_LEAST_1] = 224
     """Size of the images that the network sees, in pixels: one number is the side of a square, two are height and
     width. The patch divides both."""

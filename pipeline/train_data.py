@@ -119,7 +119,8 @@ def loader_spec(
 ) -> LoaderSpec:
     """Describe the batches of one of `ranks` processes, which cuts its share of each step into `micro`
     micro-batches."""
-    sampler = Sampler(seed, train_data.labelled, train_data.unlabelled, *train_data.batches, labels_only_steps)
+    pools = train_data.labelled, train_data.unlabelled
+    sampler = Sampler(seed, *pools, *train_data.batches, labels_only_steps, data.repeats)
     return LoaderSpec(
         sampler,
         train_data.labels,

@@ -4,6 +4,8 @@ As in SupMAE's Table 1: MAE 364 + 30 hours, SupMAE 95.9 + 30, so MAE costs 3.1 t
 """
 
 import copy
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from models.bench.synthetic import synthetic_batch
 from models.bench.timing import interleaved, machine
 from models.config.extensions import extensions_of
 from models.config.recipe import Recipe
-from models.config.resolve import named
+from models.config.resolve import named, resolve
 from models.evaluate.evaluator import Evaluator, Result
 from models.evaluate.training_cost import Stage, figures, page, pass_rates
 from models.factory import method_class
@@ -44,7 +46,8 @@ class Throughput(Evaluator):
     """
 
     against: tuple[str, ...] = ()
-    """Runs or recipes to compare with; pre-training and what follows it are joined by +, as in mae:in1k_b16+SECOND."""
+    """Runs or recipes to compare with; pre-training and what follows it are joined by +, as in mae:in1k_b16+SECOND. In
+    quotes a recipe may have flags: "mae:in1k_b16 --optim.epochs 1600 + finetune:in1k_b16"."""
     then: tuple[str, ...] = ()
     """Runs or recipes that follow this run, such as its fine-tuning: their hours are added to its own."""
     step_images: Annotated[int | None, AT_LEAST_1] = None
@@ -71,7 +74,7 @@ class Throughput(Evaluator):
         for other in self.against:
             if other in totals:
                 raise InputError(f"--against {other} is the run itself, or there twice; leave it out")
-            totals[other] = [stage for each in other.split("+") for stage in self.stages(each, device)]
+            totals[other] = [stage for each in joined(other) for stage in self.stages(each, device)]
         stages = [stage for held in totals.values() for stage in held]
         *trained, inference = self.costs(stages, loaded)
         costs = dict(zip(map(id, stages), trained, strict=True))
@@ -102,10 +105,11 @@ class Throughput(Evaluator):
         )
 
     def stages(self, name: str, device: torch.device) -> list[Stage]:
-        """Return the stages of a run by its folder or checkpoint, or of a recipe by its name, with new weights."""
+        """Return the stages of a run by its folder or checkpoint, or of a recipe by its name and flags, with new
+        weights."""
         if Path(name).exists():
             return self.own(load_run(Path(name), device), name)
-        recipe = named(name)
+        recipe = asked(name)
         whole = self.length(recipe)
         classes = CLASSES
         if self.here(recipe):
@@ -178,3 +182,28 @@ class Throughput(Evaluator):
         """Choose the number of images of a measured step."""
         most = CUDA_IMAGES if device.type == "cuda" else CPU_IMAGES
         return self.step_images or min(recipe.run.images_at_once or most, recipe.data.batch, most)
+
+
+def joined(names: str) -> list[str]:
+    """Split "FIRST + SECOND" into its names, each with its flags; the + of a number such as 1e+3 joins nothing."""
+    return [each.strip() for each in re.split(r"(?<![0-9][eE])\+|\+(?![0-9])", names)]
+
+
+def asked(name: str) -> Recipe:
+    """The recipe called `name`, with the flags that may follow the name.
+
+    asked("mae:in1k_b16 --optim.epochs 1600")
+
+    Raises InputError for an unknown name or flag, an open quote, and flags of a run, whose settings are its own.
+    """
+    try:
+        first, *flags = shlex.split(name) or [name]
+    except ValueError as error:
+        raise InputError(f"{name!r} is no recipe with flags ({error}); close the quote, or leave it out") from None
+    if not flags:
+        return named(first)
+    if Path(first).exists():
+        raise InputError(
+            f"{first} is a run, and was trained with its own settings; give flags to a recipe's name alone"
+        )
+    return resolve(first, flags)

@@ -20,7 +20,8 @@ LABELLED, UNLABELLED = 1, 2
 
 
 class SampleIds(NamedTuple):
-    """Images of one stream: ids i64 [N], and passes i64 [N], how often the stream has gone through its pool before."""
+    """Images of one stream: ids i64 [N], and passes i64 [N], how often the stream has gone through its pool before (of
+    repeated images: times the repeats, plus the number of the copy), so that the two together come once."""
 
     ids: np.ndarray
     passes: np.ndarray
@@ -58,17 +59,23 @@ def rest(n: int, left_out: np.ndarray | range) -> Pool:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Endless sequence of passes over a pool, each in a random order of its own (pipeline.sampling.permutation)."""
+    """Endless sequence of passes over a pool, each in a random order of its own (pipeline.sampling.permutation).
+
+    repeats  how often each image comes in a row
+    """
 
     pool: Pool
     seed: int
     tag: int
+    repeats: int = 1
 
     def take(self, first: int, n: int) -> SampleIds:
         """Return the images at positions first .. first + n - 1."""
-        passes, within = np.divmod(np.arange(first, first + n), len(self.pool))
+        images, copies = np.divmod(np.arange(first, first + n), self.repeats)
+        passes, within = np.divmod(images, len(self.pool))
         places = shuffled(within, len(self.pool), rng.keys(self.seed, passes, self.tag, rng.ORDER))
-        return SampleIds(places if isinstance(self.pool, range) else self.pool[places], passes)
+        ids = places if isinstance(self.pool, range) else self.pool[places]
+        return SampleIds(ids, passes * self.repeats + copies)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +84,7 @@ class Sampler:
 
     labelled, unlabelled             pools, or None where a method does not use them
     labelled_batch, unlabelled_batch images of a step from each pool, over all ranks
+    repeats                          how often each image comes in a row, with views of its own each time
     """
 
     seed: int
@@ -85,6 +93,7 @@ class Sampler:
     labelled_batch: int
     unlabelled_batch: int
     labels_only_steps: int = 0
+    repeats: int = 1
 
     def at(self, step: int, chunk: int = 0, chunks: int = 1) -> tuple[SampleIds | None, SampleIds | None]:
         """Return the labelled and unlabelled images of one of `chunks` equal slices (ranks times micro-batches) of a
@@ -102,7 +111,7 @@ class Sampler:
 
     def _stream(self, tag: int) -> Stream | None:
         pool = self.labelled if tag == LABELLED else self.unlabelled
-        return None if pool is None else Stream(pool, self.seed, tag)
+        return None if pool is None else Stream(pool, self.seed, tag, self.repeats)
 
 
 def _slice(stream: Stream | None, first: int, batch: int, chunk: int, chunks: int) -> SampleIds | None:

@@ -10,7 +10,7 @@ from models.bench.timing import StepTime
 from models.config.resolve import named
 from models.evaluate import __main__ as evaluate
 from models.evaluate.evaluation_log import read_evaluations
-from models.evaluate.throughput import Throughput
+from models.evaluate.throughput import Throughput, joined
 from models.evaluate.training_cost import Stage, figures, page
 from models.load import load_run
 from models.records.metrics import read
@@ -75,6 +75,25 @@ def test_hours_and_work_are_steps_times_batch_times_what_an_image_takes():
     assert stage.work_s(COST) == pytest.approx(100 * recipe.data.batch * 1.0 / 10)
 
 
+@pytest.mark.parametrize(("names", "parts"), [
+    ("mae:digits+runs/two", ["mae:digits", "runs/two"]),
+    ("mae:digits --optim.epochs 3 + probe:digits", ["mae:digits --optim.epochs 3", "probe:digits"]),
+    ("mae:digits --optim.lr=1e+3+probe:digits", ["mae:digits --optim.lr=1e+3", "probe:digits"]),
+    ("runs/base+2nd", ["runs/base", "2nd"]),
+])  # fmt: skip
+def test_what_follows_is_split_off_at_a_plus_that_is_no_numbers(names: str, parts: list[str]) -> None:
+    assert joined(names) == parts
+
+
+def test_a_recipe_to_compare_with_may_have_flags(trained):
+    """900 steps of 128 images each cost half of 1,800, whatever one costs; the recipe's name alone stays as it was."""
+    device = torch.device("cpu")
+    halved, whole = (Throughput().stages(f"mae:digits{flags}", device) for flags in (" --optim.epochs 900", ""))
+    assert [each.steps for each in (*halved, *whole)] == [900, 1800]
+    other = "mae:digits --optim.epochs 900 + probe:digits --optim.epochs=150"
+    assert measured(trained("mae:digits"), "--against", other)["values"][f"cost_{other}"] > 1
+
+
 def test_stages_that_follow_are_added_and_checkpoints_can_be_compared_with(trained):
     folder, other = trained("mae:digits"), trained("supervised:digits")
     values = measured(folder, "--then", str(other), "--against", f"{folder}+{other}")["values"]
@@ -122,6 +141,9 @@ def test_pass_rates_and_steps_on_labels_alone_are_the_journals(tmp_path, tiny):
     (["--step-images", "0"], "--step_images is 0, expected at least 1"),
     (["--train-labelled", "5"], "expected --train-images of as many or more"),
     (["--against", "mae:digit"], "did you mean mae:digits"),
+    (["--against", "mae:digits --optim.epoch 4"], "has no field --optim.epoch; did you mean --optim.epochs"),
+    (["--against", "mae:digits 'x"], "No closing quotation"),
+    (["--against", "tests --optim.epochs 4"], "tests is a run, and was trained with its own settings"),
     (["--against", "supervised:digits"], "is the run itself, or there twice"),
 ])  # fmt: skip
 def test_what_cannot_be_measured_is_said(flags, said, trained):

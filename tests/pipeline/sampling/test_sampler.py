@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.data.distributed_sampler import RepeatAugSampler
 
 from pipeline.errors import InputError
 from pipeline.sampling.sampler import LABELLED, UNLABELLED, Sampler, Stream, rest, shares
@@ -19,6 +20,32 @@ def test_every_pass_shows_each_image_once():
     for number in range(3):
         assert sorted(ids[passes == number]) == list(range(100, 137))
     assert (np.diff(passes) >= 0).all()
+
+
+@pytest.mark.parametrize("repeats", [2, 3, 5])
+def test_repeated_images_come_in_a_row_as_timms_sampler_has_them(repeats):
+    """timm draws no order without shuffling, so that its ids are the numbers of the images as they first come."""
+    stream = Stream(np.arange(100, 137), 0, LABELLED, repeats)
+    ids, passes = stream.take(0, 37)  # an epoch: as many images as the pool has, of them the first 37 / repeats
+    _, first, number = np.unique(ids, return_index=True, return_inverse=True)
+    theirs = RepeatAugSampler(range(37), num_replicas=1, rank=0, shuffle=False, num_repeats=repeats)
+    assert np.argsort(np.argsort(first))[number].tolist() == list(map(int, theirs))
+    ids, passes = stream.take(0, 4 * 37 * repeats)
+    plain = Stream(np.arange(100, 137), 0, LABELLED).take(0, 4 * 37)
+    assert ids.tolist() == np.repeat(plain.ids, repeats).tolist()
+    assert (passes // repeats).tolist() == np.repeat(plain.passes, repeats).tolist()
+    assert len(set(zip(ids.tolist(), passes.tolist(), strict=True))) == len(ids)  # so views of all of them differ
+
+
+def test_repeated_images_are_a_function_of_the_position_and_of_no_world_size():
+    stream = Stream(np.arange(23), 7, LABELLED, 3)
+    slow = [tuple(int(part[0]) for part in stream.take(position, 1)) for position in range(100, 200)]
+    assert list(zip(*(part.tolist() for part in stream.take(100, 100)), strict=True)) == slow
+    whole, parts = (
+        [Sampler(3, np.arange(40), None, 8, 0, repeats=3).at(5, chunk, chunks)[0].ids for chunk in range(chunks)]
+        for chunks in (1, 4)
+    )
+    assert np.concatenate(parts).tolist() == whole[0].tolist()
 
 
 def test_passes_seeds_and_streams_have_orders_that_know_nothing_of_each_other():
