@@ -34,7 +34,8 @@ def main() -> None:
         """Write images as one .beton file, with the splits that say which labels may be seen.
 
         Args:
-            source: folder of class folders, folder of images without labels, or table (CSV) of files and classes
+            source: folder of class folders, folder of images without labels, table (CSV) of files and classes, or
+                annotations (JSON) as iNaturalist's
             out: file to write; --advise needs none
             options: how images are stored, and which labels may be seen
             reading: how a folder or a table is to be read

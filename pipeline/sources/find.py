@@ -2,6 +2,7 @@
 
 source = find("photos")                                             # a folder for each class, or images alone
 source = find("photos.csv", reading=Reading(label_column="dx"))     # a table of files and classes
+source = find("train2018.json")                                     # annotations, as iNaturalist's
 source = find(torchvision.datasets.CIFAR10("."))                    # an object with items
 """
 
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.sources.annotations import from_annotations
 from pipeline.sources.classes import read_class_list
 from pipeline.sources.folders import class_folders, flat_folder, folders_in
 from pipeline.sources.objects import from_dataset
@@ -58,6 +60,9 @@ def _found(source: Any, unlabelled: str | Path | None, reading: Reading) -> Sour
     if kind := special(status.st_mode):
         raise InputError(f"{shown}: expected a folder of images or a CSV, found {kind}")
     reading.refuse_for("a table", "levels")
+    if path.suffix.lower() == ".json":
+        reading.refuse_for("annotations in JSON", *(name for name in TABLE_ONLY if name != "image_folder"))
+        return from_annotations(path, more, reading)
     return from_csv(path, more, reading)
 
 

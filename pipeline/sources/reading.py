@@ -25,7 +25,7 @@ class Reading:
     suffix: str | None = None
     """Table: what the files are called behind the cell that names them, such as .jpg."""
     image_folder: Path | None = None
-    """Table: folder in which the files lie; the table's own when absent."""
+    """Table or annotations: folder in which the files lie; that of the table when absent."""
     missing: tuple[str, ...] = ()
     """Table: cells that mean no label, beside the empty cell; instead of the usual ones, such as NaN and -1."""
     classes_from: Path | None = None

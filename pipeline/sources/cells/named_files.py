@@ -4,7 +4,8 @@
     files.find("a/1").name      # "a/1.jpg", if that is the only image called a/1
 
 A cell is tried as it is, then with the separators of Windows turned round, then without regard to case and Unicode form
-in its last part, then with every suffix that an image may have. Each folder is listed once.
+in its last part, then with every suffix that an image may have, and, if it begins with a slash, then below the folder
+(Places365: /a/airfield/00000001.jpg). Each folder is listed once.
 """
 
 import os
@@ -51,7 +52,9 @@ class NamedFiles:
 
     def _find(self, folder: str, cell: str) -> Match:
         refused = ABSENT
-        for spelled in (cell, cell.replace("\\", "/")) if "\\" in cell else (cell,):
+        spellings = [cell, *([cell.replace("\\", "/")] if "\\" in cell else [])]
+        spellings += [cell.lstrip("/")] if cell.startswith("/") else []
+        for spelled in spellings:
             parent, last = os.path.split(os.path.join(folder, spelled))
             if not last or last in (".", "..") or "\0" in spelled:
                 continue
