@@ -27,7 +27,7 @@ MAE_L16 = (
 )
 SUPMAE_B16 = (
     Stage("finetune", "finetune:supmae_b16", FINE_TUNED),  # SupMAE's FINETUNE.md
-    Stage("probe", "probe:in1k_b16", LINEAR, flags=("--data.batch", "8192")),  # SupMAE's code
+    Stage("probe", "probe:in1k_b16_supmae", LINEAR),
     Stage("knn", "knn", NEIGHBOURS, "knn_20"),
 )
 SIMMIM_B16 = (
