@@ -187,12 +187,13 @@ def submit(
     if not request.dry_run:
         for job in plan.jobs:
             _check_free(Path(job.run))
-    logs, code = plan.root / "slurm", _code(plan, request)
+    logs, afterok = plan.root / "slurm", dependency(request.after)
+    code = _code(plan, request)
     if request.dry_run and request.cluster == "local":
         print(local.text(plan.jobs, request, logs, code))
         return []
     if request.dry_run:
-        _print_scripts(plan, request, logs, code)
+        _print_scripts(plan, request, logs, code, afterok)
         return []
     if request.cluster == "slurm" and shutil.which("sbatch") is None:
         raise InputError("no sbatch here: submit on a login node of the cluster, or use --cluster local")
@@ -208,7 +209,8 @@ def submit(
         return _submit_locally(plan, request, facts, code)
     ids, known = {}, live or {}
     for array in _arrays(plan, known):
-        parameters = _parameters(plan, request, array, logs, code, {**known, **ids})
+        waits = array.dependency({**known, **ids}) or afterok
+        parameters = _parameters(plan, request, array, logs, code, waits)
         for job, number in zip(array.jobs, _sbatch(array.jobs, parameters, logs), strict=True):
             _record(Path(job.run), facts, number, "submitted", code.commit)
             ids[job.run] = number
@@ -220,21 +222,20 @@ def _arrays(plan: Plan, live: Mapping[str, str]) -> list[Array]:
 
 
 def _parameters(
-    plan: Plan, request: Request, array: Array, logs: Path, code: snapshot.Snapshot, ids: Mapping[str, str]
+    plan: Plan, request: Request, array: Array, logs: Path, code: snapshot.Snapshot, waits: str | None
 ) -> dict:
     """Return the keyword arguments of submitit's executor for one array.
 
-    ids  of the jobs that were submitted before, by run folder
+    waits  the dependency, as sbatch writes it
     """
     own = chain_jobs.alone(request) if array.jobs[0].module == chain_jobs.ALONE and array.stage else request
     before = batch_script.before(own, [Path(job.run) for job in array.jobs], logs, code)
     after = batch_script.after(own, plan.root if plan.members else None)
     name = f"{plan.root.name}-{array.stage}" if array.stage else plan.root.name
-    waits = array.dependency(ids) or dependency(request.after)
     return executor_parameters(own, name, waits, before, after)
 
 
-def _print_scripts(plan: Plan, request: Request, logs: Path, code: snapshot.Snapshot) -> None:
+def _print_scripts(plan: Plan, request: Request, logs: Path, code: snapshot.Snapshot, afterok: str | None) -> None:
     """Print the batch script of each array; what follows the members waits for MEMBERS, an id that sbatch will give."""
     found = _arrays(plan, {})
     ids = {job.run: "MEMBERS" if len(array.jobs) == 1 else f"MEMBERS_{n}" for array in found[:1]
@@ -243,7 +244,8 @@ def _print_scripts(plan: Plan, request: Request, logs: Path, code: snapshot.Snap
         if len(found) > 1:
             title = f"{array.stage or 'members'}, {len(array.jobs)} of {len(plan.jobs)} jobs"
             print(f"# {number} of {len(found)} submissions: {title}")
-        print(_script(_parameters(plan, request, array, logs, code, ids), logs, len(array.jobs)))
+        parameters = _parameters(plan, request, array, logs, code, array.dependency(ids) or afterok)
+        print(_script(parameters, logs, len(array.jobs)))
 
 
 def _every_member(plan: Plan) -> tuple[str, ...]:

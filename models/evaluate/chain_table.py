@@ -25,6 +25,9 @@ from pipeline.errors import InputError, command
 EVALUATIONS = "evaluations.jsonl"
 """models.evaluate.evaluation_log.FILE, which brings in torch."""
 NOT_RUN, SUBMITTED, OVER = "not yet run", "submitted", "done"
+BROKEN, BEGUN = ("failed", "crashed", "node failed"), ("started", "resumed")
+TURNS = (*BROKEN, *BEGUN, "queued", "submitted", "requeued", "preempted", "stopped", "cancelled", OVER)
+"""Events that change what a run is about; others tell of what it does."""
 SLACK_S = 5.0  # between the clocks of two nodes
 
 
@@ -140,13 +143,13 @@ def table(root: Path, known: Mapping, states: States | None = None) -> str:
 
 def state_of(folder: Path) -> tuple[str, str | None]:
     """Tell a run's state in words, and the error of one that failed, from its own events and its lock."""
-    rows = [row for row in events.read(folder) if row["event"] != "extended"] if folder.exists() else []
+    rows = [row for row in events.read(folder) if row["event"] in TURNS] if folder.exists() else []
     if not rows:
         return NOT_RUN, None
     last = rows[-1]["event"]
-    if last in ("failed", "crashed", "node failed"):
+    if last in BROKEN:
         return "failed", next((row["error"] for row in reversed(rows) if "error" in row), None)
-    if last in ("started", "resumed"):
+    if last in BEGUN:
         return ("running" if _locked(folder) or "job" in rows[-1] else "interrupted"), None
     return {"queued": SUBMITTED, "requeued": SUBMITTED, "preempted": "stopped"}.get(last, last), None
 

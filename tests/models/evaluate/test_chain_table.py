@@ -74,7 +74,7 @@ def test_an_evaluators_number_is_that_of_its_job_not_of_a_later_one_by_hand(tmp_
         ([], ("not yet run", None)),
         ([("queued", {"job": "1"})], ("submitted", None)),
         ([("started", {"job": "1", "nodes": "n1"})], ("running", None)),
-        ([("started", {"rank": 0})], ("interrupted", None)),
+        ([("started", {"rank": 0}), ("decoding", {"rank": 0, "backend": "x"})], ("interrupted", None)),
         ([("stopped", {"rank": 0, "step": 5})], ("stopped", None)),
         ([("started", {"job": "1"}), ("preempted", {"job": "1"})], ("stopped", None)),
         ([("failed", {"job": "1", "code": 1, "error": "no room", "node": "n1", "rank": "0"})], ("failed", "no room")),
