@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.backends import kernels
 from pipeline.backends.pixels import to_pixels
 from pipeline.errors import InputError
 from pipeline.sources.encode import Decoding, Prepared, prepare
@@ -121,16 +120,14 @@ def _rgb_s(image: tuple[np.ndarray, int, int, Store]) -> float:
 
 def _copies_s(images: list[np.ndarray]) -> list[float]:
     """Seconds to copy images u8 [bytes] one behind another, as into the buffer that crosses to a GPU; several times."""
-    sizes = np.array([len(each) for each in images])
-    target, ends = np.zeros(int(sizes.sum()), np.uint8), np.cumsum(sizes)
-    addresses = np.array([each.ctypes.data for each in images])
-    source = kernels.Source(0, addresses, sizes, sizes, sizes, kernels.RAW)
-    found = []
-    for _ in range(REPEATS + 1):  # the first compiles
+    ends = np.cumsum([len(each) for each in images])
+    target, found = np.zeros(int(ends[-1]), np.uint8), []
+    for _ in range(REPEATS):
         began = time.thread_time()
-        kernels.copy_packed(0, len(images), source, target, ends - sizes)
+        for end, each in zip(ends, images, strict=True):
+            target[end - len(each) : end] = each
         found.append(max(time.thread_time() - began, 1e-9))
-    return found[1:]
+    return found
 
 
 def advice(source: Source, asked: Choice, seed: int, workers: int, limit_s: float = LIMIT_S) -> str:
