@@ -1,5 +1,6 @@
 """Rows of docs/data.md about folders, tables, Python objects and class lists."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,8 @@ tables("one-hot columns, with `--one-hot cat dog`", "image,cat,dog\n1.jpg,1,0\n2
        reading=Reading(one_hot=("cat", "dog")))  # fmt: skip
 tables("files without their suffix", "id_code,class\n1,cat\n2,cat\n3,dog\n")
 tables("files below a folder beside the table", OTHER_FORMS, files={f"images/{name}": FLAT[name] for name in FLAT})
+tables("files that begin with a slash, as Places365's", "/1.jpg 1\n/2.jpg 1\n/3.jpg 2\n",
+       files={f"data/{name}": FLAT[name] for name in FLAT})  # fmt: skip
 tables("class numbers from 1", "file,label\n1.jpg,1\n2.jpg,1\n3.jpg,2\n", "file,label\n1.jpg,1.0\n2.jpg,1\n3.jpg,2\n")
 tables("cells that are empty, nan or -1 beside classes", "file,label\n1.jpg,\n2.jpg,nan\n3.jpg,-1\n4.jpg,cat\n",
        files=FLAT | {"4.jpg": stored()})  # fmt: skip
@@ -98,6 +101,25 @@ tables("a file in two rows", f"file,class\n{ROWS_OF_THREE}1.jpg,dog\n")
 tables("measures instead of classes", "file,label\n1.jpg,3.7\n2.jpg,1\n3.jpg,2.25\n")
 tables("an empty table", "", "\n\n", b"\xef\xbb\xbf")
 tables("a class number of 5,000 digits", f"file,label\n1.jpg,1\n2.jpg,{'9' * 5000}\n3.jpg,2\n")
+
+
+def annotated(name: str, *annotations: tuple[int, int]) -> None:
+    """A row about iNaturalist's JSON, whose annotations are (image, category)."""
+
+    @row(name)
+    def build(root: Path) -> Iterator[Case]:
+        files = ["order/1/1.jpg", "order/1/2.jpg", "order/2/3.jpg"]
+        parts = {
+            "images": [{"id": i, "file_name": each} for i, each in enumerate(files, 1)],
+            "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+            "annotations": [{"image_id": image, "category_id": category} for image, category in annotations],
+        }
+        tree = dict.fromkeys(files, stored()) | {"train2018.json": json.dumps(parts).encode()}
+        yield Case(lay(root, tree) / "train2018.json")
+
+
+annotated("annotations in JSON, as iNaturalist's", (1, 1), (2, 1), (3, 2))
+annotated("annotations of several classes in an image, as of object detection", (1, 1), (1, 2), (2, 1))
 
 
 class Items:
