@@ -137,21 +137,23 @@ def _chain(
     recipes = [recipe_of([f"{target}/{member}", *for_members]) for member in range(len(chain.rows))]
     check_apart(recipes)
     root = folder_of(replace(recipes[0], name=target)).resolve()
-    jobs, more = chain_jobs.chain_jobs(chain, target, overrides, root, seeds, recipe_of), []
-    if not follow:
-        jobs = [job for job in jobs if job.after is None]
-    for job in jobs:
+    found = chain_jobs.submitted_facts(chain, target, overrides, root, seeds)
+    jobs = chain_jobs.chain_jobs(chain, target, overrides, root, seeds, recipe_of)
+    earlier = [seed for seed in found["seeds"] if seed not in seeds]
+    others = chain_jobs.chain_jobs(chain, target, overrides, root, earlier, recipe_of)
+    jobs, more = [job for job in jobs if follow or job.after is None], []
+    for job in (*jobs, *others):
         if job.module != "train":
             chain_jobs.check_evaluator(job)
             continue
         own = {"run.folder": job.run} | ({} if job.after is None else {"run.start": job.after})
         recipe = changed(recipe_of(job.argv), own)
         _check_restarts(recipe)
+        check_same_recipe(Path(job.run), recipe)  # done or not: one table has runs of one command
         if wants_more(Path(job.run), recipe):
             more.append(job.run)
-        if job.run not in more and _done(Path(job.run)):
+        if job in others or (job.run not in more and _done(Path(job.run))):
             continue
-        check_same_recipe(Path(job.run), recipe)
         kind = json.dumps(asdict(replace(changed(recipe, dict.fromkeys(own)), name="")))
         if kind not in checked:
             check_ready(recipe, ranks)
@@ -161,7 +163,6 @@ def _chain(
             f"{longer[0]}: what follows it in the chain has begun with the weights that it has now; to train it for "
             "longer choose another --run.folder"
         )
-    found = chain_jobs.submitted_facts(chain, target, overrides, root, seeds)
     return Plan(target, overrides, root, tuple(jobs), tuple(job.run for job in jobs), tuple(more), found)
 
 
@@ -203,8 +204,7 @@ def submit(
     facts |= {"left_out": left_out} if left_out else {}
     if plan.members:
         _write(plan.root / RECORD, facts | {"members": _every_member(plan)})
-    if plan.chain:
-        _write(plan.root / CHAIN, plan.chain)
+    keep_facts(plan)
     if request.cluster == "local":
         return _submit_locally(plan, request, facts, code)
     ids, known = {}, live or {}
@@ -215,6 +215,13 @@ def submit(
             _record(Path(job.run), facts, number, "submitted", code.commit)
             ids[job.run] = number
     return [ids[job.run] for job in plan.jobs]
+
+
+def keep_facts(plan: Plan) -> None:
+    """Write what the table of a chain needs to know beside its runs."""
+    if plan.chain:
+        plan.root.mkdir(parents=True, exist_ok=True)
+        _write(plan.root / CHAIN, plan.chain)
 
 
 def _arrays(plan: Plan, live: Mapping[str, str]) -> list[Array]:

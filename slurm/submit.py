@@ -109,6 +109,8 @@ def submit_plan(plan: "Plan", request: "Request", left_out: dict[str, object] | 
     if plan.members and left.jobs and local and not request.dry_run:
         wide = f"{len(left.jobs)} of {len(plan.members)} runs, {request.parallel or 1} at a time (--parallel)"
         print(f"{wide}; Ctrl-C lets those that run save and stop, the same command carries on", flush=True)
+    if not (left.jobs or request.dry_run):
+        launch.keep_facts(plan)
     ids = launch.submit(left, request, left_out, live) if left.jobs else []
     for job, number in zip(left.jobs, () if local else ids, strict=False):
         commands.print_state(Path(job.run), f"submitted  job {number}")

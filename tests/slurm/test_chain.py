@@ -3,13 +3,16 @@
 import itertools
 import json
 import signal
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from models.config.chain import FILE, Stage
+from models.config.resolve import resolve
 from models.config.sweep import changed
 from models.methods import finetune
+from models.records.run_folder import RECIPE, REPORT
 from pipeline.errors import InputError
 from pipeline.labels.splits import split_name
 from slurm import chain_jobs, launch, state, submit
@@ -141,7 +144,14 @@ def test_a_chain_is_planned_with_folders_starts_and_labels_of_each_seed(digits, 
     assert plan.chain is not None
     assert plan.chain["seeds"] == [0, 1]
     assert list(tmp_path.iterdir()) == []
-    (root / "0").mkdir(parents=True)
+    done = root / "0-seed1" / "finetune"
+    done.mkdir(parents=True)
+    (done / REPORT).touch()
+    (done / RECIPE).write_text(json.dumps(asdict(resolve("finetune:digits", plan.jobs[9].argv[1:]))))
+    (root / FILE).write_text(json.dumps(plan.chain))
+    launch.plan("mae_ablations:digits_mask_tokens", flags)
+    with pytest.raises(InputError, match=r"0-seed1/finetune was begun with optim\.lr 0\.002, now it is 0\.5"):
+        launch.plan("mae_ablations:digits_mask_tokens", [*flags, "--finetune.optim.lr=0.5"])
     (root / FILE).write_text(json.dumps(plan.chain | {"rows": ["with", "without"]}))
     with pytest.raises(InputError, match="holds the rows"):
         launch.plan("mae_ablations:digits_mask_tokens", flags)
