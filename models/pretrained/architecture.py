@@ -18,7 +18,7 @@ from models.config.bounds import AUTO
 from models.config.recipe import Encoder, Recipe
 from models.encoder.positions import sincos_2d
 from models.encoder.relative import BLOCK_TABLE, SHARED_TABLE, kind_of
-from models.pretrained.find import find_weights
+from models.pretrained.adapter import find_start
 from models.pretrained.formats import Fact, facts_of
 from models.pretrained.grids import stated_grid
 from models.pretrained.names import examples, with_own_names
@@ -56,7 +56,7 @@ def with_encoder_of_start(recipe: Recipe) -> tuple[Recipe, str | None]:
     """
     if recipe.encoder.name != AUTO:
         return recipe, None
-    found = find_weights(str(recipe.run.start))
+    found = find_start(str(recipe.run.start))
     found = with_own_names(found, SEARCHED)
     encoder, said = read_encoder(found, recipe.encoder)
     return replace(recipe, encoder=encoder), said

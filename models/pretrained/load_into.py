@@ -30,11 +30,11 @@ BODY = "blocks", "patch_embed", "cls_token", "reg_token", "dist_token", "pos_emb
 
 def load_encoder(
     method: Method,
-    start: str | Path,
+    start: str | Path | Weights,
     classes: tuple[str, ...] | None = None,
     normalisation: str | None = None,
 ) -> str:
-    """Load the weights that `start` names (models.pretrained.find) into a method's encoder, its EMA and its branch.
+    """Load weights, or those that `start` names (models.pretrained.find), into a method's encoder, EMA and branch.
 
     -> one line: how many tensors were loaded, what was adapted, what was left out, what is new.
 
@@ -55,7 +55,7 @@ def load_encoder(
     """
     whole = method.encoder.state_dict()
     own = {name: tensor for name, tensor in whole.items() if not is_factor(name)}
-    found = with_own_names(find_weights(str(start)), own)
+    found = with_own_names(start if isinstance(start, Weights) else find_weights(str(start)), own)
     held, notes = _fitted(found, own, method.encoder, normalisation)
     classifier = None
     if not _new_norm(held, own):

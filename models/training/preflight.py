@@ -22,6 +22,7 @@ from models.masked.targets.file import NoTarget
 from models.method import Method
 from models.optim.schedule import Pools, RunLength, run_length
 from models.pretrained import load_encoder
+from models.pretrained.adapter import find_start
 from models.records import metrics
 from models.records.run_folder import LAST, check_same_recipe, damaged_rows, folder_of
 from models.reporting.environment import where_exactness_ends
@@ -100,7 +101,7 @@ def open_run(recipe: Recipe, world: World) -> OpenRun:
             "another --run.folder"
         )
     elif recipe.run.start:
-        origin = load_encoder(method, recipe.run.start, train_data.classes, recipe.run.start_normalisation)
+        origin = load_encoder(method, find_start(recipe.run.start), train_data.classes, recipe.run.start_normalisation)
     notes = [*copies_of_train(inputs), *(damaged_rows(folder) if world.main else ())]
     if found and (note := where_exactness_ends(folder, world)):
         notes.append(note)

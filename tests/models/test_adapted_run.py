@@ -18,7 +18,7 @@ from models.evaluate.few_shot_protocols.features import FeatureExtractor
 from models.export import __main__ as export
 from models.export.export_format import as_input, images_like
 from models.load import load_run
-from models.pretrained.adapter import load_adapter
+from models.pretrained.adapter import find_start, load_adapter
 from models.pretrained.find import find_weights
 from models.pretrained.judged import load_judged
 from models.records import events
@@ -240,9 +240,39 @@ def test_what_an_adapter_cannot_hold_is_refused(recipe, flags, said, trained, ti
         export.main()
 
 
-def test_a_run_starts_from_an_adapters_run_or_merged_weights_not_from_the_adapter(folder, adapted, tmp_path, capsys):
+@pytest.mark.parametrize("named", ["", "adapter.json", "adapter.safetensors"])
+def test_the_weights_of_an_adapter_are_those_of_its_run(folder, adapted, named):
+    before = torch.random.get_rng_state()
+    found, expected = find_start(str(folder / named)), find_start(str(adapted))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert "LoRA merged into 8 weights" in found.what
+    assert found.tensors.keys() == expected.tensors.keys()
+    assert all(torch.equal(found.tensors[name], expected.tensors[name]) for name in expected.tensors)
+    assert (found.classes, found.grid) == (expected.classes, expected.grid)
+
+
+def test_a_run_from_an_adapter_is_a_run_from_its_run(folder, adapted, tiny, tmp_path, capsys):
+    for name, start in (("one", folder), ("two", adapted)):
+        assert tiny("supervised:digits", tmp_path / name, f"--run.start={start}", *LORA, "--run.stop-step=2") == 75
+        assert "LoRA merged into 8 weights; classifier kept" in capsys.readouterr().out.replace("); cl", "; cl")
+    assert same(weights(tmp_path / "one"), weights(tmp_path / "two"))
+
+
+def test_an_adapter_that_names_itself_is_refused(folder, tmp_path):
+    copied = tmp_path / "adapter"
+    shutil.copytree(folder, copied)
+    told = json.loads((copied / "adapter.json").read_text())
+    (copied / "adapter.json").write_text(json.dumps(told | {"start": str(copied)}))
+    with pytest.raises(InputError, match="is this adapter itself"):
+        find_start(str(copied))
+
+
+def test_a_masked_branch_is_in_no_adapter(folder):
     with pytest.raises(InputError, match=r"is an adapter, which holds no whole encoder; name its run, or what"):
         find_weights(str(folder))
+
+
+def test_an_adapter_is_exported_as_merged_weights(folder, adapted, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["export", str(folder), "--to", "timm", "--out", str(tmp_path / "timm")])
         export.main()
