@@ -34,9 +34,10 @@ class Candidates(ABC):
 class OfBeton(Candidates):
     """Images of a .beton, whose features the run's cache keeps."""
 
-    def __init__(self, beton: Beton, known: np.ndarray, cache: FeatureCache) -> None:
-        """Take all images of a file but the `known` ones (ids i64). Raises InputError if there is none."""
-        ids = np.setdiff1d(np.arange(beton.n), known)
+    def __init__(self, beton: Beton, known: np.ndarray, cache: FeatureCache, pool: np.ndarray | None = None) -> None:
+        """Take all images of a file, or of a pool, but the `known` ones (ids i64). Raises InputError if there is
+        none."""
+        ids = np.setdiff1d(np.arange(beton.n) if pool is None else pool, known)
         if not len(ids):
             raise InputError(f"every image of {beton.path} has a known label; name images to choose from: IMAGES...")
         found, names = cache.features(beton, ids), read_names(beton)

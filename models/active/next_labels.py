@@ -21,7 +21,7 @@ from torch.nn.functional import normalize
 
 from models.active.candidates import Candidates, OfBeton, OfFiles
 from models.active.selection import Pick, select
-from models.evaluate.knn import labels_in_use
+from models.evaluate.knn import labels_in_use, split_in_use
 from models.evaluate.semi_supervised.feature_cache import FeatureCache
 from models.full_precision import full_precision
 from models.load import Loaded
@@ -76,8 +76,12 @@ class NextLabels:
         return np.asarray(labels_in_use(self.loaded, self.train, None, own=True).ids)
 
     def own(self) -> OfBeton:
-        """Choose from the images of the training file without a known label. Raises InputError if there is none."""
-        return OfBeton(self.train, self.known, self.cache)
+        """Choose from the images of the training file without a known label, or from the unlabelled ones that the split
+        names. Raises InputError if there is none."""
+        split = None
+        if self.train.manifest.classes is not None:
+            split = split_in_use(self.loaded, self.train, None, own=True)
+        return OfBeton(self.train, self.known, self.cache, None if split is None else split.unlabelled)
 
     def files(self, paths: Sequence[Path], decoding: Decoding) -> OfFiles:
         """Choose from files; those that cannot be read are in `rejected`."""

@@ -20,7 +20,7 @@ from pipeline.errors import InputError
 from pipeline.evaluation.sweep import sweep_decodable
 from pipeline.flags import AT_LEAST_1, POSITIVE, check_bounds
 from pipeline.labels.known import Labels
-from pipeline.labels.splits import known_labels, load_split
+from pipeline.labels.splits import Split, known_labels, load_split
 from pipeline.sources.classes import difference
 from pipeline.store.beton import Beton
 
@@ -211,8 +211,13 @@ def labels_in_use(loaded: Loaded, train: Beton, split: str | None, *, own: bool)
 
     own  whether it is the run's own file, of which the recipe's split is used where `split` is None
     """
+    return known_labels(train, split_in_use(loaded, train, split, own=own))
+
+
+def split_in_use(loaded: Loaded, train: Beton, split: str | None, *, own: bool) -> Split | None:
+    """Return the split of a training file that labels_in_use reads; None where every label may be used."""
     name = split or (loaded.recipe.data.split if own else None)
-    return known_labels(train, load_split(train, name) if name not in (None, "all") else None)
+    return load_split(train, name) if name not in (None, "all") else None
 
 
 def check_tokens(encoder: torch.nn.Module, tokens: Tokens, whose: str) -> None:

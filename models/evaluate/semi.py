@@ -12,7 +12,7 @@ from models.evaluate.evaluator import Evaluator, Result
 from models.evaluate.few_shot_protocols.features import Pool
 from models.evaluate.few_shot_protocols.shots import draw_shots
 from models.evaluate.intervals import LEVEL, shown, wilson, with_interval
-from models.evaluate.knn import check_files, labels_in_use
+from models.evaluate.knn import check_files, labels_in_use, split_in_use
 from models.evaluate.semi_supervised.feature_cache import FeatureCache
 from models.evaluate.semi_supervised.gaussian_mixture import gaussian_mixture
 from models.evaluate.semi_supervised.label_spreading import label_spreading
@@ -69,7 +69,8 @@ class Semi(Evaluator):
         known, files = labels_in_use(loaded, train, self.split, own=own), self.files(loaded)
         for each in files:
             check_files(train, known, each.beton, each.labels)
-        ids, said = self.drawn(train, known)
+        split = split_in_use(loaded, train, self.split, own=own)
+        ids, said = self.drawn(train, known, None if split is None else split.unlabelled)
         print(said)
         cache = FeatureCache.beside(loaded, self.data_of(loaded), self.pool, self.batch)
         bank = cache.features(train, ids)
@@ -88,8 +89,10 @@ class Semi(Evaluator):
         opened = [self.open(loaded, name, same_classes=False) for name in dict.fromkeys(names)]
         return [Measured(beton.path.stem, beton, known_labels(beton, None)) for beton in opened]
 
-    def drawn(self, train: Beton, known: Labels) -> tuple[np.ndarray, str]:
+    def drawn(self, train: Beton, known: Labels, pool: np.ndarray | None = None) -> tuple[np.ndarray, str]:
         """Return the ids i64 of the images to learn from, ascending, and what they are, in one line.
+
+        pool  ids i64 of the unlabelled images, where the split names them; None: every image without a known label
 
         Raises InputError if there are more labelled ones than `most`.
         """
@@ -101,6 +104,7 @@ class Semi(Evaluator):
             )
         order = np.random.default_rng(0).permutation(train.n)  # of all images: splits of one file share their features
         others = order[~np.isin(order, labelled)]
+        others = others if pool is None else others[np.isin(others, pool)]
         kept, left = others[: most - len(labelled)], ""
         if len(kept) < len(others):
             left = f" ({len(others) - len(kept):,} more are left out: --most {most:,})"

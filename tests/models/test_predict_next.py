@@ -4,6 +4,7 @@ import csv
 import shutil
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from models import predict
 from models.active import next_labels
 from models.load import load_run
 from pipeline.errors import InputError
-from pipeline.labels.splits import known_labels, load_split
+from pipeline.labels.splits import Tail, known_labels, load_split, make_split, save_split
 from pipeline.store.beton import open_beton
 from pipeline.store.sample_names import read_names
 
@@ -134,3 +135,15 @@ def test_without_images_or_next_and_of_files_that_are_no_images(trained, tmp_pat
     (tmp_path / "bad.jpg").write_bytes(b"no")
     with pytest.raises(InputError, match="none of them is an image that can be read"):
         asked(monkeypatch, trained("supervised:digits"), tmp_path, "--next", 1, "--out", tmp_path / "n.csv")
+
+
+def test_no_image_is_asked_about_that_the_split_leaves_out_of_the_unlabelled_ones(run, digits, tmp_path):
+    root, folder = shutil.copytree(digits, tmp_path / "data"), run("supervised:digits")
+    beton = open_beton(root / "train.beton")
+    split = make_split(beton, per_class=5, tail=Tail(unlabelled_per_class=3))
+    save_split(beton, split)
+    loaded = load_run(folder)
+    data = replace(loaded.recipe.data, root=str(root), split=split.name, threads=1)
+    loaded = replace(loaded, recipe=replace(loaded.recipe, data=data))
+    asking = next_labels.NextLabels(loaded, data, 64)
+    assert asking.own().ids.tolist() == split.unlabelled.tolist()

@@ -6,7 +6,9 @@ import pytest
 
 from models.evaluate.evaluation_log import read_evaluations
 from models.evaluate.result_columns import columns_of, recorded_evaluations
+from models.evaluate.semi import Semi
 from pipeline.errors import InputError
+from pipeline.labels.splits import Tail, known_labels, make_split, save_split
 from pipeline.store.beton import open_beton
 from tests.test_train import _with_permuted_labels
 
@@ -54,6 +56,19 @@ def test_the_second_call_reads_the_features_and_measures_the_same(run, asked, ca
     before, after = ({k: v for k, v in row["values"].items() if "seconds" not in k} for row in read_evaluations(run))
     assert before == after
     assert {key for key in before if key.endswith("_val")} == set()
+
+
+def test_no_image_is_learned_from_that_the_split_leaves_out_of_the_unlabelled_ones(
+    run, asked, digits, tmp_path, capsys
+):
+    root = shutil.copytree(digits, tmp_path / "data")
+    beton = open_beton(root / "train.beton")
+    split = make_split(beton, per_class=5, tail=Tail(unlabelled_per_class=3))
+    save_split(beton, split)
+    ids, _ = Semi().drawn(beton, known_labels(beton, split), split.unlabelled)
+    assert ids.tolist() == sorted([*split.labelled, *split.unlabelled])
+    asked("semi", run, "--data.root", root, "--split", split.name, "--data.file", "val.beton")
+    assert "50 labelled and 30 unlabelled images\n" in capsys.readouterr().out
 
 
 def test_hidden_labels_cannot_be_seen(run, asked, digits, tmp_path, capsys):
