@@ -32,7 +32,8 @@ MAY_CHANGE = {
     *(f"run.{name}" for name in ("shard", "log_steps", "save_steps", "evaluate_steps", "stop_step", "hang_timeout_s")),
     *(f"run.{name}" for name in ("judge", "stop_after")),
     *(f"run.{name}" for name in ("knn", "probe", "rankme", "track")),
-    *(f"data.{name}" for name in ("root", "threads", "hw_decoder_load", "ahead", "backend", "memory_mb", "hang_timeout_s")),
+    *(f"data.{name}" for name in ("root", "backend", "memory_mb", "threads", "hw_decoder_load", "ahead")),
+    "data.hang_timeout_s",
 }
 """Fields that say where and how a run computes, not what: they may change from one start to the next."""
 EXTENSIONS = {f"run.{name}" for name in ("extend", "extend_schedule", "extend_lr")}
