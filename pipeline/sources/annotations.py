@@ -102,8 +102,8 @@ def _rows(found: Mapping[str, Any], name: str, where: str, **fields: type) -> Se
 def _classes(categories: Sequence[Mapping[str, Any]], where: str) -> tuple[tuple[str, ...], str]:
     """The names of the categories by ascending id, and how they were named."""
     rows = sorted(categories, key=lambda row: row["id"])
-    names = [row.get("name") for row in rows]
-    if all(isinstance(name, str) and name.strip() for name in names) and len(set(names)) == len(names):
+    names = [name for row in rows if isinstance(name := row.get("name"), str) and name.strip()]
+    if len(set(names)) == len(rows):
         return class_names(names, where), "classes from their names, by id"
     numbers = class_names([str(row["id"]) for row in rows], where)
     return numbers, "classes from their ids, as not each has a name of its own"

@@ -28,7 +28,7 @@ STEPS, LR, CLASSES = 20, 3e-3, 10
 SHRUNK = {  # what every toy has in common; fields that a recipe does not have are left out
     "data.size": 16, "data.sizes": None, "data.split": "25-per-class", "data.test": None, "data.train": "train.beton",
     "data.val": "val.beton", "data.batch": 32, "data.ratio": 3, "data.weak.padding": 2, "data.strong.padding": 2,
-    "data.backend": "memory",
+    "data.backend": "memory", "data.root": "data",
     "encoder.name": None, "encoder.width": 32, "encoder.depth": 2, "encoder.heads": 2, "encoder.patch": 4,
     "encoder.drop_path": 0.0, "optim.lr": LR, "optim.lr_batch": None, "optim.clip": None,
     "optim.kind": "adamw", "optim.epochs": 100, "optim.warmup_epochs": 0, "optim.final_lr": 0.0,
