@@ -23,7 +23,8 @@ from pipeline.errors import InputError
 
 PERIODS = "rope_embed.periods"
 MARKS = (
-    r"(?:^|\.)(?:rope|rope_embed|freqs_(?:cos|sin)|storage_tokens)(?:\.|$)|(?:^|\.)layer\.0\.attention\.q_proj\.weight$"
+    r"(?:^|\.)(?:rope|rope_embed|freqs_(?:cos|sin)|storage_tokens)(?:\.|$)"
+    r"|(?:^|(?<!encoder)\.)layer\.0\.attention\.q_proj\.weight$"  # encoder.layer: transformers' DINOv2
 )
 """Names that only rotary encoders have: timm's mixed frequencies, EVA-02's own, Meta's and Hugging Face's DINOv3."""
 NAME_IT = "name the encoder that it is of, such as --encoder.name eva02_tiny_patch14_224"

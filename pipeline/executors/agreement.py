@@ -54,9 +54,9 @@ def cases(device: torch.device, size: int) -> dict[str, Callable[[Callable[..., 
     framed[:, 8:10] = chance.integers(size, size + size // 2 + 1, (12, 2))
     keys = rng.keys(2, 0, np.arange(len(each)), rng.STRONG)
     boxes = erase.draw_cutout(keys, sides), erase.draw_erasing(keys, sides, probability=0.7)
+    planes, where = _planes(chance, 12, size)
 
     def to_rgb(run: Callable[..., Tensor], there: torch.device) -> list[Tensor]:
-        planes, where = _planes(chance, 12, size)
         return [run(planes.to(there), where)]
 
     def cut(run: Callable[..., Tensor], there: torch.device) -> list[Tensor]:

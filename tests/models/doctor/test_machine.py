@@ -71,7 +71,7 @@ def test_limits_are_judged(row, result):
 
 
 def test_threads_that_would_be_throttled_are_told_their_number():
-    assert "--data.threads 2" in machine.usable_cores(8, 2.5).to_do
+    assert "OMP_NUM_THREADS=2" in machine.usable_cores(8, 2.5).to_do
 
 
 @pytest.mark.parametrize(("cuda", "version", "wheel", "result", "said"), [

@@ -159,8 +159,8 @@ def test_an_error_in_a_data_set_ends_the_conversion_and_leaves_nothing(tmp_path)
 def test_a_sample_that_comes_back_damaged_ends_the_conversion(tree, tmp_path, monkeypatch):
     from pipeline.convert import conversion as module
 
-    def write(path, samples, capacity):
-        written = original(path, samples, capacity)
+    def write(path, samples, capacity, store):
+        written = original(path, samples, capacity, store)
         with path.open("r+b") as file:
             file.seek(int(written.table["offset"][7]) + 2)
             file.write(b"\0" * 40)

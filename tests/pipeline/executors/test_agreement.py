@@ -15,7 +15,7 @@ INTERPRETED = """
 import torch, triton.language as tl
 from pipeline.executors import agreement, erase_triton
 ours, cpu = agreement.kernels(), torch.device("cpu")
-for name in ("cut", "resize", "erase"):  # the interpreter takes a minute for colours, which have their own test
+for name in ("to_rgb", "cut", "resize", "erase"):  # colours take it a minute, and have their own test
     assert agreement.disagreement(name, ours[name], cpu, 8) is None, name
 erase_triton._BASE_1 = tl.constexpr(erase_triton.BASE[1] + (3 << 16))
 assert agreement.disagreement("erase", ours["erase"], cpu, 8) is not None
@@ -26,8 +26,9 @@ def off_by(levels: int, name: str):
     """An executor that gives one image of a batch other levels."""
 
     def kernel(*arguments, **named):
-        views = agreement.REFERENCE[name](*arguments, **named).clone()
-        views[0, 0, 0, 0] = (views[0, 0, 0, 0].int() + levels) % 256
+        views = agreement.REFERENCE[name](*arguments, **named).clone(memory_format=torch.contiguous_format)
+        flat = views.view(-1)
+        flat[0] = (flat[0].int() + levels) % 256
         return views
 
     return kernel
@@ -71,9 +72,9 @@ def answer(*lines: dict, code: int = 0) -> tuple[str, ...]:
 def test_a_check_that_crashes_refuses_what_it_had_not_compared():
     agrees, differs = {"kernel": "cut", "why": None}, {"kernel": "apply_ops", "why": "it differs"}
     found, sure = agreement.check(CPU, answer(agrees, differs, code=134))
-    crashed = dict.fromkeys(("resize", "erase"), "its check ended with code 134")
+    crashed = dict.fromkeys(("to_rgb", "resize", "erase"), "its check ended with code 134")
     assert (found, sure) == ({"apply_ops": "it differs"} | crashed, False)
-    whole = agrees, differs, {"kernel": "erase", "why": None}, {"kernel": "resize", "why": None}
+    whole = agrees, differs, *({"kernel": name, "why": None} for name in ("to_rgb", "erase", "resize"))
     assert agreement.check(CPU, answer(*whole)) == ({"apply_ops": "it differs"}, True)
 
 
@@ -118,12 +119,12 @@ def pretended(monkeypatch):
 
 
 def test_a_refused_kernel_is_replaced_and_said_in_one_line(pretended, monkeypatch, capsys):
-    from pipeline.executors import crop_flip_triton, erase_triton, resize_triton
+    from pipeline.executors import crop_flip_triton, erase_triton, resize_triton, yuv420_triton
 
     monkeypatch.setattr(agreement, "refused", lambda _: {"apply_ops": "it differs from torch in 3 of 4 images"})
     used = gpu_views.executors("cuda")
-    kernels = crop_flip_triton.cut, resize_triton.resize, agreement.REFERENCE["apply_ops"], erase_triton.erase
-    assert used == kernels
+    colours = agreement.REFERENCE["apply_ops"]
+    assert used == (yuv420_triton.to_rgb, crop_flip_triton.cut, resize_triton.resize, colours, erase_triton.erase)
     gpu_views.check_device(torch.device("cuda"))
     gpu_views.check_device(torch.device("cuda"))
     (line,) = capsys.readouterr().out.splitlines()

@@ -134,7 +134,7 @@ def test_a_crop_is_the_same_part_of_the_image_at_every_size(beton):
     ids = np.arange(beton.n)
     spec = ViewSpec({"weak": (View(), rng.WEAK)}, 32, Mask(), 8)
     large, small = (
-        draw(each, SampleIds(ids, np.zeros_like(ids)), beton.heights, beton.widths, 7)
+        draw(each, SampleIds(ids, np.zeros_like(ids)), beton.heights[:], beton.widths[:], 7)
         for each in (spec, replace(spec, size=16))
     )
     assert (large.size, small.size) == ((32, 32), (16, 16))
