@@ -83,7 +83,7 @@ WRONG = {  # recipe, flags, what the line says
     "an unknown encoder": (SUPERVISED, "--encoder.width=None --encoder.depth=None --encoder.heads=None "
                            "--encoder.name=vit_smal_patch16_224", "timm"),
     "another architecture": (SUPERVISED, "--encoder.width=None --encoder.depth=None --encoder.heads=None "
-                             "--encoder.name=resnet18", "plain ViT"),
+                             "--encoder.name=resnet18", "it is built by timm.models.resnet"),
     "no file for a target": (MAE, "--method.reconstruct.target=tokens", "target_file is None; name one, made with"),
     "a missing file for a target": (
         MAE, "--method.reconstruct.target=pca --method.reconstruct.target-file=/nowhere/pca.pt --encoder.patch=2",

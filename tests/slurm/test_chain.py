@@ -52,7 +52,7 @@ def test_a_second_call_runs_what_is_missing_alone_wherever_the_first_was_stopped
     going = begun(root, ["--say", str(said)], ["--say", str(said)], after=["--sleep", "200"])
     until(lambda: (root / "0" / "tune").exists() and "started" in names(root / "0" / "tune"))
     going.send_signal(signal.SIGINT)
-    going.communicate(timeout=60)
+    going.communicate(timeout=240)
     assert state.status(root / "0" / "tune").state == "running"  # a terminal would have sent Ctrl-C to it, too
     submit.main(["cancel", str(root / "0" / "tune")])
     until(lambda: state.status(root / "0" / "tune").over)
