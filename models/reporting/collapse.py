@@ -57,7 +57,12 @@ class CollapseWatch:
         return self._none(step, images) if self.passed < FEW and late else None
 
     def after_evaluation(self, values: dict[str, float]) -> str | None:
-        """Return a warning, in one line, if nearly all pseudo-labels passed and val's accuracy is that of chance."""
+        """Return a warning, in one line, if nearly all pseudo-labels passed and val's accuracy is that of chance.
+
+        A threshold of 0, with which every one passes (selftrain), makes that no sign of a collapse.
+        """
+        if self.settings.get("threshold") == 0:
+            return None
         top1 = values.get("top1", values.get("top1_raw"))  # the latter where the weights alone are judged
         if self.passed is None or self.passed < NEARLY_ALL or top1 is None:
             return None

@@ -39,8 +39,11 @@ def cifar10_data() -> Data:
     return replace(small.cifar10_data(split="4-per-class"), batch=32, ratio=3, size=70, **views)
 
 
-def optim(lr: float, *, steps: int, warmup: int, labels_only: int = 0, ema_decay: float = 0.99) -> Optim:
-    """AdamW over a number of steps, with half a cosine to 0; the moving average is evaluated, and labels. Ours."""
+def optim(lr: float, *, steps: int, warmup: int, labels_only: int = 0, ema_decay: float | None = None) -> Optim:
+    """AdamW over a number of steps, with half a cosine to 0; the moving average is evaluated, and labels. Ours.
+
+    Without a decay the average begins short and ends at 0.99, so that runs of a hundred steps have one, too.
+    """
     return Optim(
         lr=lr,
         epochs=steps,
@@ -49,7 +52,8 @@ def optim(lr: float, *, steps: int, warmup: int, labels_only: int = 0, ema_decay
         epoch_unit="step",
         weight_decay=0.05,
         layer_decay=0.75,  # MAE Table 9
-        ema_decay=ema_decay,
+        ema_decay=ema_decay or 0.99,
+        ema_warmup=ema_decay is None,
     )
 
 

@@ -42,6 +42,17 @@ def test_nearly_all_passing_in_one_class_is_a_collapse_and_said_once():
     )
 
 
+def test_where_a_threshold_of_zero_lets_all_pass_chance_on_val_is_no_collapse_and_one_class_is():
+    none = FIXED | {"pseudo": {"kind": "fixed", "threshold": 0.0, "align": "none"}}
+    for method, warned in ((FIXED, True), (none, False)):
+        watch, counts = CollapseWatch(method, LENGTH), PseudoLabelCounts(CLASSES)
+        passed = torch.ones(EACH, dtype=torch.bool)
+        counts.count([PseudoLabelStats(torch.arange(EACH), torch.tensor(TEN_CLASSES), passed)], ALONE)
+        assert watch.after_row(12, counts) is None
+        assert (watch.after_evaluation({"top1": 0.1}) is not None) == warned
+    assert warnings([(12, ONE_CLASS, 1.0)], none)[0] is not None
+
+
 def test_nothing_passing_is_said_once_after_a_fifth_of_the_steps_with_pseudo_labels():
     rows = [(13, ONE_CLASS, 0.0), (14, TEN_CLASSES, 0.0), (15, TEN_CLASSES, 0.0)]
     assert [line is None for line in warnings(rows)] == [True, False, True]
