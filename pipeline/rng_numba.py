@@ -21,7 +21,12 @@ _GOLDEN, _SHIFTS, _MULTIPLIERS = rng.GOLDEN, rng.SHIFTS, rng.MULTIPLIERS
 @njit(nogil=True, cache=True)
 def mix(state):
     """Take one splitmix64 step of a u64."""
-    z = state + u64(_GOLDEN)
+    return finalise(state + u64(_GOLDEN))
+
+
+@njit(nogil=True, cache=True)
+def finalise(z):
+    """Scramble a u64 by splitmix64's output function, as rng does."""
     z = (z ^ (z >> u64(_SHIFTS[0]))) * u64(_MULTIPLIERS[0])
     z = (z ^ (z >> u64(_SHIFTS[1]))) * u64(_MULTIPLIERS[1])
     return z ^ (z >> u64(_SHIFTS[2]))

@@ -7,10 +7,10 @@ import numpy as np
 from numba import njit
 
 from pipeline import rng
+from pipeline.rng_numba import finalise
 from pipeline.views.erase import BASE, STEP
 
 u64 = np.uint64
-_GOLDEN, _SHIFTS, _MULTIPLIERS = rng.GOLDEN, rng.SHIFTS, rng.MULTIPLIERS
 
 
 @njit(nogil=True, cache=True)
@@ -35,12 +35,9 @@ def erase_noise(image, box, key):
     across = image.shape[1]
     for y in range(top, top + height):
         row = image[y].reshape(across * 3)[left * 3 :]
-        first = u64(key) + u64(y * across + left + 1) * u64(_GOLDEN)
+        first = u64(key) + u64(y * across + left + 1) * u64(rng.GOLDEN)
         for x in range(width):
-            z = first + u64(x) * u64(_GOLDEN)
-            z = (z ^ (z >> u64(_SHIFTS[0]))) * u64(_MULTIPLIERS[0])
-            z = (z ^ (z >> u64(_SHIFTS[1]))) * u64(_MULTIPLIERS[1])
-            z = z ^ (z >> u64(_SHIFTS[2]))
+            z = finalise(first + u64(x) * u64(rng.GOLDEN))
             i = u64(x) * u64(3)
             row[i] = _noise_level(z, BASE[0], STEP[0])
             row[i + u64(1)] = _noise_level(z >> u64(21), BASE[1], STEP[1])

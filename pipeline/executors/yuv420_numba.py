@@ -49,9 +49,9 @@ def to_rgb(planes, height, width, top, left, rows, columns, target):
             _enlarge(blue[near], blue[far], first, last, sums, pairs[0])
             _enlarge(red[near], red[far], first, last, sums, pairs[1])
         shown, cb, cr = luma[y, left : left + columns], wide[0, part], wide[1, part]
-        _add_red(shown, cr, channels[0])
+        _add_one(shown, cr, RED_CR, channels[0])
         _add_green(shown, cb, cr, channels[1])
-        _add_blue(shown, cb, channels[2])
+        _add_one(shown, cb, BLUE_CB, channels[2])
         _interleave(channels[0], channels[1], channels[2], out[y, 3 * left : 3 * (left + columns)])
 
 
@@ -87,11 +87,11 @@ def _add_rows(near, far, sums):
 
 
 @njit(nogil=True, cache=True)
-def _add_red(luma, red, out):
+def _add_one(luma, chroma, factor, out):
     for x in range(luma.size):
         i = u64(x)
-        cr = i32(red[i]) - i32(128)
-        out[i] = min(max(i32(luma[i]) + i32(i32(RED_CR * cr + HALF) >> i32(16)), i32(0)), i32(255))
+        change = i32(i32(factor * (i32(chroma[i]) - i32(128)) + HALF) >> i32(16))
+        out[i] = min(max(i32(luma[i]) + change, i32(0)), i32(255))
 
 
 @njit(nogil=True, cache=True)
@@ -101,14 +101,6 @@ def _add_green(luma, blue, red, out):
         cb, cr = i32(blue[i]) - i32(128), i32(red[i]) - i32(128)
         change = i32(i32(HALF - GREEN_CB * cb - GREEN_CR * cr) >> i32(16))
         out[i] = min(max(i32(luma[i]) + change, i32(0)), i32(255))
-
-
-@njit(nogil=True, cache=True)
-def _add_blue(luma, blue, out):
-    for x in range(luma.size):
-        i = u64(x)
-        cb = i32(blue[i]) - i32(128)
-        out[i] = min(max(i32(luma[i]) + i32(i32(BLUE_CB * cb + HALF) >> i32(16)), i32(0)), i32(255))
 
 
 @njit(nogil=True, cache=True)
