@@ -6,7 +6,7 @@ that relative positions add are named in `models.encoder.relative`. The parts of
 their names (norm1, attn.qkv, ls1, ...), and `as_packed` refuses other classes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 
 import torch
@@ -128,22 +128,33 @@ def as_packed(vit: VisionTransformer, attention: str = "sdpa") -> VisionTransfor
     Raises InputError for what packing does not reproduce exactly: other block, attention or patch-embedding classes,
     subclasses of VisionTransformer, patch dropout.
     """
-    if attention not in ATTENTIONS:
-        raise InputError(f"attention is one of {', '.join(ATTENTIONS)}, got {attention!r}")
-    for module, classes in _plain_parts(vit):
-        if type(module) not in classes:
-            raise InputError(
-                f"a plain timm ViT has {classes[0].__name__} here, got {type(module).__name__}; choose another model"
-            )
-    height, width = vit.patch_embed.patch_size
-    if height != width or vit.patch_embed.proj.in_channels != 3:
-        raise InputError(f"square patches of 3 channels are expected, got {tuple(vit.patch_embed.proj.weight.shape)}")
+    check_packable(vit, attention, _plain_parts(vit), "a plain timm ViT")
     for block in vit.blocks:
         block.__class__ = PackedBlock
         if attention == "varlen" and block.relative:
             raise InputError("attention varlen takes no relative positions; choose attention sdpa")
         block.attention = attention
     return vit
+
+
+def check_packable(
+    vit: VisionTransformer, attention: str, parts: Iterable[tuple[nn.Module | None, tuple[type, ...]]], kind: str
+) -> None:
+    """Raise InputError if a model cannot be packed exactly: its parts, each with the classes that it may be of, its
+    patches, or an unknown kind of attention.
+
+    kind  of model that is expected, as the message has it
+    """
+    if attention not in ATTENTIONS:
+        raise InputError(f"attention is one of {', '.join(ATTENTIONS)}, got {attention!r}")
+    for module, classes in parts:
+        if type(module) not in classes:
+            raise InputError(
+                f"{kind} has {classes[0].__name__} here, got {type(module).__name__}; choose another model"
+            )
+    height, width = vit.patch_embed.patch_size
+    if height != width or vit.patch_embed.proj.in_channels != 3:
+        raise InputError(f"square patches of 3 channels are expected, got {tuple(vit.patch_embed.proj.weight.shape)}")
 
 
 def _plain_parts(vit: VisionTransformer) -> Iterator[tuple[nn.Module, tuple[type, ...]]]:

@@ -30,7 +30,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from models.encoder.lora import LoRALinear
-from models.encoder.packed import ATTENTIONS, Factors, PackedBlock, Pairs, Turns
+from models.encoder.packed import Factors, PackedBlock, Pairs, Turns, check_packable
 from pipeline.errors import InputError
 
 ROPES = RotaryEmbeddingCat, RotaryEmbeddingDinoV3, RotaryEmbeddingMixed, RotaryEmbeddingMRope
@@ -115,17 +115,7 @@ def as_packed_eva(vit: Eva, attention: str = "sdpa") -> PackedEva:
     Raises InputError for what packing does not reproduce exactly: post-norm blocks (EVA-02's enormous), patch dropout,
     and classes that are none of Eva's own.
     """
-    if attention not in ATTENTIONS:
-        raise InputError(f"attention is one of {', '.join(ATTENTIONS)}, got {attention!r}")
-    for module, classes in _eva_parts(vit):
-        if type(module) not in classes:
-            raise InputError(
-                f"an Eva of timm whose tokens can be packed has {classes[0].__name__} here, got {type(module).__name__}"
-                "; choose another model"
-            )
-    height, width = vit.patch_embed.patch_size
-    if height != width or vit.patch_embed.proj.in_channels != 3:
-        raise InputError(f"square patches of 3 channels are expected, got {tuple(vit.patch_embed.proj.weight.shape)}")
+    check_packable(vit, attention, _eva_parts(vit), "an Eva of timm whose tokens can be packed")
     vit.__class__ = PackedEva
     for block in vit.blocks:
         block.__class__ = PackedEvaBlock
