@@ -21,9 +21,9 @@ from torch.nn.functional import normalize
 
 from models.active.candidates import Candidates, OfBeton, OfFiles
 from models.active.selection import Pick, select
+from models.evaluate.class_probabilities import probabilities
 from models.evaluate.knn import labels_in_use, split_in_use
 from models.evaluate.semi_supervised.feature_cache import FeatureCache
-from models.full_precision import full_precision
 from models.load import Loaded
 from pipeline.errors import InputError
 from pipeline.open import open_data
@@ -116,8 +116,7 @@ class NextLabels:
 
     @torch.inference_mode()
     def _probabilities(self, images: Tensor) -> Tensor:
-        with full_precision(images.device):
-            return self.loaded.method.logits(images).float().softmax(-1).cpu()
+        return probabilities(self.loaded, images).cpu()
 
     def _predicted(self, images: Tensor) -> list[list[str]]:
         """Return the last columns of HEADER, of images u8 [n, 3, H, W]; empty without a

@@ -21,6 +21,12 @@ class ClassProbabilities(NamedTuple):
     ids: np.ndarray
 
 
+def probabilities(loaded: Loaded, images: Tensor, temperature: float = 1.0) -> Tensor:
+    """Compute the softmax f32 [N, C] of a run's scores, divided by a temperature, of u8 images [N, 3, H, W]."""
+    with full_precision(images.device):
+        return (loaded.method.logits(images).float() / temperature).softmax(-1)
+
+
 @torch.inference_mode()
 def class_probabilities(evaluator: Evaluator, loaded: Loaded, beton: Beton) -> ClassProbabilities:
     """Run the classifier on every labelled image of a file; results are copied from the device once, at the end.
@@ -33,6 +39,5 @@ def class_probabilities(evaluator: Evaluator, loaded: Loaded, beton: Beton) -> C
     ids = np.asarray(known.ids)
     found = []
     for images in evaluator.images(loaded, beton, ids):
-        with full_precision(images.device):
-            found.append(loaded.method.logits(images).float().softmax(-1))
+        found.append(probabilities(loaded, images))
     return ClassProbabilities(torch.cat(found).cpu(), torch.from_numpy(known[ids]), ids)

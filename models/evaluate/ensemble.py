@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.full_precision import full_precision
+from models.evaluate.class_probabilities import probabilities
 from models.load import Loaded
 from pipeline.errors import InputError
 from pipeline.sources.classes import difference
@@ -50,9 +50,7 @@ class Ensemble:
         columns = torch.from_numpy(columns_of(loaded, self.classes)).to(device)
         method, predicted = loaded.method.to(device), np.full(len(self._total), -1, np.int32)
         for ids, images in batches:
-            with full_precision(device):
-                scores = method.logits(images).float()
-            given = (scores / self.temperature).softmax(-1)[:, columns]
+            given = probabilities(loaded, images, self.temperature)[:, columns]
             likeliest = given.argmax(-1)
             if self.average == "labels":
                 given = F.one_hot(likeliest, len(self.classes)).float()
