@@ -51,8 +51,12 @@ class Plan:
 
     def unfinished(self) -> "Plan":
         """Return the plan without the runs that are done; the job of a module is kept, unless it is of a chain."""
-        kept = [job for job in self.jobs if job.run in self.more or (job.module != "train" and self.chain is None)]
-        return replace(self, jobs=tuple(job for job in self.jobs if job in kept or not _done(Path(job.run))))
+        left = (
+            job
+            for job in self.jobs
+            if job.run in self.more or (job.module != "train" and self.chain is None) or not _done(Path(job.run))
+        )
+        return replace(self, jobs=tuple(left))
 
 
 def plan(

@@ -10,7 +10,7 @@ from typing import Annotated, final
 from timm.layers import trunc_normal_
 from timm.models.vision_transformer import VisionTransformer
 
-from models.config.recipe import Encoder, Recipe, Run
+from models.config.recipe import Encoder, Recipe
 from models.config.sweep import along
 from models.encoder.build import encoder_of
 from models.encoder.freeze import STARTS_FROM_NONE
@@ -108,7 +108,7 @@ def few() -> Recipe[Settings]:
         few_labels.data(),
         few_labels.encoder(),
         few_labels.optim(1e-4, steps=1000, warmup=100),
-        Run(evaluate_steps=250),
+        few_labels.run(),
     )
 
 

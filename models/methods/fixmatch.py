@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Annotated, final
 
-from models.config.recipe import Recipe, Run
+from models.config.recipe import Recipe
 from models.encoder.vit import FullImages, classify, encode, eval_logits
 from models.losses import label_loss
 from models.method import Loss, Method, StepInfo
@@ -118,7 +118,7 @@ def few() -> Recipe[Settings]:
         few_labels.data(),
         few_labels.encoder(),
         few_labels.optim(1e-4, steps=1500, warmup=100, labels_only=300),
-        Run(evaluate_steps=250),
+        few_labels.run(),
     )
 
 

@@ -11,6 +11,7 @@ table beside the paper's. Here: none of them was run to its end yet. The members
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from models.config.chain import Chain
 from models.config.recipe import Recipe
@@ -259,26 +260,7 @@ def _targets(recipe: Recipe[Settings], root: str) -> Iterator[Recipe[Settings]]:
     return (changed(recipe, {TARGET: kind, FILE: files.get(kind)}) for kind in TARGETS)
 
 
-def _chains(
-    name: str,
-    table: str,
-    axis: str,
-    rows: tuple[str, ...],
-    finetune: tuple[float | None, ...],
-    probe: tuple[float | None, ...],
-    digits: tuple[str, ...] = (),
-    cifar10: tuple[str, ...] = (),
-) -> dict[str, Chain]:
-    """Declare what follows the members of a sweep at its three sizes.
-
-    digits, cifar10  the rows' names there, where they are others
-    """
-    paper, source = {"finetune": finetune, "probe": probe}, f"MAE {table}: ViT-L/16 on ImageNet"
-    return {
-        f"digits_{name}": Chain(source, axis, digits or rows, stages.DIGITS, paper),
-        f"cifar10_{name}": Chain(source, axis, cifar10 or rows, stages.CIFAR10, paper),
-        f"in1k_{name}": Chain(source, axis, rows, stages.MAE_L16, paper),
-    }
+_chains = partial(stages.at_three_sizes, stages.MAE_L16, "MAE {}: ViT-L/16 on ImageNet")
 
 
 def _figure_9() -> dict[str, Chain]:

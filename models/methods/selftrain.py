@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, final
 
-from models.config.recipe import Recipe, Run
+from models.config.recipe import Recipe
 from models.encoder.vit import FullImages, classify, encode
 from models.losses import label_loss
 from models.method import Loss, Method, StepInfo
@@ -155,7 +155,7 @@ def few() -> Recipe[Settings]:
         few_labels.data(),
         few_labels.encoder(),
         few_labels.optim(1e-4, steps=1500, warmup=100),
-        Run(evaluate_steps=250),
+        few_labels.run(),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, final
 
 from torch import nn
 
-from models.config.recipe import Recipe, Run
+from models.config.recipe import Recipe
 from models.encoder.vit import FullImages, classify, encode, eval_logits
 from models.losses import label_loss
 from models.masked.build import Kind, build_branch
@@ -214,7 +214,7 @@ def few() -> Recipe[Settings]:
         few_labels.data(),
         few_labels.encoder(),
         few_labels.optim(1e-4, steps=1500, warmup=100, labels_only=300),
-        Run(evaluate_steps=250),
+        few_labels.run(),
     )
 
 

@@ -10,8 +10,8 @@ table beside the paper's. Here: none of them was run yet. The members of a sweep
 """
 
 from collections.abc import Iterator
+from functools import partial
 
-from models.config.chain import Chain, Stage
 from models.config.recipe import Recipe
 from models.config.sweep import along, changed
 from models.methods import supmae
@@ -175,27 +175,8 @@ def _in1k() -> Recipe[Settings]:
     return changed(supmae.in1k_b16(), {"optim.epochs": 200, DEPTH: 8})
 
 
-def _chains(
-    name: str,
-    table: str,
-    axis: str,
-    rows: tuple[str, ...],
-    finetune: tuple[float | None, ...],
-    probe: tuple[float | None, ...] = (),
-    digits: tuple[str, ...] = (),
-    cifar10: tuple[str, ...] = (),
-    in1k: tuple[Stage, ...] = stages.SUPMAE_B16,
-) -> dict[str, Chain]:
-    """Declare what follows the members of a sweep at its three sizes.
-
-    digits, cifar10  the rows' names there, where they are others
-    """
-    paper, source = {"finetune": finetune, "probe": probe or (None,) * len(rows)}, f"SupMAE {table} on ImageNet"
-    return {
-        f"digits_{name}": Chain(source, axis, digits or rows, stages.DIGITS, paper),
-        f"cifar10_{name}": Chain(source, axis, cifar10 or digits or rows, stages.CIFAR10, paper),
-        f"in1k_{name}": Chain(source, axis, rows, in1k, paper),
-    }
+SOURCE = "SupMAE {} on ImageNet"
+_chains = partial(stages.at_three_sizes, stages.SUPMAE_B16, SOURCE)
 
 
 CHAINS = {
@@ -210,7 +191,8 @@ CHAINS = {
     **_chains("decoder_depth", "Table 2e: ViT-B/16", "blocks", ("1", "4", "8"),
               (83.1, 83.1, 83.1), (65.7, 68.2, 70.1)),
     **_chains("layers", "Table 2f: ViT-B/16", "layers", ("1", "2", "3"), (83.0, 83.1, 82.9), (72.5, 70.1, 69.5)),
-    **_chains("simmim", "poster", "objective", ("SimMIM", "SimMIM and classes"), (82.8, 83.0), in1k=stages.SIMMIM_B16),
+    **stages.at_three_sizes(stages.SIMMIM_B16, SOURCE, "simmim", "poster", "objective",
+                            ("SimMIM", "SimMIM and classes"), (82.8, 83.0)),
     **_chains("schedule", "Figure 2: ViT-B/16", "epochs", ("100", "200", "400"), (82.6, 83.1, 83.6), (),
               ("450 steps", "900 steps", "1,800 steps"), ("250 steps", "500 steps", "1,000 steps")),
 }  # fmt: skip

@@ -8,7 +8,7 @@ The encoder is that of --run.start, whichever it is; its patch must divide --dat
 
 from dataclasses import replace
 
-from models.config.recipe import Encoder, Optim
+from models.config.recipe import Encoder, Optim, Run
 from models.methods.presets import small
 from models.pseudo_labels.settings import AlignTo, Pseudo
 from pipeline.spec import Data, Mask, View
@@ -32,11 +32,16 @@ def data() -> Data:
 
 def cifar10_data() -> Data:
     """CIFAR-10 with 40 labels at 70 pixels, so that patches of 14 make a grid of 5 x 5. Ours."""
-    views = {
-        name: replace(getattr(small.cifar10_data(), name), filter="bicubic") for name in ("weak", "strong", "evaluate")
-    }
-    views["weak"], views["strong"] = (replace(views[name], padding=8) for name in ("weak", "strong"))  # 4 of 32 pixels
-    return replace(small.cifar10_data(split="4-per-class"), batch=32, ratio=3, size=70, **views)
+    base = small.cifar10_data(split="4-per-class")
+    return replace(
+        base,
+        batch=32,
+        ratio=3,
+        size=70,
+        weak=replace(base.weak, filter="bicubic", padding=8),  # FixMatch code: 4 of 32 pixels
+        strong=replace(base.strong, filter="bicubic", padding=8),
+        evaluate=replace(base.evaluate, filter="bicubic"),
+    )
 
 
 def optim(lr: float, *, steps: int, warmup: int, labels_only: int = 0, ema_decay: float | None = None) -> Optim:
@@ -60,6 +65,11 @@ def optim(lr: float, *, steps: int, warmup: int, labels_only: int = 0, ema_decay
 def encoder() -> Encoder:
     """The encoder of --run.start, as its file describes it; all of it is trained (--encoder.adapt)."""
     return Encoder("auto")
+
+
+def run() -> Run:
+    """Evaluate every 250 steps. Ours."""
+    return Run(evaluate_steps=250)
 
 
 def pseudo(align: AlignTo, momentum: float) -> Pseudo:

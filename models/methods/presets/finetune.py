@@ -5,7 +5,7 @@ from pipeline.spec import Data, View
 
 
 def in1k_data(batch: int = 1024, size: int = 224) -> Data:
-    """ImageNet with all labels, as MAE's code fine-tunes on it (DeiT's views), except that crops are resized by area.
+    """ImageNet with all labels, as MAE's code fine-tunes on it (DeiT's views).
 
     Evaluation is on the centre 224 of 256 pixels, and above 224 on the whole short side (MAE code).
     """

@@ -3,7 +3,7 @@
 Chain(source, axis, rows, stages.DIGITS, {"finetune": (84.8, 84.9), "probe": (65.5, 70.0)})
 """
 
-from models.config.chain import OWN, Stage
+from models.config.chain import OWN, Chain, Stage
 
 FINE_TUNED, LINEAR, NEIGHBOURS = "fine-tuned", "linear", "k-NN"
 COST = Stage("cost", "throughput", "pre-training hours", "hours")
@@ -38,6 +38,32 @@ SIMMIM_B16 = (
 PARTS = {"head": "the classifier", "half": "half a block", "1": "1 block", "2": "2 blocks", "4": "4 blocks",
          "6": "6 blocks", "12": "12 blocks", "18": "18 blocks", "full": "everything"}  # fmt: skip
 """Parts of the encoder that MAE's Figure 9 fine-tunes: values of encoder.adapt, and their titles."""
+
+
+def at_three_sizes(
+    in1k: tuple[Stage, ...],
+    source: str,
+    name: str,
+    table: str,
+    axis: str,
+    rows: tuple[str, ...],
+    finetune: tuple[float | None, ...],
+    probe: tuple[float | None, ...] = (),
+    digits: tuple[str, ...] = (),
+    cifar10: tuple[str, ...] = (),
+) -> dict[str, Chain]:
+    """Declare what follows the members of a sweep on digits, CIFAR-10 and ImageNet, the last with stages of its own.
+
+    source           of the paper's values, with {} for the table, such as "Table 1a"
+    finetune, probe  the paper's values, one for each row; (): it has none
+    digits, cifar10  the rows' names there, where they are others
+    """
+    paper, source = {"finetune": finetune, "probe": probe or (None,) * len(rows)}, source.format(table)
+    return {
+        f"digits_{name}": Chain(source, axis, digits or rows, DIGITS, paper),
+        f"cifar10_{name}": Chain(source, axis, cifar10 or digits or rows, CIFAR10, paper),
+        f"in1k_{name}": Chain(source, axis, rows, in1k, paper),
+    }
 
 
 def partial(recipe: str, parts: tuple[str, ...]) -> tuple[Stage, ...]:
