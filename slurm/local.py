@@ -157,11 +157,13 @@ def _gpus(each: int) -> Sequence[int]:
 def _in_background(log: Path) -> Generator[None]:
     """Let processes that start inside survive the end of the terminal, with their output in `log` instead of a pipe.
 
-    Ctrl-C reaches all of them: train.py handles it and saves; submitit's controller ignores it, or it would kill
-    train.py.
+    Ctrl-C reaches all of them: train.py handles it and saves; the controller ignores it, or it would kill train.py, and
+    begins with the signal blocked, until it does. Ctrl-C to this process counts once the inside has ended.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pressed: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     with open(log, "ab") as file:
@@ -174,4 +176,7 @@ def _in_background(log: Path) -> Generator[None]:
             for number, held in before.items():
                 os.dup2(held, number)
                 os.close(held)
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             signal.signal(signal.SIGINT, handler)
+            if pressed:
+                signal.raise_signal(signal.SIGINT)

@@ -39,6 +39,8 @@ class LocalController(Controller):
         self.job_run, self.tries, self.pause_s = run, tries, pause_s
         self.stopping, self.name = False, ""
         signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a terminal's Ctrl-C; slurm.local has blocked it until now
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     def run(self, max_retry: int = 0) -> None:
         """Run attempts as `slurm.attempt.decide` has it; `max_retry` of submitit is not used."""

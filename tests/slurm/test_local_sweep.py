@@ -1,6 +1,9 @@
 """A sweep on this machine: its members run in turns, and `cancel` ends what it names and no more."""
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,3 +120,36 @@ def test_a_sweep_has_one_process_that_starts_its_members(tmp_path):
         pass
     with local.sweep_lock(tmp_path):
         pass
+
+
+SLOW_TO_LISTEN = """
+import signal, sys, time
+time.sleep(1)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+"""
+
+
+def begun_at_ctrl_c(log: Path, done: list[subprocess.Popen]) -> None:
+    """Start a member, with Ctrl-C to it and to this process, as a terminal sends it, before it is there."""
+    with local._in_background(log):
+        member = subprocess.Popen([sys.executable, "-c", SLOW_TO_LISTEN])
+        for pid in (os.getpid(), member.pid):
+            os.kill(pid, signal.SIGINT)
+        done.append(member)
+
+
+def test_ctrl_c_while_a_member_is_being_started_ends_the_sweep_once_it_has_and_spares_the_member(tmp_path):
+    """It used to be lost: nobody listened between the start of the controller's process and the end of `submit`."""
+    hung_up, pressed = signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGINT)
+    done: list[subprocess.Popen] = []
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            begun_at_ctrl_c(tmp_path / "local.log", done)
+        assert [member.wait(timeout=60) for member in done] == [0]
+        assert signal.getsignal(signal.SIGINT) is pressed
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        with local._in_background(tmp_path / "local.log"):
+            pass  # without Ctrl-C, nothing is raised
+    finally:
+        signal.signal(signal.SIGHUP, hung_up)
