@@ -12,12 +12,13 @@ from torch.distributed.tensor import DTensor
 
 from models.config.recipe import Recipe
 from models.ema import EMA
-from models.encoder.build import encoder_of
+from models.encoder.build import encoder_of, network_of
 from models.encoder.freeze import adapt
+from models.encoder.timm_classifier import TimmClassifier, is_classifier, timm_file
 from models.encoder.vit import eval_logits
 from models.losses import ClassBalance
 from models.masked.branch import Branch
-from models.running_stats import RunningStats
+from models.running_stats import RunningStats, share_statistics
 from pipeline import rng
 from pipeline.batch import Batch
 from pipeline.errors import InputError
@@ -55,16 +56,20 @@ class Method(nn.Module, ABC):
     method = method_class(recipe)(recipe, classes=10)
     method(batch, StepInfo(step=0, labels_only=False)).total.backward()
 
-    encoder  a timm VisionTransformer, classifier included; what encoder.adapt freezes of it requires no gradient
+    encoder  a timm VisionTransformer, classifier included, or of a method that reads whole images a TimmClassifier;
+             what encoder.adapt freezes of it requires no gradient
     ema      the moving average of the encoder, where the recipe keeps one
     branch   the masked branch, where the method has one
     balance  terms of the classes in its losses, where the recipe asks for them (models.methods.balance)
     """
 
     has_classifier: bool = True
+    whole_images: bool = False
+    """Whether the method reads whole images alone, so that any classifier of timm may be its network."""
 
     def __init__(self, recipe: Recipe, classes: int) -> None:
         super().__init__()
+        check_network(recipe, type(self))
         self.encoder = self.build(recipe, classes)
         self._frozen = adapt(self.encoder, recipe.encoder)
         decay = recipe.optim.ema_decay
@@ -73,10 +78,10 @@ class Method(nn.Module, ABC):
         self.balance: ClassBalance | None = None
         self._raw = False
 
-    @staticmethod
-    def build(recipe: Recipe, classes: int) -> nn.Module:
-        """Build the encoder of a recipe; a method whose encoder is no plain ViT overrides this."""
-        return encoder_of(recipe, classes)
+    @classmethod
+    def build(cls, recipe: Recipe, classes: int) -> nn.Module:
+        """Build the network of a recipe; a method whose encoder is of another kind overrides this."""
+        return (network_of if cls.whole_images else encoder_of)(recipe, classes)
 
     @staticmethod
     @abstractmethod
@@ -135,6 +140,20 @@ class Method(nn.Module, ABC):
         """Return a line about this recipe that a user should read before it runs, if there is one."""
         return None
 
+    def pass_holds(self) -> str:
+        """Name the images of a micro-batch that go through the network in one pass in training mode."""
+        return "labelled images"
+
+    def batch_norm_note(self) -> str | None:
+        """Return a line about what batch norm sees, of a classifier of timm that has some."""
+        if not isinstance(self.encoder, TimmClassifier) or not (norms := self.encoder.batch_norms()):
+            return None
+        average = "" if self.ema is None else ", and the average copies them"
+        return (
+            f"batch norm ({norms} in {self.encoder.name}) norms each pass by its own images on each rank, "
+            f"{self.pass_holds()}; evaluation uses running statistics, the main rank's on every rank{average}"
+        )
+
     def set_dataset_size(self, images: int, unlabelled: int) -> None:
         """Set how many images the training file has, and how many without a label; once, before weights are loaded."""
         for part in self.running_stats():
@@ -158,6 +177,8 @@ class Method(nn.Module, ABC):
 
     def after_step(self, step: int) -> None:
         """Update the average and the running statistics after the optimiser's update of `step`."""
+        if isinstance(self.encoder, TimmClassifier):
+            share_statistics(self.encoder)
         if self.ema is not None:
             self.ema.update(self.encoder, step)
         for part in self.running_stats():
@@ -166,6 +187,19 @@ class Method(nn.Module, ABC):
     def running_stats(self) -> list[RunningStats]:
         """Return the modules that keep running statistics."""
         return [part for part in self.modules() if isinstance(part, RunningStats)]
+
+
+def check_network(recipe: Recipe, method: type[Method]) -> None:
+    """Raise InputError if a recipe names a classifier of timm for a method that reads patches."""
+    name = recipe.encoder.name
+    if method.whole_images or not is_classifier(name):
+        return
+    assert name is not None
+    raise InputError(
+        f"{recipe.name or method.__name__} reads patches of a ViT, and {name} is none: it is built by timm.models."
+        f"{timm_file(name)}; name a ViT, or train {name} by a method that reads whole images, such as supervised, "
+        "fixmatch or uda"
+    )
 
 
 def seed_step(seed: int, step: int, chunk: int) -> None:

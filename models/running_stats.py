@@ -1,4 +1,5 @@
-"""RunningStats: statistics that steps leave behind beside weights, equal for any number of ranks and micro-batches."""
+"""RunningStats: statistics that steps leave behind beside weights, equal for any number of ranks and micro-batches;
+and batch norm's running statistics, shared between ranks."""
 
 from abc import ABC
 
@@ -65,3 +66,24 @@ def ranks() -> int:
 def move(mean: Tensor, current: Tensor, momentum: float | Tensor) -> None:
     """Update a running mean in place:  mean <- momentum · mean + (1 - momentum) · current."""
     mean.copy_(momentum * mean.double() + (1 - momentum) * current)
+
+
+@torch.no_grad()
+def share_statistics(module: nn.Module) -> None:
+    """Give every rank the main rank's running statistics, in one message; does nothing in a single process.
+
+    share_statistics(model)   # after each step, on all ranks: a collective call
+
+    Batches are normalised by the images of each rank. The running statistics are the main rank's everywhere, as with
+    DDP's default (`broadcast_buffers`), which Semiformer's authors ran. So the teachers of all ranks agree, and a run
+    resumed from a checkpoint, which holds the main rank's, is the same run on every rank.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    held = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    if not held:
+        return
+    message = torch.cat([buffer.flatten() for buffer in held])
+    dist.broadcast(message, 0)
+    parts = message.split([buffer.numel() for buffer in held])
+    torch._foreach_copy_(held, [part.view_as(buffer) for part, buffer in zip(parts, held, strict=True)])

@@ -82,8 +82,10 @@ WRONG = {  # recipe, flags, what the line says
     "decoder heads that do not divide": (MAE, "--method.reconstruct.heads=3", "heads"),
     "an unknown encoder": (SUPERVISED, "--encoder.width=None --encoder.depth=None --encoder.heads=None "
                            "--encoder.name=vit_smal_patch16_224", "timm"),
-    "another architecture": (SUPERVISED, "--encoder.width=None --encoder.depth=None --encoder.heads=None "
+    "another architecture": (SEMI, "--encoder.width=None --encoder.depth=None --encoder.heads=None "
                              "--encoder.name=resnet18", "it is built by timm.models.resnet"),
+    "a ViT's fields in a ResNet": (SUPERVISED, "--encoder.width=None --encoder.depth=None --encoder.heads=None "
+                                   "--encoder.name=resnet18", "add --encoder.patch 16 --encoder.pool token"),
     "no file for a target": (MAE, "--method.reconstruct.target=tokens", "target_file is None; name one, made with"),
     "a missing file for a target": (
         MAE, "--method.reconstruct.target=pca --method.reconstruct.target-file=/nowhere/pca.pt --encoder.patch=2",

@@ -11,11 +11,13 @@ Settings = TypeVar("Settings")
 
 @dataclass(frozen=True)
 class Encoder:
-    """The vision transformer: a plain or rotary one of timm (or Semiformer's)."""
+    """The vision transformer: a plain or rotary one of timm (or Semiformer's); or another classifier of timm."""
 
     name: str | None = "vit_small_patch16_224"
     """A ViT of timm by its name, plain or of its rotary class Eva (vit_small_patch16_dinov3, eva02_*, vit_pe_*; method
-    semiformer: semiformer_small); None if width, depth and heads are set.
+    semiformer: semiformer_small); None if width, depth and heads are set. For methods that read whole images
+    (supervised, finetune, fixmatch, uda, selftrain, s4l, cowmix, mpl) any other classifier of timm, too, such as
+    resnet50: of this group it has stem, drop_path, checkpointing, and adapt full or head.
     auto: the encoder of `run.start`, whose file says all fields of this group but pool, drop_path, attention and
     checkpointing; heads, act and norm_eps may be given where the file leaves them open."""
     width: Annotated[int | None, AT_LEAST_1] = None
@@ -35,6 +37,9 @@ class Encoder:
     fc_norm: bool = False
     """Put the final layer norm after the pooling instead of before it, as MAE and SimMIM fine-tune. Methods with a
     masked branch refuse it, because the branch reads normed tokens."""
+    stem: Literal["own", "small"] = "own"
+    """small: a ResNet of timm begins with a convolution of stride 1 and without pooling, for images of about 32 pixels
+    (He et al. 2016, section 4.2). own: as timm has it."""
     drop_path: Annotated[float, BELOW_1] = 0.0
     """Stochastic-depth rate of the last block; it grows linearly from 0 at the first."""
     layer_scale: Annotated[float | None, POSITIVE] = None
@@ -88,9 +93,11 @@ class Optim:
     None."""
     lr_batch: Annotated[int | None, POSITIVE] = None
     """Batch size that `lr` and `final_lr` are given for (MAE: 256)."""
-    schedule: Literal["cosine", "steps"] = "cosine"
+    schedule: Literal["cosine", "steps", "poly"] = "cosine"
     """After the warm-up. cosine: half a cosine down to `final_lr`. steps: times `drop_factor` at each of `drop_epochs`,
-    at least `final_lr`."""
+    at least `final_lr`. poly: down to `final_lr` by what is left of the steps, to the power of `poly_power`."""
+    poly_power: Annotated[float, POSITIVE] = 1.0
+    """Schedule poly: 1 is a straight line (mmsegmentation's for BEiT and MAE)."""
     schedule_by: Literal["step", "epoch", "whole_epoch"] = "step"
     """What the schedule, warm-up included, is spread over. step: the steps of the run. epoch: its epochs, those of the
     labels-only phase, which have fewer steps, like others. whole_epoch: as epoch, with one rate for all steps of an

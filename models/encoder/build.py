@@ -18,6 +18,7 @@ from models.encoder.patches import IMAGENET, Normalisation, check_divides
 from models.encoder.positions import beit_init, mae_init, prefix_positions, sincos_2d
 from models.encoder.relative import KINDS, add_relative
 from models.encoder.rotary import as_packed_eva
+from models.encoder.timm_classifier import TimmClassifier, build_classifier, is_classifier, timm_file
 from pipeline.errors import InputError
 from pipeline.spec import Size as ImageSize
 
@@ -26,12 +27,24 @@ WEIGHTS: dict[str, Literal["mae", "beit"]] = {"sincos": "mae", "irpe": "mae", "b
 """Initial weights by encoder.position: those of the paper that has such positions (LoMaR, with irpe, starts as MAE)."""
 
 
+def network_of(recipe: Recipe, classes: int) -> VisionTransformer | TimmClassifier:
+    """Build the network that a recipe names, for methods that read whole images: an encoder, or a classifier of timm.
+
+    network = network_of(resolve("fixmatch:in1k_10pct_r50", []), classes=1000)
+    """
+    return (build_classifier if is_classifier(recipe.encoder.name) else encoder_of)(recipe, classes)
+
+
 def encoder_of(recipe: Recipe, classes: int) -> VisionTransformer:
     """Build the encoder that a recipe describes, with the initial weights of the paper whose positions it has.
 
     vit = encoder_of(resolve("semi_mae:digits", []), classes=10)
+
+    Raises InputError for a stem, which a classifier of timm may have, and for what `build_encoder` refuses.
     """
     e = recipe.encoder
+    if e.stem != "own":
+        raise InputError(f"encoder.stem {e.stem} is that of a ResNet, and the encoder is a ViT; leave it at own")
     model = size_of(e) or e.name
     assert model is not None  # a recipe names an encoder or gives all three
     return build_encoder(
@@ -263,11 +276,6 @@ def _of_eva(options: dict) -> dict:
     """The options of a VisionTransformer in the words of timm's Eva, whose positions are to be of any grid."""
     kept = {name: value for name, value in options.items() if name not in ("fc_norm", "pos_embed")}
     return kept | {"use_fc_norm": options["fc_norm"], "dynamic_img_size": True}
-
-
-def timm_file(name: str) -> str:
-    """The file of timm that builds a model: timm_file("beit_base_patch16_224") is "beit"; tags of weights count not."""
-    return timm.models.model_entrypoint(name.partition(".")[0]).__module__.rpartition(".")[2]
 
 
 def _why_not(name: str, error: str) -> str:

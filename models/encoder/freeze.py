@@ -6,12 +6,13 @@ from torch import nn
 
 from models.config.recipe import Encoder
 from models.encoder.lora import add_lora, lora_layers
+from models.encoder.timm_classifier import TimmClassifier
 from pipeline.errors import InputError
 
 STARTS_FROM_NONE = "note: these settings are for a trained encoder, and this run starts from none (--run.start)"
 
 
-def adapt(vit: VisionTransformer, encoder: Encoder) -> list[nn.Module]:
+def adapt(vit: VisionTransformer | TimmClassifier, encoder: Encoder) -> list[nn.Module]:
     """Freeze in place what a ViT does not train; -> the frozen modules, which the caller keeps in eval mode.
 
     frozen = adapt(vit, Encoder(adapt=2))   # trains the last two blocks, the final norm and the classifier
@@ -25,11 +26,14 @@ def adapt(vit: VisionTransformer, encoder: Encoder) -> list[nn.Module]:
     "full"    trains all, and leaves the ViT as it is
 
     Autograd records nothing below the first trained part, so the step costs a forward pass there, of which nothing is
-    kept. bitfit and lora freeze no module as a whole: paths drop as in training everything.
+    kept. bitfit and lora freeze no module as a whole: paths drop as in training everything. Of a classifier of timm
+    "head" trains the classifier alone, and frozen batch norms stay in eval mode.
     Raises InputError for more blocks than there are, and for what `add_lora` refuses.
     """
     if encoder.adapt == "full":
         return []
+    if isinstance(vit, TimmClassifier):  # whose other settings build_classifier has refused
+        return _head_alone(vit)
     depth, chosen = len(vit.blocks), encoder.adapt
     if not isinstance(chosen, str) and chosen > depth:
         raise InputError(f"encoder.adapt is {chosen} blocks, the encoder has {depth}; set {depth} or fewer, or full")
@@ -55,6 +59,13 @@ def adapt(vit: VisionTransformer, encoder: Encoder) -> list[nn.Module]:
     kept = {id(module) for part in learning for module in part.modules()}
     kept |= {id(module) for module in (vit, vit.blocks, *vit.blocks)}  # containers, which may hold parts of both kinds
     return [module for module in vit.modules() if id(module) not in kept]
+
+
+def _head_alone(network: TimmClassifier) -> list[nn.Module]:
+    network.requires_grad_(False)
+    network.head.requires_grad_(True)
+    kept = {id(module) for module in (network, network.net, *network.head.modules())}
+    return [module for module in network.modules() if id(module) not in kept]
 
 
 def describe(encoder: Encoder, vit: nn.Module, *, started: bool) -> list[str]:

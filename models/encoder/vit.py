@@ -33,9 +33,12 @@ from models.encoder.patches import (
 from models.encoder.positions import prefix_positions, resampled
 from models.encoder.relative import pairs
 from models.encoder.rotary import rotations
+from models.encoder.timm_classifier import TimmClassifier
+from pipeline.errors import InputError
 
 __all__ = ["FullImages", "Group", "MaskedImages", "SelectedImages", "Size", "VisiblePatches", "build_encoder",
-           "classify", "embed", "encode", "encode_every", "eval_logits", "evaluating", "normalisation_of"]  # fmt: skip
+           "classifier_inputs", "classify", "embed", "encode", "encode_blocks", "encode_every", "eval_logits",
+           "evaluating", "normalisation_of"]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
@@ -103,15 +106,18 @@ class MaskedImages:
 Group = FullImages | SelectedImages | VisiblePatches | MaskedImages
 
 
-def encode(vit: VisionTransformer, groups: Sequence[Group]) -> list[Tensor]:
+def encode(vit: VisionTransformer | TimmClassifier, groups: Sequence[Group]) -> list[Tensor]:
     """Encode groups: one [n_g, tokens_g, C] a group, final-normed; prefix tokens, then patches in the order of `ids`.
 
     (tokens,) = encode(vit, [FullImages(images)])
 
     With class-token pooling a `pooled` group returns its class token alone (tokens_g = 1), a masked one its prefix and
     its `read` patches: the last block computes queries and MLP for these tokens only. The vit's blocks must be packed
-    (`build_encoder`, `as_packed`, `as_packed_eva`).
+    (`build_encoder`, `as_packed`, `as_packed_eva`). A classifier of timm takes groups of whole images, all in one
+    forward pass, and returns for each what its classifier pools.
     """
+    if isinstance(vit, TimmClassifier):
+        return vit.maps([_whole(vit, group) for group in groups])
     x, layout = embed(vit, groups)
     keep = tuple(_tokens_read(vit, group, tokens) for group, (_, tokens) in zip(groups, layout.shapes, strict=True))
     pairs, turns, drops = _pairs(vit, groups), _turns(vit, groups, layout), _drops(vit, x, layout)
@@ -136,7 +142,22 @@ def encode_every(vit: VisionTransformer, group: Group) -> list[Tensor]:
     return [layout.split(layer)[0] for layer in layers]
 
 
-def classify(vit: VisionTransformer, groups: Sequence[Tensor]) -> list[Tensor]:
+def encode_blocks(vit: VisionTransformer, group: Group, blocks: Sequence[int]) -> list[Tensor]:
+    """Encode one group and return the outputs of some blocks, counted from 1 and ascending: [n, tokens, C] each, not
+    normed.
+
+    (half, last) = encode_blocks(vit, FullImages(images, pooled=False), (6, 12))
+    """
+    x, layout = embed(vit, [group])
+    pairs, turns, drops = _pairs(vit, [group]), _turns(vit, [group], layout), _drops(vit, x, layout)
+    found = []
+    for number, block in enumerate(vit.blocks[: blocks[-1]], 1):
+        x = _run(vit, block, x, layout, None, pairs, next(turns), drops[number - 1])
+        found += [layout.split(x)[0]] * blocks.count(number)
+    return found
+
+
+def classify(vit: VisionTransformer | TimmClassifier, groups: Sequence[Tensor]) -> list[Tensor]:
     """Classify the tokens of groups -> logits [n_g, classes] of each; the head runs once over all of them.
 
     (logits,) = classify(vit, encode(vit, [FullImages(images)]))
@@ -144,13 +165,36 @@ def classify(vit: VisionTransformer, groups: Sequence[Tensor]) -> list[Tensor]:
     Pass the labelled group with the strong one, which may be empty: without a row the head would have no gradient on
     that rank, and DDP would wait for it.
     """
+    if isinstance(vit, TimmClassifier):
+        return vit.classified(groups)
     pooled = [vit.pool(tokens) for tokens in groups]
     logits = vit.head(vit.head_drop(vit.fc_norm(torch.cat(pooled))))
     return list(logits.split([len(rows) for rows in pooled]))
 
 
+def classifier_inputs(vit: VisionTransformer | TimmClassifier, groups: Sequence[Tensor]) -> list[Tensor]:
+    """Pool the tokens of groups -> [n_g, C] of each: what the classifier's linear layer reads, without dropout.
+
+    (features,) = classifier_inputs(vit, encode(vit, [FullImages(images)]))
+    """
+    if isinstance(vit, TimmClassifier):
+        return vit.features(groups)
+    pooled = [vit.pool(tokens) for tokens in groups]
+    return list(vit.fc_norm(torch.cat(pooled)).split([len(rows) for rows in pooled]))
+
+
+def _whole(network: TimmClassifier, group: Group) -> Tensor:
+    """The images of a group. Raises InputError for patches, which a classifier of timm cannot be given."""
+    match group:
+        case FullImages():
+            return group.images
+        case SelectedImages():
+            return group.images[group.rows]
+    raise InputError(f"{network.name} reads whole images, and patches were asked for; name a ViT by encoder.name")
+
+
 @torch.no_grad()
-def eval_logits(vit: VisionTransformer, images: Tensor) -> Tensor:
+def eval_logits(vit: VisionTransformer | TimmClassifier, images: Tensor) -> Tensor:
     """Compute logits [N, classes] of images in eval mode and without gradient, as teachers and evaluators do."""
     with evaluating(vit):
         return classify(vit, encode(vit, [FullImages(images)]))[0]
@@ -272,7 +316,7 @@ def _linear(pixels: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: 
     return F.linear(scaled(pixels, scale, shift), weight.permute(0, 2, 3, 1).flatten(1), bias)
 
 
-def normalisation_of(vit: VisionTransformer) -> Normalisation:
+def normalisation_of(vit: nn.Module) -> Normalisation:
     """The normalisation of u8 images that `build_encoder` set; ImageNet's for any other timm ViT."""
     return getattr(vit, "normalisation", IMAGENET)
 

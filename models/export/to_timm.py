@@ -12,6 +12,7 @@ from torch import nn
 
 from models.encoder.build import EVA, Size, size_of
 from models.encoder.rotary import PackedEva
+from models.encoder.timm_classifier import TimmClassifier
 from models.export.export_format import (
     CheckResult,
     ExportFormat,
@@ -43,10 +44,16 @@ class ToTimm(ExportFormat):
     """config.json and model.safetensors; outputs are bitwise equal, except for a probe, whose norm is folded."""
 
     def write(self, loaded: Loaded, folder: Path) -> None:
+        encoder = loaded.method.eval_encoder
+        if isinstance(encoder, TimmClassifier):
+            return self._write(encoder.net, whole_config(loaded, encoder), folder)
         encoder = plain_encoder(loaded, "timm")
+        self._write(encoder, config(loaded, encoder), folder)
+
+    def _write(self, encoder: nn.Module, described: dict, folder: Path) -> None:
         tensors = {name: tensor.contiguous().cpu() for name, tensor in encoder.state_dict().items()}
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        write_whole(folder / "config.json", json.dumps(config(loaded, encoder), indent=2) + "\n")
+        write_whole(folder / "config.json", json.dumps(described, indent=2) + "\n")
 
     def check(self, loaded: Loaded, folder: Path) -> CheckResult:
         theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
@@ -123,10 +130,34 @@ def rotary_arguments(loaded: Loaded, encoder: PackedEva) -> tuple[str, dict[str,
 
 def config(loaded: Loaded, encoder: VisionTransformer) -> dict:
     """Make timm's config: how to build this encoder and how to prepare its input."""
-    size, view = loaded.recipe.data.size, loaded.recipe.data.evaluate
     make = rotary_arguments if isinstance(encoder, PackedEva) else arguments
     architecture, built = make(loaded, encoder)
-    normalisation = encoder.normalisation
+    parts = {"pool_size": None, "first_conv": "patch_embed.proj", "classifier": "head"}
+    return _config(loaded, encoder, architecture, built, {"fixed_input_size": True, **parts})
+
+
+def whole_config(loaded: Loaded, network: TimmClassifier) -> dict:
+    """Make timm's config of a classifier of timm. Raises InputError for a small stem, which no argument makes."""
+    if loaded.recipe.encoder.stem != "own":
+        raise InputError(
+            f"timm builds {network.name} with its own stem, and {loaded.path} has a small one (encoder.stem); use --to "
+            "safetensors or --to onnx"
+        )
+    known = network.net.pretrained_cfg
+    parts = {name: known.get(name) for name in ("pool_size", "first_conv", "classifier")}
+    fixed = bool(network.arguments)  # it was built for images of one size
+    return _config(loaded, network, network.name.partition(".")[0], network.arguments,
+                   {"fixed_input_size": fixed, **parts})  # fmt: skip
+
+
+def _config(
+    loaded: Loaded,
+    encoder: VisionTransformer | TimmClassifier,
+    architecture: str,
+    built: dict[str, object],
+    parts: dict[str, object],
+) -> dict:
+    size, view, normalisation = loaded.recipe.data.size, loaded.recipe.data.evaluate, encoder.normalisation
     return {
         "architecture": architecture,
         "num_classes": encoder.num_classes,
@@ -134,15 +165,12 @@ def config(loaded: Loaded, encoder: VisionTransformer) -> dict:
         "model_args": built,
         "pretrained_cfg": {
             "input_size": [3, *both_sides(size)],
-            "fixed_input_size": True,
             "interpolation": "bicubic",
             "crop_pct": 1 / view.short_side,
             "crop_mode": "center",
             "mean": list(normalisation.mean),
             "std": list(normalisation.std),
             "num_classes": encoder.num_classes,
-            "pool_size": None,
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
+            **parts,
         },
     } | ({"label_names": list(loaded.classes)} if encoder.num_classes else {})

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, final
 
 from timm.layers import trunc_normal_
-from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from models.config.recipe import Encoder, Recipe
 from models.config.sweep import along
-from models.encoder.build import encoder_of
 from models.encoder.freeze import STARTS_FROM_NONE
 from models.encoder.vit import FullImages, classify, encode
 from models.losses import label_loss
@@ -47,6 +46,8 @@ class Settings:
 class Finetune(Method):
     """L = CE(p(mix(x)), mix(y)) over labelled images."""
 
+    whole_images = True
+
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
         super().__init__(recipe, classes)
         self.settings = recipe.method
@@ -54,10 +55,10 @@ class Finetune(Method):
         self.slow_below = recipe.optim.layer_decay is not None and recipe.encoder.adapt == "full"
         self.started = recipe.run.start is not None
 
-    @staticmethod
-    def build(recipe: Recipe[Settings], classes: int) -> VisionTransformer:
-        """Build the recipe's encoder, its classifier with weights of `head_std`."""
-        vit = encoder_of(recipe, classes)
+    @classmethod
+    def build(cls, recipe: Recipe[Settings], classes: int) -> nn.Module:
+        """Build the recipe's network, its classifier with weights of `head_std`."""
+        vit = super().build(recipe, classes)
         if recipe.method.head_std is not None:
             trunc_normal_(vit.head.weight, std=recipe.method.head_std)
         return vit

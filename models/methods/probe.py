@@ -53,8 +53,8 @@ class Probe(Method):
         self.start = recipe.run.start
         self.encoder.requires_grad_(False).head.requires_grad_(True)
 
-    @staticmethod
-    def build(recipe: Recipe[Settings], classes: int) -> VisionTransformer:
+    @classmethod
+    def build(cls, recipe: Recipe[Settings], classes: int) -> VisionTransformer:
         """Build the recipe's encoder up to the block that is read, with a probe's head."""
         vit, block = Method.build(recipe, classes), recipe.method.block
         if block is not None:

@@ -55,6 +55,8 @@ class Settings:
 class SelfTrain(Method):
     """L = CE(p(x), y) over labelled images + lambda_u CE(p(strong u), q_u) over unlabelled ones, q_u from a file."""
 
+    whole_images = True
+
     def __init__(self, recipe: Recipe[Settings], classes: int) -> None:
         super().__init__(recipe, classes)
         self.settings, self.classes = recipe.method, classes
@@ -94,6 +96,10 @@ class SelfTrain(Method):
         self.soft_labels = SoftLabels(probabilities)
         self.soft_labels.set_known(known)
         return {"method.labels": self.label_file.array_sha256}
+
+    def pass_holds(self) -> str:
+        """Labelled images, and strong views of unlabelled ones."""
+        return "labelled images and strong views"
 
     def startup_note(self) -> str | None:
         """Return who gave the labels, and the note of the pseudo-labels."""

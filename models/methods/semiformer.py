@@ -20,10 +20,10 @@ from models.methods.balance import Balance, build_balance
 from models.methods.presets import in1k, small
 from models.pseudo_labels.pseudo_label import PseudoLabels
 from models.pseudo_labels.settings import Pseudo
+from models.running_stats import share_statistics
 from models.semiformer.branch import StreamBranch
 from models.semiformer.build import build_semiformer
 from models.semiformer.model import Semiformer, eval_logits
-from models.semiformer.statistics import share_statistics
 from pipeline.batch import Batch
 from pipeline.flags import AT_LEAST_1, BELOW_1, NOT_NEGATIVE
 from pipeline.spec import Needs
@@ -78,8 +78,8 @@ class SemiformerFixMatch(Method):
         """Labelled images; weak and strong views of unlabelled ones; with a branch, visible patches of the weak."""
         return Needs(labelled=True, unlabelled=True, strong=True, unlabelled_visible=recipe.method.mu > 0)
 
-    @staticmethod
-    def build(recipe: Recipe[Settings], classes: int) -> Semiformer:
+    @classmethod
+    def build(cls, recipe: Recipe[Settings], classes: int) -> Semiformer:
         """Build the Semiformer of a recipe."""
         s = recipe.method
         return build_semiformer(recipe, classes, channels=s.channels, double_class_token=s.double_class_token)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from models.config.recipe import Optim
+from models.encoder.timm_classifier import TimmClassifier
 from models.optim.lars import LARS
 from pipeline.errors import InputError
 
@@ -44,10 +45,16 @@ def lr_scale(name: str, method: nn.Module, layer_decay: float | None) -> float:
 
     With a layer decay d, block i of the `depth` blocks of `method.encoder` learns at d^(depth - i), parameters before
     the blocks at d^(depth + 1), all others at 1 (BEiT; MAE's lr_decay.py). Tables of relative positions learn at the
-    share of their block; one table that all blocks share learns at 1 (SimMIM's optimizer.py).
+    share of their block; one table that all blocks share learns at 1 (SimMIM's optimizer.py). Of a classifier of timm
+    the layers are those of timm's param_groups_layer_decay: the last, with the classifier, learns at 1, each below at d
+    times the share of the one above.
     """
     if layer_decay is None:
         return 1.0
+    if isinstance(method.encoder, TimmClassifier):
+        layers = method.encoder.layer_of
+        last = max(layers.values())
+        return layer_decay ** (last - layers.get(name.removeprefix("encoder.net."), last))
     depth = len(method.encoder.blocks)
     block = re.match(r"encoder\.blocks\.(\d+)\.", name)
     if block:

@@ -24,6 +24,7 @@ from models.pretrained.grids import stated_grid
 from models.pretrained.names import examples, with_own_names
 from models.pretrained.rotary import NAME_IT, is_sized, named_eva, stated_eva
 from models.pretrained.weights import Weights
+from models.pretrained.whole_network import network_name
 from pipeline.errors import InputError
 from pipeline.text import count
 
@@ -49,7 +50,8 @@ SINES = 1e-4
 def with_encoder_of_start(recipe: Recipe) -> tuple[Recipe, str | None]:
     """Replace an encoder named auto by the one that run.start holds; -> the recipe, and a line about what was read.
 
-    Another recipe is returned as it is, with None.
+    Another recipe is returned as it is, with None. Weights of a classifier of timm are named by a timm name, by the
+    config.json beside them, or by the recipe of their run.
 
     Raises InputError for weights that cannot be found or read, that are of no plain ViT, and for a number of heads,
     activation or epsilon that differs from what the source states.
@@ -57,6 +59,10 @@ def with_encoder_of_start(recipe: Recipe) -> tuple[Recipe, str | None]:
     if recipe.encoder.name != AUTO:
         return recipe, None
     found = find_start(str(recipe.run.start))
+    if (known := network_name(found)) is not None:
+        name, stem = known
+        said = f"network of {found.where} ({found.what}): timm's {name}"
+        return replace(recipe, encoder=replace(recipe.encoder, name=name, stem=stem)), said
     found = with_own_names(found, SEARCHED)
     encoder, said = read_encoder(found, recipe.encoder)
     return replace(recipe, encoder=encoder), said

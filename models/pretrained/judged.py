@@ -14,6 +14,7 @@ from torch import nn
 from models.config.bounds import AUTO
 from models.config.recipe import Recipe
 from models.config.resolve import resolve
+from models.encoder.timm_classifier import TimmClassifier, is_classifier
 from models.factory import method_class
 from models.load import Loaded, load_run, runnable
 from models.method import Method
@@ -71,7 +72,8 @@ def _recipe(start: str, words: str) -> Recipe:
 
 def _load(start: str, recipe: Recipe, device: torch.device | None) -> Loaded:
     recipe, read = with_encoder_of_start(recipe)
-    found = with_own_names(find_weights(start), SEARCHED)
+    found = find_weights(start)
+    found = found if is_classifier(recipe.encoder.name) else with_own_names(found, SEARCHED)
     classes = _classes(recipe, found)
     method = method_class(recipe)(runnable(recipe, device), len(classes))
     before = _scoring(method)
@@ -81,6 +83,8 @@ def _load(start: str, recipe: Recipe, device: torch.device | None) -> Loaded:
         for vit in [method.encoder, *([] if method.ema is None else [method.ema.module])]:
             if isinstance(vit, VisionTransformer):  # an export holds no classifier that was never trained
                 vit.reset_classifier(0)
+            elif isinstance(vit, TimmClassifier):
+                vit.remove_head()
     origin = said if read is None else f"{read}\n{said}"
     named = replace(recipe, name=Path(found.where).name)
     return Loaded(Path(found.where), named, method.eval().to(device), classes, 0, origin)

@@ -10,7 +10,8 @@ from models.encoder.build import ACTIVATIONS
 from models.encoder.lora import is_factor
 from models.encoder.patches import Normalisation
 from models.encoder.positions import prefix_positions
-from models.encoder.relative import bias_for_each_block, kind_of
+from models.encoder.relative import BLOCK_TABLE, bias_for_each_block, kind_of
+from models.encoder.timm_classifier import TimmClassifier
 from models.encoder.vit import normalisation_of
 from models.method import Method
 from models.pretrained.branch import load_branch
@@ -21,6 +22,7 @@ from models.pretrained.grids import POSITIONS, fitted_biases, fitted_positions
 from models.pretrained.names import examples, with_own_names
 from models.pretrained.rotary import for_eva
 from models.pretrained.weights import Weights, summarise
+from models.pretrained.whole_network import load_network
 from pipeline.errors import InputError
 
 HEAD, NORM, POOLED_NORM, POOLING = "head.", "norm.", "fc_norm.", "attn_pool."
@@ -44,7 +46,7 @@ def load_encoder(
     (models.pretrained.grids). A bias table that all blocks share is copied to each block if the method's encoder
     has one a block. A masked branch is copied if the source has the same (models.pretrained.branch), and so is
     SupMAE's classifier (models.pretrained.classifier). Factors of low rank (encoder.adapt lora) begin anew: those of
-    the source are merged into its weights.
+    the source are merged into its weights. A classifier of timm is loaded by models.pretrained.whole_network.
 
     classes        names of this run's classes, in the order of their labels
     normalisation  what the source's images were normalised by (run.start_normalisation), where it does not say it
@@ -53,9 +55,14 @@ def load_encoder(
     a tensor that is missing or of another shape, and for a tensor of the source's encoder that the method's does not
     have.
     """
+    if isinstance(method.encoder, TimmClassifier):
+        found = start if isinstance(start, Weights) else find_weights(str(start))
+        return load_network(method, found, classes or None, normalisation)
     whole = method.encoder.state_dict()
     own = {name: tensor for name, tensor in whole.items() if not is_factor(name)}
-    found = with_own_names(start if isinstance(start, Weights) else find_weights(str(start)), own)
+    found = start if isinstance(start, Weights) else find_weights(str(start))
+    own, added = without_added(own, found)
+    found = with_own_names(found, own)
     held, notes = _fitted(found, own, method.encoder, normalisation)
     classifier = None
     if not _new_norm(held, own):
@@ -70,8 +77,17 @@ def load_encoder(
     used |= used_too
     out = [name for name in (*(name for name in held if name not in own), *found.others) if name not in used]
     loaded = f"{len(own) - len(new)} tensors of the encoder from {found.where} ({found.what})"
-    parts = [loaded, *notes, classifier, head, branch, f"left out: {summarise(out)}" if out else None]
+    parts = [loaded, *notes, added, classifier, head, branch, f"left out: {summarise(out)}" if out else None]
     return "; ".join([part for part in parts if part] + [f"new: {', '.join(new) or 'none'}"])
+
+
+def without_added(own: dict[str, Tensor], found: Weights) -> tuple[dict[str, Tensor], str | None]:
+    """Leave out the position biases that an encoder has beside absolute positions, unless the source has both, too;
+    -> the tensors to load, and a note on what begins at zero."""
+    tables = {name for name in own if name.endswith(BLOCK_TABLE)} if POSITIONS in own else set()
+    if not tables or any(name.endswith(BLOCK_TABLE) for name in found.tensors):
+        return own, None
+    return {name: tensor for name, tensor in own.items() if name not in tables}, "position biases begin at zero"
 
 
 def _fitted(

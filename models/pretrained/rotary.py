@@ -17,7 +17,7 @@ from timm.layers import RotaryEmbeddingDinoV3
 from timm.models.eva import Eva, EvaAttention
 from torch import Tensor, nn
 
-from models.encoder.build import timm_file
+from models.encoder.timm_classifier import timm_file
 from models.pretrained.weights import Weights
 from pipeline.errors import InputError
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models.config.recipe import Recipe
 from models.encoder.lora import merge
+from models.encoder.timm_classifier import TimmClassifier
 from models.encoder.vit import FullImages, classify, encode
 from models.full_precision import full_precision
 from models.method import Method
@@ -43,6 +44,14 @@ class FeatureExtractor(nn.Module):
             heads = self.encoder.head
             self.width = sum(head.in_features for head in heads.values())
             self.encoder.head = nn.ModuleDict({name: nn.Identity() for name in heads})
+            return
+        if isinstance(self.encoder, TimmClassifier):
+            if pool != "recipe":
+                raise InputError(
+                    f"--pool {pool}: {self.encoder.name} is read as its classifier does; set --pool recipe"
+                )
+            self.width = self.encoder.num_features
+            self.encoder.remove_head()
             return
         if pool == "token" and self.encoder.cls_token is None:
             raise InputError("--pool token: the encoder has no class token; set --pool avg")

@@ -39,6 +39,12 @@ def digits_encoder() -> Encoder:
     return Encoder(None, width=64, depth=4, heads=4, patch=4, pool="avg")
 
 
+def resnet_encoder() -> Encoder:
+    """A ResNet of 0.5 M parameters, timm's smallest, with the stem that He et al. (2016, section 4.2) have for small
+    images: for digits and CIFAR-10. Ours."""
+    return Encoder("test_resnet", stem="small")
+
+
 def digits_decoder() -> Reconstruct:
     """One block of 64. Ours."""
     return Reconstruct(depth=1, width=64, heads=4)

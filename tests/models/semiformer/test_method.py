@@ -15,8 +15,8 @@ from models.factory import method_class
 from models.method import StepInfo
 from models.optim.build import build_optimiser
 from models.pretrained import load_encoder
-from models.semiformer import statistics
-from models.semiformer.statistics import share_statistics
+from models import running_stats
+from models.running_stats import share_statistics
 from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.errors import InputError
 
@@ -241,7 +241,7 @@ def test_every_rank_takes_the_main_ranks_running_statistics_and_nothing_else(mon
     share_statistics(method.encoder)  # alone: nothing happens
     assert all(torch.equal(a, b) for a, b in zip(held, _statistics(method), strict=True))
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(statistics.dist, "broadcast", lambda message, source: message.mul_(2).add_(source))
+    monkeypatch.setattr(running_stats.dist, "broadcast", lambda message, source: message.mul_(2).add_(source))
     share_statistics(method.encoder)
     assert all(torch.equal(2 * a, b) for a, b in zip(held, _statistics(method), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(weights, method.encoder.parameters(), strict=True))
