@@ -1,11 +1,14 @@
-"""Write the results of a sweep into one table, as each job does at its end.  python -m slurm.sweep_table runs/SWEEP"""
+"""Write the results of a sweep into one table, as each job does at its end, and draw it where the sweep is a figure in
+its paper.  python -m slurm.sweep_table runs/SWEEP"""
 
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from models.config.chain import FILE as CHAIN
-from models.evaluate import chain_table
+from models.config.figure import FILE as PICTURE
+from models.evaluate import chain_figure, chain_table
 from pipeline import text
 from pipeline.errors import InputError, command
 from pipeline.store.atomic_write import write_whole
@@ -52,10 +55,29 @@ def _states(root: Path) -> chain_table.States:
 
 
 def write(root: Path) -> Path:
-    """Write the table into the sweep's folder, atomically, as members may end at the same time; return its path."""
+    """Write the table into the sweep's folder, atomically, as members may end at the same time; return its path.
+
+    A chain that is a figure in its paper is drawn beside it (models.evaluate.chain_figure), and the table shows that.
+    """
     path = root / FILE
-    write_whole(path, table(root))
+    if (root / CHAIN).exists():
+        states = _states(root)
+        _, known = chain_table.read_facts(str(root))
+        write_whole(path, chain_table.table(root, known, states) + _drawn(root, known, states))
+    else:
+        write_whole(path, table(root))
     return path
+
+
+def _drawn(root: Path, known: dict, states: chain_table.States) -> str:
+    """Draw a chain that is a figure in its paper; return the lines that show it in Markdown, or say why it is not."""
+    figure = chain_figure.read_figure(known)
+    if figure is None:
+        return ""
+    if find_spec("matplotlib") is None:
+        return f"\n{chain_figure.NOT_INSTALLED}\n"
+    chain_figure.write(root, known, figure, states)
+    return f"\n![{known['source']}, and ours]({PICTURE})\n"
 
 
 def main() -> None:

@@ -3,13 +3,16 @@
     CHAINS = {"digits_decoder_depth": Chain("MAE Table 1a", "blocks", ("1", "2", "4", "8", "12"), stages, paper)}
 
 A file of models/methods declares them under its sweeps' names. `python -m slurm.submit SWEEP` runs the members and what
-follows them, and `python -m models.evaluate.chain_table SWEEP` makes the table. No torch is imported here.
+follows them, `python -m models.evaluate.chain_table SWEEP` makes the table, and where that is a figure in its paper
+`python -m models.evaluate.chain_figure SWEEP` draws it. No torch is imported here.
 """
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import final
+
+from models.config.figure import Figure
 
 FILE = "chain.json"
 """The facts of a chain that was submitted, in the sweep's folder."""
@@ -58,6 +61,7 @@ class Chain:
     stages  what follows each member; a stage of target OWN is a column of the members' own accuracies
     paper   values of the paper by stage, one for each member: shares in percent, other numbers as they are; None where
             the paper, or this repository's source, has none
+    figure  how the table is drawn, where it is a figure in its paper
     """
 
     source: str
@@ -65,6 +69,7 @@ class Chain:
     rows: tuple[str, ...]
     stages: tuple[Stage, ...]
     paper: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+    figure: Figure | None = None
 
 
 def chain_of(sweep: str) -> Chain | None:
@@ -77,9 +82,10 @@ def chain_of(sweep: str) -> Chain | None:
 
 
 def facts(sweep: str, chain: Chain, seeds: Sequence[int], overrides: Sequence[str] = ()) -> dict:
-    """Everything that the table of a chain needs, as JSON: FILE keeps it beside the runs.
+    """Everything that the table and the figure of a chain need, as JSON: FILE keeps it beside the runs.
 
-    Columns are {title, stage, number, paper, targets}, with one target and one value of the paper for each row.
+    Columns are {title, stage, number, paper, targets}, with one target and one value of the paper for each row. There
+    is a figure (models.config.figure) where the chain is one.
     """
     count = range(len(chain.rows))
     columns = [
@@ -93,6 +99,7 @@ def facts(sweep: str, chain: Chain, seeds: Sequence[int], overrides: Sequence[st
         for stage in chain.stages
     ]
     known = {"sweep": sweep, "source": chain.source, "axis": chain.axis, "rows": list(chain.rows)}
+    known |= {"figure": asdict(chain.figure)} if chain.figure else {}
     return known | {"seeds": list(seeds), "overrides": list(overrides), "columns": columns}
 
 

@@ -128,9 +128,19 @@ def cells(root: Path, known: Mapping, states: States | None = None) -> list[list
         raise InputError(f"{root / FILE} does not describe a chain ({error}); submit the sweep again") from error
 
 
-def table(root: Path, known: Mapping, states: States | None = None) -> str:
-    """Make the table in Markdown, with a line above on where the paper's values are from, and lines below that name
-    what is missing."""
+@final
+@dataclass(frozen=True)
+class Filled:
+    """A table that is filled: a line on where the paper's values are from, its lines of text cells, the head first, and
+    lines that name what is missing."""
+
+    title: str
+    lines: Sequence[Sequence[str]]
+    notes: Sequence[str]
+
+
+def filled(root: Path, known: Mapping, states: States | None = None) -> Filled:
+    """Fill the table of a chain with what is there. Raises InputError for facts that are damaged."""
     found = cells(root, known, states)
     upright = len(found) > 1 or not found
     rows = found if upright else [[cell] for cell in found[0]]
@@ -138,7 +148,14 @@ def table(root: Path, known: Mapping, states: States | None = None) -> str:
     lines += [[(row[0].row if upright else row[0].column), *_line(row, rows)] for row in rows]
     title = f"{known['sweep']} beside {known['source']}"
     title += f"; with {' '.join(known['overrides'])}" if known["overrides"] else ""
-    return "\n".join([title, "", text.table(lines, aligned=True) + "\n".join(_notes(found))]).rstrip() + "\n"
+    return Filled(title, lines, _notes(found))
+
+
+def table(root: Path, known: Mapping, states: States | None = None) -> str:
+    """Make the table in Markdown, with a line above on where the paper's values are from, and lines below that name
+    what is missing."""
+    made = filled(root, known, states)
+    return "\n".join([made.title, "", text.table(made.lines, aligned=True) + "\n".join(made.notes)]).rstrip() + "\n"
 
 
 def state_of(folder: Path) -> tuple[str, str | None]:

@@ -1,9 +1,9 @@
-"""Predictions of a masked branch at several mask ratios: pictures in the images' own colours, and squared errors."""
+"""Predictions of a masked branch under several masks: pictures in the images' own colours, and squared errors."""
 
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
+from math import nan, prod
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, final
 
@@ -35,11 +35,14 @@ from pipeline.preview.picture import sheet
 from pipeline.preview.views import mask, spread
 from pipeline.spec import Mask
 from pipeline.store.beton import Beton
-from pipeline.text import percent
+from pipeline.text import did_you_mean, percent
 from pipeline.views import masks
-from pipeline.views.masks.random import random_mask
 
 RATIOS = (0.5, 0.75, 0.9)
+FIGURE_6 = {"random": 0.75, "block": 0.5, "grid": 0.75}
+"""Ratios at which MAE's Figure 6 shows its three kinds of mask."""
+KINDS = ("random", "block", "grid", "unit")
+"""Kinds of mask that are drawn over a whole image; those in windows are not."""
 SIDE = 96
 TRUE_SCALE, VISIBLE_SCALE = "true_scale", "visible_scale"
 HEADINGS = {"": "predicted", TRUE_SCALE: "true scale", VISIBLE_SCALE: "visible scale"}
@@ -75,8 +78,8 @@ class Filled(NamedTuple):
 
 
 @torch.no_grad()
-def fill(method: Method, images: Tensor, ratio: float, keys: np.ndarray) -> Filled | None:
-    """Hide patches of images (u8 [N, 3, H, W]) at random, by the images' keys (u64 [N]), and predict them.
+def fill(method: Method, images: Tensor, shown: Mask, keys: np.ndarray) -> Filled | None:
+    """Hide patches of images (u8 [N, 3, H, W]) by a mask and the images' keys (u64 [N]), and predict them.
 
     With target norm_pix the network predicts each patch in the patch's own scale: (pixels - mean) / spread. It
     predicts neither mean nor spread, so that its output is scaled back in two ways:
@@ -89,7 +92,7 @@ def fill(method: Method, images: Tensor, ratio: float, keys: np.ndarray) -> Fill
     """
     branch, patch = method.branch, method.branch.patch
     grid = grid_of(images, patch)
-    visible_ids = random_mask(keys, grid, masks.visible_count(Mask(ratio=ratio), grid))
+    visible_ids, _ = masks.draw(shown, keys, grid)
     visible = torch.from_numpy(visible_ids).to(images.device)
     hidden = hidden_from_visible(visible, prod(grid))
     predicted = branch.predict(method.encoder, images, visible)
@@ -119,7 +122,7 @@ def _scale_of(images: Tensor, ids: Tensor, patch: int, normalisation: Normalisat
 
 
 def keys_of(ids: np.ndarray, seed: int) -> np.ndarray:
-    """Return the keys u64 [N] of images ids i64 [N]; which patches are hidden depends on key and ratio alone."""
+    """Return the keys u64 [N] of images ids i64 [N]; which patches are hidden depends on key and mask alone."""
     return rng.keys(seed, 0, ids, rng.MASK)
 
 
@@ -132,16 +135,18 @@ class Drawn(NamedTuple):
 
 @torch.no_grad()
 def reconstruct(
-    method: Method, images: Tensor, ratio: float, seed: int = 0, ids: np.ndarray | None = None
+    method: Method, images: Tensor, shown: Mask, seed: int = 0, ids: np.ndarray | None = None
 ) -> Drawn | None:
     """Draw images (u8 [N, 3, H, W]) masked, and with the predictions in place of hidden patches.
+
+    reconstruct(method, images, Mask("block", ratio=0.5)).masked
 
     ids  i64 [N], on which the masks depend; 0 to N - 1 when absent
 
     Visible patches are drawn as they are. Returns None where a prediction is no picture.
     """
     patch = method.branch.patch
-    found = fill(method, images, ratio, keys_of(np.arange(len(images)) if ids is None else ids, seed))
+    found = fill(method, images, shown, keys_of(np.arange(len(images)) if ids is None else ids, seed))
     if found is None:
         return None
     grid = grid_of(images, patch)
@@ -152,7 +157,7 @@ def reconstruct(
         drawn = unpatchify(pixels, grid, patch).clamp(0, 255).round().to(torch.uint8)
         made[name] = drawn.permute(0, 2, 3, 1).cpu().numpy()
     originals = images.permute(0, 2, 3, 1).cpu().numpy()
-    seen = np.stack([mask(image, shown, patch) for image, shown in zip(originals, found.visible, strict=True)])
+    seen = np.stack([mask(image, kept, patch) for image, kept in zip(originals, found.visible, strict=True)])
     return Drawn(seen, made)
 
 
@@ -163,19 +168,30 @@ def picture(
     seed: int = 0,
     ids: np.ndarray | None = None,
 ) -> Picture | None:
-    """Make a picture of images (u8 [N, 3, H, W]), masked at each ratio, and predicted.
+    """Make a picture of images (u8 [N, 3, H, W]), masked at random at each ratio, and predicted.
 
     Ratios that leave no patch visible are left out. Returns None where a prediction is no picture.
     """
-    columns, headings = [list(images.permute(0, 2, 3, 1).cpu().numpy())], ["image"]
     patches = prod(grid_of(images, method.branch.patch))
-    for ratio in (each for each in ratios if patches * (1 - each) >= 1):
+    return masked_picture(method, images, [Mask(ratio=r) for r in ratios if patches * (1 - r) >= 1], seed, ids)
+
+
+def masked_picture(
+    method: Method, images: Tensor, shown: Sequence[Mask], seed: int = 0, ids: np.ndarray | None = None
+) -> Picture | None:
+    """Make a picture of images (u8 [N, 3, H, W]): a line of columns for each, and in it two or more for each mask.
+
+    Returns None where a prediction is no picture.
+    """
+    columns, headings = [list(images.permute(0, 2, 3, 1).cpu().numpy())], ["image"]
+    for each in shown:
         with full_precision(images.device):
-            made = reconstruct(method, images, ratio, seed, ids)
+            made = reconstruct(method, images, each, seed, ids)
         if made is None:
             return None
         columns += [list(pictures) for pictures in (made.masked, *made.filled.values())]
-        headings += [f"{percent(ratio, decimals=0)} hidden", *(HEADINGS[name] for name in made.filled)]
+        named = "" if each.kind == "random" else f"{each.kind}, "
+        headings += [f"{named}{percent(each.ratio, decimals=0)} hidden", *(HEADINGS[name] for name in made.filled)]
     lines = [list(line) for line in zip(*columns, strict=True)]
     return Picture("Reconstructions", caption(method), png(lines, tuple(headings)))
 
@@ -198,8 +214,12 @@ def png(lines: list[list[np.ndarray]], headings: tuple[str, ...]) -> bytes:
 class Reconstructions(Evaluator):
     """Pictures and squared errors of a masked branch's predictions, of a run or of a released masked autoencoder."""
 
-    ratios: tuple[float, ...] = RATIOS
-    """Shares of patches that are hidden, at random."""
+    mask: tuple[str, ...] = ()
+    """Kinds of mask, each at all ratios: random, block, grid (MAE Figure 6) or unit; KIND:RATIO, as in block:0.5, is at
+    that one alone. When absent random."""
+    ratios: tuple[float, ...] | None = None
+    """Shares of patches that are hidden. When absent 0.5, 0.75, 0.9; of a kind that --mask names the one of MAE's
+    Figure 6: random 0.75, block 0.5, grid 0.75."""
     pictures: Annotated[int, AT_LEAST_1] = 8
     """Images on the page, spread over the file."""
     chosen: tuple[int, ...] | None = None
@@ -238,7 +258,8 @@ class Reconstructions(Evaluator):
         return loaded
 
     def run(self, loaded: Loaded) -> Result:
-        """Measure mse_R, the mean squared error of hidden pixels, 0 to 1, at ratio R, and blank_R of blank ones.
+        """Measure mse_R, the mean squared error of hidden pixels, 0 to 1, at ratio R, and blank_R of blank ones; for a
+        mask of another kind than random mse_block_R and so on.
 
         With target norm_pix there are two of each (`fill`): mse_visible_scale_R, whose prediction is scaled by visible
         patches, and mse_true_scale_R, by the true hidden patch's own mean and spread.
@@ -247,7 +268,7 @@ class Reconstructions(Evaluator):
         beton = self.open(loaded)
         ids = self.shown(beton)
         images = torch.cat(list(self.images(loaded, beton, ids)))
-        drawn = picture(loaded.method, images, self.ratios, self.seed, ids)
+        drawn = masked_picture(loaded.method, images, self.masks(loaded), self.seed, ids)
         if drawn is None:
             target = loaded.method.branch.settings.target
             raise InputError(f"{loaded.path} predicts {target}, of which there is no picture; give a run on pixels")
@@ -262,16 +283,48 @@ class Reconstructions(Evaluator):
     def errors(self, loaded: Loaded, images: Tensor, ids: np.ndarray) -> dict[str, Tensor]:
         """Sum the images' mean squared errors of predicted and of blank patches by name: f64 [], on the device."""
         found = {}
-        for ratio in self.ratios:
+        for shown in self.masks(loaded):
+            kind = "" if shown.kind == "random" else shown.kind
             with full_precision(images.device):
-                filled = fill(loaded.method, images, ratio, keys_of(ids, self.seed))
+                filled = fill(loaded.method, images, shown, keys_of(ids, self.seed))
             assert filled is not None  # `run` has drawn such a picture
             truth = gather_patches(images, None, filled.hidden, loaded.method.branch.patch).float()
             for name in sorted(filled.fillings, reverse=True):  # visible_scale first: it is the one to compare by
                 for what, pixels in zip(("mse", "blank"), filled.fillings[name], strict=True):
                     each = (pixels - truth).double().div(255).square().mean((1, 2))
-                    found["_".join(filter(None, (what, name, f"{ratio:g}")))] = each.sum()
+                    found["_".join(filter(None, (what, name, kind, f"{shown.ratio:g}")))] = each.sum()
         return found
+
+    def masks(self, loaded: Loaded) -> list[Mask]:
+        """List the masks that the flags ask for; a unit is as large as in the run's recipe.
+
+        Raises InputError for a kind or a ratio that cannot be.
+        """
+        found = []
+        for asked in self.mask or ("random",):
+            kind, _, ratio = asked.partition(":")
+            if kind not in KINDS:
+                near = did_you_mean(kind, KINDS) or f"; there are {', '.join(KINDS)}"
+                raise InputError(f"--mask: no mask that is drawn over a whole image is called {kind!r}{near}")
+            unit = loaded.recipe.data.mask.unit if kind == "unit" else Mask.unit
+            found += [Mask(kind, each, unit) for each in self._ratios(asked, kind, ratio)]
+        if len({*found}) < len(found):
+            raise InputError(f"--mask {' '.join(self.mask)}: one mask is there twice; leave one out")
+        return found
+
+    def _ratios(self, asked: str, kind: str, ratio: str) -> tuple[float, ...]:
+        """Read the ratio of KIND:RATIO, else those of the flag."""
+        if ":" in asked:
+            try:
+                share = float(ratio)
+            except ValueError:
+                share = nan
+            if not 0 < share < 1:
+                raise InputError(f"--mask {asked}: expected KIND or KIND:RATIO, as in {kind}:0.75")
+            return (share,)
+        if self.ratios is not None:
+            return self.ratios
+        return (FIGURE_6[kind],) if self.mask and kind in FIGURE_6 else RATIOS
 
     def shown(self, beton: Beton) -> np.ndarray:
         """Return the ids i64 [N] of the images on the page. Raises InputError for one that the file does not have."""
@@ -294,13 +347,15 @@ def check(loaded: Loaded, evaluator: Reconstructions) -> None:
             "semi_mae or another method that predicts patches"
         )
     check_bounds(evaluator, "--")
-    if not evaluator.ratios:
+    if evaluator.ratios is not None and not evaluator.ratios:
         raise InputError("--ratios: expected a mask ratio or more, got none")
-    for ratio in evaluator.ratios:
+    grid = tuple(loaded.method.encoder.patch_embed.grid_size)
+    for shown in evaluator.masks(loaded):
         try:
-            masks.visible_count(Mask(ratio=ratio), tuple(loaded.method.encoder.patch_embed.grid_size))
+            masks.draw(shown, keys_of(np.zeros(1, np.int64), evaluator.seed), grid)
         except InputError as error:
-            raise InputError(f"--ratios: {error}") from None
+            flag = f"--mask {shown.kind}" if evaluator.mask else "--ratios"
+            raise InputError(f"{flag}: {error}") from None
 
 
 def _to_pixels(predicted: Tensor, normalisation: Normalisation) -> Tensor:

@@ -6,14 +6,16 @@ digits_...   the same axis on the embedded digits, with the other settings of ma
 cifar10_...  the same axis with the other settings of mae:cifar10; ours
 
 Each member is followed by fine-tuning, a linear probe and nearest neighbours (CHAINS, below), and the sweep ends in one
-table beside the paper's. Here: none of them was run to its end yet. The members differ in their table's axis alone.
+table beside the paper's, and in its figure where the paper has one. Here: none of them was run to its end yet. The
+members differ in their table's axis alone.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 from models.config.chain import Chain
+from models.config.figure import Figure, Panel, PaperLine, line_along
 from models.config.recipe import Recipe
 from models.config.sweep import along, changed
 from models.methods import mae
@@ -205,7 +207,8 @@ def cifar10_ratio() -> Iterator[Recipe[Settings]]:
 def in1k_ratio() -> Iterator[Recipe[Settings]]:
     """ImageNet, how many patches are hidden: 10 to 90 % (Figure 5).  Here: not yet run.
 
-    Paper: best around 75 % by linear probe, from 40 to 80 % fine-tuned.
+    Paper: 83.2 / 54.6, 83.4 / 58.9, 83.4 / 61.7, 84.7 / 67.0, 84.9 / 69.9, 85.0 / 71.8, 84.9 / 73.2, 84.9 / 73.5,
+    84.5 / 71.8, 83.0 / 66.1, as printed at its points.
     """
     return along(_in1k(), RATIO, RATIOS)
 
@@ -265,12 +268,14 @@ _chains = partial(stages.at_three_sizes, stages.MAE_L16, "MAE {}: ViT-L/16 on Im
 
 def _figure_9() -> dict[str, Chain]:
     """Declare the partial fine-tunings of one member: its values are those of finetune:in1k_l16_blocks."""
-    tuned = {"head": 73.5, "half": 79.1, "1": 81.0, "2": 83.1, "4": 84.2, "6": 84.4, "12": 84.6, "18": 84.7}
-    values, few = tuned | {"full": 84.9}, ("head", "half", "1", "2", "full")
-    sizes = {
-        "digits": ("finetune:digits", few),
-        "cifar10": ("finetune:cifar10", few),
-        "in1k": ("finetune:in1k_l16_paper", tuple(stages.PARTS)),
+    values = dict(zip(stages.PARTS, (73.5, 79.1, 81.0, 83.1, 84.2, 84.4, 84.6, 84.7, 84.9), strict=True))
+    whole = PaperLine("MAE", (0, 0.5, 1, 2, 4, 6, 12, 18, 24), tuple(values.values()))
+    moco = PaperLine("MoCo v3", (0, 1, 2, 4, 6, 12, 18, 24), (77.6, 79.9, 80.8, 81.6, 81.9, 83.2, 83.8, 84.1))
+    few = "head", "half", "1", "2", "full"
+    sizes = {  # what is fine-tuned, its parts, and the blocks of the encoder
+        "digits": ("finetune:digits", few, 4),
+        "cifar10": ("finetune:cifar10", few, 4),
+        "in1k": ("finetune:in1k_l16_paper", tuple(stages.PARTS), 24),
     }
     return {
         f"{size}_blocks": Chain(
@@ -279,14 +284,17 @@ def _figure_9() -> dict[str, Chain]:
             ("MAE",),
             stages.partial(recipe, parts),
             {f"tuned-{part}": (values[part],) for part in parts},
+            Figure("# blocks fine-tuned", stages.by_blocks(parts, depth, whole, (moco,)), stages.SIZES[size],
+                   apart=size != "in1k"),
         )
-        for size, (recipe, parts) in sizes.items()
-    }
+        for size, (recipe, parts, depth) in sizes.items()
+    }  # fmt: skip
 
 
-def _at_default(value: float) -> tuple[float | None, ...]:
-    """The values of RATIOS of which only the default's, 75 %, is known."""
-    return tuple(value if ratio == 0.75 else None for ratio in RATIOS)
+def _figure_7(x: Sequence[float], paper_x: Sequence[float]) -> tuple[Panel, ...]:
+    """Draw fine-tuned above, the linear probe below."""
+    named = ("fine-tuning", "finetune"), ("linear probing", "probe")
+    return tuple(Panel((line_along(title, stage, x, paper_x),)) for title, stage in named)
 
 
 def _names(values: Iterable[object]) -> tuple[str, ...]:
@@ -308,11 +316,14 @@ CHAINS = {
               (84.0, 84.7, 84.9, 84.3), (65.7, 73.1, 73.5, 71.9)),
     **_chains("mask", "Table 1f", "mask", ("random 75 %", "block 50 %", "block 75 %", "grid 75 %"),
               (84.9, 83.9, 82.8, 84.0), (73.5, 72.3, 63.9, 66.0)),
-    **_chains("ratio", "Figure 5, of which only the default's value is in print (Table 1)", "hidden",
-              tuple(f"{ratio:.0%}" for ratio in RATIOS), _at_default(84.9), _at_default(73.5)),
+    **_chains("ratio", "Figure 5", "hidden", tuple(f"{ratio:.0%}" for ratio in RATIOS),
+              (83.2, 83.4, 83.4, 84.7, 84.9, 85.0, 84.9, 84.9, 84.5, 83.0),
+              (54.6, 58.9, 61.7, 67.0, 69.9, 71.8, 73.2, 73.5, 71.8, 66.1),
+              figure=stages.tuned_and_linear("masking ratio (%)", [round(100 * ratio) for ratio in RATIOS])),
     **_chains("schedule", "Figure 7", "epochs", _names(EPOCHS),
               (82.3, 83.3, 84.3, 84.9, 85.1), (57.3, 64.4, 69.7, 73.5, 75.1),
-              *(tuple(f"{steps:,} steps" for steps in each) for each in (DIGITS_STEPS, CIFAR10_STEPS))),
+              *(tuple(f"{steps:,} steps" for steps in each) for each in (DIGITS_STEPS, CIFAR10_STEPS)),
+              figure=stages.by_length(EPOCHS, DIGITS_STEPS, CIFAR10_STEPS, _figure_7, log=True)),
     **_figure_9(),
 }  # fmt: skip
 """What follows each sweep's members, with the papers' values in %, fine-tuned and linear."""

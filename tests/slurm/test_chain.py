@@ -3,19 +3,20 @@
 import itertools
 import json
 import signal
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from models.config.chain import FILE, Stage
+from models.config.chain import FILE, Chain, Stage, facts
+from models.config.figure import Figure, Panel, line_along
 from models.config.resolve import resolve
 from models.config.sweep import changed
 from models.methods import finetune
 from models.records.run_folder import RECIPE, REPORT
 from pipeline.errors import InputError
 from pipeline.labels.splits import split_name
-from slurm import chain_jobs, launch, state, submit
+from slurm import chain_jobs, launch, state, submit, sweep_table
 from slurm.job import Job
 from slurm.request import Request
 from tests.slurm.chain_toys import STAGES, begun, toy_chain
@@ -155,6 +156,21 @@ def test_a_chain_is_planned_with_folders_starts_and_labels_of_each_seed(digits, 
     (root / FILE).write_text(json.dumps(plan.chain | {"rows": ["with", "without"]}))
     with pytest.raises(InputError, match="holds the rows"):
         launch.plan("mae_ablations:digits_mask_tokens", flags)
+
+
+def test_where_a_chain_is_a_figure_the_table_ends_in_it_and_says_so_without_matplotlib(tmp_path, monkeypatch):
+    chain = Chain("MAE Figure 7: ViT-L", "epochs", ("1", "2"), (TUNE,), {"tune": (82.0, 83.0)})
+    panel = Panel((line_along("fine-tuning", "tune", (1, 2)),))
+    drawn = replace(chain, figure=Figure("epochs", (panel,), "digits", apart=True))
+    (tmp_path / state.RECORD).write_text(json.dumps({"members": []}))
+    for each in (chain, drawn):
+        (tmp_path / FILE).write_text(json.dumps(facts("a:chain", each, (0,))))
+        last = sweep_table.write(tmp_path).read_text().splitlines()[-1]
+        shown = each is drawn
+        assert last == ("![MAE Figure 7: ViT-L, and ours](figure.svg)" if shown else "0 of 2 numbers are there")
+        assert [(tmp_path / name).exists() for name in ("figure.svg", "table.html")] == [shown] * 2
+    monkeypatch.setattr(sweep_table, "find_spec", lambda name: None)
+    assert "matplotlib is not installed" in sweep_table.write(tmp_path).read_text().splitlines()[-1]
 
 
 def test_seeds_are_of_chains_and_an_evaluator_is_one_process():
