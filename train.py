@@ -33,6 +33,7 @@ from models.training.finish import finish_run
 from models.training.liveness import HangTimeout
 from models.training.stop import STEP, WHY, Stop, Vote, job_left_s
 from models.training.trainer import Training, open_loader, prepare
+from pipeline.dense.dataset import DenseLoader
 from pipeline.loader import Loader
 
 
@@ -80,7 +81,7 @@ def train_to_end(run: Training, stop: Stop) -> int:
         return finish(run) if run.over else stopped(run, WHY[why])
 
 
-def train_step(run: Training, batches: Loader) -> None:
+def train_step(run: Training, batches: Loader | DenseLoader) -> None:
     """One update: forward and backward of every micro-batch, clip, step, moving average, journal."""
     recipe, step, micro = run.recipe, run.step, run.micro
     lr = learning_rate(step, run.length, recipe.optim, recipe.data.batch)
@@ -97,7 +98,7 @@ def train_step(run: Training, batches: Loader) -> None:
                 loss = run.model(batch, info)
             (loss.total / micro).backward()
         losses.append(loss)
-        ids += [part.ids for part in (batch.labelled, batch.unlabelled) if part is not None]
+        ids += [part.ids for part in batch.parts.values()]
     inactive = list(run.method.inactive_params(info))
     run.gradient_check(run.method.named_parameters(), inactive, "labels only" if info.labels_only else "every loss")
     for parameter in inactive:

@@ -1,5 +1,7 @@
 """Name the class of any images, by a trained run.  python -m models.predict RUN IMAGES... [--out FILE]
 
+A run of segmentation draws the classes of their pixels over them instead, into the folder --out.
+
 With --next N: name the N images, of these or of the run's own without a label, whose label would help it most.
 
 `pipeline.convert` and this command list folders and read images by the same code, and reject for the same reasons.
@@ -28,7 +30,9 @@ from pipeline.store.image_size import MAX_PIXELS, MAX_SIDE
 from pipeline.store.sample_names import escape
 from pipeline.text import count
 
-OUT, NEXT = Path("predictions.csv"), Path("next.csv")
+OUT, NEXT, FOLDER = Path("predictions.csv"), Path("next.csv"), Path("predictions")
+WINDOWS = 8
+"""Windows of a segmentation that go through the network at once, unless --batch is fewer."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Arguments:
     run's training file that have no known label."""
     out: Path | None = None
     """The CSV to write, predictions.csv when absent, or next.csv; in names of files a backslash is written as two, and
-    a byte that is no UTF-8 as \\xe9."""
+    a byte that is no UTF-8 as \\xe9. Of a run of segmentation a folder for NAME-overlay.png and NAME-classes.png, whose
+    values are class numbers; predictions when absent."""
     next: int | None = None
     """Choose so many images to label next: a typical image of each cluster without a label, then uncertain ones. Their
     picture is written beside the CSV."""
@@ -74,6 +79,9 @@ def main() -> int:
     if loaded.note:
         print(loaded.note)
     decoding = Decoding(a.window or trained_window(loaded), max_pixels=a.max_pixels)
+    if draws(loaded):
+        assert given is not None  # as checked above
+        return draw(a, loaded, given)
     if a.next is not None:
         return choose_next(a, a.next, loaded, given, decoding)
     assert given is not None  # as checked above
@@ -99,6 +107,24 @@ def predict(a: Arguments, loaded: Loaded, given: Given, decoding: Decoding) -> i
     write_whole(out, text.getvalue())
     print(f"{escape(str(out))}: {count(done, 'image')} in {taken:.1f} s, {done / taken:,.0f} img/s; {n:,} left out")
     return 0
+
+
+def draw(a: Arguments, loaded: Loaded, given: Given) -> int:
+    """Draw the classes of each image's pixels over it."""
+    from models.evaluate.dense_predictions import draw_predictions  # here, because a run of classes does without it
+
+    began, out = time.perf_counter(), a.out or FOLDER
+    drawn = draw_predictions(loaded, given.paths, out, min(a.batch, WINDOWS))
+    taken, n = time.perf_counter() - began, left_out(given, [*given.rejected, *drawn.rejected])
+    if not drawn.count:
+        raise InputError(f"of {count(len(given.paths), 'file')} none is an image that can be read; nothing was written")
+    print(f"{escape(str(out))}: {count(drawn.count, 'image')} in {taken:.1f} s; {n:,} left out")
+    return 0
+
+
+def draws(loaded: Loaded) -> bool:
+    """Say whether a run gives classes of pixels."""
+    return loaded.method.needs(loaded.recipe).pixel_labels is not None
 
 
 def choose_next(a: Arguments, budget: int, loaded: Loaded, given: Given | None, decoding: Decoding) -> int:
@@ -135,7 +161,9 @@ def left_out(given: Given, rejected: list[tuple[Path, str]]) -> int:
 
 def check(a: Arguments, loaded: Loaded) -> None:
     """Raise InputError for a run that cannot name classes, or numbers that mean nothing."""
-    if a.next is not None:
+    if draws(loaded):
+        check_drawing(a)
+    elif a.next is not None:
         check_next(a)
     elif not loaded.method.has_classifier:
         raise InputError(
@@ -148,7 +176,19 @@ def check(a: Arguments, loaded: Loaded) -> None:
     check_window(a.window)
     if not 1 <= a.max_pixels <= MAX_SIDE**2:
         raise InputError(f"--max-pixels: expected 1 to {MAX_SIDE**2}, got {a.max_pixels}")
-    check_writable(a.out or (OUT if a.next is None else NEXT))
+    if not draws(loaded):
+        check_writable(a.out or (OUT if a.next is None else NEXT))
+
+
+def check_drawing(a: Arguments) -> None:
+    """Raise InputError for flags of class names, and for a folder that is a file."""
+    asked = [flag for flag, given in (("--next", a.next is not None), ("--top", a.top != 1)) if given]
+    if asked:
+        raise InputError(f"{asked[0]} is of runs that name a class of an image; this one draws those of its pixels")
+    if a.window is not None:
+        raise InputError("--window is of runs that read a .beton; masks are learned from images of 8 bits")
+    if (a.out or FOLDER).is_file():
+        raise InputError(f"--out {a.out or FOLDER}: expected a folder for the pictures, found a file; name another")
 
 
 def check_next(a: Arguments) -> None:

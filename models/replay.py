@@ -179,7 +179,7 @@ def micro_batch(run: Training, batch: Batch, info: StepInfo) -> Iterator[str]:
 
 def ids_of(batch: Batch) -> list[int]:
     """The ids of a batch's images, labelled ones first."""
-    return [image for part in (batch.labelled, batch.unlabelled) if part is not None for image in part.ids.tolist()]
+    return [image for part in batch.parts.values() for image in part.ids.tolist()]
 
 
 def _watch(name: str, first: list[str]):

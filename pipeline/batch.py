@@ -2,6 +2,7 @@
 
 batch.labelled.images     # u8 [N, 3, H, W]
 batch.unlabelled.weak     # u8 [M, 3, H, W]
+batch.dense.classes       # u8 [N, H, W], of each pixel of batch.dense.images
 """
 
 from dataclasses import dataclass, fields
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 DIMENSIONS = {"visible": (2, 3), "hidden": (3,)}  # of a tensor that is no image; 1 for every other
+IGNORED = 255
+"""Class, in a batch, of pixels that have none."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +46,37 @@ class Unlabelled:
 
 
 @dataclass(frozen=True)
+class Dense:
+    """Images whose pixels have classes: ids i64 [N], images u8 [N, 3, H, W], classes u8 [N, H, W], IGNORED for none."""
+
+    ids: Tensor
+    images: Tensor
+    classes: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """Images of one step (or micro-batch) on the device; a part that the method does not need is None."""
 
     step: int
     labelled: Labelled | None
     unlabelled: Unlabelled | None
+    dense: Dense | None = None
+
+    @property
+    def parts(self) -> dict[str, "Labelled | Unlabelled | Dense"]:
+        """Return the parts that there are, by name."""
+        parts = {"labelled": self.labelled, "unlabelled": self.unlabelled, "dense": self.dense}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def check(self) -> "Batch":
         """Return self if every tensor has its dtype and shape. Raises TypeError naming the first that has not."""
-        for name, part in (("labelled", self.labelled), ("unlabelled", self.unlabelled)):
-            if part is not None:
-                _check(name, part)
+        for name, part in self.parts.items():
+            _check(name, part)
         return self
 
 
-def _check(name: str, part: Labelled | Unlabelled) -> None:
+def _check(name: str, part: Labelled | Unlabelled | Dense) -> None:
     n = part.ids.shape[0]
     for field in fields(part):
         tensor = getattr(part, field.name)
@@ -67,6 +85,8 @@ def _check(name: str, part: Labelled | Unlabelled) -> None:
         image = field.name in ("images", "weak", "strong")
         dtype, shape = (torch.uint8, (n, 3)) if image else (torch.int64, (n,))
         dimensions = (4,) if image else DIMENSIONS.get(field.name, (1,))
+        if field.name == "classes":
+            dtype, shape, dimensions = torch.uint8, (n, *part.images.shape[2:]), (3,)
         if tensor.dtype != dtype or tuple(tensor.shape[: len(shape)]) != shape or tensor.ndim not in dimensions:
             raise TypeError(
                 f"batch.{name}.{field.name}: expected {dtype} {list(shape)} with {dimensions[0]} dimensions, "

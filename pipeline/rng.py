@@ -26,7 +26,7 @@ _SHIFTS = [np.uint64(each) for each in SHIFTS]
 _UNUSED = np.uint64(11)  # low bits that a double's 53 have no room for
 
 # Streams: one for each use of an image. A number keeps its meaning for good, as it decides what earlier runs drew.
-WEAK, STRONG, MASK, LABELLED, TORCH, ORDER, CORRUPT = range(1, 8)
+WEAK, STRONG, MASK, LABELLED, TORCH, ORDER, CORRUPT, DENSE = range(1, 9)
 
 
 def mix(states: np.ndarray) -> np.ndarray:

@@ -146,10 +146,50 @@ class Data:
 
 
 @dataclass(frozen=True)
+class PixelLabels:
+    """Where images and the classes of their pixels are, and how both are cut together in training (pipeline.dense).
+
+    PixelLabels(masks="annotations/{set}", classes="objectInfo150.txt", zero_ignored=True)     # ADE20K
+
+    Files lie in `data.root`; a mask has its image's name and one channel, a class in each pixel.
+    """
+
+    images: str = "images/{set}"
+    """Folder of the images of a set; {set} is data.train, data.val or data.test. A set called NAME.txt is a file that
+    lists the names of its images, one a line; {set} is then NAME."""
+    masks: str = "masks/{set}"
+    """Folder of the masks of a set: NAME.png for each image NAME."""
+    classes: str = "classes.txt"
+    """File with the name of a class a line, in the order of their numbers; or ADE20K's objectInfo150.txt."""
+    names: tuple[str, ...] = ()
+    """Names of the classes in the order of their numbers, in place of the file `classes`."""
+    zero_ignored: bool = False
+    """Pixels of 0 have no class, and class i is written i + 1 (ADE20K; mmseg's reduce_zero_label)."""
+    ignored: Annotated[int, NOT_NEGATIVE] = 255
+    """Value, in the file, of pixels that have no class: they are neither learned from nor counted."""
+    short_side: Annotated[int, AT_LEAST_1] = 512
+    """The short side that images are resized to, in training times `scale`, and where they are evaluated."""
+    long_side: Annotated[int, AT_LEAST_1] = 2048
+    """The most that the long side may then have; the short side is smaller where it would have more."""
+    scale: Annotated[tuple[float, float], POSITIVE] = (0.5, 2.0)
+    """Training: range of the factor by which an image is then enlarged, before a crop of data.size is cut."""
+    most: Annotated[float, SHARE] = 0.75
+    """Training: share of a crop's labelled pixels that one class may have; of ten crops the first with less is taken,
+    else the last. 1: the first in any case."""
+    flip: bool = True
+    """Training: mirror left and right half of the time."""
+    jitter: bool = True
+    """Training: brightness, contrast, saturation and hue, each half of the time (SSD's photometric distortion)."""
+
+
+@dataclass(frozen=True)
 class Needs:
     """Parts of a batch that a method reads; other parts are neither drawn nor decoded.
 
     Needs(labelled=True, unlabelled=True, strong=True)     # of FixMatch
+
+    pixel_labels  where they are; the method then learns from image files and masks (pipeline.dense), and reads nothing
+                  else
     """
 
     labelled: bool = False
@@ -157,3 +197,4 @@ class Needs:
     unlabelled: bool = False
     strong: bool = False
     unlabelled_visible: bool = False
+    pixel_labels: PixelLabels | None = None

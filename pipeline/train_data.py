@@ -46,6 +46,21 @@ class TrainData:
     fingerprint: dict[str, str | None]
 
     @property
+    def n(self) -> int:
+        """Count the images of the file."""
+        return self.beton.n
+
+    @property
+    def path(self) -> str:
+        """Name the file, for messages."""
+        return str(self.beton.path)
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of the file."""
+        return self.beton.digest
+
+    @property
     def pools(self) -> tuple[int, int]:
         """Count the images in the labelled and the unlabelled pool; 0 where the method reads none."""
         labelled, unlabelled = (0 if pool is None else len(pool) for pool in (self.labelled, self.unlabelled))

@@ -11,7 +11,7 @@ from torch import Tensor
 from models.config.recipe import Recipe
 from models.factory import method_class
 from pipeline import rng
-from pipeline.batch import Batch, Labelled, Unlabelled
+from pipeline.batch import Batch, Dense, Labelled, Unlabelled
 from pipeline.sampling.sampler import shares
 from pipeline.spec import both_sides
 from pipeline.views import masks
@@ -55,6 +55,10 @@ def random_batch(recipe: Recipe, labelled: int, unlabelled: int, classes: int, d
         return [None if ids is None else torch.from_numpy(ids).to(device) for ids in drawn]
 
     known = unknown = None
+    if needs.pixel_labels is not None:
+        pixels = torch.randint(classes, (labelled, *both_sides(data.size)), dtype=torch.uint8, generator=generator)
+        dense = Dense(torch.arange(labelled, device=device), view(labelled), pixels.to(device))
+        return Batch(0, None, None, dense).check()
     if labelled:
         labels = torch.randint(classes, (labelled,), generator=generator).to(device)
         ids = torch.arange(labelled, device=device)

@@ -100,7 +100,7 @@ def _check_epochs(optim: Optim) -> None:
     if (optim.schedule == "steps") != bool(drops):
         raise InputError(
             f"optim.schedule is {optim.schedule} and optim.drop_epochs is {drops or 'empty'}: schedule steps needs "
-            "some, cosine takes none; set the other of the two"
+            "some, cosine and poly take none; set the other of the two"
         )
     if list(optim.drop_epochs) != sorted(set(optim.drop_epochs)) or max(optim.drop_epochs, default=0) > optim.epochs:
         expected = f"expected ascending epochs, none after {optim.epochs:g}"

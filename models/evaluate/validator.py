@@ -63,6 +63,16 @@ class Validator:
         if recipe.run.probe:
             self._check_labels()
 
+    @property
+    def path(self) -> str:
+        """Name the file, for messages."""
+        return str(self.beton.path)
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of the file."""
+        return self.beton.digest
+
     def __call__(self, method: Method) -> dict[str, float]:
         """Measure shares of images, in float32 whatever the run trains in. A collective call.
 

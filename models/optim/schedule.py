@@ -11,6 +11,7 @@ from models.config.recipe import Optim
 from pipeline.errors import InputError
 from pipeline.text import count
 
+FALLS = {"cosine": "half a cosine", "steps": "in steps", "poly": "as a power"}
 LOW = 0.01
 """Share of the peak below which a constant rate is pointed out."""
 WHOLE = 1e-6
@@ -129,8 +130,9 @@ def learning_rate(step: int, length: RunLength, optim: Optim, batch: int) -> flo
     """The learning rate of the step with this number, counted from 0.
 
     It rises linearly from `warmup_lr` (0) over `warmup_steps`, as in MAE's lr_sched.py but per step. Then, through both
-    phases, it follows half a cosine to `final_lr` at `own_steps`, or is multiplied by `drop_factor` at each of
-    `drop_steps` and kept at `final_lr` or above (with final_lr 0: SimMIM's MultiStepLRScheduler, per step). Where
+    phases, it follows half a cosine to `final_lr` at `own_steps`, or what is left of the steps to the power of
+    `poly_power` (mmseg's PolyLR), or is multiplied by `drop_factor` at each of `drop_steps` and kept at `final_lr` or
+    above (with final_lr 0: SimMIM's MultiStepLRScheduler, per step). Where
     `lr_batch` is set all is scaled by batch / lr_batch (Goyal et al. 2017); `batch` counts the images of a step over
     all devices.
 
@@ -173,7 +175,7 @@ def describe_extension(number: int, length: RunLength, optim: Optim, batch: int)
     top = (optim.lr if asked.lr is None else asked.lr) * scale
     rise = f"re-warmed over {count(part.warmup_steps, 'step')}" if part.warmup_steps else "raised at once"
     text += f"{rise} from {before:.3g} to {top:.3g}"
-    return text + f", then {'half a cosine' if optim.schedule == 'cosine' else 'in steps'} down to {at_end:.3g}"
+    return text + f", then {FALLS[optim.schedule]} down to {at_end:.3g}"
 
 
 def _lr_scale(optim: Optim, batch: int) -> float:
@@ -194,6 +196,8 @@ def _rate(
         return max(final, peak * optim.drop_factor ** bisect_right(drops, at + WHOLE))
     first = warmup if optim.warmup_prefix else 0
     done = (at - first) / (end - first) if end > first else 0.0
+    if optim.schedule == "poly":
+        return final + (peak - final) * max(0.0, 1.0 - done) ** optim.poly_power
     return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 

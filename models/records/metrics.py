@@ -11,6 +11,8 @@ RAW = "_raw"
 """Ends the names of values of the weights themselves, where an average is kept as well."""
 RECALLS = "recall", f"recall{RAW}"
 """Shares of right answers of each class, in the rows of evaluations; null for a class without an image."""
+IOU = "iou"
+"""Intersection over union of each class, in the rows of evaluations of segmentation; null for a class without any."""
 OPTIONAL = {"epoch": NUMBER, "replaced": (int,), "pseudo": (dict,)}
 INTERVAL = {"loss": NUMBER_OR_NONE, "lr": NUMBER_OR_NONE, "gradient_norm": NUMBER_OR_NONE, "parts": (dict,)}
 TIMING = {"images_per_s": NUMBER_OR_NONE, "wait_share": NUMBER_OR_NONE, "elapsed_s": NUMBER}

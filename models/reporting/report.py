@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from models.records.json_file import read_object
-from models.records.metrics import RECALLS
+from models.records.metrics import IOU, RECALLS
 from models.records.run_folder import ENVIRONMENT, RECIPE, REPORT
 from models.reporting import figures
 from models.reporting.pseudo_label_stats import PseudoLabelCounts, few_passed
@@ -167,7 +167,10 @@ def _curves(steps: Sequence[dict], scores: figures.Series, ranks: figures.Series
 
 
 def _classes(rows: Sequence[dict], labels: Sequence[int], class_names: Sequence[str] | None) -> list[Table | Picture]:
-    """Recall of each class by the last evaluation of val that has it; the ten lowest as a table."""
+    """Recall of each class by the last evaluation of val that has it, the ten lowest as a table; of segmentation IoU
+    and recall of every class."""
+    if pixels := [row for row in rows if row.get("evaluation") == "val" and IOU in row]:
+        return [_class_ious(pixels[-1], labels, class_names)]
     held = [row[name] for row in rows if row.get("evaluation") == "val" for name in RECALLS[::-1] if name in row]
     if not held or len(held[-1]) != len(labels):
         return []
@@ -178,6 +181,14 @@ def _classes(rows: Sequence[dict], labels: Sequence[int], class_names: Sequence[
         *_pictures((*figures.RECALL, figures.recalls(recall, labels, names)), wide=True),
         Table(["class, lowest recall first", "known labels", "recall on val"], table),
     ]
+
+
+def _class_ious(row: dict, pixels: Sequence[int], class_names: Sequence[str] | None) -> Table:
+    names, each = class_names or [str(index) for index in range(len(pixels))], row[IOU]
+    order = sorted(range(len(each)), key=lambda c: 2.0 if each[c] is None else each[c])
+    shares = [["–" if share is None else percent(share) for share in row[name]] for name in (IOU, RECALLS[0])]
+    table = [[names[c], f"{pixels[c]:,}", shares[0][c], shares[1][c]] for c in order]
+    return Table(["class, lowest IoU first", "pixels learned from", "IoU on val", "recall on val"], table)
 
 
 def _pseudo_labels(

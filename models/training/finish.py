@@ -9,8 +9,12 @@ from models.checkpoint import save_load
 from models.config.extensions import stages_of
 from models.config.resolve import command_of
 from models.encoder.freeze import describe
+from models.evaluate.dense_pictures import prediction_picture, view_picture
+from models.evaluate.dense_validator import DenseValidator
 from models.evaluate.reconstruct import RATIOS, picture, png
+from models.evaluate.validator import Validator
 from models.method import Method
+from models.methods.segment import Segment
 from models.preview import columns, views
 from models.records import metrics
 from models.records.run_folder import BEST
@@ -18,6 +22,7 @@ from models.reporting.pseudo_label_stats import few_passed
 from models.reporting.render import Picture
 from models.reporting.report import speed, verdict, write_report
 from models.training.trainer import Training
+from pipeline.dense.train_data import DenseTrainData
 from pipeline.evaluation.sweep import sweep
 from pipeline.preview.views import spread
 from pipeline.text import measured
@@ -76,16 +81,22 @@ def _notes(run: Training) -> list[str]:
 
 
 def _pictures(run: Training, method: Method) -> list[Picture]:
-    recipe, beton = run.recipe, run.train_data.beton
+    recipe, val = run.recipe, run.validators["val"]
+    if isinstance(run.train_data, DenseTrainData):
+        assert isinstance(val, DenseValidator)
+        assert isinstance(method, Segment)
+        made = prediction_picture(method, val.found, IMAGES, val.batch)
+        return [view_picture(run.train_data.found, recipe, IMAGES), made]
+    beton = run.train_data.beton
     drawn = png(views(recipe, beton, spread(beton, IMAGES)), columns(recipe))
     pictures = [Picture("Views", "What the recipe makes of training images.", drawn)]
-    made = _reconstructions(run, method) if method.branch is not None else None
+    made = _reconstructions(run, method, val) if isinstance(val, Validator) and method.branch is not None else None
     return pictures if made is None else [*pictures, made]
 
 
-def _reconstructions(run: Training, method: Method) -> Picture | None:
+def _reconstructions(run: Training, method: Method, val: Validator) -> Picture | None:
     """Reconstructions of validation images at several mask ratios; None for a target that is no picture."""
-    beton = run.validators["val"].beton
+    beton = val.beton
     ids = np.arange(min(IMAGES, beton.n))
     (images,) = sweep(run.recipe.data, beton, run.world.device, ids, IMAGES)
     return picture(method, images, RATIOS)

@@ -15,6 +15,7 @@ from models.distributed import process_group
 from models.distributed.micro_batches import micro_batches
 from models.distributed.precision import half
 from models.distributed.process_group import World
+from models.evaluate.dense_validator import DenseValidator
 from models.evaluate.knn import check_tokens
 from models.evaluate.validator import Validator
 from models.factory import method_class
@@ -28,6 +29,7 @@ from models.records.run_folder import LAST, check_same_recipe, damaged_rows, fol
 from models.reporting.environment import where_exactness_ends
 from models.tracking import check_installed
 from models.training.best import check_best
+from pipeline.dense.train_data import DenseTrainData, open_dense_train_data
 from pipeline.errors import InputError
 from pipeline.sampling.sampler import shares
 from pipeline.spec import spelt
@@ -46,8 +48,8 @@ class Inputs:
     micro       micro-batches of a step on each rank
     """
 
-    train_data: TrainData
-    validators: dict[str, Validator]
+    train_data: TrainData | DenseTrainData
+    validators: dict[str, Validator | DenseValidator]
     length: RunLength
     micro: int
 
@@ -84,9 +86,11 @@ def open_run(recipe: Recipe, world: World) -> OpenRun:
     train_data = inputs.train_data
     method, origin = build_method(recipe, len(train_data.classes)), None
     check_batch_norm(recipe, method, train_data.batches, world.size)
-    method.set_dataset_size(train_data.beton.n, train_data.pools[1])
+    method.set_dataset_size(train_data.n, train_data.pools[1])
     method.set_label_counts(torch.from_numpy(train_data.label_counts))
-    learned_from = method.set_training_file(train_data.beton, train_data.labels)
+    learned_from = {}
+    if isinstance(train_data, TrainData):
+        learned_from = method.set_training_file(train_data.beton, train_data.labels)
     inputs = replace(inputs, train_data=replace(train_data, fingerprint=train_data.fingerprint | learned_from))
     found = None if recipe.run.fresh else save_load.latest(folder)
     process_group.check_same(found[0]["step"] if found else 0, world, f"the step to carry on from in {folder}")
@@ -102,7 +106,8 @@ def open_run(recipe: Recipe, world: World) -> OpenRun:
         )
     elif recipe.run.start:
         origin = load_encoder(method, find_start(recipe.run.start), train_data.classes, recipe.run.start_normalisation)
-    notes = [*copies_of_train(inputs), *(damaged_rows(folder) if world.main else ())]
+    odd = train_data.found.notes() if isinstance(train_data, DenseTrainData) else []
+    notes = [*odd, *copies_of_train(inputs), *(damaged_rows(folder) if world.main else ())]
     if found and (note := where_exactness_ends(folder, world)):
         notes.append(note)
     if not found and world.main and metrics.read(folder):
@@ -130,22 +135,22 @@ def check_same_data(checkpoint: Path, before: dict, inputs: Inputs) -> None:
     for name, validator in inputs.validators.items():
         if before.get(name, now[name]) != now[name]:
             raise InputError(
-                f"{checkpoint} was evaluated on another {name} file than {validator.beton.path} now is, and one curve "
+                f"{checkpoint} was evaluated on another {name} file than {validator.path} now is, and one curve "
                 "would mix both; restore that file, or choose another --run.folder"
             )
     if any(before.get(name) != digest for name, digest in now.items() if name not in inputs.validators):
-        path = inputs.train_data.beton.path
+        path = inputs.train_data.path
         raise InputError(f"{checkpoint} was trained on other data or another split than {path} now holds")
 
 
 def copies_of_train(inputs: Inputs) -> list[str]:
     """A line for each file of the validators that has the same content as the training file."""
-    train = inputs.train_data.beton
+    train = inputs.train_data
     return [
-        f"{validator.beton.path} holds the same images as {train.path}: {name} measures what was learned from, not "
+        f"{validator.path} holds the same images as {train.path}: {name} measures what was learned from, not "
         "what is new to the network"
         for name, validator in inputs.validators.items()
-        if validator.beton.digest == train.digest
+        if validator.digest == train.digest
     ]
 
 
@@ -171,18 +176,26 @@ def check(recipe: Recipe, ranks: int) -> None:
 
 def open_inputs(recipe: Recipe, world: World) -> Inputs:
     """Open the data of a recipe, and compute the length of the run and its micro-batches."""
-    needs = method_class(recipe).needs(recipe)
-    train_data = open_train_data(recipe.data, needs)
-    check_views(train_data, recipe.data, needs, recipe.encoder.patch)
-    files = {"val": recipe.data.val, "test": recipe.data.test}
-    validators = {name: Validator(recipe, file, train_data.beton, world) for name, file in files.items() if file}
+    train_data, validators = _opened(recipe, world)
     if recipe.run.best is not None:
         check_best(recipe.run.best, validators["val"].names)
-    digests = {name: validator.beton.digest for name, validator in validators.items()}
+    digests = {name: validator.digest for name, validator in validators.items()}
     train_data = replace(train_data, fingerprint=train_data.fingerprint | digests)
     length = run_length(recipe.optim, Pools(*train_data.pools, *train_data.batches), extensions_of(recipe.run))
     micro = micro_batches(train_data.batches, world.size, recipe.run.images_at_once)
     return Inputs(train_data, validators, length, micro)
+
+
+def _opened(recipe: Recipe, world: World) -> tuple[TrainData | DenseTrainData, dict[str, Validator | DenseValidator]]:
+    """Open what a recipe's method learns from, .beton files or images with masks, and what it is evaluated on."""
+    needs = method_class(recipe).needs(recipe)
+    files = {name: file for name, file in (("val", recipe.data.val), ("test", recipe.data.test)) if file}
+    if needs.pixel_labels is not None:
+        dense = open_dense_train_data(recipe.data, needs.pixel_labels)
+        return dense, {name: DenseValidator(recipe, file, dense.found, world) for name, file in files.items()}
+    train_data = open_train_data(recipe.data, needs)
+    check_views(train_data, recipe.data, needs, recipe.encoder.patch)
+    return train_data, {name: Validator(recipe, file, train_data.beton, world) for name, file in files.items()}
 
 
 def build_method(recipe: Recipe, classes: int) -> Method:

@@ -19,6 +19,7 @@ from models.distributed.compile import compile_blocks, is_compiled, is_worth_com
 from models.distributed.precision import precision
 from models.distributed.process_group import World
 from models.encoder.freeze import describe
+from models.evaluate.dense_validator import DenseValidator
 from models.evaluate.validator import Validator
 from models.method import Method
 from models.optim.build import build_optimiser
@@ -37,6 +38,9 @@ from models.training.best import BestValue, open_best
 from models.training.liveness import HangTimeout, Heartbeat
 from models.training.preflight import OpenRun, open_run
 from pipeline.backends.select import BackendName, choose
+from pipeline.dense.dataset import DenseLoader
+from pipeline.dense.train_data import DenseTrainData, open_dense_loader
+from pipeline.errors import InputError
 from pipeline.labels.hidden import Oracle
 from pipeline.loader import Loader
 from pipeline.open import open_backend
@@ -62,8 +66,8 @@ class Training:
     recipe: Recipe
     world: World
     folder: Path
-    train_data: TrainData
-    validators: dict[str, Validator]
+    train_data: TrainData | DenseTrainData
+    validators: dict[str, Validator | DenseValidator]
     length: RunLength
     micro: int
     method: Method
@@ -281,7 +285,7 @@ def place(recipe: Recipe, method: Method, world: World) -> tuple[Method, Method 
 def print_headline(run: Training, origin: str | None, notes: Sequence[str]) -> None:
     """Print what begins: recipe, data, length and devices; where the weights come from; what the user should know."""
     train_data = run.train_data
-    files = f"{train_data.beton.n:,} images of {train_data.beton.path}"
+    files = f"{train_data.n:,} images of {train_data.path}"
     files += f", {train_data.pools[0]:,} with a known label" if train_data.pools[0] else ""
     run.print_once(
         headline(run.recipe.name, files, train_data.batches, run.length, run.world, run.micro, run.step),
@@ -303,9 +307,12 @@ def parameters(method: Method) -> dict[str, int]:
     return {"trained": trained, "parameters": sum(part.numel() for part in held)}
 
 
-def open_loader(run: Training) -> Loader:
+def open_loader(run: Training) -> Loader | DenseLoader:
     """Open the loader of the run's batches from its step on."""
     recipe, world = run.recipe, run.world
+    if isinstance(run.train_data, DenseTrainData):
+        place = {"seed": recipe.run.seed, "rank": world.rank, "ranks": world.size, "micro": run.micro}
+        return open_dense_loader(run.train_data, recipe.data, world.device, step=run.step, **place)
     spec = loader_spec(
         run.train_data,
         recipe.data,
@@ -318,21 +325,27 @@ def open_loader(run: Training) -> Loader:
         micro=run.micro,
         total_steps=run.length.own_steps,
     )
-    backend = open_backend(replace(recipe.data, backend=choose_backend(run)), run.train_data.beton, world.device)
+    backend = open_backend(
+        replace(recipe.data, backend=choose_backend(run, run.train_data)), run.train_data.beton, world.device
+    )
     return Loader(spec, backend, world.device, run.step, recipe.data.ahead, recipe.data.hang_timeout_s)
 
 
-def choose_backend(run: Training) -> BackendName:
+def choose_backend(run: Training, train_data: TrainData) -> BackendName:
     """The decoding back-end, as the main rank chooses it; recorded in events.jsonl for the next start."""
     data, before = run.recipe.data, events.latest(run.folder, "backend")
-    choice = process_group.from_main(choose(data, run.train_data.beton, run.world.device, before), run.world)
+    choice = process_group.from_main(choose(data, train_data.beton, run.world.device, before), run.world)
     if data.backend == "auto" or before not in (None, choice.backend):
         run.print_once(choice.describe(before))
     run.record_event("decoding", backend=choice.backend, why=choice.why)
     return choice.backend
 
 
-def hidden_labels(train_data: TrainData) -> Callable[[Tensor], Tensor]:
-    """A function of ids i64 [N] to their true labels i64 [N], for the report's counts; training does not call it."""
+def hidden_labels(train_data: TrainData | DenseTrainData) -> Callable[[Tensor], Tensor]:
+    """A function of ids i64 [N] to their true labels i64 [N], for the report's counts; training does not call it.
+
+    Raises InputError for images with masks, of which no label is hidden."""
+    if isinstance(train_data, DenseTrainData):
+        raise InputError(f"run.oracle reads hidden labels, and {train_data.path} hides none; leave --run.oracle out")
     oracle = Oracle(train_data.beton)
     return lambda ids: torch.from_numpy(oracle.labels(ids.numpy()))

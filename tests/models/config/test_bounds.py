@@ -21,7 +21,7 @@ STEPS = "--optim.schedule=steps"
         ("--optim.epochs=50 --optim.labels-only-epochs=0", "optim.warmup_epochs is 100 of optim.epochs 50; lower it"),
         ("--optim.epochs=400", "optim.labels_only_epochs is 500 of optim.epochs 400"),
         (STEPS, "optim.drop_epochs is empty: schedule steps needs some"),
-        ("--optim.drop-epochs 5", "cosine and optim.drop_epochs is 5: schedule steps needs some, cosine takes none"),
+        ("--optim.drop-epochs 5", "cosine and optim.drop_epochs is 5: schedule steps needs some, cosine and poly take"),
         (f"{STEPS} --optim.drop-epochs 9 5", "optim.drop_epochs is 9 5, expected ascending epochs, none after 1800"),
         (f"{STEPS} --optim.drop-epochs 5 5", "expected ascending"),
         (f"{STEPS} --optim.drop-epochs 5 1801", "none after 1800; give others by --optim.drop-epochs"),

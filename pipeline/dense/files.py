@@ -1,0 +1,231 @@
+"""Find the images and masks of a set, check every one of them, and read a pair.
+
+found = open_dense(data, labels, data.train)     # ADE20K's, CamVid's or any folders; see PixelLabels
+image, classes = found.read(0)                   # u8 [3, H, W], u8 [H, W]
+
+What is wrong is said before training, in one line with the file's name: every mask is decoded, of an image the header
+is read. Pixels are as stored: a turn that a photograph's EXIF asks for is not made, as masks are drawn on what is
+stored.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, final
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+
+from pipeline.batch import IGNORED
+from pipeline.concurrency.cores import decode_threads
+from pipeline.concurrency.threads import Threads
+from pipeline.errors import InputError
+from pipeline.spec import Data, PixelLabels
+from pipeline.text import count, some
+
+IMAGES = ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"
+ONE_CHANNEL = "1", "L", "P", "I", "I;16"
+"""Pillow's modes of a mask; of a palette's colours the numbers are read."""
+LIST, HEAD = ".txt", "Idx"
+"""How the name of a set ends that is a list of names; and how ADE20K's table of classes begins."""
+
+
+class Pair(NamedTuple):
+    """One image and its mask, as it was found: the digest of both files, and the pixels of each class, i64 [C]."""
+
+    digest: bytes
+    counts: np.ndarray
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class DenseSet:
+    """The images of a set, each with its mask.
+
+    path           the set, as messages name it
+    names          of the images below their folder, without ending, in alphabetical order: an image's id is its place
+    images, masks  their files
+    classes        names in the order of their numbers
+    counts         i64 [C]  pixels of each class
+    digest         of all files and of how masks are read; runs are resumed on the same alone
+    unused         masks of the folder that no image has
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    classes: tuple[str, ...]
+    labels: PixelLabels
+    counts: np.ndarray
+    digest: str
+    unused: int
+
+    @property
+    def n(self) -> int:
+        """Count the images."""
+        return len(self.images)
+
+    def read(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        """Decode an image, u8 [3, H, W], and its mask, u8 [H, W], IGNORED where a pixel has no class.
+
+        Raises InputError, naming the file, for what no longer decodes.
+        """
+        image = read_image(self.images[index])
+        classes = read_mask(self.masks[index], self.labels, len(self.classes))
+        return image, tv_tensors.Mask(torch.from_numpy(classes))
+
+    def notes(self) -> list[str]:
+        """Say, a line each, what is odd about the set and no error: masks without an image, classes without a pixel."""
+        empty = [name for name, pixels in zip(self.classes, self.counts, strict=True) if not pixels]
+        lines = [f"{count(self.unused, 'mask')} of {self.path} have no image and are not used"] if self.unused else []
+        return [*lines, *([f"no pixel of {self.path} is of class {some(empty)}"] if empty else [])]
+
+
+def open_dense(data: Data, labels: PixelLabels, name: str) -> DenseSet:
+    """Open the set called `name` (data.train, say) and check every image and mask of it, by `data.threads` threads.
+
+    Raises InputError for a folder, a list of classes, an image or a mask that is missing, an empty set, a mask of
+    another size than its image or with more than one channel, a class beyond the list, and a set without a labelled
+    pixel.
+    """
+    root = Path(data.root)
+    classes = labels.names or read_classes(root / labels.classes)
+    check_classes(classes, "names" if labels.names else str(root / labels.classes))
+    folder, masks = (_folder(root, pattern, name) for pattern in (labels.images, labels.masks))
+    images = _listed(root / name, folder) if name.endswith(LIST) else _found(folder)
+    if not images:
+        raise InputError(f"{folder}: expected images ({', '.join(IMAGES)}), found none")
+    if not masks.is_dir():
+        raise InputError(f"{masks}: expected a folder of masks, found none; --method.labels.masks names it")
+    files = {stem: masks / f"{stem}.png" for stem in images}
+    threads = Threads(decode_threads(data.threads), "check")
+    try:
+        checked = [threads.submit(check_pair, images[stem], files[stem], labels, classes) for stem in images]
+        pairs = [each.result() for each in checked]
+    finally:
+        threads.close()
+    counts = np.sum([pair.counts for pair in pairs], 0)
+    if not counts.any():
+        raise InputError(f"{masks}: expected pixels with a class, all of {count(len(images), 'mask')} are ignored")
+    how = repr((classes, labels.zero_ignored, labels.ignored)).encode()
+    digest = hashlib.sha256(how + b"".join(s.encode() + p.digest for s, p in zip(images, pairs, strict=True)))
+    others = 0 if name.endswith(LIST) else len(_found(masks, (".png",)).keys() - images.keys())
+    return DenseSet(
+        root / name, tuple(images), tuple(images.values()), tuple(files.values()), tuple(classes), labels, counts,
+        digest.hexdigest(), others,
+    )  # fmt: skip
+
+
+def check_pair(image: Path, mask: Path, labels: PixelLabels, classes: tuple[str, ...]) -> Pair:
+    """Compare an image and its mask; -> their digest and the pixels of each class. Raises InputError as `open_dense`
+    says."""
+    if not mask.is_file():
+        raise InputError(f"{image}: expected its mask {mask}, found none; add it, or take the image out")
+    try:
+        content = image.read_bytes()
+        with Image.open(image) as opened:
+            width, height = opened.size
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{image}: expected an image, got a file that does not open ({error})") from error
+    found = read_mask(mask, labels, len(classes))
+    if found.shape != (height, width):
+        came = f"{found.shape[1]} x {found.shape[0]}"
+        raise InputError(f"{mask}: expected the size of its image, {width} x {height}, got {came}; make them equal")
+    digest = hashlib.sha256(hashlib.sha256(content).digest() + hashlib.sha256(mask.read_bytes()).digest())
+    return Pair(digest.digest(), np.bincount(found.ravel(), minlength=256)[: len(classes)].astype(np.int64))
+
+
+def read_image(path: Path) -> tv_tensors.Image:
+    """Decode an image file: u8 [3, H, W]. Raises InputError for a file that does not decode."""
+    try:
+        with Image.open(path) as opened:
+            pixels = np.array(opened.convert("RGB"))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: expected an image, got a file that does not decode ({error})") from error
+    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def read_mask(path: Path, labels: PixelLabels, classes: int) -> np.ndarray:
+    """Decode a mask: the class of each pixel, u8 [H, W], from 0 to classes - 1, or IGNORED.
+
+    Raises InputError for a file that does not decode, has several channels, or holds a class beyond the list.
+    """
+    try:
+        with Image.open(path) as opened:
+            mode, values = opened.mode, np.array(opened).astype(np.int64)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: expected a mask, got a file that does not decode ({error})") from error
+    if mode not in ONE_CHANNEL:
+        raise InputError(f"{path}: expected a mask of one channel, its values class numbers, got {mode}; convert it")
+    first = int(labels.zero_ignored)
+    none = (values == labels.ignored) | (values < first if first else False)
+    wrong = ~none & ((values < first) | (values >= classes + first))
+    if wrong.any():
+        raise InputError(
+            f"{path}: holds class {values[wrong].flat[0]}, expected {first} to {classes - 1 + first}, as the list has "
+            f"{count(classes, 'class')}; --method.labels.ignored says which value has none, here {labels.ignored}"
+        )
+    return np.where(none, IGNORED, values - first).astype(np.uint8)
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Read a list of classes: a name a line, or ADE20K's objectInfo150.txt, of which the last column is read."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: expected the names of the classes, one a line, found no such file; write it, or give "
+            "--method.labels.names"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected the names of the classes, one a line in UTF-8, got {error}") from error
+    if lines and lines[0].startswith(HEAD):
+        lines = [line.split("\t")[-1].strip() for line in lines[1:]]
+    return tuple(lines)
+
+
+def check_classes(classes: tuple[str, ...], where: str) -> None:
+    """Raise InputError for fewer than two classes, more than a mask of 8 bits can hold, and a name that comes twice."""
+    if not 2 <= len(classes) <= IGNORED:
+        raise InputError(f"{where}: expected 2 to {IGNORED} classes, got {len(classes)}")
+    twice = [name for number, name in enumerate(classes) if name in classes[:number]]
+    if twice:
+        raise InputError(f"{where}: expected different names, got {twice[0]} twice")
+
+
+def _folder(root: Path, pattern: str, name: str) -> Path:
+    folder = root / pattern.replace("{set}", name.removesuffix(LIST))
+    return folder if folder.is_dir() or not name.endswith(LIST) else root / pattern.replace("{set}", "")
+
+
+def _found(folder: Path, endings: tuple[str, ...] = IMAGES) -> dict[str, Path]:
+    """Images below a folder by their name without ending, in alphabetical order."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of images, found none; see --data.root and --method.labels")
+    return _by_stem(folder, (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in endings))
+
+
+def _listed(file: Path, folder: Path) -> dict[str, Path]:
+    """The images of a list that holds a name, with or without ending, a line."""
+    if not file.is_file():
+        raise InputError(f"{file}: expected a list of images, found no such file")
+    known = _found(folder)
+    stems = [Path(line).with_suffix("").as_posix() for line in file.read_text(encoding="utf-8").split()]
+    lost = [stem for stem in stems if stem not in known]
+    if lost:
+        raise InputError(f"{file}: lists {lost[0]}, of which {folder} has no image")
+    return {stem: known[stem] for stem in sorted(set(stems))}
+
+
+def _by_stem(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        if stem in found:
+            raise InputError(f"{path}: expected one image called {stem}, found {found[stem].name}, too; take one out")
+        found[stem] = path
+    return found
