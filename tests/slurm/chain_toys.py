@@ -28,11 +28,13 @@ def toy_chain(root: Path, *then: list[str], after: list[str]) -> Plan:
 
 
 SCRIPT = """
+import signal
 from pathlib import Path
 from slurm import submit
 from slurm.request import Request
 from tests.slurm.chain_toys import toy_chain
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, as in CI, ignore Ctrl-C
 plan = toy_chain(Path({root!r}), *{then!r}, after={after!r})
 raise SystemExit(submit.submit_plan(plan, Request(cluster="local", code="live", gpus=0, **{flags!r})))
 """

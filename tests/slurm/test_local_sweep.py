@@ -141,15 +141,17 @@ def begun_at_ctrl_c(log: Path, done: list[subprocess.Popen]) -> None:
 
 def test_ctrl_c_while_a_member_is_being_started_ends_the_sweep_once_it_has_and_spares_the_member(tmp_path):
     """It used to be lost: nobody listened between the start of the controller's process and the end of `submit`."""
-    hung_up, pressed = signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGINT)
+    hung_up, before = signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, as in CI, ignore Ctrl-C
     done: list[subprocess.Popen] = []
     try:
         with pytest.raises(KeyboardInterrupt):
             begun_at_ctrl_c(tmp_path / "local.log", done)
         assert [member.wait(timeout=60) for member in done] == [0]
-        assert signal.getsignal(signal.SIGINT) is pressed
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
         with local._in_background(tmp_path / "local.log"):
             pass  # without Ctrl-C, nothing is raised
     finally:
         signal.signal(signal.SIGHUP, hung_up)
+        signal.signal(signal.SIGINT, before)

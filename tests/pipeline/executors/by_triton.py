@@ -1,11 +1,15 @@
 """Triton kernels without a GPU: run by Triton's interpreter, compiled for the GPUs that we name, launched on none."""
 
+import atexit
+import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,15 +20,53 @@ CAPABILITIES = (75, 80, 90, 100)
 DEVICE = 1000  # none that is there
 
 
+INTERPRETER = """
+import json, os, sys
+import numpy, torch, triton
+from pipeline.executors import agreement, gpu_views, resize_triton
+for line in sys.stdin:
+    script, path, *argv = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), 2)
+        sys.argv = [path, *argv]
+        exec(compile(script, "script", "exec"), {"__name__": "__main__"})
+        sys.stderr.flush()
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@cache
+def interpreter() -> subprocess.Popen:
+    """A process whose kernels are interpreted, which runs scripts in forks of it: it imports torch once.
+
+    Triton decides what is interpreted as it is imported, once for a process.
+    """
+    own = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", INTERPRETER], env=own, stdin=pipe, stdout=pipe, text=True)
+
+    def end() -> None:
+        process.communicate()
+
+    atexit.register(end)
+    return process
+
+
 def interpreted(script: str, *argv: str) -> None:
-    """Run a script whose kernels are interpreted: Triton decides that as it is imported, once for a process."""
-    run(script, *argv, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
+    """Run a script whose kernels are interpreted."""
+    process = interpreter()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with tempfile.NamedTemporaryFile("r") as said:
+        process.stdin.write(json.dumps([script, said.name, *argv]) + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "0\n", said.read()
 
 
-def run(script: str, *argv: str, **environment: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", script, *argv], env={**os.environ, **environment}, capture_output=True, text=True
-    )
+def run(script: str, *argv: str) -> None:
+    done = subprocess.run([sys.executable, "-c", script, *argv], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -16,9 +16,9 @@ import torch, triton.language as tl
 from pipeline.executors import agreement, erase_triton
 ours, cpu = agreement.kernels(), torch.device("cpu")
 for name in ("to_rgb", "cut", "resize", "erase"):  # colours take it a minute, and have their own test
-    assert agreement.disagreement(name, ours[name], cpu, 8) is None, name
+    assert agreement.disagreement(name, ours[name], cpu, 4) is None, name
 erase_triton._BASE_1 = tl.constexpr(erase_triton.BASE[1] + (3 << 16))
-assert agreement.disagreement("erase", ours["erase"], cpu, 8) is not None
+assert agreement.disagreement("erase", ours["erase"], cpu, 4) is not None
 """
 
 

@@ -13,9 +13,9 @@ import numpy as np, torch
 from pipeline.executors import crop_flip_torch, crop_flip_triton
 
 rng = np.random.default_rng(0)
-for size in ((16, 16), (21, 14)):
-    n = 10
-    heights, widths = rng.integers(12, 90, (2, n))
+n, most, sizes = (10, 90, ((16, 16), (21, 14))) if sys.argv[1] == "cuda" else (5, 40, ((13, 12), (16, 14)))  # in minutes
+for size in sizes:
+    heights, widths = rng.integers(12, most, (2, n))
     places = np.concatenate([[0], np.cumsum(heights * widths)[:-1]])
     pixels = torch.from_numpy(rng.integers(0, 256, (int((heights * widths).sum()), 3), dtype=np.uint8))
     tall, wide = (rng.integers(1, side + 1) for side in (heights, widths))

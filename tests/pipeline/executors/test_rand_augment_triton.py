@@ -18,7 +18,7 @@ rand_augment_triton.ROWS, rand_augment_triton.COUNTED = 16, 512  # fewer program
 each = len(ra.NAMES)
 single = ra.Ops(np.repeat(np.arange(each, dtype=np.int8), 4)[:, None],
                 np.concatenate([drawn_args(op, 4) for op in range(each)])[:, None])
-for plan, nearest in ((single, False), (ra.draw("usb", keys(24), SIZE), True), (ra.draw("timm", keys(8), SIZE), False)):
+for plan, nearest in ((single, False), (ra.draw("usb", keys(12), SIZE), True), (ra.draw("timm", keys(8), SIZE), False)):
     images = torch.from_numpy(pictures()[np.arange(len(plan.ops)) % 4]).permute(0, 3, 1, 2)
     before = images.clone()
     expected = rand_augment_torch.apply_ops(images, plan, nearest=nearest, fill=FILL)
@@ -42,7 +42,7 @@ from pipeline.executors import erase_torch, erase_triton
 from pipeline.views import erase
 from tests.pipeline.executors.test_erase import SIZE, keys
 
-n = 12
+n = 6
 images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (n, *SIZE, 3), dtype=np.uint8))
 cutout, erasing = erase.draw_cutout(keys(n), SIZE), erase.draw_erasing(keys(n), SIZE, probability=0.7)
 assert 0 < (erasing[:, 2] == 0).sum() < n and (cutout[:, 2] > 0).all()
