@@ -99,8 +99,8 @@ def facts(sweep: str, chain: Chain, seeds: Sequence[int], overrides: Sequence[st
         for stage in chain.stages
     ]
     known = {"sweep": sweep, "source": chain.source, "axis": chain.axis, "rows": list(chain.rows)}
-    known |= {"figure": asdict(chain.figure)} if chain.figure else {}
-    return known | {"seeds": list(seeds), "overrides": list(overrides), "columns": columns}
+    drawn = {"figure": asdict(chain.figure)} if chain.figure else {}
+    return known | drawn | {"seeds": list(seeds), "overrides": list(overrides), "columns": columns}
 
 
 def folder_name(member: int, seed: int) -> str:

@@ -98,7 +98,9 @@ def figure_from(known: Mapping) -> Figure:
         )
         for panel in known["panels"]
     )
-    return Figure(**{**known, "panels": panels})
+    own = None if known["paper_x"] is None else str(known["paper_x"])
+    flags = (bool(known[name]) for name in ("apart", "log", "joined"))
+    return Figure(str(known["x"]), panels, str(known["ours"]), own, *flags)
 
 
 def _line(known: Mapping) -> Line:

@@ -4,7 +4,8 @@ import io
 from collections.abc import Sequence
 from math import isnan, nan
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.figure import Figure as Page
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 4.9, 2.5  # inches of a pair of axes
 SMALL = 7
-PAPER, OURS = {"ls": (0, (4, 3)), "marker": "x", "lw": 1.2}, {"ls": "-", "marker": "o", "lw": 1.6}
-STYLE = {"svg.hashsalt": "figure", "svg.fonttype": "path", "font.family": "DejaVu Sans"}  # the same bytes again
+DASHES = (0, (4, 3))
+STYLE: dict[Any, Any] = {"svg.hashsalt": "figure", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
+"""Whatever a matplotlibrc says, the same points give the same bytes."""
 
 
 def draw(made: "Drawing") -> tuple[bytes, bytes]:
@@ -40,9 +42,9 @@ def draw(made: "Drawing") -> tuple[bytes, bytes]:
             _paper(row[0], curves, made)
             _ours(row[-1], curves, made)
             for axes in row:
-                _finish(axes, made, of_paper=axes is row[0] and figure.apart)
+                _finish(axes, curves, made, of_paper=axes is row[0] and figure.apart)
         if figure.apart:
-            grid[0][0].set_title(made.source, fontsize=9, color=INK)
+            grid[0][0].set_title(fill(made.source, 64), fontsize=9, color=INK)
             grid[0][-1].set_title(_whose(made), fontsize=9, color=INK)
         if not figure.joined:
             _legend_below(page, grid[0])
@@ -74,7 +76,7 @@ def _paper(axes: "Axes", curves: Sequence["Curve"], made: "Drawing") -> None:
         places, values = ([each[0] for each in held] for held in zip(*((p.x, p.y) for p in curve.paper), strict=True))
         if figure.joined:
             title = curve.title if figure.apart else f"{curve.title}, {made.source}"
-            axes.plot(places, values, color=colour, ms=5, label=title, **PAPER)
+            axes.plot(places, values, color=colour, marker="x", ms=5, ls=DASHES, lw=1.2, label=title)
             _values(axes, places, values, colour, below=curve is not curves[0])
         else:
             _apart(axes, curve.paper, _named(curves), marker="x")
@@ -93,14 +95,15 @@ def _ours(axes: "Axes", curves: Sequence["Curve"], made: "Drawing") -> None:
         values = [fmean(point.y) if point.there else nan for point in curve.ours]
         title = curve.title if figure.apart else f"{curve.title}, {_whose(made)}"
         if any(point.there for point in curve.ours):
-            axes.plot(places, values, color=colour, ms=4, label=title, **OURS)
+            axes.plot(places, values, color=colour, marker="o", ms=4, lw=1.6, label=title)
         _spread(axes, curve.ours, colour)
         if figure.apart:
             _values(axes, places, values, colour, below=curve is not curves[0])
     if not any(point.there for curve in measured for point in curve.ours) and figure.apart:
         axes.text(0.5, 0.5, "none is there yet", transform=axes.transAxes, ha="center", color=SOFT, fontsize=9)
         axes.set_yticks([])
-        axes.set_xticks([])
+        if not figure.joined:
+            axes.set_xticks([])
     places = [place for curve in measured for point in curve.ours for place in point.x]
     if places and figure.joined:
         axes.update_datalim([(place, 0) for place in places], updatey=False)  # as long while points are missing
@@ -134,15 +137,16 @@ def _values(axes: "Axes", places: Sequence[float], values: Sequence[float], colo
                           ha="center", color=colour, fontsize=SMALL)  # fmt: skip
 
 
-def _finish(axes: "Axes", made: "Drawing", *, of_paper: bool) -> None:
+def _finish(axes: "Axes", curves: Sequence["Curve"], made: "Drawing", *, of_paper: bool) -> None:
+    """Label the axes, and put marks at the points of a logarithmic one, the missing ones, too."""
     figure = made.figure
     axes.set_xlabel((figure.paper_x or figure.x) if of_paper else figure.x, color=SOFT, fontsize=9)
     measured = "" if of_paper or not figure.apart else f" on {made.file}"
     axes.set_ylabel(f"accuracy{measured} (%)", color=SOFT, fontsize=9)
     if figure.log:
         axes.set_xscale("log", base=2)
-        places = sorted({float(x) for line in axes.lines for x in line.get_xdata()})
-        axes.xaxis.set_major_locator(FixedLocator(places))
+        held = [point for curve in curves for point in (curve.paper if of_paper else curve.ours)]
+        axes.xaxis.set_major_locator(FixedLocator(sorted({place for point in held for place in point.x})))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     if figure.joined and axes.get_legend_handles_labels()[0]:

@@ -163,7 +163,7 @@ def _three(
     figure  of a size, how the table is drawn
     """
     return {
-        f"{size}_{name}": Chain(source, "method", rows, own, paper, figure and figure(size))
+        f"{size}_{name}": Chain(source, "method", rows, own, paper, figure(size) if figure else None)
         for size, own in zip(stages.SIZES, sizes, strict=True)
     }
 

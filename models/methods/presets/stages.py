@@ -69,7 +69,7 @@ def at_three_sizes(
     named = {"digits": digits or rows, "cifar10": cifar10 or digits or rows, "in1k": rows}
     after = {"digits": DIGITS, "cifar10": CIFAR10, "in1k": in1k}
     return {
-        f"{size}_{name}": Chain(source, axis, named[size], after[size], paper, figure and figure(size))
+        f"{size}_{name}": Chain(source, axis, named[size], after[size], paper, figure(size) if figure else None)
         for size in SIZES
     }
 
