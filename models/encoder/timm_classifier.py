@@ -104,9 +104,10 @@ class TimmClassifier(nn.Module):
             raise InputError(f"{self.name} does not take images of {spelt(self.size)}: {_line(error)}") from error
         finally:
             self.train()
-        if not isinstance(scores, Tensor) or scores.shape != (1, self.num_classes):
+        width = self.num_classes or self.num_features
+        if not isinstance(scores, Tensor) or scores.shape != (1, width):
             came = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise InputError(f"{self.name}: expected scores [1, {self.num_classes}] of one image, got {came}")
+            raise InputError(f"{self.name}: expected scores [1, {width}] of an image, got {came}; choose another model")
 
     @property
     def num_features(self) -> int:
