@@ -13,15 +13,15 @@ import numpy as np, torch
 from pipeline.executors import crop_flip_torch, crop_flip_triton
 
 rng = np.random.default_rng(0)
-n, most, sizes = (10, 90, ((16, 16), (21, 14))) if sys.argv[1] == "cuda" else (5, 40, ((13, 12), (16, 14)))  # in minutes
-for size in sizes:
+n, most = (10, 90) if sys.argv[1] == "cuda" else (5, 32)  # the interpreter would take a minute
+for size in ((16, 16), (21, 14)):
     heights, widths = rng.integers(12, most, (2, n))
     places = np.concatenate([[0], np.cumsum(heights * widths)[:-1]])
     pixels = torch.from_numpy(rng.integers(0, 256, (int((heights * widths).sum()), 3), dtype=np.uint8))
     tall, wide = (rng.integers(1, side + 1) for side in (heights, widths))
     top, left = rng.integers(0, heights - tall + 1), rng.integers(0, widths - wide + 1)
     boxes = np.stack([top, left, tall, wide], 1).astype(np.int32)
-    insets = (rng.integers(0, 6, (n, 4)) * (rng.random((n, 1)) < 0.5)).astype(np.int32)
+    insets = (rng.integers(0, 5, (n, 4)) * (rng.random((n, 1)) < 0.5)).astype(np.int32)
     flips = rng.random(n) < 0.5
     geometry = np.concatenate([places[:, None], widths[:, None], boxes, insets, flips[:, None]], 1)
     expected = crop_flip_torch.cut(pixels, geometry, size)

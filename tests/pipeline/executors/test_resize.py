@@ -112,7 +112,7 @@ from pipeline.executors import resize_torch, resize_triton
 from tests.pipeline.executors.test_resize import FILTERS, geometry_of
 
 rng = np.random.default_rng(1)
-n, most, sizes = (10, 90, ((16, 16), (21, 14))) if sys.argv[1] == "cuda" else (4, 16, ((6, 5), (5, 7)))  # in minutes
+n, most, sizes = (10, 90, ((16, 16), (21, 14))) if sys.argv[1] == "cuda" else (4, 16, ((6, 5), (5, 7)))
 for size in sizes:
     pixels, geometry = geometry_of(n, size, rng, most)
     pixels = torch.from_numpy(pixels)
