@@ -180,7 +180,8 @@ def test_a_copy_of_a_compiled_encoder_runs_its_own_weights():
     assert set(vit.state_dict()) == set(build_encoder(Size(32, 2, 4), image_size=32, patch=8, classes=5).state_dict())
 
 
-def assert_compiling_changes_nothing(compiler, depth, counts):
+def assert_compiling_changes_nothing(compiler, depth, counts, whole=True):
+    """With `whole`, images with few visible patches are encoded, too, and the network is evaluated."""
     eager = build_encoder(Size(32, depth, 4), image_size=32, patch=8, classes=5, drop_path=0.2).train()
     compiled, x = copy.deepcopy(eager), torch.randn(8, 3, 32, 32)
     compile_blocks(compiled, compiler)
@@ -188,15 +189,13 @@ def assert_compiling_changes_nothing(compiler, depth, counts):
         results = []
         for vit in (eager, compiled):
             torch.manual_seed(strong)
-            groups = [
-                FullImages(x[:2]),
-                SelectedImages(x, torch.arange(strong)),
-                VisiblePatches(x, torch.arange(4).expand(8, -1)),
-            ]
+            groups = [FullImages(x[:2]), SelectedImages(x, torch.arange(strong))]
+            groups += [VisiblePatches(x, torch.arange(4).expand(8, -1))] if whole else []
             tokens = encode(vit, groups)
             vit.zero_grad()
             torch.cat([group.flatten() for group in tokens]).sin().sum().backward()  # squares of normed rows: constant
-            results.append([eval_logits(vit, x), *tokens, *(block.attn.qkv.weight.grad for block in vit.blocks)])
+            scores = [eval_logits(vit, x)] if whole else []
+            results.append([*scores, *tokens, *(block.attn.qkv.weight.grad for block in vit.blocks)])
         torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
 
 
@@ -210,7 +209,7 @@ def test_graphs_are_shared_by_all_blocks_and_group_sizes_and_change_nothing():
         graphs.append(graph)
         return graph  # traced, not compiled: that is what the next test is about
 
-    assert_compiling_changes_nothing(counting, depth=6, counts=(3, 5, 1, 0, 8))
+    assert_compiling_changes_nothing(counting, depth=4, counts=(3, 5, 1, 0))
     # first block (no drop-path), middle, last (trimmed), each: fixed, any, no and one strong image; two of eval_logits
     assert len(graphs) <= 3 * 4 + 2
 
@@ -222,4 +221,5 @@ def test_graphs_are_shared_by_all_blocks_and_group_sizes_and_change_nothing():
 def test_inductor_copes_with_group_sizes_that_vary():
     if not shutil.which("g++"):
         pytest.skip("torch.compile on a CPU needs g++")
-    assert_compiling_changes_nothing("inductor", depth=2, counts=(3, 5, 7))
+    # one block and two groups, as g++ takes seconds for each graph; the tests above have all of them
+    assert_compiling_changes_nothing("inductor", depth=1, counts=(3, 5, 7), whole=False)
