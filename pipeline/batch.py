@@ -85,7 +85,7 @@ def _check(name: str, part: Labelled | Unlabelled | Dense) -> None:
         image = field.name in ("images", "weak", "strong")
         dtype, shape = (torch.uint8, (n, 3)) if image else (torch.int64, (n,))
         dimensions = (4,) if image else DIMENSIONS.get(field.name, (1,))
-        if field.name == "classes":
+        if field.name == "classes" and isinstance(part, Dense):
             dtype, shape, dimensions = torch.uint8, (n, *part.images.shape[2:]), (3,)
         if tensor.dtype != dtype or tuple(tensor.shape[: len(shape)]) != shape or tensor.ndim not in dimensions:
             raise TypeError(

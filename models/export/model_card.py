@@ -13,12 +13,13 @@ from models.evaluate.result_columns import last_evaluations
 from models.export.export_format import CheckResult
 from models.factory import method_class
 from models.load import Loaded
+from models.methods.segment import Segment
 from models.records.json_file import read_object
 from models.records.metrics import read
 from models.records.run_folder import BEST, ENVIRONMENT
 from pipeline.errors import InputError
 from pipeline.sources.levels import stored_window
-from pipeline.spec import both_sides
+from pipeline.spec import both_sides, spelt
 from pipeline.text import measured, some, table
 
 SHOWN = 12  # classes that are named
@@ -36,7 +37,7 @@ def model_card(loaded: Loaded, format_name: str, checked: CheckResult, use: str)
     lines = [
         f"# {recipe.name}", "", *made(loaded), "",
         "## Use", "", "```python", use, "```", "",
-        "Images are RGB; " + how_to_cut(loaded) + how_to_scale(loaded), "",
+        "Images are RGB; " + (of_windows(loaded, format_name) or how_to_cut(loaded) + how_to_scale(loaded)), "",
         "## What it is", "",
         f"* format: {format_name}, {agreement(checked)}",
         f"* trained for {loaded.step:,} steps of {recipe.data.batch} images, seed {recipe.run.seed}{which(loaded)}",
@@ -64,6 +65,8 @@ def front_matter(loaded: Loaded, format_name: str) -> str:
     their owner to add."""
     library = {"timm": "timm", "onnx": "onnx", "hf-vitmae": "transformers"}.get(format_name)
     task = "image-classification" if loaded.method.has_classifier else "image-feature-extraction"
+    if isinstance(loaded.method, Segment) and format_name == "onnx":
+        task = "image-segmentation"
     lines = ["---", *([f"library_name: {library}"] if library else []), f"pipeline_tag: {task}", "tags:", "- shotcrete"]
     return "\n".join([*lines, *(["- timm"] if format_name == "timm" else []), "---", "", ""])
 
@@ -73,6 +76,24 @@ def local_paths(recipe: Recipe) -> list[str]:
     found = ((part, name, value) for part, held in asdict(recipe).items() if isinstance(held, dict)
              for name, value in held.items())  # fmt: skip
     return [f"{part}.{name} {value}" for part, name, value in found if isinstance(value, str) and value[:1] in "/~"]
+
+
+def of_windows(loaded: Loaded, format_name: str) -> str | None:
+    """Describe in sentences what an export of a run of segmentation takes and gives; None of any other run."""
+    method = loaded.method
+    if not isinstance(method, Segment):
+        return None
+    labels, side = method.settings.labels, spelt(loaded.recipe.data.size)
+    if format_name != "onnx":
+        return (
+            "this is the encoder of a run of segmentation; its decoder is in the run and in its ONNX (--to onnx). The "
+            "norm behind the blocks is not trained: the decoder reads the blocks."
+        )
+    return (
+        f"the short side is resized to {labels.short_side} pixels (the long one to at most {labels.long_side}), and "
+        f"windows of {side} pixels are cut every {method.stride}. Scores are of the classes of each pixel of a window; "
+        "average them where windows overlap, and resize them to the image."
+    )
 
 
 def how_to_cut(loaded: Loaded) -> str:

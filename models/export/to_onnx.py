@@ -1,4 +1,7 @@
-"""Export format ONNX: a graph from u8 images to class scores (or features), normalisation included."""
+"""Export format ONNX: a graph from u8 images to class scores (or features), normalisation included.
+
+Of a run of segmentation the graph is of one window: u8 [N, 3, H, W] to scores of each pixel [N, classes, H, W].
+"""
 
 import warnings
 from importlib.util import find_spec
@@ -12,8 +15,10 @@ from torch import Tensor, nn
 from models.encoder.lora import merged
 from models.encoder.vit import eval_logits, normalisation_of
 from models.export.export_format import CheckResult, ExportFormat, images_like, relative
+from models.export.segmenter import Segmenter
 from models.export.unpacked_encoder import UnpackedEncoder
 from models.load import Loaded
+from models.methods.segment import Segment
 from pipeline.errors import InputError
 
 
@@ -34,6 +39,12 @@ class Scores(nn.Module):
         return found if isinstance(found, Tensor) else sum(found)  # a Semiformer's two heads, as its run evaluates
 
 
+def network(loaded: Loaded) -> nn.Module:
+    """The network that is exported, on the CPU: encoder and classifier, or of segmentation encoder and decoder."""
+    method = loaded.method.cpu().float()
+    return Segmenter(method) if isinstance(method, Segment) else Scores(merged(method.eval_encoder))
+
+
 @final
 class ToOnnx(ExportFormat):
     """model.onnx, any batch size; checked with onnxruntime where it is installed."""
@@ -47,7 +58,7 @@ class ToOnnx(ExportFormat):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter about its own code
             torch.onnx.export(
-                Scores(merged(loaded.method.eval_encoder.cpu().float())).eval(),
+                network(loaded).eval(),
                 (images,),
                 folder / "model.onnx",
                 input_names=["images"],
@@ -68,7 +79,10 @@ class ToOnnx(ExportFormat):
         with torch.inference_mode():
             method = loaded.method.cpu().float()
             encoder = method.eval_encoder
-            ours = eval_logits(encoder, images) if isinstance(encoder, VisionTransformer) else method.logits(images)
+            if isinstance(method, Segment):
+                ours = method.scores(images)
+            else:
+                ours = eval_logits(encoder, images) if isinstance(encoder, VisionTransformer) else method.logits(images)
         return CheckResult(
             float((ours - torch.from_numpy(theirs)).abs().max()), f"onnxruntime {onnxruntime.__version__}"
         )

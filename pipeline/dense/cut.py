@@ -38,22 +38,22 @@ def cut(
     """
     drawn = rng.uniforms(key, DRAWN)[0]
     low, high = labels.scale
-    sides = resized_sides(*classes.shape, labels, low + (high - low) * drawn[SCALE])
-    image, classes = _resized(image, sides), F.resize(classes, list(sides), InterpolationMode.NEAREST)
-    top, left = _place(classes, both_sides(size), drawn[CROPS:COLOURS], labels.most)
+    sides = resized_sides(classes.shape[0], classes.shape[1], labels, low + (high - low) * drawn[SCALE])
+    pixels, held = _resized(image, sides), F.resize(classes, list(sides), InterpolationMode.NEAREST)
     height, width = both_sides(size)
-    image, classes = image[:, top : top + height, left : left + width], classes[top : top + height, left : left + width]
+    top, left = _place(held, (height, width), drawn[CROPS:COLOURS], labels.most)
+    pixels, held = pixels[:, top : top + height, left : left + width], held[top : top + height, left : left + width]
     if labels.flip and drawn[FLIP] < 0.5:
-        image, classes = image.flip(-1), classes.flip(-1)
+        pixels, held = pixels.flip(-1), held.flip(-1)
     if labels.jitter:
-        image = jittered(tv_tensors.Image(image), drawn[COLOURS:])
-    return padded(image, (height, width), PADDING), padded(classes[None], (height, width), (IGNORED,))[0]
+        pixels = jittered(pixels, drawn[COLOURS:])
+    return padded(pixels, (height, width), PADDING), padded(held[None], (height, width), (IGNORED,))[0]
 
 
-def evaluation_view(image: tv_tensors.Image, labels: PixelLabels) -> Tensor:
+def evaluation_view(image: Tensor, labels: PixelLabels) -> Tensor:
     """Resize an image u8 [3, h, w] as it is evaluated: the short side to `short_side`, unless the long one is too
     long."""
-    return _resized(image, resized_sides(*image.shape[1:], labels)).as_subclass(Tensor)
+    return _resized(image, resized_sides(image.shape[1], image.shape[2], labels)).as_subclass(Tensor)
 
 
 def resized_sides(height: int, width: int, labels: PixelLabels, factor: float = 1.0) -> tuple[int, int]:
@@ -95,7 +95,7 @@ def _scaled(image: Tensor, factor: float) -> Tensor:
     return (image.float() * factor).clamp(0, 255).to(torch.uint8)  # mmseg's contrast: about 0, not about the mean
 
 
-def _resized(image: tv_tensors.Image, sides: tuple[int, int]) -> Tensor:
+def _resized(image: Tensor, sides: tuple[int, int]) -> Tensor:
     return F.resize(image, list(sides), InterpolationMode.BILINEAR, antialias=True)
 
 

@@ -46,10 +46,10 @@ class DenseDataset(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return self.found.n
 
-    def __getitem__(self, sample: Sample) -> tuple[Tensor, Tensor]:
-        index, passes = sample
-        key = rng.keys(self.seed, passes, index, rng.DENSE)
-        return cut(*self.found.read(index), self.found.labels, self.size, key)
+    def __getitem__(self, index: Sample) -> tuple[Tensor, Tensor]:
+        image, passes = index
+        key = rng.keys(self.seed, passes, image, rng.DENSE)
+        return cut(*self.found.read(image), self.found.labels, self.size, key)
 
 
 @final

@@ -53,10 +53,11 @@ def test_the_blocks_are_those_of_beits_configurations_and_others_are_refused():
 
 
 def plain_conv(x: torch.Tensor, layers: torch.nn.Sequential) -> torch.Tensor:
-    conv = layers[0]
+    conv, norm = layers[0], layers[1]
     y = F.conv2d(x, conv.weight, None, padding=conv.weight.shape[-1] // 2)
     mean, variance = y.mean((0, 2, 3)), y.var((0, 2, 3), unbiased=False)
-    return F.relu((y - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt())
+    y = (y - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
+    return F.relu(y * norm.weight[:, None, None] + norm.bias[:, None, None])
 
 
 def plain_upernet(net: UperNet, levels: list[torch.Tensor]) -> torch.Tensor:
