@@ -96,7 +96,9 @@ class AsyncSaver:
 def _buffer(known: Tensor | None, tensor: Tensor) -> Tensor:
     if known is not None and known.shape == tensor.shape and known.dtype == tensor.dtype:
         return known
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
+    # in the tensor's own order of memory: fused AdamW pairs weights and moments by place, and convolutions' weights are
+    # channels-last
+    return torch.empty_like(tensor, device="cpu", pin_memory=tensor.device.type == "cuda")
 
 
 def _sync(path: Path) -> None:

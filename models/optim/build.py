@@ -40,6 +40,22 @@ def build_optimiser(method: nn.Module, optim: Optim) -> torch.optim.AdamW | LARS
     return LARS(named, optim.momentum, optim.trust if optim.kind == "lars" else None)
 
 
+@torch.no_grad()
+def load_moments(optimiser: torch.optim.Optimizer, state: dict) -> None:
+    """Load an optimiser's state, each moment in the order of memory of its parameter.
+
+    load_moments(optimiser, checkpoint["optimiser"])
+
+    Fused AdamW pairs weights and moments by their place in memory. Weights of convolutions are channels-last, and
+    checkpoints of before this rule hold their moments in another order.
+    """
+    optimiser.load_state_dict(state)
+    for parameter, held in optimiser.state.items():
+        for name, moment in held.items():
+            if moment.shape == parameter.shape and moment.stride() != parameter.stride():
+                held[name] = torch.empty_like(parameter, dtype=moment.dtype).copy_(moment)
+
+
 def lr_scale(name: str, method: nn.Module, layer_decay: float | None) -> float:
     """The share of the learning rate at which the parameter called `name` learns.
 

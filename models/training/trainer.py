@@ -22,7 +22,7 @@ from models.encoder.freeze import describe
 from models.evaluate.dense_validator import DenseValidator
 from models.evaluate.validator import Validator
 from models.method import Method
-from models.optim.build import build_optimiser
+from models.optim.build import build_optimiser, load_moments
 from models.optim.schedule import RunLength, describe_extension
 from models.optim.update import FiniteGuard, GradientCheck
 from models.records import events, metrics, run_folder
@@ -213,7 +213,7 @@ def prepare(
     ending.enter_context(closing(journal))
     best, lost = open_best(recipe.run, found.folder, found.inputs.length, world, start)
     if checkpoint:
-        optimiser.load_state_dict(fsdp.shard_state(checkpoint["optimiser"], optimiser))
+        load_moments(optimiser, fsdp.shard_state(checkpoint["optimiser"], optimiser))
         journal.load_state_dict(checkpoint["journal"])
     save_as = partial(save_load.save_sharded, world=world) if recipe.run.shard else None
     saver = ending.enter_context(closing(AsyncSaver(found.folder, found.folder / metrics.FILE, save_as=save_as)))
