@@ -9,6 +9,7 @@ from pathlib import Path
 from models.config.chain import FILE as CHAIN
 from models.config.figure import FILE as PICTURE
 from models.evaluate import chain_figure, chain_table
+from models.evaluate.chain_figure_points import read_figure
 from pipeline import text
 from pipeline.errors import InputError, command
 from pipeline.store.atomic_write import write_whole
@@ -71,7 +72,7 @@ def write(root: Path) -> Path:
 
 def _drawn(root: Path, known: dict, states: chain_table.States) -> str:
     """Draw a chain that is a figure in its paper; return the lines that show it in Markdown, or say why it is not."""
-    figure = chain_figure.read_figure(known)
+    figure = read_figure(known)
     if figure is None:
         return ""
     if find_spec("matplotlib") is None:

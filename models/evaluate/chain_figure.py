@@ -8,127 +8,20 @@ drawn, and named. Points are means over the seeds whose run is over, with their 
 the same where jobs end. Torch is imported only where nothing was submitted yet.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, final
+from typing import Annotated
 
-from models.config.figure import FILE, Figure, Line, PaperLine, figure_from
-from models.evaluate.chain_table import Cell, States, cells, filled, read_facts
-from pipeline import text
+from models.config.figure import FILE, Figure
+from models.evaluate.chain_figure_points import Drawing, drawing, read_figure
+from models.evaluate.chain_table import States, filled, read_facts
 from pipeline.errors import InputError, command
 from pipeline.store.atomic_write import write_whole
 
 PAGE = "table.html"
 """The picture and the table on one page, in the sweep's folder."""
 NOT_INSTALLED = "no figure is drawn: matplotlib is not installed; `make setup` installs it"
-Cells = Sequence[Sequence[Cell]]
-
-
-@final
-@dataclass(frozen=True)
-class Point:
-    """A point of ours or of the paper: its name, and its places and values, seed by seed; none where it is missing."""
-
-    name: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-
-    @property
-    def there(self) -> bool:
-        """Say whether there is anything to draw."""
-        return bool(self.x and self.y)
-
-
-@final
-@dataclass(frozen=True)
-class Curve:
-    """A line of a panel, from left to right. ours: a point for each cell of the table, also where it is missing."""
-
-    title: str
-    ours: tuple[Point, ...]
-    paper: tuple[Point, ...]
-
-
-@final
-@dataclass(frozen=True)
-class Drawing:
-    """All that is drawn.
-
-    source    of the paper's points
-    panels    curves of each, one panel above the other
-    file      on which ours are measured
-    settings  flags with which ours were run
-    """
-
-    figure: Figure
-    source: str
-    panels: tuple[tuple[Curve, ...], ...]
-    file: str
-    settings: str
-
-    @property
-    def points(self) -> list[Point]:
-        """List the points of ours, the missing ones, too."""
-        return [point for panel in self.panels for curve in panel for point in curve.ours]
-
-    def seeds(self) -> str:
-        """Say how many seeds the points of ours are a mean of: "n = 3", or "n = 1 to 3"."""
-        counts = sorted({len(point.y) for point in self.points if point.there})
-        return f"n = {' to '.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))}" if counts else ""
-
-    def count(self) -> str:
-        """Say how many points of ours are there, and with which flags they were run."""
-        there = sum(point.there for point in self.points)
-        with_flags = f"; with {self.settings}" if self.settings else ""
-        return f"{there} of {len(self.points)} points of ours are there{with_flags}"
-
-    def missing(self) -> str:
-        """Name the points of ours that are missing, by line; "" where none is."""
-        held = [
-            f"{curve.title}: {', '.join(point.name for point in curve.ours if not point.there)}"
-            for panel in self.panels
-            for curve in panel
-            if not all(point.there for point in curve.ours)
-        ]
-        return "; ".join(held)
-
-
-def read_figure(known: Mapping) -> Figure | None:
-    """Return how a chain is drawn (models.config.chain.facts); None where it is no figure.
-
-    Raises InputError for facts that are damaged.
-    """
-    if "figure" not in known:
-        return None
-    try:
-        return figure_from(known["figure"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the facts of {known['sweep']} hold no figure ({error}); submit the sweep again") from error
-
-
-def drawing(root: Path, known: Mapping, figure: Figure, states: States | None = None) -> Drawing:
-    """Read the points of a figure from a chain's table.
-
-    Ours are those on test where every run of the figure that is over has it, else those on val.
-
-    Raises InputError for facts that are damaged, and for a figure of cells that the table does not have.
-    """
-    table = cells(root, known, states)
-    stages = [column["stage"] for column in known["columns"]]
-    try:
-        held = [_cell(table, stages, *each) for panel in figure.panels for line in panel.lines for each in line.cells]
-        found = [cell.files for cell in held if cell.files]
-        file = "test" if found and all("test" in files for files in found) else "val"
-        panels = tuple(
-            tuple(_curve(table, stages, line, file) for line in panel.lines)
-            + tuple(Curve(line.title, (), _of_paper(line)) for line in panel.others)
-            for panel in figure.panels
-        )
-    except (IndexError, ValueError) as error:
-        raise InputError(f"{root}: its table does not have the figure's cells ({error}); submit it again") from error
-    return Drawing(figure, known["source"], panels, file, " ".join(known["overrides"]))
 
 
 def write(root: Path, known: Mapping, figure: Figure, states: States | None = None, *, png: bool = False) -> Drawing:
@@ -154,38 +47,6 @@ def write(root: Path, known: Mapping, figure: Figure, states: States | None = No
     return made
 
 
-def _cell(table: Cells, stages: Sequence[str], row: int, stage: str) -> Cell:
-    if not 0 <= row < len(table):
-        raise IndexError(f"row {row} of {len(table)}")
-    return table[row][stages.index(stage)]
-
-
-def _curve(table: Cells, stages: Sequence[str], line: Line, file: str) -> Curve:
-    ours, paper = [], []
-    across = len({row for row, _ in line.cells}) == 1 < len(line.cells)
-    for number, (row, stage) in enumerate(line.cells):
-        cell = _cell(table, stages, row, stage)
-        name = cell.column if across else cell.row
-        x: tuple[float, ...]
-        if isinstance(line.x, str):
-            place = _cell(table, stages, row, line.x)
-            x = tuple(place.values(place.files[0])) if place.files else ()
-            paper_x = place.paper
-        else:
-            x = (line.x[number],)
-            paper_x = (line.paper_x or line.x)[number]
-        values = cell.values(file)
-        scale = 100 if text.is_share(cell.name, values) else 1
-        ours.append(Point(name, x, tuple(scale * value for value in values)))
-        if paper_x is not None and cell.paper is not None:
-            paper.append(Point(name, (paper_x,), (cell.paper,)))
-    return Curve(line.title, tuple(ours), tuple(paper) if line.paper is None else _of_paper(line.paper))
-
-
-def _of_paper(line: PaperLine) -> tuple[Point, ...]:
-    return tuple(Point(line.title, (x,), (y,)) for x, y in zip(line.x, line.y, strict=True))
-
-
 def main() -> None:
     """Draw the chain that the command line names, and print what is there."""
     from tyro.conf import Positional
@@ -201,11 +62,10 @@ def main() -> None:
             png: write it as PNG, too
         """
         root, known = read_facts(sweep)
-        figure = read_figure(known) or _declared(known["sweep"])
+        name = known.get("sweep")
+        figure = read_figure(known) or _declared(name)
         if figure is None:
-            raise InputError(
-                f"{known['sweep']} is no figure in its paper; python -m models.evaluate.chain_table {sweep}"
-            )
+            raise InputError(f"{name} is no figure in its paper; python -m models.evaluate.chain_table {sweep}")
         made = write(root, known, figure, png=png)
         missing = made.missing()
         print(f"figure: {root / FILE}\npage: {root / PAGE}\n{made.count()}{f', without {missing}' if missing else ''}")
@@ -213,11 +73,12 @@ def main() -> None:
     parse(door, prog="python -m models.evaluate.chain_figure")()
 
 
-def _declared(sweep: str) -> Figure | None:
+def _declared(sweep: object) -> Figure | None:
     """Return the figure that a sweep declares now; facts of earlier submissions have none."""
+    from models.config.catalogue import sweeps
     from models.config.chain import chain_of  # the method's file brings in torch
 
-    chain = chain_of(sweep)
+    chain = next((chain_of(name) for name, _ in sweeps() if name == sweep), None)
     return chain and chain.figure
 
 

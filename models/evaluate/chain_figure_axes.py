@@ -11,12 +11,12 @@ import matplotlib
 from matplotlib.figure import Figure as Page
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from models.evaluate.chain_figure_points import Curve, Drawing, Point
 from models.reporting.figures import COLOURS, INK, LINE, SOFT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from models.evaluate.chain_figure import Curve, Drawing, Point
 
 WIDTH, HEIGHT = 4.9, 2.5  # inches of a pair of axes
 SMALL = 7
@@ -25,7 +25,7 @@ STYLE: dict[Any, Any] = {"svg.hashsalt": "figure", "svg.fonttype": "path", "font
 """Whatever a matplotlibrc says, the same points give the same bytes."""
 
 
-def draw(made: "Drawing") -> tuple[bytes, bytes]:
+def draw(made: Drawing) -> tuple[bytes, bytes]:
     """Draw a figure; return it as SVG and as PNG.
 
     svg, png = draw(drawing(root, known, figure))
@@ -67,7 +67,7 @@ def _plain(axes: "Axes") -> None:
     axes.margins(0.07, 0.16)
 
 
-def _paper(axes: "Axes", curves: Sequence["Curve"], made: "Drawing") -> None:
+def _paper(axes: "Axes", curves: Sequence[Curve], made: Drawing) -> None:
     """Draw the paper's points: a line of each curve, or each point by itself."""
     figure = made.figure
     for curve, colour in zip(curves, _colours(len(curves)), strict=True):
@@ -82,7 +82,7 @@ def _paper(axes: "Axes", curves: Sequence["Curve"], made: "Drawing") -> None:
             _apart(axes, curve.paper, _named(curves), marker="x")
 
 
-def _ours(axes: "Axes", curves: Sequence["Curve"], made: "Drawing") -> None:
+def _ours(axes: "Axes", curves: Sequence[Curve], made: Drawing) -> None:
     """Draw ours: the mean of the seeds, their spread, and each seed; a missing point interrupts its line."""
     figure, measured = made.figure, [curve for curve in curves if curve.ours]
     for curve, colour in zip(curves, _colours(len(curves)), strict=True):
@@ -109,7 +109,7 @@ def _ours(axes: "Axes", curves: Sequence["Curve"], made: "Drawing") -> None:
         axes.update_datalim([(place, 0) for place in places], updatey=False)  # as long while points are missing
 
 
-def _apart(axes: "Axes", points: Sequence["Point"], colours: dict[str, str], marker: str) -> None:
+def _apart(axes: "Axes", points: Sequence[Point], colours: dict[str, str], marker: str) -> None:
     """Draw points that no line joins, each in the colour of its name."""
     for point in points:
         if point.there:
@@ -118,7 +118,7 @@ def _apart(axes: "Axes", points: Sequence["Point"], colours: dict[str, str], mar
             _spread(axes, [point], colours[point.name])
 
 
-def _spread(axes: "Axes", points: Sequence["Point"], colour: str) -> None:
+def _spread(axes: "Axes", points: Sequence[Point], colour: str) -> None:
     """Draw the sample standard deviation of points of several seeds, and each seed; places may spread, too."""
     for point in points:
         if not point.there or max(len(point.x), len(point.y)) == 1:
@@ -137,7 +137,7 @@ def _values(axes: "Axes", places: Sequence[float], values: Sequence[float], colo
                           ha="center", color=colour, fontsize=SMALL)  # fmt: skip
 
 
-def _finish(axes: "Axes", curves: Sequence["Curve"], made: "Drawing", *, of_paper: bool) -> None:
+def _finish(axes: "Axes", curves: Sequence[Curve], made: Drawing, *, of_paper: bool) -> None:
     """Label the axes, and put marks at the points of a logarithmic one, the missing ones, too."""
     figure = made.figure
     axes.set_xlabel((figure.paper_x or figure.x) if of_paper else figure.x, color=SOFT, fontsize=9)
@@ -163,14 +163,15 @@ def _legend_below(page: Page, row: Sequence["Axes"]) -> None:
         page.legend(known.values(), known.keys(), loc="outside upper center", ncols=2, frameon=False, fontsize=8)
 
 
-def _named(curves: Sequence["Curve"]) -> dict[str, str]:
+def _named(curves: Sequence[Curve]) -> dict[str, str]:
     """Give each point's name a colour."""
     names = list(dict.fromkeys(point.name for curve in curves for point in (*curve.ours, *curve.paper)))
     return dict(zip(names, _colours(len(names)), strict=True))
 
 
-def _whose(made: "Drawing") -> str:
-    return f"ours: {', '.join(filter(None, (f'{made.figure.ours} {made.file}', made.seeds())))}"
+def _whose(made: Drawing) -> str:
+    seeds = made.seeds()
+    return f"ours: {made.figure.ours}{f', on {made.file}, {seeds}' if seeds else ''}"
 
 
 def _colours(count: int) -> list[str]:

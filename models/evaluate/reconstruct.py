@@ -43,7 +43,8 @@ FIGURE_6 = {"random": 0.75, "block": 0.5, "grid": 0.75}
 """Ratios at which MAE's Figure 6 shows its three kinds of mask."""
 KINDS = ("random", "block", "grid", "unit")
 """Kinds of mask that are drawn over a whole image; those in windows are not."""
-SIDE = 96
+SIDE, LARGEST = 96, 160
+"""Side of a picture of small and of large images on the page, in pixels."""
 TRUE_SCALE, VISIBLE_SCALE = "true_scale", "visible_scale"
 HEADINGS = {"": "predicted", TRUE_SCALE: "true scale", VISIBLE_SCALE: "visible scale"}
 SCALES = (
@@ -193,7 +194,8 @@ def masked_picture(
         named = "" if each.kind == "random" else f"{each.kind}, "
         headings += [f"{named}{percent(each.ratio, decimals=0)} hidden", *(HEADINGS[name] for name in made.filled)]
     lines = [list(line) for line in zip(*columns, strict=True)]
-    return Picture("Reconstructions", caption(method), png(lines, tuple(headings)))
+    side = max(SIDE, min(LARGEST, *images.shape[2:]))
+    return Picture("Reconstructions", caption(method), png(lines, tuple(headings), side))
 
 
 def caption(method: Method) -> str:
@@ -202,10 +204,10 @@ def caption(method: Method) -> str:
     return f"{plain} {SCALES}" if method.branch.settings.target == "norm_pix" else plain
 
 
-def png(lines: list[list[np.ndarray]], headings: tuple[str, ...]) -> bytes:
-    """Encode a sheet of pictures u8 [h, w, 3], line by line, as a PNG file."""
+def png(lines: list[list[np.ndarray]], headings: tuple[str, ...], side: int = SIDE) -> bytes:
+    """Encode a sheet of pictures u8 [h, w, 3], line by line, each of `side` pixels, as a PNG file."""
     file = io.BytesIO()
-    sheet(lines, headings, SIDE).save(file, "PNG")
+    sheet(lines, headings, side).save(file, "PNG")
     return file.getvalue()
 
 

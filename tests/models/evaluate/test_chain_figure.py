@@ -16,7 +16,8 @@ from models.config.chain import FILE as CHAIN
 from models.config.chain import Chain, Stage, facts
 from models.config.figure import FILE, Figure, Line, Panel, PaperLine, line_along
 from models.evaluate import chain_figure, chain_figure_axes
-from models.evaluate.chain_figure import PAGE, drawing, read_figure, write
+from models.evaluate.chain_figure import PAGE, write
+from models.evaluate.chain_figure_points import drawing, read_figure
 from models.evaluate.evaluation_log import FILE as EVALUATIONS
 from models.records import events
 from models.records.run_folder import REPORT
@@ -101,12 +102,14 @@ def test_one_pair_of_axes_holds_both_and_two_the_papers_to_the_left(tmp_path):
     tuned(tmp_path, 0, 1, val=0.6)
     write(tmp_path, KNOWN, PLAIN)
     drawn = said((tmp_path / FILE).read_text())
-    assert {"fine-tuning, MAE Figure 5: ViT-L", "fine-tuning, ours: digits val, n = 2", "hidden (%)"} <= {*drawn}
+    assert {"fine-tuning, MAE Figure 5: ViT-L", "fine-tuning, ours: digits, on val, n = 2", "hidden (%)"} <= {*drawn}
     assert drawn.count("accuracy (%)") == 1
     apart = replace(PLAIN, apart=True, paper_x="epochs", log=True)
     write(tmp_path, KNOWN, apart, png=True)
     drawn = said((tmp_path / FILE).read_text())
-    assert {"MAE Figure 5: ViT-L", "ours: digits val, n = 2", "epochs", "hidden (%)", "accuracy on val (%)"} <= {*drawn}
+    assert {"MAE Figure 5: ViT-L", "ours: digits, on val, n = 2", "epochs", "hidden (%)", "accuracy on val (%)"} <= {
+        *drawn
+    }
     assert {"83.2", "83.0", "55.0", "10", "90"} <= {*drawn}
     first = (tmp_path / FILE).read_bytes()
     with Image.open(tmp_path / "figure.png") as picture:
@@ -161,6 +164,9 @@ def test_the_door_draws_a_folder_or_a_name_and_says_what_is_missing(tmp_path, mo
         door(monkeypatch, str(folder))  # the figure is the one declared now, the rows are not
     with pytest.raises(InputError, match="is no figure in its paper"):
         door(monkeypatch, "mae_ablations:digits_mask")
+    (folder / CHAIN).write_text("{}")
+    with pytest.raises(InputError, match="None is no figure"):
+        door(monkeypatch, str(folder))
 
 
 @pytest.mark.parametrize("spoilt", [{}, {"panels": 3}, {"panels": [{"lines": [{"cells": 1}], "others": []}]}])
