@@ -162,7 +162,7 @@ def left_out(given: Given, rejected: list[tuple[Path, str]]) -> int:
 def check(a: Arguments, loaded: Loaded) -> None:
     """Raise InputError for a run that cannot name classes, or numbers that mean nothing."""
     if draws(loaded):
-        check_drawing(a)
+        check_drawing(a, loaded)
     elif a.next is not None:
         check_next(a)
     elif not loaded.method.has_classifier:
@@ -180,8 +180,10 @@ def check(a: Arguments, loaded: Loaded) -> None:
         check_writable(a.out or (OUT if a.next is None else NEXT))
 
 
-def check_drawing(a: Arguments) -> None:
-    """Raise InputError for flags of class names, and for a folder that is a file."""
+def check_drawing(a: Arguments, loaded: Loaded) -> None:
+    """Raise InputError for weights without a decoder, flags of class names, and a folder that is a file."""
+    if loaded.origin:
+        raise InputError(f"{loaded.path} brings an encoder and no decoder; train one first (train.py segment:...)")
     asked = [flag for flag, given in (("--next", a.next is not None), ("--top", a.top != 1)) if given]
     if asked:
         raise InputError(f"{asked[0]} is of runs that name a class of an image; this one draws those of its pixels")

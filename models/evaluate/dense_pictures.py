@@ -23,15 +23,20 @@ def spread_over(found: DenseSet, n: int) -> list[int]:
     return np.unique(np.linspace(0, found.n - 1, min(n, found.n)).astype(int)).tolist()
 
 
-def view_picture(found: DenseSet, recipe: Recipe, n: int = 8) -> Picture:
-    """Show training images with their masks, and the views of their first pass."""
+def view_sheet(found: DenseSet, recipe: Recipe, n: int) -> Image.Image:
+    """Draw training images with their masks, and the views of their first pass."""
     dataset, rows = DenseDataset(found, recipe.data.size, recipe.run.seed), []
     for index in spread_over(found, n):
         whole, classes = found.read(index)
         crop, inside = dataset[index, 0]
         pairs = (shown(whole), classes.numpy()), (shown(crop), inside.numpy())
         rows.append([part for image, held in pairs for part in (image, overlay(image, held))])
-    return Picture("Views", "What the recipe makes of training images.", png(sheet(rows, COLUMNS, SIDE)))
+    return sheet(rows, COLUMNS, SIDE)
+
+
+def view_picture(found: DenseSet, recipe: Recipe, n: int = 8) -> Picture:
+    """Show what `view_sheet` draws."""
+    return Picture("Views", "What the recipe makes of training images.", png(view_sheet(found, recipe, n)))
 
 
 def prediction_picture(method: Segment, found: DenseSet, n: int = 8, batch: int = 8) -> Picture:

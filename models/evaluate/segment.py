@@ -59,6 +59,8 @@ def open_set(evaluator: Segment, loaded: Loaded) -> DenseSet:
             f"{loaded.path} was trained by {loaded.recipe.name}, which gives no classes of pixels; fine-tune it first "
             f"(python train.py segment:... --run.start {loaded.path})"
         )
+    if loaded.origin:
+        raise InputError(f"{loaded.path} brings an encoder and no decoder; train one first (train.py segment:...)")
     data = replace(
         loaded.recipe.data,
         root=evaluator.data.root or loaded.recipe.data.root,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from models import predict
+from models import predict, preview
 from models.config.catalogue import catalogue, sweeps
 from models.config.recipe import Run
 from models.config.resolve import named, resolve
@@ -318,6 +318,20 @@ def test_the_encoder_and_the_whole_network_are_exported(trained, tmp_path, monke
     monkeypatch.setattr(sys, "argv", ["export", str(trained), "--to", "timm", "--out", str(tmp_path / "timm")])
     with pytest.raises(InputError, match="use --to safetensors or --to onnx"):
         export.main()
+
+
+def test_weights_without_a_decoder_are_refused_and_views_previewed(scenes, tmp_path, monkeypatch, capsys):
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=16, patch_size=4, embed_dim=32, depth=4, num_heads=2)
+    save_file(vit.state_dict(), tmp_path / "vit.safetensors")
+    own = " ".join(["segment:mine", *FLAGS, f"--data.root={scenes}"])
+    monkeypatch.setattr(sys, "argv", ["evaluate", "segment", str(tmp_path / "vit.safetensors"), "--recipe", own])
+    with pytest.raises(InputError, match="brings an encoder and no decoder"):
+        evaluate.main()
+    picture = tmp_path / "views.png"
+    monkeypatch.setattr(sys, "argv", ["preview", *own.split(), "--out", str(picture), "--images", "2"])
+    preview.main()
+    assert "2 images of" in capsys.readouterr().out
+    assert picture.stat().st_size > 1000
 
 
 def test_a_validator_sums_its_ranks(trained, scenes):
