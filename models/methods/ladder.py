@@ -3,6 +3,7 @@
     python -m slurm.submit ladder:digits_pretrain --cluster local --gpus 0 --parallel 2     first: others start from it
     python -m slurm.submit ladder:digits_5        --cluster local --gpus 0 --parallel 2     8 rows x 3 seeds
     python -m models.evaluate.ladder_table digits_1 digits_5 digits_25                      one table, any time
+    python -m slurm.submit ladder:digits_resnet   --cluster local --gpus 0                  Semi-MAE Table 1's baselines
 
 Within a sweep every row has the same network, data and steps; a row differs from the next in its objective or in its
 start. A seed is run.seed and the labels drawn at once; members go seed by seed, so that a sweep that is cut short has
@@ -10,12 +11,13 @@ whole columns. All settings are those of the recipes named digits and cifar10. O
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from models.config.recipe import Recipe
 from models.config.sweep import changed
-from models.methods import fixmatch, mae, semi_mae, supervised, supmae
+from models.methods import cowmix, fixmatch, mae, mpl, s4l, semi_mae, supervised, supmae, uda
+from models.methods.presets import small
 from models.methods.presets.masked import digits_units, digits_windows
 from pipeline.errors import InputError
 from pipeline.labels.splits import split_name
@@ -23,6 +25,9 @@ from pipeline.labels.splits import split_name
 SEEDS = 0, 1, 2
 SEMI = "Semi-MAE"
 MASK_TOKENS = "method.reconstruct.encoder_mask_tokens"  # MAE Table 1c
+BASELINES = {"supervised": supervised, "UDA": uda, "FixMatch": fixmatch, "S4L": s4l, "MPL": mpl, "CowMix": cowmix}
+"""Rows of Semi-MAE's Table 1 that are neither Semiformer nor Semi-MAE, in its order."""
+BASELINE_LABELS = {"digits": 5, "cifar10": 400}  # a class: those of the recipes
 DECODERS = 2, 4, 8  # blocks, beside the one of the recipes (MAE Table 1a, SupMAE Table 2e)
 OBJECTIVES = "rec", "cls", "both"  # SupMAE Table 2a
 LABELS_ALONE = {"method.lambda_u": 0.0, "method.pseudo.threshold": 1.0}  # FixMatch without pseudo-labels
@@ -126,6 +131,26 @@ def cifar10_objectives() -> Iterator[Recipe[Any]]:
     return _recipes("cifar10_objectives")
 
 
+def digits_vit() -> Iterator[Recipe[Any]]:
+    """Embedded digits, 50 labels, a ViT: supervised, UDA, FixMatch, S4L, MPL, CowMix, 3 seeds each.  Not yet run."""
+    return _recipes("digits_vit")
+
+
+def digits_resnet() -> Iterator[Recipe[Any]]:
+    """Embedded digits, 50 labels, a ResNet: supervised, UDA, FixMatch, S4L, MPL, CowMix, 3 seeds each.  Not yet run."""
+    return _recipes("digits_resnet")
+
+
+def cifar10_vit() -> Iterator[Recipe[Any]]:
+    """CIFAR-10, 4,000 labels, a ViT: supervised, UDA, FixMatch, S4L, MPL, CowMix, 3 seeds each.  Not yet run."""
+    return _recipes("cifar10_vit")
+
+
+def cifar10_resnet() -> Iterator[Recipe[Any]]:
+    """CIFAR-10, 4,000 labels, a ResNet: supervised, UDA, FixMatch, S4L, MPL, CowMix, 3 seeds each.  Not yet run."""
+    return _recipes("cifar10_resnet")
+
+
 def rungs(sweep: str) -> list[Rung]:
     """List the runs of a sweep, in the order of its members. Raises InputError if the ladder has no such sweep."""
     if sweep not in RUNGS:
@@ -183,6 +208,15 @@ def _objectives(scale: Scale, seed: int) -> Iterator[Rung]:
         yield Rung(rung.row, seed, _started(scratch, before, rung.row, seed))
 
 
+def _baselines(*, resnet: bool) -> Callable[[Scale, int], Iterator[Rung]]:
+    def made(scale: Scale, seed: int) -> Iterator[Rung]:
+        for row, method in BASELINES.items():
+            recipe = _seeded(scale.recipe(method), seed, BASELINE_LABELS[scale.name])
+            yield Rung(row, seed, replace(recipe, encoder=small.resnet_encoder()) if resnet else recipe)
+
+    return made
+
+
 def _seeded(recipe: Recipe[Any], seed: int, k: int | None) -> Recipe[Any]:
     split = None if k is None else split_name(None, k, seed)
     return changed(recipe, {"run.seed": seed, "data.split": split})
@@ -203,8 +237,12 @@ RUNGS: dict[str, tuple[Scale, Callable[[Scale, int], Iterator[Rung]]]] = {
     **{f"digits_{k}": (DIGITS, _methods(k)) for k in PER_CLASS[DIGITS]},
     "digits_objectives_pretrain": (DIGITS, _objectives_pretrain),
     "digits_objectives": (DIGITS, _objectives),
+    "digits_vit": (DIGITS, _baselines(resnet=False)),
+    "digits_resnet": (DIGITS, _baselines(resnet=True)),
     "cifar10_pretrain": (CIFAR10, _pretrain),
     **{f"cifar10_{10 * k}": (CIFAR10, _methods(k)) for k in PER_CLASS[CIFAR10]},
     "cifar10_objectives_pretrain": (CIFAR10, _objectives_pretrain),
     "cifar10_objectives": (CIFAR10, _objectives),
+    "cifar10_vit": (CIFAR10, _baselines(resnet=False)),
+    "cifar10_resnet": (CIFAR10, _baselines(resnet=True)),
 }
