@@ -64,8 +64,9 @@ def open_loader(beton: Beton, kind: str, threads: int | None = 2, device: torch.
     size = 64 if kind == "GPU views" else 128  # whose views take a device, or long
     where = str(beton.path.parent)
     data = Data(where, batch=16, size=size, backend=backend, views_on=views_on, threads=threads, ahead=2)
-    train_data = open_train_data(data, NEEDS)
-    fed = loader_spec(train_data, data, NEEDS, patch=16, total_steps=100)
+    needs = replace(NEEDS, strong=kind != "GPU views")  # in torch on a CPU they take a second
+    train_data = open_train_data(data, needs)
+    fed = loader_spec(train_data, data, needs, patch=16, total_steps=100)
     return Loader(fed, open_backend(data, train_data.beton, device), device, ahead=data.ahead)
 
 
