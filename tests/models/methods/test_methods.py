@@ -10,7 +10,7 @@ from torch import nn
 from models.bench.baselines import plain_decode, plain_mae, plain_visible_tokens
 from models.config.catalogue import catalogue
 from models.config.recipe import Recipe
-from models.config.resolve import resolve
+from models.config.resolve import named, resolve
 from models.encoder.patches import hidden_from_visible
 from models.factory import method_class
 from models.method import StepInfo
@@ -177,7 +177,8 @@ def test_every_recipe_resolves_and_says_what_it_is():
     names = dict(catalogue())
     assert {"supervised", "fixmatch", "mae", "supmae", "semi_mae"} <= {name.split(":")[0] for name in names}
     for name, line in names.items():
-        start = ["--encoder.name=vit_small_patch16_224"] if name.endswith("few") else []  # theirs is that of run.start
+        auto = named(name).encoder.name == "auto"  # that of run.start
+        start = ["--encoder.name=vit_small_patch16_224"] if auto else []
         assert resolve(name, start).name == name
         assert len(line) > 20
 
