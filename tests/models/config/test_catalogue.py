@@ -14,6 +14,7 @@ from models.config.catalogue import catalogue, sweeps
 from models.config.recipe import Recipe, Run
 from models.config.resolve import named
 from models.config.sweep import members
+from models.encoder.timm_classifier import is_classifier
 from models.factory import method_class
 from models.method import Method, StepInfo
 from models.optim.build import build_optimiser
@@ -30,17 +31,19 @@ SHRUNK = {  # what every toy has in common; fields that a recipe does not have a
     "data.val": "val.beton", "data.batch": 32, "data.ratio": 3, "data.weak.padding": 2, "data.strong.padding": 2,
     "data.backend": "memory", "data.root": "data",
     "encoder.name": None, "encoder.width": 32, "encoder.depth": 2, "encoder.heads": 2, "encoder.patch": 4,
-    "encoder.drop_path": 0.0, "optim.lr": LR, "optim.lr_batch": None, "optim.clip": None,
+    "encoder.drop_path": 0.0, "encoder.stem": "own", "optim.lr": LR, "optim.lr_batch": None, "optim.clip": None,
     "optim.kind": "adamw", "optim.epochs": 100, "optim.warmup_epochs": 0, "optim.final_lr": 0.0,
     "data.evaluate": View(crop="centre"),
-    "method.pseudo.threshold": 0.0, "method.reconstruct.depth": 1, "method.reconstruct.width": 32,
-    "method.reconstruct.heads": 2, "method.channels": 8,
+    "method.pseudo.threshold": 0.0, "method.threshold": 0.0, "method.reconstruct.depth": 1,
+    "method.reconstruct.width": 32, "method.reconstruct.heads": 2, "method.channels": 8,
 }  # fmt: skip
 FITTED: dict[str, dict[str, object]] = {
     "lomar": {"data.mask.window": 3, "data.mask.windows": 2},
     "probe:.*simmim": {"method.block": 1},
 }
 """By a pattern of the recipe's name: what cannot hold on a grid of 4 x 4 patches, or has sizes of its own."""
+VITS = {"data/digits": "digits", "data/cifar10": "cifar10", "data/in1k": "in1k_10pct"}
+"""By the folder of a recipe's data: the recipe whose ViT stands for a classifier of timm."""
 SPARED: dict[str, dict[str, str]] = {}
 """By a pattern of the recipe's name: trainable parameters, by pattern, that get no gradient, and why."""
 
@@ -48,6 +51,9 @@ SPARED: dict[str, dict[str, str]] = {}
 def toy(recipe: Recipe) -> Recipe:
     """The recipe with everything large made small, and nameless: those that are the same then are tried once."""
     name, recipe = recipe.name, replace(recipe, name="", run=Run())
+    if is_classifier(recipe.encoder.name):  # tests/models/methods/test_resnet_baselines.py has ResNets; here, its ViT
+        recipe = replace(recipe, encoder=named(f"supervised:{VITS[recipe.data.root]}").encoder)
+    recipe = changed(recipe, "optim.labels_only_epochs", float(recipe.optim.labels_only_epochs > 0))
     fitted = [values for pattern, values in FITTED.items() if re.search(pattern, name)]
     for dotted, value in SHRUNK.items():
         recipe = changed(recipe, dotted, value)
