@@ -77,7 +77,7 @@ def _paper(axes: "Axes", curves: Sequence[Curve], made: Drawing) -> None:
         if figure.joined:
             title = curve.title if figure.apart else f"{curve.title}, {made.source}"
             axes.plot(places, values, color=colour, marker="x", ms=5, ls=DASHES, lw=1.2, label=title)
-            _values(axes, places, values, colour, below=curve is not curves[0])
+            _values(axes, places, values, [0.0] * len(values), colour, below=curve is not curves[0])
         else:
             _apart(axes, curve.paper, _named(curves), marker="x")
 
@@ -98,7 +98,8 @@ def _ours(axes: "Axes", curves: Sequence[Curve], made: Drawing) -> None:
             axes.plot(places, values, color=colour, marker="o", ms=4, lw=1.6, label=title)
         _spread(axes, curve.ours, colour)
         if figure.apart:
-            _values(axes, places, values, colour, below=curve is not curves[0])
+            spreads = [stdev(point.y) if len(point.y) > 1 else 0.0 for point in curve.ours]
+            _values(axes, places, values, spreads, colour, below=curve is not curves[0])
     if not any(point.there for curve in measured for point in curve.ours) and figure.apart:
         axes.text(0.5, 0.5, "none is there yet", transform=axes.transAxes, ha="center", color=SOFT, fontsize=9)
         axes.set_yticks([])
@@ -125,15 +126,23 @@ def _spread(axes: "Axes", points: Sequence[Point], colour: str) -> None:
             continue
         spreads = [stdev(each) if len(each) > 1 else 0.0 for each in (point.x, point.y)]
         axes.errorbar(fmean(point.x), fmean(point.y), spreads[1], spreads[0] or None, color=colour, lw=1, capsize=3)
-        places = point.x if len(point.x) == len(point.y) else [fmean(point.x)] * len(point.y)
-        axes.plot(places, point.y, color=colour, marker=".", ms=4, ls="", alpha=0.4)
+        axes.plot([fmean(point.x)] * len(point.y), point.y, color=colour, marker=".", ms=4, ls="", alpha=0.4)
 
 
-def _values(axes: "Axes", places: Sequence[float], values: Sequence[float], colour: str, *, below: bool) -> None:
-    """Print the values at their points, as MAE's figures do."""
-    for place, value in zip(places, values, strict=True):
+def _values(
+    axes: "Axes",
+    places: Sequence[float],
+    values: Sequence[float],
+    spreads: Sequence[float],
+    colour: str,
+    *,
+    below: bool,
+) -> None:
+    """Print the values at their points, beyond their spreads, as MAE's figures do."""
+    for place, value, spread in zip(places, values, spreads, strict=True):
         if not isnan(value):
-            axes.annotate(f"{value:.1f}", (place, value), (0, -11 if below else 5), textcoords="offset points",
+            end = value - spread if below else value + spread
+            axes.annotate(f"{value:.1f}", (place, end), (0, -11 if below else 5), textcoords="offset points",
                           ha="center", color=colour, fontsize=SMALL)  # fmt: skip
 
 
