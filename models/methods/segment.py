@@ -16,6 +16,7 @@ import torch.distributed as dist
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from models.config.chain import OWN, Chain, Stage
 from models.config.recipe import Recipe, Run
 from models.config.sweep import changed
 from models.dense.pyramid import Pyramid, block_features, four_blocks
@@ -170,19 +171,12 @@ def ade20k_l16() -> Recipe[Settings]:
 
 
 def ade20k_b16_starts() -> Iterator[Recipe[Settings]]:
-    """ADE20K, ViT-B/16: supervised, MoCo v3, BEiT, MAE, SupMAE (MAE Table 5, SupMAE Table 6).  Here: not yet run.
+    """ADE20K, ViT-B/16: supervised, MoCo v3, BEiT, MAE (MAE Table 5), and SupMAE (its own).  Here: not yet run.
 
     Paper, mIoU: 47.4, 47.3, 47.1, 48.1, 49.0 %. The starts are released files in data/starts (docs/dense.md names
     them); in SupMAE's table MAE has 48.6.
     """
-    starts = {
-        "supervised": "deit_base_patch16_224.pth",
-        "MoCo v3": "vit-b-300ep.pth.tar",
-        "BEiT": "beit_base_patch16_224_pt22k.pth",
-        "MAE": "mae_pretrain_vit_base.pth",
-        "SupMAE": "supmae_pretrain_vit_base.pth",
-    }
-    for name, file in starts.items():
+    for name, file in STARTS.items():
         base = ade20k_b16_beit() if name == "BEiT" else ade20k_b16()
         yield replace(base, run=replace(base.run, start=f"data/starts/{file}"))
 
@@ -229,3 +223,20 @@ def _ade20k(name: str, width: int, *, lr: float, layer_decay: float, drop_path: 
         dense.ade20k_optim(lr, layer_decay),
         dense.ade20k_run(),
     )
+
+
+STARTS = {
+    "supervised": "deit_base_patch16_224.pth",
+    "MoCo v3": "vit-b-300ep.pth.tar",
+    "BEiT": "beit_base_patch16_224_pt22k.pth",
+    "MAE": "mae_pretrain_vit_base.pth",
+    "SupMAE": "supmae_pretrain_vit_base.pth",
+}
+"""Released files by the paper's rows."""
+MIOU = (Stage(OWN, OWN, "mIoU", "miou"),)
+CHAINS = {
+    "ade20k_b16_starts": Chain("MAE Table 5, SupMAE's own: ADE20K, ViT-B/16", "start", tuple(STARTS), MIOU,
+                               {OWN: (47.4, 47.3, 47.1, 48.1, 49.0)}),
+    "ade20k_l16_starts": Chain("MAE Table 5: ADE20K, ViT-L/16", "start", ("MAE",), MIOU, {OWN: (53.6,)}),
+}  # fmt: skip
+"""The sweeps' tables: python -m models.evaluate.chain_table puts the members' mIoU beside the papers' values."""

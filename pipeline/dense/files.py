@@ -9,6 +9,7 @@ stored.
 """
 
 import hashlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,7 @@ def open_dense(data: Data, labels: PixelLabels, name: str) -> DenseSet:
     if not counts.any():
         raise InputError(f"{masks}: expected pixels with a class, all of {count(len(images), 'mask')} are ignored")
     how = repr((classes, labels.zero_ignored, labels.ignored)).encode()
-    digest = hashlib.sha256(how + b"".join(s.encode() + p.digest for s, p in zip(images, pairs, strict=True)))
+    digest = hashlib.sha256(how + b"".join(os.fsencode(s) + p.digest for s, p in zip(images, pairs, strict=True)))
     others = 0 if name.endswith(LIST) else len(_found(masks, (".png",)).keys() - images.keys())
     return DenseSet(
         root / name, tuple(images), tuple(images.values()), tuple(files.values()), tuple(classes), labels, counts,
@@ -128,7 +129,7 @@ def check_pair(image: Path, mask: Path, labels: PixelLabels, classes: tuple[str,
     try:
         content = image.read_bytes()
         with Image.open(image) as opened:
-            width, height = opened.size
+            width, height = _of_8_bits(opened, image).size
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{image}: expected an image, got a file that does not open ({error})") from error
     found = read_mask(mask, labels, len(classes))
@@ -143,10 +144,16 @@ def read_image(path: Path) -> tv_tensors.Image:
     """Decode an image file: u8 [3, H, W]. Raises InputError for a file that does not decode."""
     try:
         with Image.open(path) as opened:
-            pixels = np.array(opened.convert("RGB"))
+            pixels = np.array(_of_8_bits(opened, path).convert("RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: expected an image, got a file that does not decode ({error})") from error
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def _of_8_bits(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode.startswith(("I", "F")):  # Pillow would cut their values off
+        raise InputError(f"{path}: expected an image of 8 bits, got {image.mode}; convert it")
+    return image
 
 
 def read_mask(path: Path, labels: PixelLabels, classes: int) -> np.ndarray:
@@ -175,7 +182,7 @@ def read_mask(path: Path, labels: PixelLabels, classes: int) -> np.ndarray:
 def read_classes(path: Path) -> tuple[str, ...]:
     """Read a list of classes: a name a line, or ADE20K's objectInfo150.txt, of which the last column is read."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: expected the names of the classes, one a line, found no such file; write it, or give "
@@ -214,11 +221,17 @@ def _listed(file: Path, folder: Path) -> dict[str, Path]:
     if not file.is_file():
         raise InputError(f"{file}: expected a list of images, found no such file")
     known = _found(folder)
-    stems = [Path(line).with_suffix("").as_posix() for line in file.read_text(encoding="utf-8").split()]
+    lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    stems = [_stem(line.strip(), known) for line in lines if line.strip()]
     lost = [stem for stem in stems if stem not in known]
     if lost:
         raise InputError(f"{file}: lists {lost[0]}, of which {folder} has no image")
     return {stem: known[stem] for stem in sorted(set(stems))}
+
+
+def _stem(line: str, known: dict[str, Path]) -> str:
+    """A name of a list without the ending of an image, unless the name itself is known (a.b is no ending)."""
+    return line if line in known else str(Path(line).with_suffix("").as_posix())
 
 
 def _by_stem(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from models import predict, preview
 from models.config.catalogue import catalogue, sweeps
+from models.config.chain import chain_of, facts
 from models.config.recipe import Run
 from models.config.resolve import named, resolve
 from models.config.sweep import changed, members
@@ -177,7 +178,11 @@ def test_published_numbers_and_windows_are_the_papers():
         assert recipe.data.size == size
         assert 2 * size // 3 == stride
         assert (recipe.data.batch, recipe.optim.epochs, recipe.optim.schedule) == (16, 160_000, "poly")
-    assert len(members("segment:ade20k_b16_starts")) == 5
+    for name, n in (("segment:ade20k_b16_starts", 5), ("segment:ade20k_l16_starts", 1)):
+        recipes, chain = members(name), chain_of(name)
+        assert len(recipes) == len(chain.rows) == len(chain.paper["own"]) == n
+        assert all(recipe.run.start.startswith("data/starts/") for recipe in recipes)
+        assert facts(name, chain, (0,))["rows"] == list(chain.rows)
     length = run_length(named("segment:ade20k_b16").optim, Pools(20210, 0, 16, 0))
     optim = named("segment:ade20k_b16").optim
     assert learning_rate(1500, length, optim, 16) == pytest.approx(1e-4)

@@ -77,6 +77,8 @@ def test_a_palette_16_bits_a_list_and_other_endings_are_read(root):
     (root / "train.txt").write_text("2\n0\n")
     found = opened(root, name="train.txt")
     assert found.names == ("0", "2")
+    (root / "train.txt").write_text("2.png\n\n0.jpg")
+    assert opened(root, name="train.txt").names == ("0", "2")
     assert np.array_equal(found.read(0)[1].numpy(), np.array(mask))
     assert opened(root).n == 4
 
@@ -115,6 +117,9 @@ def damaged(root, what):
         (masks / "0.png").write_bytes((masks / "0.png").read_bytes()[:60])
     elif what == "no image":
         (images / "0.jpg").write_bytes(b"text")
+    elif what == "16 bits":
+        Image.fromarray(np.zeros((30, 40), np.uint16)).save(images / "4.png")
+        Image.fromarray(np.zeros((30, 40), np.uint8)).save(masks / "4.png")
     elif what == "two of a name":
         Image.open(images / "0.jpg").save(images / "0.png")
 
@@ -132,6 +137,7 @@ def damaged(root, what):
         ("all ignored", r"masks/train: expected pixels with a class, all of 4 masks are ignored"),
         ("a torn mask", r"masks/train/0\.png: expected a mask, got a file that does not decode"),
         ("no image", r"images/train/0\.jpg: expected an image, got a file that does not open"),
+        ("16 bits", r"images/train/4\.png: expected an image of 8 bits, got I;16"),
         ("two of a name", r"0\.png: expected one image called 0, found 0\.jpg, too"),
     ],
 )
