@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from models import predict, preview
 from models.config.catalogue import catalogue, sweeps
 from models.config.chain import chain_of, facts
-from models.config.recipe import Run
+from models.config.recipe import Optim, Run
 from models.config.resolve import named, resolve
 from models.config.sweep import changed, members
 from models.encoder.patches import as_normalised
@@ -38,6 +38,7 @@ from models.reporting.report import _classes
 from pipeline.batch import IGNORED, Batch, Dense
 from pipeline.dense.files import open_dense
 from pipeline.errors import InputError
+from pipeline.spec import Data, PixelLabels
 from tests.conftest import rows, same, weights
 from tests.models.dense.conftest import FLAGS, NAMES
 from tests.models.dense.test_decoder import plain_upernet
@@ -145,10 +146,10 @@ def test_a_step_is_that_of_plain_torch():
 
 RECIPES = [named(name) for name, _ in catalogue() if name.startswith("segment:")]
 RECIPES += [each for name, _ in sweeps() if name.startswith("segment:") for each in members(name)]
-SMALL = {
-    "data.size": 16, "encoder.name": None, "encoder.width": 32, "encoder.depth": 4, "encoder.heads": 2,
+SMALL = {  # all that is left apart are positions, biases and LayerScale
+    "data": Data(size=16), "encoder.name": None, "encoder.width": 32, "encoder.depth": 4, "encoder.heads": 2,
     "encoder.patch": 4, "encoder.drop_path": 0.0, "method.channels": 8, "method.auxiliary_channels": 8,
-    "method.dropout": 0.0, "run": Run(), "name": "", "data.root": "", "optim.epochs": 100, "optim.warmup_epochs": 0,
+    "method.dropout": 0.0, "method.labels": PixelLabels(), "optim": Optim(layer_decay=0.75), "run": Run(), "name": "",
 }  # fmt: skip
 TOYS = {changed(recipe, SMALL): recipe.name for recipe in reversed(RECIPES)}
 
