@@ -79,7 +79,7 @@ def camvid_encoder() -> Encoder:
 
 def camvid_optim() -> Optim:
     """AdamW for 40 steps. Ours: the decoder begins at random and learns at the full rate, which falls fast below the
-    last block; with 5e-4 and a layer decay of 0.75 the loss of steps 16 to 20 is 2.8 instead of 2.0."""
+    last block. The loss of steps 21 to 40 is 1.7; with 5e-4 and a layer decay of 0.75, of 120 steps, it is 2.4."""
     return Optim(
         lr=2e-3, schedule="poly", epochs=40, warmup_epochs=4, epoch_unit="step", weight_decay=0.05, layer_decay=0.5
     )
