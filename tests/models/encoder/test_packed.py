@@ -210,8 +210,8 @@ def test_graphs_are_shared_by_all_blocks_and_group_sizes_and_change_nothing():
         return graph  # traced, not compiled: that is what the next test is about
 
     assert_compiling_changes_nothing(counting, depth=4, counts=(3, 5, 1, 0))
-    # first block (no drop-path), middle, last (trimmed), each: fixed, any, no and one strong image; two of eval_logits, and
-    # two of the patch projection, if no test before has compiled it
+    # first block (no drop-path), middle, last (trimmed), each: fixed, any, no and one strong image; two of eval_logits,
+    # and two of the patch projection, if no test before has compiled it
     assert len(graphs) <= 3 * 4 + 2 + 2
 
 

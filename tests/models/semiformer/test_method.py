@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from models import running_stats
 from models.checkpoint import save_load
 from models.config.resolve import resolve
 from models.encoder.patches import hidden_from_visible, patchify
@@ -15,7 +16,6 @@ from models.factory import method_class
 from models.method import StepInfo
 from models.optim.build import build_optimiser
 from models.pretrained import load_encoder
-from models import running_stats
 from models.running_stats import share_statistics
 from pipeline.batch import Batch, Labelled, Unlabelled
 from pipeline.errors import InputError
