@@ -110,13 +110,13 @@ ENDS = (closed_unused, left_by_break, ended_by_an_exception, failed_in_a_planner
 
 
 def open_and_end(path: str, kind: str) -> None:
-    """Print what 12 loaders that are closed, and 5 of each other end, have left behind."""
+    """Print what 8 loaders that are closed, and 4 of each other end, have left behind."""
     beton, found = open_beton(path), {}
     for end in (closed, *ENDS):
         for _ in range(2):  # what is kept for good: compiled kernels, torch's own threads
             end(open_loader(beton, kind))
         before = settled()
-        count = 12 if end is closed else 5
+        count = 8 if end is closed else 4
         for _ in range(count):
             end(open_loader(beton, kind))
         after = settled()
