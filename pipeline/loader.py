@@ -109,7 +109,7 @@ class Loader:
         self.wait_s += time.perf_counter() - began
         self.replaced += replaced
         if self._stream is not None:
-            used_on(torch.cuda.current_stream(self._device), batch)
+            _used_on(torch.cuda.current_stream(self._device), batch)
         return batch
 
     def close(self) -> None:
@@ -208,7 +208,7 @@ class Loader:
         return to_device(array, self._device)
 
 
-def used_on(stream: torch.cuda.Stream, batch: Batch) -> None:
+def _used_on(stream: torch.cuda.Stream, batch: Batch) -> None:
     """Keep the memory of a batch, which was allocated on another stream, until `stream` has done its work with it."""
     for part in batch.parts.values():
         for tensor in vars(part).values():

@@ -46,19 +46,9 @@ class TrainData:
     fingerprint: dict[str, str | None]
 
     @property
-    def n(self) -> int:
-        """Count the images of the file."""
-        return self.beton.n
-
-    @property
-    def path(self) -> str:
-        """Name the file, for messages."""
-        return str(self.beton.path)
-
-    @property
-    def digest(self) -> str:
-        """Return the digest of the file."""
-        return self.beton.digest
+    def source(self) -> Beton:
+        """Return what its images are read from, for messages and comparisons."""
+        return self.beton
 
     @property
     def pools(self) -> tuple[int, int]:

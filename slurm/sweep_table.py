@@ -18,14 +18,16 @@ from slurm import results, state
 FILE = "table.md"
 
 
-def table(root: Path) -> str:
+def table(root: Path, *, draw: bool = False) -> str:
     """Make the table in Markdown: a line for each member, with the fields in which they differ and their results; of a
-    chain the one beside the paper's (models.evaluate.chain_table).
+    chain the one beside the paper's (models.evaluate.chain_table). With `draw` a chain that is a figure in its paper is
+    drawn, too, and shown below.
 
     Raises InputError if `root` is no sweep.
     """
     if (root / CHAIN).exists():
-        return chain_table.table(*chain_table.read_facts(str(root)), _states(root))
+        facts = *chain_table.read_facts(str(root)), _states(root)
+        return chain_table.table(*facts) + (_drawn(*facts) if draw else "")
     runs = [Path(member) for member in state.read_record(root).get("members", [])]
     if not runs:
         raise InputError(f"{root} is no sweep; submit one, as in `python -m slurm.submit mae:digits_mask_ratio`")
@@ -61,12 +63,7 @@ def write(root: Path) -> Path:
     A chain that is a figure in its paper is drawn beside it (models.evaluate.chain_figure), and the table shows that.
     """
     path = root / FILE
-    if (root / CHAIN).exists():
-        states = _states(root)
-        _, known = chain_table.read_facts(str(root))
-        write_whole(path, chain_table.table(root, known, states) + _drawn(root, known, states))
-    else:
-        write_whole(path, table(root))
+    write_whole(path, table(root, draw=True))
     return path
 
 

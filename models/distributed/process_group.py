@@ -170,6 +170,16 @@ def sum_over_ranks(tensor: Tensor, world: World) -> Tensor:
     return tensor
 
 
+def buffers_from_main(module: nn.Module, world: World) -> None:
+    """Give every rank the main rank's buffers, as batch norm's running means differ between ranks. A collective call.
+
+    buffers_from_main(method, world)
+    """
+    if world.size > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0, group_for(buffer, world))
+
+
 def group_for(tensor: Tensor, world: World) -> dist.ProcessGroup | None:
     """The group that exchanges a tensor: `control` for one on the host, NCCL (None, the default group) on a GPU."""
     return world.control if tensor.device.type == "cpu" else None

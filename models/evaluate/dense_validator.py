@@ -4,12 +4,11 @@ from collections.abc import Iterable
 from typing import final
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from models.config.recipe import Recipe
 from models.dense.scores import NAMES, count_pixels, ious, listed, mean_scores, recalls
-from models.distributed.process_group import World, group_for, sum_over_ranks
+from models.distributed.process_group import World, buffers_from_main, sum_over_ranks
 from models.full_precision import full_precision
 from models.method import Method
 from models.methods.segment import Segment
@@ -73,14 +72,9 @@ class DenseValidator:
         return NAMES
 
     @property
-    def path(self) -> str:
-        """Name the set, for messages."""
-        return str(self.found.path)
-
-    @property
-    def digest(self) -> str:
-        """Return the digest of all files of the set."""
-        return self.found.digest
+    def source(self) -> DenseSet:
+        """Return what its images are read from, for messages and comparisons."""
+        return self.found
 
     def __call__(self, method: Method) -> dict[str, float]:
         """Measure miou, macc and aacc, in float32 whatever the run trains in. A collective call.
@@ -88,9 +82,7 @@ class DenseValidator:
         The main rank's buffers are used on every rank, as batch norm's running means may differ between ranks.
         """
         assert isinstance(method, Segment)
-        if self.world.size > 1:
-            for buffer in method.buffers():
-                dist.broadcast(buffer, 0, group_for(buffer, self.world))
+        buffers_from_main(method, self.world)
         ids = range(self.world.rank, self.found.n, self.world.size)
         with full_precision(self.world.device):
             confusion = count_set(method, self.found, ids, self.batch, self.recipe.data.threads)

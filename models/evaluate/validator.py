@@ -7,12 +7,11 @@ from typing import final
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from models.config.recipe import Recipe
-from models.distributed.process_group import World, from_main, group_for, sum_over_ranks
+from models.distributed.process_group import World, buffers_from_main, from_main, sum_over_ranks
 from models.evaluate.accuracy import hits
 from models.evaluate.knn import feature_bank, knn, pooled_features
 from models.evaluate.linear_probe import fit_probe, probe_hits
@@ -64,14 +63,9 @@ class Validator:
             self._check_labels()
 
     @property
-    def path(self) -> str:
-        """Name the file, for messages."""
-        return str(self.beton.path)
-
-    @property
-    def digest(self) -> str:
-        """Return the digest of the file."""
-        return self.beton.digest
+    def source(self) -> Beton:
+        """Return what its images are read from, for messages and comparisons."""
+        return self.beton
 
     def __call__(self, method: Method) -> dict[str, float]:
         """Measure shares of images, in float32 whatever the run trains in. A collective call.
@@ -106,9 +100,7 @@ class Validator:
 
     def _measure(self, method: Method) -> dict[str, float]:
         """Measure with the main rank's buffers on every rank: batch norm's running means differ between ranks."""
-        if self.world.size > 1:
-            for buffer in method.buffers():
-                dist.broadcast(buffer, 0, group_for(buffer, self.world))
+        buffers_from_main(method, self.world)
         ids = np.asarray(self.labels.ids[self.world.rank :: self.world.size])
         values = self._classified(method, ids) if method.has_classifier else {}
         return values | (self._read_features(method, ids) if self.on_labels or self.rankme else {})

@@ -19,6 +19,7 @@ from models.encoder.vit import FullImages, classify, encode, eval_logits
 from models.losses import at_least_f32, label_loss
 from models.method import Loss, Method, StepInfo
 from models.methods.balance import Balance, build_balance
+from models.methods.labels_only import labels_only
 from models.methods.presets import in1k, small
 from pipeline.batch import Batch
 from pipeline.errors import InputError
@@ -83,9 +84,7 @@ class CowMix(Method):
         assert labelled is not None
         first = FullImages(labelled.images)
         if info.labels_only:
-            (logits,) = classify(self.encoder, encode(self.encoder, [first]))
-            label = label_loss(logits, labelled.labels, s.smoothing, self.balance)
-            return Loss(label, {"label": label.detach()})
+            return labels_only(self.encoder, labelled.images, labelled.labels, s.smoothing, self.balance)
 
         assert unlabelled is not None
         teacher = at_least_f32(eval_logits(self.teacher("ema"), unlabelled.weak)).softmax(-1)  # without gradient

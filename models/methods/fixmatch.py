@@ -12,6 +12,7 @@ from models.encoder.vit import FullImages, classify, encode, eval_logits
 from models.losses import label_loss
 from models.method import Loss, Method, StepInfo
 from models.methods.balance import Balance, build_balance
+from models.methods.labels_only import labels_only
 from models.methods.presets import few as few_labels
 from models.methods.presets import in1k, small
 from models.pseudo_labels.mixup import mixed, random_pairs
@@ -75,9 +76,7 @@ class FixMatch(Method):
         assert labelled is not None
         images, labels = mixed(labelled, self.encoder, random_pairs, s.mixup, s.cutmix)
         if info.labels_only:
-            (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(images)]))
-            label = label_loss(logits, labels, s.smoothing, self.balance)
-            return Loss(label, {"label": label.detach()})
+            return labels_only(self.encoder, images, labels, s.smoothing, self.balance)
 
         assert unlabelled is not None
         assert unlabelled.strong is not None

@@ -24,9 +24,10 @@ from torch.func import functional_call
 from models.config.recipe import Encoder, Recipe
 from models.encoder.vit import FullImages, classify, encode
 from models.losses import at_least_f32, label_loss
-from models.method import Loss, Method, StepInfo, touch_for_ddp
+from models.method import Loss, Method, StepInfo
 from models.methods import uda
 from models.methods.balance import Balance, build_balance
+from models.methods.labels_only import labels_only
 from models.methods.presets import small
 from models.pseudo_labels.pseudo_label import PseudoLabels
 from models.pseudo_labels.settings import UDA, Pseudo
@@ -101,9 +102,7 @@ class MPL(Method):
         assert labelled is not None
         images, labels = labelled.images, labelled.labels
         if info.labels_only:
-            (logits,) = classify(self.guide, encode(self.guide, [FullImages(images)]))
-            label = label_loss(logits, labels, s.smoothing, self.balance)
-            return Loss(label + touch_for_ddp(self.encoder), {"label": label.detach()})
+            return labels_only(self.guide, images, labels, s.smoothing, self.balance, self.encoder)
 
         assert unlabelled is not None
         assert unlabelled.strong is not None

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from models.config.recipe import Encoder, Optim, Recipe
 from models.encoder.vit import FullImages, classifier_inputs, classify, encode
 from models.losses import at_least_f32, label_loss
-from models.method import Loss, Method, StepInfo, touch_for_ddp
+from models.method import Loss, Method, StepInfo
 from models.methods.balance import Balance, build_balance
+from models.methods.labels_only import labels_only
 from models.methods.presets import in1k, small
 from pipeline.batch import Batch
 from pipeline.errors import InputError
@@ -75,9 +76,9 @@ class S4L(Method):
         labelled, unlabelled, s = batch.labelled, batch.unlabelled, self.settings
         assert labelled is not None
         if info.labels_only:
-            (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(labelled.images)]))
-            label = label_loss(logits, labelled.labels, s.smoothing, self.balance)
-            return Loss(label + touch_for_ddp(self.rotations), {"label": label.detach()})
+            return labels_only(
+                self.encoder, labelled.images, labelled.labels, s.smoothing, self.balance, self.rotations
+            )
 
         assert unlabelled is not None
         groups = [FullImages(turned(images)) for images in (labelled.images, unlabelled.weak)]

@@ -13,6 +13,7 @@ from models.encoder.vit import FullImages, classify, encode
 from models.losses import label_loss
 from models.method import Loss, Method, StepInfo
 from models.methods.balance import Balance, build_balance
+from models.methods.labels_only import labels_only
 from models.methods.presets import few as few_labels
 from models.methods.presets import small
 from models.pseudo_labels.label_file import LabelFile, read_labels
@@ -116,9 +117,7 @@ class SelfTrain(Method):
         assert labelled is not None
         images, labels = mixed(labelled, self.encoder, random_pairs, s.mixup, s.cutmix)
         if info.labels_only:
-            (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(images)]))
-            label = label_loss(logits, labels, s.smoothing, self.balance)
-            return Loss(label, {"label": label.detach()})
+            return labels_only(self.encoder, images, labels, s.smoothing, self.balance)
 
         assert unlabelled is not None
         if self.soft_labels is None:

@@ -16,8 +16,9 @@ from models.encoder.vit import FullImages, classify, encode, eval_logits
 from models.losses import label_loss
 from models.masked.build import Kind, build_branch
 from models.masked.settings import Reconstruct
-from models.method import Loss, Method, StepInfo, touch_for_ddp
+from models.method import Loss, Method, StepInfo
 from models.methods.balance import Balance, build_balance
+from models.methods.labels_only import labels_only
 from models.methods.presets import few as few_labels
 from models.methods.presets import in1k, small
 from models.methods.presets.masked import digits_units, digits_windows, lomar_mask, with_irpe, with_mask
@@ -80,9 +81,7 @@ class SemiMAE(Method):
         labelled, unlabelled, s = batch.labelled, batch.unlabelled, self.settings
         assert labelled is not None
         if info.labels_only:
-            (logits,) = classify(self.encoder, encode(self.encoder, [FullImages(labelled.images)]))
-            label = label_loss(logits, labelled.labels, s.smoothing, self.balance)
-            return Loss(label + touch_for_ddp(self.branch), {"label": label.detach()})
+            return labels_only(self.encoder, labelled.images, labelled.labels, s.smoothing, self.balance, self.branch)
 
         assert unlabelled is not None
         scores = eval_logits(self.teacher(s.pseudo.teacher), unlabelled.weak)  # a forward pass without gradient

@@ -86,7 +86,7 @@ def open_run(recipe: Recipe, world: World) -> OpenRun:
     train_data = inputs.train_data
     method, origin = build_method(recipe, len(train_data.classes)), None
     check_batch_norm(recipe, method, train_data.batches, world.size)
-    method.set_dataset_size(train_data.n, train_data.pools[1])
+    method.set_dataset_size(train_data.source.n, train_data.pools[1])
     method.set_label_counts(torch.from_numpy(train_data.label_counts))
     learned_from = {}
     if isinstance(train_data, TrainData):
@@ -135,22 +135,22 @@ def check_same_data(checkpoint: Path, before: dict, inputs: Inputs) -> None:
     for name, validator in inputs.validators.items():
         if before.get(name, now[name]) != now[name]:
             raise InputError(
-                f"{checkpoint} was evaluated on another {name} file than {validator.path} now is, and one curve "
+                f"{checkpoint} was evaluated on another {name} file than {validator.source.path} now is, and one curve "
                 "would mix both; restore that file, or choose another --run.folder"
             )
     if any(before.get(name) != digest for name, digest in now.items() if name not in inputs.validators):
-        path = inputs.train_data.path
+        path = inputs.train_data.source.path
         raise InputError(f"{checkpoint} was trained on other data or another split than {path} now holds")
 
 
 def copies_of_train(inputs: Inputs) -> list[str]:
     """A line for each file of the validators that has the same content as the training file."""
-    train = inputs.train_data
+    train = inputs.train_data.source
     return [
-        f"{validator.path} holds the same images as {train.path}: {name} measures what was learned from, not "
+        f"{validator.source.path} holds the same images as {train.path}: {name} measures what was learned from, not "
         "what is new to the network"
         for name, validator in inputs.validators.items()
-        if validator.digest == train.digest
+        if validator.source.digest == train.digest
     ]
 
 
@@ -179,7 +179,7 @@ def open_inputs(recipe: Recipe, world: World) -> Inputs:
     train_data, validators = _opened(recipe, world)
     if recipe.run.best is not None:
         check_best(recipe.run.best, validators["val"].names)
-    digests = {name: validator.digest for name, validator in validators.items()}
+    digests = {name: validator.source.digest for name, validator in validators.items()}
     train_data = replace(train_data, fingerprint=train_data.fingerprint | digests)
     length = run_length(recipe.optim, Pools(*train_data.pools, *train_data.batches), extensions_of(recipe.run))
     micro = micro_batches(train_data.batches, world.size, recipe.run.images_at_once)

@@ -285,7 +285,7 @@ def place(recipe: Recipe, method: Method, world: World) -> tuple[Method, Method 
 def print_headline(run: Training, origin: str | None, notes: Sequence[str]) -> None:
     """Print what begins: recipe, data, length and devices; where the weights come from; what the user should know."""
     train_data = run.train_data
-    files = f"{train_data.n:,} images of {train_data.path}"
+    files = f"{train_data.source.n:,} images of {train_data.source.path}"
     files += f", {train_data.pools[0]:,} with a known label" if train_data.pools[0] else ""
     run.print_once(
         headline(run.recipe.name, files, train_data.batches, run.length, run.world, run.micro, run.step),
@@ -346,6 +346,8 @@ def hidden_labels(train_data: TrainData | DenseTrainData) -> Callable[[Tensor], 
 
     Raises InputError for images with masks, of which no label is hidden."""
     if isinstance(train_data, DenseTrainData):
-        raise InputError(f"run.oracle reads hidden labels, and {train_data.path} hides none; leave --run.oracle out")
+        raise InputError(
+            f"run.oracle reads hidden labels, and {train_data.source.path} hides none; leave --run.oracle out"
+        )
     oracle = Oracle(train_data.beton)
     return lambda ids: torch.from_numpy(oracle.labels(ids.numpy()))

@@ -45,19 +45,9 @@ class DenseTrainData:
         return self.found.classes
 
     @property
-    def n(self) -> int:
-        """Count the images."""
-        return self.found.n
-
-    @property
-    def path(self) -> str:
-        """Name the set, for messages."""
-        return str(self.found.path)
-
-    @property
-    def digest(self) -> str:
-        """Return the digest of all files of the set."""
-        return self.found.digest
+    def source(self) -> DenseSet:
+        """Return what its images are read from, for messages and comparisons."""
+        return self.found
 
 
 def open_dense_train_data(data: Data, labels: PixelLabels) -> DenseTrainData:
@@ -83,7 +73,7 @@ def open_dense_loader(
     micro: int = 1,
 ) -> DenseLoader:
     """Open the loader of one of `ranks` processes, which cuts its share of each step into `micro` micro-batches."""
-    sampler = Sampler(seed, range(train_data.n), None, data.batch, 0, repeats=data.repeats)
+    sampler = Sampler(seed, range(train_data.found.n), None, data.batch, 0, repeats=data.repeats)
     return DenseLoader(
         DenseDataset(train_data.found, data.size, seed),
         sampler,
