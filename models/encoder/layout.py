@@ -68,12 +68,13 @@ class Layout:
 def kept_rows(layout: Layout, keep: tuple[int, ...] | None) -> tuple[Layout, Layout]:
     """The layout before and after trimming to the first keep[g] tokens of each sample; None keeps all."""
     if torch.compiler.is_compiling():
-        layout = Layout(tuple((samples, _constant(tokens)) for samples, tokens in layout.shapes), layout.drop_path)
-        keep = None if keep is None else tuple(_constant(first) for first in keep)
+        layout = Layout(tuple((samples, constant(tokens)) for samples, tokens in layout.shapes), layout.drop_path)
+        keep = None if keep is None else tuple(constant(first) for first in keep)
     return layout, layout if keep is None else layout.trimmed(keep)
 
 
-def _constant(number: int) -> int:
+def constant(number: int) -> int:
+    """The number itself; where a graph is traced, a constant of it."""
     # Numbers of samples vary from step to step and may be symbols of a graph. Lengths must not be: two symbols for one
     # length make torch 2.13's inductor write code with an undefined name. Dynamo takes a list's length as a constant
     return len([None] * number)

@@ -15,13 +15,15 @@ from timm.layers import Attention, DropPath, PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from models.encoder.axes import Extent, axes_attention
 from models.encoder.layout import Layout, kept_rows, paired_runs
 from models.encoder.relative import attention_bias
 from pipeline.errors import InputError
 
 ATTENTIONS = ("sdpa", "varlen")
 Factors = Tensor | None
-Pairs = tuple[Tensor | None, ...] | None  # one tensor a group, which models.encoder.relative.pairs makes
+Pair = Tensor | Extent | None
+Pairs = tuple[Pair, ...] | None  # one a group: a tensor of models.encoder.relative.pairs, or of decomposed positions
 Turns = Tensor | None  # the sines and cosines of each row, which models.encoder.rotary.rotations makes
 
 
@@ -32,7 +34,7 @@ class PackedBlock(Block):
 
     attention  "sdpa": one call a run of equal lengths, anywhere; "varlen": one call in all, CUDA in half precision;
                float32, in which runs are measured, is computed as by sdpa
-    relative   whether attention has relative positions (models.encoder.relative.add_relative)
+    relative   whether attention has relative positions (models.encoder.relative.add_relative, axes.add_axes)
     compiler   back-end of torch.compile for the packed path (models.distributed.compile); None runs it eagerly
     """
 
@@ -55,7 +57,8 @@ class PackedBlock(Block):
 
         keep   return the first keep[g] tokens of each sample of group g alone: the rows that a loss reads. Keys and
                values still come from every token, so these rows are exact. For the last block.
-        pairs  one entry a group of `models.encoder.relative.pairs`, where positions are relative
+        pairs  one entry a group of `models.encoder.relative.pairs`, where positions are relative, or its `Extent`,
+               where they are decomposed (models.encoder.axes)
         turns  sines and cosines of each row (models.encoder.rotary.rotations), where positions are rotary
         drops  the two factors of `drop_factors`; None draws them here
 
@@ -224,8 +227,11 @@ def _attend(
         query_end, key_end = query_start + samples * first, key_start + samples * tokens
         q_run = q[query_start:query_end].unflatten(0, (samples, first)).transpose(1, 2)
         k_run, v_run = (z[key_start:key_end].unflatten(0, (samples, tokens)).transpose(1, 2) for z in (k, v))
-        bias = None if pair is None else attention_bias(attn, q_run, pair)
-        out = F.scaled_dot_product_attention(q_run, k_run, v_run, attn_mask=bias, dropout_p=dropout)
+        if isinstance(pair, Extent):
+            out = axes_attention(attn, q_run, k_run, v_run, pair, dropout)
+        else:
+            bias = None if pair is None else attention_bias(attn, q_run, pair)
+            out = F.scaled_dot_product_attention(q_run, k_run, v_run, attn_mask=bias, dropout_p=dropout)
         outs.append(out.transpose(1, 2).flatten(0, 1).flatten(1))
         query_start, key_start = query_end, key_end
     if len(outs) == 1:
@@ -233,7 +239,7 @@ def _attend(
     return torch.cat(outs) if outs else q.flatten(1)
 
 
-def _runs(queries: Layout, keys: Layout, pairs: Pairs) -> list[tuple[tuple[int, int, int], Tensor | None]]:
+def _runs(queries: Layout, keys: Layout, pairs: Pairs) -> list[tuple[tuple[int, int, int], Pair]]:
     if pairs is None:
         return [(run, None) for run in paired_runs(queries, keys)]
     # each group is a run of its own, because its pairs are

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from models.encoder.axes import has_axes
 from pipeline.errors import InputError
 
 Kind = Literal["irpe", "bias", "block_bias"]
@@ -45,30 +46,42 @@ def add_relative(vit: VisionTransformer, kind: Kind) -> None:
             block.attn.relative_position_bias_table = zero_table(grid, heads)
 
 
-def pairs(vit: VisionTransformer, grid: tuple[int, int], ids: Tensor | None, device: torch.device) -> Tensor | None:
+def pairs(
+    vit: VisionTransformer,
+    grid: tuple[int, int],
+    ids: Tensor | None,
+    device: torch.device,
+    prefix: int | None = None,
+) -> Tensor | None:
     """Find the entry of each pair of a group's tokens; None for an encoder without relative positions.
 
     bias = attention_bias(vit.blocks[0].attn, q, pairs(vit, (14, 14), None, q.device))
 
-    grid  patches down and across of the group's images
-    ids   i64 [n, K]  the patches of each image, in the order of their tokens; None means all, in raster order
+    grid    patches down and across of the group's images
+    ids     i64 [n, K]  the patches of each image, in the order of their tokens; None means all, in raster order
+    prefix  tokens before the patches; the encoder's when None
 
     irpe, block_bias: i64 [n, T, T], query first; bias: float [n, heads, T, T]; n is 1 where all images have the
     same patches.
 
-    Raises InputError for block_bias and images of another size than the encoder's.
+    Raises InputError for block_bias and images of another size than the encoder's, and for decomposed positions.
     """
     if not vit.blocks[0].relative:
         return None
+    if has_axes(vit):
+        raise InputError(
+            "decomposed positions are computed of windows, got whole images; use models.dense.windows.window_features"
+        )
+    prefix = vit.num_prefix_tokens if prefix is None else prefix
     if ids is None:
         ids = torch.arange(grid[0] * grid[1], device=device)[None]
     if (shared := getattr(vit, "rel_pos_bias", None)) is not None:
-        return shared(ids, grid, vit.num_prefix_tokens)
+        return shared(ids, grid, prefix)
     if hasattr(vit.blocks[0].attn, "rpe_k"):
-        return irpe_buckets(ids, grid[1], vit.num_prefix_tokens)
+        return irpe_buckets(ids, grid[1], prefix)
     if tuple(grid) != (known := tuple(vit.patch_embed.grid_size)):
         raise InputError(f"position block_bias is of {known} patches, got images of {tuple(grid)}; use one data.size")
-    return bias_entries(ids, grid, vit.num_prefix_tokens)
+    return bias_entries(ids, grid, prefix)
 
 
 def attention_bias(attn: nn.Module, q: Tensor, pairs: Tensor) -> Tensor:

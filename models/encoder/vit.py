@@ -36,9 +36,9 @@ from models.encoder.rotary import rotations
 from models.encoder.timm_classifier import TimmClassifier
 from pipeline.errors import InputError
 
-__all__ = ["FullImages", "Group", "MaskedImages", "SelectedImages", "Size", "VisiblePatches", "build_encoder",
-           "classifier_inputs", "classify", "embed", "encode", "encode_blocks", "encode_every", "eval_logits",
-           "evaluating", "normalisation_of"]  # fmt: skip
+__all__ = ["FullImages", "Group", "MaskedImages", "SelectedImages", "Size", "VisiblePatches",
+           "all_drop_factors", "all_turns", "build_encoder", "classifier_inputs", "classify", "embed", "encode",
+           "encode_blocks", "encode_every", "eval_logits", "evaluating", "normalisation_of", "run_block"]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
@@ -120,10 +120,10 @@ def encode(vit: VisionTransformer | TimmClassifier, groups: Sequence[Group]) -> 
         return vit.maps([_whole(vit, group) for group in groups])
     x, layout = embed(vit, groups)
     keep = tuple(_tokens_read(vit, group, tokens) for group, (_, tokens) in zip(groups, layout.shapes, strict=True))
-    pairs, turns, drops = _pairs(vit, groups), _turns(vit, groups, layout), _drops(vit, x, layout)
+    pairs, turns, drops = _pairs(vit, groups), all_turns(vit, groups, layout), all_drop_factors(vit, x, layout)
     for number, block in enumerate(vit.blocks[:-1]):
-        x = _run(vit, block, x, layout, None, pairs, next(turns), drops[number])
-    x = _run(vit, vit.blocks[-1], x, layout, keep, pairs, next(turns), drops[-1])
+        x = run_block(vit, block, x, layout, None, pairs, next(turns), drops[number])
+    x = run_block(vit, vit.blocks[-1], x, layout, keep, pairs, next(turns), drops[-1])
     return layout.trimmed(keep).split(vit.norm(x))
 
 
@@ -134,10 +134,10 @@ def encode_every(vit: VisionTransformer, group: Group) -> list[Tensor]:
     The last is final-normed, as in `encode`, so that the norm is trained: users of the encoder read it.
     """
     x, layout = embed(vit, [group])
-    pairs, turns, drops = _pairs(vit, [group]), _turns(vit, [group], layout), _drops(vit, x, layout)
+    pairs, turns, drops = _pairs(vit, [group]), all_turns(vit, [group], layout), all_drop_factors(vit, x, layout)
     layers = [x]
     for number, block in enumerate(vit.blocks):
-        layers.append(_run(vit, block, layers[-1], layout, None, pairs, next(turns), drops[number]))
+        layers.append(run_block(vit, block, layers[-1], layout, None, pairs, next(turns), drops[number]))
     layers[-1] = vit.norm(layers[-1])
     return [layout.split(layer)[0] for layer in layers]
 
@@ -149,10 +149,10 @@ def encode_blocks(vit: VisionTransformer, group: Group, blocks: Sequence[int]) -
     (half, last) = encode_blocks(vit, FullImages(images, pooled=False), (6, 12))
     """
     x, layout = embed(vit, [group])
-    pairs, turns, drops = _pairs(vit, [group]), _turns(vit, [group], layout), _drops(vit, x, layout)
+    pairs, turns, drops = _pairs(vit, [group]), all_turns(vit, [group], layout), all_drop_factors(vit, x, layout)
     found = []
     for number, block in enumerate(vit.blocks[: blocks[-1]], 1):
-        x = _run(vit, block, x, layout, None, pairs, next(turns), drops[number - 1])
+        x = run_block(vit, block, x, layout, None, pairs, next(turns), drops[number - 1])
         found += [layout.split(x)[0]] * blocks.count(number)
     return found
 
@@ -252,7 +252,7 @@ def _tokens_read(vit: VisionTransformer, group: Group, tokens: int) -> int:
     return 1 if pooled and vit.global_pool == "token" and vit.attn_pool is None else tokens
 
 
-def _run(
+def run_block(
     vit: VisionTransformer,
     block: nn.Module,
     x: Tensor,
@@ -262,13 +262,14 @@ def _run(
     turns: Turns,
     drops: tuple[Factors, ...],
 ) -> Tensor:
+    """Run one block on packed rows, [rows, C] -> [rows, C], with checkpointing where the encoder has it."""
     run = partial(block, layout=layout, keep=keep, pairs=pairs, turns=turns, drops=drops)
     if vit.grad_checkpointing and torch.is_grad_enabled():
         return checkpoint(run, x, use_reentrant=False)
     return run(x)
 
 
-def _drops(vit: VisionTransformer, x: Tensor, layout: Layout) -> list[tuple[Factors, ...]]:
+def all_drop_factors(vit: VisionTransformer, x: Tensor, layout: Layout) -> list[tuple[Factors, ...]]:
     """The factors of stochastic depth of each block's two branches, all drawn in one call."""
     parts = [part for block in vit.blocks for part in (block.drop_path1, block.drop_path2)]
     factors = drop_factors(parts, x, layout)
@@ -284,7 +285,7 @@ def _pairs(vit: VisionTransformer, groups: Sequence[Group]) -> Pairs:
     )
 
 
-def _turns(vit: VisionTransformer, groups: Sequence[Group], layout: Layout) -> Iterator[Turns]:
+def all_turns(vit: VisionTransformer, groups: Sequence[Group], layout: Layout) -> Iterator[Turns]:
     """The sines and cosines that turn queries and keys of each block; None for each of a plain ViT."""
     if getattr(vit, "rope", None) is None:
         return repeat(None)
