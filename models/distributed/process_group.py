@@ -163,6 +163,18 @@ def from_main(value: Any, world: World) -> Any:
     return held[0]
 
 
+def all_on_main(value: Any, world: World) -> list[Any]:
+    """Every rank's value, in the order of the ranks, on the main rank; an empty list on others. A collective call.
+
+    parts = all_on_main(records, world)
+    """
+    if world.size == 1:
+        return [value]
+    held = [None] * world.size if world.main else None
+    dist.gather_object(value, held, 0, group=world.control)
+    return held or []
+
+
 def sum_over_ranks(tensor: Tensor, world: World) -> Tensor:
     """Add up a host tensor over the ranks, in place; -> the tensor. A collective call."""
     if world.size > 1:

@@ -13,6 +13,11 @@ RECALLS = "recall", f"recall{RAW}"
 """Shares of right answers of each class, in the rows of evaluations; null for a class without an image."""
 IOU = "iou"
 """Intersection over union of each class, in the rows of evaluations of segmentation; null for a class without any."""
+APS = "box_ap", "box_ap50", "mask_ap", "mask_ap50"
+"""Average precision of each class, in the rows of evaluations of detection, of masks where they are learned; null for a
+class without an object."""
+OF_CLASSES = *RECALLS, IOU, *APS
+"""Fields of an evaluation that hold a list, a number or null a class."""
 OPTIONAL = {"epoch": NUMBER, "replaced": (int,), "pseudo": (dict,)}
 INTERVAL = {"loss": NUMBER_OR_NONE, "lr": NUMBER_OR_NONE, "gradient_norm": NUMBER_OR_NONE, "parts": (dict,)}
 TIMING = {"images_per_s": NUMBER_OR_NONE, "wait_share": NUMBER_OR_NONE, "elapsed_s": NUMBER}
@@ -39,7 +44,7 @@ def check_row(row: dict) -> str | None:
     if wrong := wrong_field(row, {"step": (int,)}, OPTIONAL):
         return wrong
     if "evaluation" in row or "values" in row:
-        wrong = wrong_field(row, {"evaluation": (str,), "values": (dict,)}, dict.fromkeys(RECALLS, (list,)))
+        wrong = wrong_field(row, {"evaluation": (str,), "values": (dict,)}, dict.fromkeys(OF_CLASSES, (list,)))
         return wrong or _no_numbers(row, "values") or _no_shares(row)
     if not any(name in row for name in ("lr", "gradient_norm", "parts", "timing")):
         return wrong_field(row, {"loss": NUMBER_OR_NONE})
@@ -69,6 +74,6 @@ def _no_numbers(row: dict, field: str) -> str | None:
 
 
 def _no_shares(row: dict) -> str | None:
-    """Name the first list of RECALLS that holds what is neither a number nor null; None if none does."""
-    wrong = (name for name in RECALLS if not all(is_of(value, NUMBER_OR_NONE) for value in row.get(name, ())))
+    """Name the first list of OF_CLASSES that holds what is neither a number nor null; None if none does."""
+    wrong = (name for name in OF_CLASSES if not all(is_of(value, NUMBER_OR_NONE) for value in row.get(name, ())))
     return next((f"{name} holds what is no number" for name in wrong), None)

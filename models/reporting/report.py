@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from models.records.json_file import read_object
-from models.records.metrics import IOU, RECALLS
+from models.records.metrics import APS, IOU, RECALLS
 from models.records.run_folder import ENVIRONMENT, RECIPE, REPORT
 from models.reporting import figures
 from models.reporting.pseudo_label_stats import PseudoLabelCounts, few_passed
@@ -17,6 +17,8 @@ from pipeline.store.atomic_write import write_whole
 from pipeline.text import count, number, percent
 
 MARKDOWN, PICTURES = "report.md", "report"
+AP_HEADS = "AP box on val", "AP50 box on val", "AP mask on val", "AP50 mask on val"
+"""Columns of the table of detection's classes, as APS names their values."""
 
 
 def write_report(
@@ -168,7 +170,9 @@ def _curves(steps: Sequence[dict], scores: figures.Series, ranks: figures.Series
 
 def _classes(rows: Sequence[dict], labels: Sequence[int], class_names: Sequence[str] | None) -> list[Table | Picture]:
     """Recall of each class by the last evaluation of val that has it, the ten lowest as a table; of segmentation IoU
-    and recall of every class."""
+    and recall, and of detection AP, of every class."""
+    if objects := [row for row in rows if row.get("evaluation") == "val" and APS[0] in row]:
+        return [_class_aps(objects[-1], labels, class_names)]
     if pixels := [row for row in rows if row.get("evaluation") == "val" and IOU in row]:
         return [_class_ious(pixels[-1], labels, class_names)]
     held = [row[name] for row in rows if row.get("evaluation") == "val" for name in RECALLS[::-1] if name in row]
@@ -189,6 +193,15 @@ def _class_ious(row: dict, pixels: Sequence[int], class_names: Sequence[str] | N
     shares = [["–" if share is None else percent(share) for share in row[name]] for name in (IOU, RECALLS[0])]
     table = [[names[c], f"{pixels[c]:,}", shares[0][c], shares[1][c]] for c in order]
     return Table(["class, lowest IoU first", "pixels learned from", "IoU on val", "recall on val"], table)
+
+
+def _class_aps(row: dict, objects: Sequence[int], class_names: Sequence[str] | None) -> Table:
+    each, held = row[APS[0]], {name: head for name, head in zip(APS, AP_HEADS, strict=True) if name in row}
+    names = class_names or [str(index) for index in range(len(each))]
+    order = sorted(range(len(each)), key=lambda c: 2.0 if each[c] is None else each[c])
+    shares = {name: ["–" if share is None else percent(share) for share in row[name]] for name in held}
+    table = [[names[c], f"{objects[c]:,}", *(shares[name][c] for name in held)] for c in order]
+    return Table(["class, lowest AP first", "objects learned from", *held.values()], table)
 
 
 def _pseudo_labels(

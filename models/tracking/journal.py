@@ -95,7 +95,7 @@ def _numbers(row: dict) -> Iterator[tuple[str, float]]:
     for key, value in row.items():
         prefix = row["evaluation"] if key == "values" else key
         for name, number in value.items() if isinstance(value, dict) else [("", value)]:
-            if key not in ("step", "evaluation", *metrics.RECALLS) and number is not None:
+            if key not in ("step", "evaluation", *metrics.OF_CLASSES) and number is not None:
                 yield f"{prefix}/{name}" if name else key, float(number)
 
 
