@@ -1,6 +1,6 @@
 """Average precision of detections as COCO measures it, by pycocotools: over ten IoUs, at two of them, for three sizes.
 
-records = [record(0, (480, 640), objects, *found)]      # an image each, of any rank
+records = [record(0, (480, 640), objects, found)]      # an image each, of any rank
 scores = average_precision(records, classes=80, masks=False)
 scores.values["box_ap"], scores.classes["box_ap"][0]    # 0.371, 0.52
 """
@@ -11,8 +11,8 @@ from contextlib import redirect_stdout
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
+from models.dense.mask_rcnn import Found
 from models.dense.rle import encode
 from pipeline.dense.boxes import Objects
 from pipeline.dense.segmentations import coco_masks, rle
@@ -23,6 +23,8 @@ AT_50, AT_75 = 0, 5
 """Places of IoU 0.5 and 0.75 among COCO's ten, 0.5 to 0.95."""
 SIZES = "small", "medium", "large"
 """Objects below 32^2 pixels, below 96^2, and the others: places 1 to 3 of COCO's ranges of areas, of which 0 is all."""
+DETECTIONS = 100
+"""How many an image are judged, the likeliest of each class."""
 OF_CLASSES = "ap", "ap50"
 """Values that each class has, too."""
 
@@ -55,34 +57,20 @@ def names_of(masks: bool) -> tuple[str, ...]:
     return tuple(f"{kind}_{each}" for kind in kinds for each in ("ap", "ap50", "ap75", *(f"ap_{s}" for s in SIZES)))
 
 
-def record(
-    image: int,
-    side: tuple[int, int],
-    objects: Objects,
-    boxes: Tensor,
-    classes: Tensor,
-    scores: Tensor,
-    masks: Tensor | None,
-) -> Record:
-    """Keep what an image's detections are judged by; masks are encoded here.
-
-    boxes   f32 [k, 4]  left, top, right and lower edge in pixels of the image
-    classes i64 [k]     from 0
-    scores  f32 [k]
-    masks   bool [k, height, width], or None: then masks are not judged
-    """
+def record(image: int, side: tuple[int, int], objects: Objects, found: Found) -> Record:
+    """Keep what an image's detections, which are on the host, are judged by; masks are encoded here."""
     truths = annotations(objects.boxes, objects.classes)
     for truth, ignored, area in zip(truths, objects.ignored.tolist(), objects.areas.tolist(), strict=True):
         truth |= {"iscrowd": int(ignored), "area": area}
-    found = annotations(boxes.numpy(), classes.numpy())
-    for each, score in zip(found, scores.tolist(), strict=True):
+    listed = annotations(found.boxes.numpy(), found.classes.numpy())
+    for each, score in zip(listed, found.scores.tolist(), strict=True):
         each["score"] = score
-    if masks is not None:
+    if found.masks is not None:
         assert objects.masks is not None  # of a set whose masks are learned
-        runs = [*(rle(each, *side) for each in objects.masks), *encode(masks.numpy())]
-        for annotation, each in zip([*truths, *found], runs, strict=True):
+        runs = [*(rle(each, *side) for each in objects.masks), *encode(found.masks.numpy())]
+        for annotation, each in zip([*truths, *listed], runs, strict=True):
             annotation["segmentation"] = each
-    return Record(image, side, truths, found)
+    return Record(image, side, truths, listed)
 
 
 def annotations(boxes: np.ndarray, classes: np.ndarray) -> list[dict[str, Any]]:
@@ -135,9 +123,11 @@ def _precision(records: Sequence[Record], classes: int, kind: str) -> np.ndarray
             sides[-1].dataset = shared | {"annotations": held}
             sides[-1].createIndex()
         judge = COCOeval(*sides, KINDS[kind])
+        judge.params.maxDets = [DETECTIONS]  # 1 and 10, which give recalls, are not read
         judge.evaluate()
         judge.accumulate()
-    return judge.eval["precision"][..., -1]
+    held: dict[str, Any] = judge.eval
+    return held["precision"][..., -1]
 
 
 def _mean(precision: np.ndarray) -> float:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from models.dense.average_precision import average_precision, names_of, record
+from models.dense.mask_rcnn import Found
 from models.dense.rle import as_json, encode
 from pipeline.dense.boxes import Objects
 from pipeline.dense.segmentations import rle
@@ -30,7 +31,7 @@ def objects(boxes, classes=None, ignored=None, masks=None, areas=None):
 def found(boxes, scores, classes=None, masks=None):
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     classes = torch.zeros(len(boxes), dtype=torch.int64) if classes is None else torch.tensor(classes)
-    return boxes, classes, torch.tensor(scores, dtype=torch.float32), masks
+    return Found(boxes, classes, torch.tensor(scores, dtype=torch.float32), masks)
 
 
 def square(side):
@@ -38,7 +39,7 @@ def square(side):
 
 
 def scored(*pairs, classes=1, masks=False, side=(200, 200)):
-    return average_precision([record(i, side, *(t, *f)) for i, (t, f) in enumerate(pairs)], classes, masks)
+    return average_precision([record(i, side, t, f) for i, (t, f) in enumerate(pairs)], classes, masks)
 
 
 def area(box):
@@ -52,7 +53,8 @@ def overlap(one, other):
 def slow_ap(pairs, number, threshold):
     """Greedy matching by score in each image, then the mean of the best precision at 101 recalls or beyond."""
     marks, known = [], 0
-    for truth, (boxes, classes, scores, _) in pairs:
+    for truth, guess in pairs:
+        boxes, classes, scores = guess.boxes, guess.classes, guess.scores
         own = np.flatnonzero(truth.classes == number)
         known += sum(not truth.ignored[t] for t in own)
         taken = set()
@@ -188,7 +190,7 @@ def test_masks_are_judged_by_their_own_overlap_and_size():
 
 def test_the_order_of_records_does_not_count():
     pairs = random_pairs(7, 2)
-    records = [record(i, (200, 200), t, *f) for i, (t, f) in enumerate(pairs)]
+    records = [record(i, (200, 200), t, f) for i, (t, f) in enumerate(pairs)]
     one, other = (average_precision(each, 2, False) for each in (records, records[::-1]))
     assert repr(one) == repr(other)  # of which some are not a number
 
