@@ -1,6 +1,7 @@
 """Name the class of any images, by a trained run.  python -m models.predict RUN IMAGES... [--out FILE]
 
-A run of segmentation draws the classes of their pixels over them instead, into the folder --out.
+A run of segmentation draws the classes of their pixels over them instead, into the folder --out; one of detection
+draws the objects that it finds, and lists them in detections.json.
 
 With --next N: name the N images, of these or of the run's own without a label, whose label would help it most.
 
@@ -48,12 +49,15 @@ class Arguments:
     out: Path | None = None
     """The CSV to write, predictions.csv when absent, or next.csv; in names of files a backslash is written as two, and
     a byte that is no UTF-8 as \\xe9. Of a run of segmentation a folder for NAME-overlay.png and NAME-classes.png, whose
-    values are class numbers; predictions when absent."""
+    values are class numbers, and of one of detection for NAME-boxes.png and detections.json; predictions when
+    absent."""
     next: int | None = None
     """Choose so many images to label next: a typical image of each cluster without a label, then uncertain ones. Their
     picture is written beside the CSV."""
     top: int = 1
     """How many classes an image gets, the likeliest first."""
+    score: float | None = None
+    """Of a run of detection: objects that are less likely are not drawn, 0.3 when absent; detections.json has all."""
     batch: int = 256
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
@@ -110,11 +114,18 @@ def predict(a: Arguments, loaded: Loaded, given: Given, decoding: Decoding) -> i
 
 
 def draw(a: Arguments, loaded: Loaded, given: Given) -> int:
-    """Draw the classes of each image's pixels over it."""
-    from models.evaluate.dense_predictions import draw_predictions  # here, because a run of classes does without it
+    """Draw the classes of each image's pixels over it, or its objects."""
+    from models.evaluate.box_pictures import SCORE  # here, because a run of classes does without them
+    from models.evaluate.box_predictions import draw_detections
+    from models.evaluate.box_validator import IMAGES
+    from models.evaluate.dense_predictions import draw_predictions
 
     began, out = time.perf_counter(), a.out or FOLDER
-    drawn = draw_predictions(loaded, given.paths, out, min(a.batch, WINDOWS))
+    if detects(loaded):
+        score = SCORE if a.score is None else a.score
+        drawn = draw_detections(loaded, given.paths, out, min(a.batch, IMAGES), score)
+    else:
+        drawn = draw_predictions(loaded, given.paths, out, min(a.batch, WINDOWS))
     taken, n = time.perf_counter() - began, left_out(given, [*given.rejected, *drawn.rejected])
     if not drawn.count:
         raise InputError(f"of {count(len(given.paths), 'file')} none is an image that can be read; nothing was written")
@@ -123,8 +134,13 @@ def draw(a: Arguments, loaded: Loaded, given: Given) -> int:
 
 
 def draws(loaded: Loaded) -> bool:
-    """Say whether a run gives classes of pixels."""
-    return loaded.method.needs(loaded.recipe).pixel_labels is not None
+    """Say whether a run gives classes of pixels, or objects."""
+    return loaded.method.needs(loaded.recipe).pixel_labels is not None or detects(loaded)
+
+
+def detects(loaded: Loaded) -> bool:
+    """Say whether a run gives objects."""
+    return loaded.method.needs(loaded.recipe).box_labels is not None
 
 
 def choose_next(a: Arguments, budget: int, loaded: Loaded, given: Given | None, decoding: Decoding) -> int:
@@ -161,6 +177,8 @@ def left_out(given: Given, rejected: list[tuple[Path, str]]) -> int:
 
 def check(a: Arguments, loaded: Loaded) -> None:
     """Raise InputError for a run that cannot name classes, or numbers that mean nothing."""
+    if a.score is not None and not detects(loaded):
+        raise InputError("--score is of runs of detection, which draw objects; leave it out")
     if draws(loaded):
         check_drawing(a, loaded)
     elif a.next is not None:
@@ -181,14 +199,25 @@ def check(a: Arguments, loaded: Loaded) -> None:
 
 
 def check_drawing(a: Arguments, loaded: Loaded) -> None:
-    """Raise InputError for weights without a decoder, flags of class names, and a folder that is a file."""
+    """Raise InputError for weights without a decoder or heads, flags of class names, a score that is no share, and a
+    folder that is a file."""
+    objects = detects(loaded)
     if loaded.origin:
-        raise InputError(f"{loaded.path} brings an encoder and no decoder; train one first (train.py segment:...)")
+        lacking = (
+            "heads; train them first (train.py detect:...)"
+            if objects
+            else ("decoder; train one first (train.py segment:...)")
+        )
+        raise InputError(f"{loaded.path} brings an encoder and no {lacking}")
     asked = [flag for flag, given in (("--next", a.next is not None), ("--top", a.top != 1)) if given]
     if asked:
-        raise InputError(f"{asked[0]} is of runs that name a class of an image; this one draws those of its pixels")
+        drawn = "its objects" if objects else "those of its pixels"
+        raise InputError(f"{asked[0]} is of runs that name a class of an image; this one draws {drawn}")
     if a.window is not None:
-        raise InputError("--window is of runs that read a .beton; masks are learned from images of 8 bits")
+        learned = "boxes" if objects else "masks"
+        raise InputError(f"--window is of runs that read a .beton; {learned} are learned from images of 8 bits")
+    if a.score is not None and not 0 <= a.score <= 1:
+        raise InputError(f"--score: expected a share from 0 to 1, got {a.score}")
     if (a.out or FOLDER).is_file():
         raise InputError(f"--out {a.out or FOLDER}: expected a folder for the pictures, found a file; name another")
 

@@ -13,6 +13,7 @@ from models.evaluate.result_columns import last_evaluations
 from models.export.export_format import CheckResult
 from models.factory import method_class
 from models.load import Loaded
+from models.methods.detect import Detect
 from models.methods.segment import Segment
 from models.records.json_file import read_object
 from models.records.metrics import read
@@ -37,7 +38,7 @@ def model_card(loaded: Loaded, format_name: str, checked: CheckResult, use: str)
     lines = [
         f"# {recipe.name}", "", *made(loaded), "",
         "## Use", "", "```python", use, "```", "",
-        "Images are RGB; " + (of_windows(loaded, format_name) or how_to_cut(loaded) + how_to_scale(loaded)), "",
+        "Images are RGB; " + (of_dense(loaded, format_name) or how_to_cut(loaded) + how_to_scale(loaded)), "",
         "## What it is", "",
         f"* format: {format_name}, {agreement(checked)}",
         f"* trained for {loaded.step:,} steps of {recipe.data.batch} images, seed {recipe.run.seed}{which(loaded)}",
@@ -78,9 +79,18 @@ def local_paths(recipe: Recipe) -> list[str]:
     return [f"{part}.{name} {value}" for part, name, value in found if isinstance(value, str) and value[:1] in "/~"]
 
 
-def of_windows(loaded: Loaded, format_name: str) -> str | None:
-    """Describe in sentences what an export of a run of segmentation takes and gives; None of any other run."""
+def of_dense(loaded: Loaded, format_name: str) -> str | None:
+    """Describe in sentences what an export of a run of segmentation or detection takes and gives; None of any other
+    run."""
     method = loaded.method
+    if isinstance(method, Detect):
+        side = spelt(loaded.recipe.data.size)
+        return (
+            "this is the encoder of a run of detection; its pyramid and heads are in the run alone. It was trained on "
+            f"images that are resized to the largest that fits into {side} pixels and padded, blocks "
+            f"{', '.join(map(str, method.whole))} attending over all of it and the others within windows of "
+            f"{method.settings.window} x {method.settings.window} patches. The norm behind the blocks is not trained."
+        )
     if not isinstance(method, Segment):
         return None
     labels, side = method.settings.labels, spelt(loaded.recipe.data.size)

@@ -1,6 +1,7 @@
 """Export format ONNX: a graph from u8 images to class scores (or features), normalisation included.
 
 Of a run of segmentation the graph is of one window: u8 [N, 3, H, W] to scores of each pixel [N, classes, H, W].
+Runs of detection are not held: how many objects their heads find differs from image to image.
 """
 
 import warnings
@@ -18,6 +19,7 @@ from models.export.export_format import CheckResult, ExportFormat, images_like, 
 from models.export.segmenter import Segmenter
 from models.export.unpacked_encoder import UnpackedEncoder
 from models.load import Loaded
+from models.methods.detect import Detect
 from models.methods.segment import Segment
 from pipeline.errors import InputError
 
@@ -54,6 +56,8 @@ class ToOnnx(ExportFormat):
     def write(self, loaded: Loaded, folder: Path) -> None:
         if not (find_spec("onnx") and find_spec("onnxscript")):
             raise InputError("ONNX needs two more packages; run uv pip install onnx onnxscript (and onnxruntime)")
+        if isinstance(loaded.method, Detect):
+            raise InputError("onnx holds no runs of detection; use --to safetensors for the encoder of this one")
         images = images_like(loaded, 2)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter about its own code
