@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from models.encoder.layout import constant
 from pipeline.errors import InputError
 
+TABLES = "attn.rel_pos_h", "attn.rel_pos_w"
+
 
 class Extent(NamedTuple):
     """Patches down and across of each sample of a group, and of what the tables are of: a window or the whole image."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.config.bounds import AUTO
 from models.config.recipe import Encoder, Recipe
+from models.encoder.axes import TABLES
 from models.encoder.positions import sincos_2d
 from models.encoder.relative import BLOCK_TABLE, SHARED_TABLE, kind_of
 from models.pretrained.adapter import find_start
@@ -42,7 +43,7 @@ PARTS = (
 )
 MLP = "mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight", "mlp.fc2.bias"
 MAY_HAVE = ("attn.qkv.bias", "ls1.gamma", "ls2.gamma", "attn.relative_position_bias_table",
-            "attn.rpe_k.lookup_table_weight")  # fmt: skip
+            "attn.rpe_k.lookup_table_weight", *TABLES)  # fmt: skip
 SINES = 1e-4
 """Largest difference of a float32 table of sines from one computed in float64; half precision has 5e-4."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from models.encoder.axes import TABLES
 from models.encoder.build import ACTIVATIONS
 from models.encoder.lora import is_factor
 from models.encoder.patches import Normalisation
@@ -82,12 +83,13 @@ def load_encoder(
 
 
 def without_added(own: dict[str, Tensor], found: Weights) -> tuple[dict[str, Tensor], str | None]:
-    """Leave out the position biases that an encoder has beside absolute positions, unless the source has both, too;
-    -> the tensors to load, and a note on what begins at zero."""
-    tables = {name for name in own if name.endswith(BLOCK_TABLE)} if POSITIONS in own else set()
-    if not tables or any(name.endswith(BLOCK_TABLE) for name in found.tensors):
-        return own, None
-    return {name: tensor for name, tensor in own.items() if name not in tables}, "position biases begin at zero"
+    """Leave out the relative positions that an encoder has beside absolute ones, unless the source has both, too; ->
+    the tensors to load, and a note on what begins at zero."""
+    for ends, what in (((BLOCK_TABLE,), "position biases"), (TABLES, "relative positions of rows and columns")):
+        tables = {name for name in own if name.endswith(ends)} if POSITIONS in own else set()
+        if tables and not any(name.endswith(ends) for name in found.tensors):
+            return {name: tensor for name, tensor in own.items() if name not in tables}, f"{what} begin at zero"
+    return own, None
 
 
 def _fitted(

@@ -21,6 +21,8 @@ from models.encoder.relative import add_relative, irpe_buckets
 from models.encoder.rotary import as_packed_eva
 from models.encoder.vit import FullImages, encode_blocks
 from models.optim.build import build_optimiser, lr_scale
+from models.pretrained.load_into import without_added
+from models.pretrained.weights import Weights
 from pipeline.errors import InputError
 
 SMALL = {"embed_dim": 32, "depth": 4, "num_heads": 2, "num_classes": 0}
@@ -294,6 +296,15 @@ def test_vectors_are_trained_at_the_rate_of_their_block_and_decay():
     adapt(method.encoder, Encoder(adapt=2))
     trained = {name for name, p in method.encoder.named_parameters() if p.requires_grad and "rel_pos" in name}
     assert trained == {f"blocks.{n}.attn.rel_pos_{axis}" for n in (2, 3) for axis in "hw"}
+
+
+def test_a_start_without_vectors_leaves_them_zero_and_one_with_them_is_copied():
+    own, start = with_axes().state_dict(), plain().state_dict()
+    left, said = without_added(own, Weights(start, "here", "weights"))
+    assert left.keys() == start.keys()
+    assert said == "relative positions of rows and columns begin at zero"
+    assert without_added(own, Weights(own, "here", "weights")) == (own, None)
+    assert without_added(start, Weights(start, "here", "weights")) == (start, None)
 
 
 def test_global_blocks_are_quarters_and_others_are_refused():
