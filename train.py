@@ -33,8 +33,7 @@ from models.training.finish import finish_run
 from models.training.liveness import HangTimeout
 from models.training.stop import STEP, WHY, Stop, Vote, job_left_s
 from models.training.trainer import Training, open_loader, prepare
-from pipeline.dense.dataset import DenseLoader
-from pipeline.loader import Loader
+from pipeline.loader import Batches
 
 
 def main() -> int:
@@ -81,7 +80,7 @@ def train_to_end(run: Training, stop: Stop) -> int:
         return finish(run) if run.over else stopped(run, WHY[why])
 
 
-def train_step(run: Training, batches: Loader | DenseLoader) -> None:
+def train_step(run: Training, batches: Batches) -> None:
     """One update: forward and backward of every micro-batch, clip, step, moving average, journal."""
     recipe, step, micro = run.recipe, run.step, run.micro
     lr = learning_rate(step, run.length, recipe.optim, recipe.data.batch)

@@ -10,11 +10,10 @@ import numpy as np
 
 from models.config.recipe import Recipe
 from models.config.resolve import resolve
-from models.evaluate.dense_pictures import COLUMNS as COLUMNS_OF_PIXELS
-from models.evaluate.dense_pictures import view_sheet
+from models.evaluate.dense_sets import view_sheet
 from models.factory import method_class
 from models.pretrained.architecture import with_encoder_of_start
-from pipeline.dense.files import open_dense
+from pipeline.dense.train_data import open_dense
 from pipeline.errors import InputError, command
 from pipeline.flags import parse
 from pipeline.open import open_data
@@ -61,11 +60,12 @@ def main() -> None:
     a, flags = parse(Arguments, args=own, prog=f"{PROGRAM} RECIPE", return_unknown_args=True)
     check_picture(a.out, a.images)
     recipe, _ = with_encoder_of_start(resolve(sys.argv[1], flags))
-    labels = method_class(recipe).needs(recipe).pixel_labels
-    if labels is not None:
-        found = open_dense(recipe.data, labels, recipe.data.train)
-        save(view_sheet(found, recipe, a.images), a.out)
-        print(f"{a.out}: {count(min(a.images, found.n), 'image')} of {found.path}, {' | '.join(COLUMNS_OF_PIXELS)}")
+    needs = method_class(recipe).needs(recipe)
+    if needs.image_files:
+        found = open_dense(recipe.data, needs, recipe.data.train)
+        drawn, heads = view_sheet(found, recipe, a.images)
+        save(drawn, a.out)
+        print(f"{a.out}: {count(min(a.images, found.n), 'image')} of {found.path}, {' | '.join(heads)}")
         return
     beton = open_data(recipe.data, recipe.data.train)
     ids = spread(beton, a.images)

@@ -3,6 +3,7 @@
 batch.labelled.images     # u8 [N, 3, H, W]
 batch.unlabelled.weak     # u8 [M, 3, H, W]
 batch.dense.classes       # u8 [N, H, W], of each pixel of batch.dense.images
+batch.boxes.boxes         # f32 [M, 4], of the objects of batch.boxes.images, image after image
 """
 
 from dataclasses import dataclass, fields
@@ -55,6 +56,26 @@ class Dense:
 
 
 @dataclass(frozen=True)
+class Boxes:
+    """Images with boxes around objects: ids i64 [N], images u8 [N, 3, H, W], and M objects, image after image.
+
+    sides    i64 [N, 2]       height and width of what of an image is no padding, which is below and to the right
+    counts   i64 [N]          objects of each image
+    boxes    f32 [M, 4]       left, top, right and lower edge in pixels; the image's left upper corner is at 0, 0
+    classes  i64 [M]          of each object, from 0
+    masks    bool [M, H, W]   pixels of each object; None where none are learned
+    """
+
+    ids: Tensor
+    images: Tensor
+    sides: Tensor
+    counts: Tensor
+    boxes: Tensor
+    classes: Tensor
+    masks: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Batch:
     """Images of one step (or micro-batch) on the device; a part that the method does not need is None."""
 
@@ -62,11 +83,12 @@ class Batch:
     labelled: Labelled | None
     unlabelled: Unlabelled | None
     dense: Dense | None = None
+    boxes: Boxes | None = None
 
     @property
-    def parts(self) -> dict[str, "Labelled | Unlabelled | Dense"]:
+    def parts(self) -> dict[str, "Labelled | Unlabelled | Dense | Boxes"]:
         """Return the parts that there are, by name."""
-        parts = {"labelled": self.labelled, "unlabelled": self.unlabelled, "dense": self.dense}
+        parts = {"labelled": self.labelled, "unlabelled": self.unlabelled, "dense": self.dense, "boxes": self.boxes}
         return {name: part for name, part in parts.items() if part is not None}
 
     def check(self) -> "Batch":
@@ -76,8 +98,9 @@ class Batch:
         return self
 
 
-def _check(name: str, part: Labelled | Unlabelled | Dense) -> None:
+def _check(name: str, part: Labelled | Unlabelled | Dense | Boxes) -> None:
     n = part.ids.shape[0]
+    objects = _of_objects(part) if isinstance(part, Boxes) else {}
     for field in fields(part):
         tensor = getattr(part, field.name)
         if tensor is None:
@@ -87,8 +110,20 @@ def _check(name: str, part: Labelled | Unlabelled | Dense) -> None:
         dimensions = (4,) if image else DIMENSIONS.get(field.name, (1,))
         if field.name == "classes" and isinstance(part, Dense):
             dtype, shape, dimensions = torch.uint8, (n, *part.images.shape[2:]), (3,)
+        dtype, shape, dimensions = objects.get(field.name, (dtype, shape, dimensions))
         if tensor.dtype != dtype or tuple(tensor.shape[: len(shape)]) != shape or tensor.ndim not in dimensions:
             raise TypeError(
                 f"batch.{name}.{field.name}: expected {dtype} {list(shape)} with {dimensions[0]} dimensions, "
                 f"got {tensor.dtype} {list(tensor.shape)}"
             )
+
+
+def _of_objects(part: Boxes) -> dict[str, tuple[torch.dtype, tuple[int, ...], tuple[int, ...]]]:
+    """What is expected of tensors with a row an object: dtype, shape and number of dimensions."""
+    m = part.boxes.shape[0]
+    return {
+        "sides": (torch.int64, (part.ids.shape[0], 2), (2,)),
+        "boxes": (torch.float32, (m, 4), (2,)),
+        "classes": (torch.int64, (m,), (1,)),
+        "masks": (torch.bool, (m, *part.images.shape[2:]), (3,)),
+    }

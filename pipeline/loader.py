@@ -8,12 +8,13 @@ prepared again after a resume, with the same content.
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import final
+from typing import Self, final
 
 import numpy as np
 import torch
@@ -67,8 +68,36 @@ class LoaderSpec:
         return labelled, unlabelled
 
 
+class Batches(ABC):
+    """Endless iterator of a run's micro-batches, which closes what prepares them at the end of a `with`.
+
+    wait_s    seconds that the caller has waited for batches
+    replaced  images of the batches that replace others, which do not decode
+    """
+
+    wait_s: float
+    replaced: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    @abstractmethod
+    def __next__(self) -> Batch:
+        """Return the next micro-batch."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Drop what was prepared and join every thread."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 @final
-class Loader:
+class Loader(Batches):
     """Endless iterator of micro-batches from `step` on, of which `ahead` are being prepared.
 
     wait_s    seconds that the caller has waited for batches
@@ -96,9 +125,6 @@ class Loader:
         self._replacements = Replacements()
         self.wait_s, self.replaced = 0.0, 0
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
     def __next__(self) -> Batch:
         while len(self._pending) < self._ahead:
             self._pending.append(self._planners.submit(self._prepare, self._next))
@@ -116,12 +142,6 @@ class Loader:
         """Drop what was prepared and join every thread."""
         self._planners.close()
         self._backend.close()
-
-    def __enter__(self) -> "Loader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _prepare(self, number: int) -> Prepared:
         if self._device.type == "cuda" and self._device.index is not None:

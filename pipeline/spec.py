@@ -183,13 +183,44 @@ class PixelLabels:
 
 
 @dataclass(frozen=True)
+class BoxLabels:
+    """Where images and the boxes of their objects are, and how both are cut together in training (pipeline.dense).
+
+    BoxLabels(images="{set}2017", boxes="annotations/instances_{set}2017.json")     # COCO
+
+    Files lie in `data.root`. Boxes are read from one COCO JSON a set, or from a folder with a file for each image:
+    NAME.xml (PASCAL VOC) or NAME.txt (YOLO: class number, centre, width and height as shares of the image).
+    """
+
+    images: str = "images/{set}"
+    """Folder of the images of a set; {set} is data.train, data.val or data.test. A set called NAME.txt is a file that
+    lists the names of its images, one a line (VOC's ImageSets/Main/train.txt); {set} is then NAME."""
+    boxes: str = "annotations/instances_{set}.json"
+    """File or folder of the boxes of a set."""
+    classes: str = "classes.txt"
+    """File with the name of a class a line, in the order of their numbers. Where it is absent, classes are COCO's
+    categories by id, or VOC's names in alphabetical order; YOLO's numbers need it."""
+    names: tuple[str, ...] = ()
+    """Names of the classes in the order of their numbers, in place of the file `classes`."""
+    masks: bool = False
+    """Learn a mask of each object, too (COCO JSON with polygons or RLE): Mask R-CNN, otherwise Faster R-CNN."""
+    empty: bool = True
+    """Learn from images without an object, too, that all of them is background (detectron2 leaves COCO's out)."""
+    scale: Annotated[tuple[float, float], POSITIVE] = (0.1, 2.0)
+    """Training: range of the factor of an image's size, of which 1 is the largest that fits into data.size; what is
+    larger is cropped, what is smaller is padded (large-scale jitter)."""
+    flip: bool = True
+    """Training: mirror left and right half of the time."""
+
+
+@dataclass(frozen=True)
 class Needs:
     """Parts of a batch that a method reads; other parts are neither drawn nor decoded.
 
     Needs(labelled=True, unlabelled=True, strong=True)     # of FixMatch
 
-    pixel_labels  where they are; the method then learns from image files and masks (pipeline.dense), and reads nothing
-                  else
+    pixel_labels, box_labels  where they are; the method then learns from image files with masks or boxes
+                              (pipeline.dense), and reads nothing else
     """
 
     labelled: bool = False
@@ -198,3 +229,9 @@ class Needs:
     strong: bool = False
     unlabelled_visible: bool = False
     pixel_labels: PixelLabels | None = None
+    box_labels: BoxLabels | None = None
+
+    @property
+    def image_files(self) -> bool:
+        """Whether image files with masks or boxes are read, and no .beton file."""
+        return self.pixel_labels is not None or self.box_labels is not None

@@ -4,9 +4,11 @@ train_data = open_train_data(data, needs)
 spec = loader_spec(train_data, data, needs, patch=16, total_steps=1000)
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import final
+from pathlib import Path
+from typing import Protocol, Self, final
 
 import numpy as np
 
@@ -23,18 +25,67 @@ from pipeline.store.beton import Beton
 from pipeline.views.plan import ViewSpec, draw, evaluation_spec
 
 
+class ImageSource(Protocol):
+    """What images are read from: its place, the number of its images, and the digest by which it is recognised."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def digest(self) -> str: ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AnyTrainData(ABC):
+    """What a run learns from, of whatever kind of files.
+
+    batches      images of a step from the labelled and the unlabelled pool, over all devices
+    fingerprint  digests of the files, and of a split, by which a resumed run recognises its data;
+                 models.training.preflight adds those of the files to evaluate on
+    """
+
+    batches: tuple[int, int]
+    fingerprint: dict[str, str | None]
+
+    @property
+    @abstractmethod
+    def source(self) -> ImageSource:
+        """Return what its images are read from, for messages and comparisons."""
+
+    @property
+    @abstractmethod
+    def pools(self) -> tuple[int, int]:
+        """Count the images in the labelled and the unlabelled pool; 0 where the method reads none."""
+
+    @property
+    @abstractmethod
+    def label_counts(self) -> np.ndarray:
+        """Count what is known of each class, images, pixels or objects: i64 [C]; zeros where no label is read."""
+
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """Return the class names in label order; empty for a file without labels."""
+
+    @abstractmethod
+    def recognised_by(self, digests: dict[str, str]) -> Self:
+        """Return the same data with further digests in its fingerprint."""
+
+    def notes(self) -> list[str]:
+        """Say, a line each, what is odd about the files and no error."""
+        return []
+
+
 @final
 @dataclass(frozen=True, eq=False)
-class TrainData:
-    """What a method may learn from.
+class TrainData(AnyTrainData):
+    """What a method may learn from of a .beton file.
 
-    split        name of the split, or None
-    labels       those that the split shows; no other label is read into the process
-    labelled     ids of the labelled pool, or None where the method reads no labels
-    unlabelled   ids of the unlabelled pool, or None where the method reads none of it
-    batches      images of a step from each pool, over all devices
-    fingerprint  digests of file and split, by which a resumed run recognises its data; models.training.preflight
-                 adds those of the files to evaluate on
+    split       name of the split, or None
+    labels      those that the split shows; no other label is read into the process
+    labelled    ids of the labelled pool, or None where the method reads no labels
+    unlabelled  ids of the unlabelled pool, or None where the method reads none of it
     """
 
     beton: Beton
@@ -42,8 +93,6 @@ class TrainData:
     labels: Labels
     labelled: Pool | None
     unlabelled: Pool | None
-    batches: tuple[int, int]
-    fingerprint: dict[str, str | None]
 
     @property
     def source(self) -> Beton:
@@ -68,6 +117,10 @@ class TrainData:
     def classes(self) -> tuple[str, ...]:
         """Return the class names in label order; empty for a file without labels."""
         return self.beton.manifest.classes or ()
+
+    def recognised_by(self, digests: dict[str, str]) -> "TrainData":
+        """Return the same data with further digests in its fingerprint."""
+        return replace(self, fingerprint=self.fingerprint | digests)
 
 
 def open_train_data(data: Data, needs: Needs) -> TrainData:
@@ -96,8 +149,8 @@ def open_train_data(data: Data, needs: Needs) -> TrainData:
         labels,
         labelled if needs.labelled else None,
         unlabelled if needs.unlabelled else None,
-        shares(data.batch, data.ratio, needs.labelled, needs.unlabelled),
-        {"train": beton.digest, "split": split.digest if split else None, "unlabelled": data.unlabelled},
+        batches=shares(data.batch, data.ratio, needs.labelled, needs.unlabelled),
+        fingerprint={"train": beton.digest, "split": split.digest if split else None, "unlabelled": data.unlabelled},
     )
 
 

@@ -11,13 +11,15 @@ from torch import Tensor
 from models.config.recipe import Recipe
 from models.factory import method_class
 from pipeline import rng
-from pipeline.batch import Batch, Dense, Labelled, Unlabelled
+from pipeline.batch import Batch, Boxes, Dense, Labelled, Unlabelled
 from pipeline.sampling.sampler import shares
 from pipeline.spec import both_sides
 from pipeline.views import masks
 
 COLOURS = 4
 """Side of the random image that is enlarged: images differ as a whole, or a new network is equally sure of all."""
+OBJECTS = 7
+"""Boxes of an image, as COCO's images have in the mean."""
 
 
 def synthetic_batch(
@@ -59,6 +61,8 @@ def random_batch(recipe: Recipe, labelled: int, unlabelled: int, classes: int, d
         pixels = torch.randint(classes, (labelled, *both_sides(data.size)), dtype=torch.uint8, generator=generator)
         dense = Dense(torch.arange(labelled, device=device), view(labelled), pixels.to(device))
         return Batch(0, None, None, dense).check()
+    if needs.box_labels is not None:
+        return Batch(0, None, None, boxes=_boxes(view(labelled), classes, needs.box_labels.masks)).check()
     if labelled:
         labels = torch.randint(classes, (labelled,), generator=generator).to(device)
         ids = torch.arange(labelled, device=device)
@@ -69,3 +73,27 @@ def random_batch(recipe: Recipe, labelled: int, unlabelled: int, classes: int, d
         strong = view(unlabelled) if needs.strong else None
         unknown = Unlabelled(ids, weak, strong, *mask(unlabelled, needs.unlabelled_visible))
     return Batch(0, known, unknown).check()
+
+
+def _boxes(images: Tensor, classes: int, masks: bool) -> Boxes:
+    """Objects of each image: OBJECTS boxes of random places and classes, whose masks they fill."""
+    n, device = len(images), images.device
+    generator = torch.Generator().manual_seed(1)
+    height, width = images.shape[2:]
+    corners = torch.rand(n * OBJECTS, 2, generator=generator) * 0.6
+    sides = 0.1 + torch.rand(n * OBJECTS, 2, generator=generator) * 0.3
+    boxes = torch.cat([corners, corners + sides], 1) * torch.tensor([width, height] * 2)
+    filled = None
+    if masks:
+        left, top, right, low = boxes.round().long().T[..., None, None].unbind(0)
+        rows, columns = torch.arange(height)[:, None], torch.arange(width)
+        filled = ((columns >= left) & (columns < right) & (rows >= top) & (rows < low)).to(device)
+    return Boxes(
+        torch.arange(n, device=device),
+        images,
+        torch.tensor([[height, width]] * n, device=device),
+        torch.full((n,), OBJECTS, device=device),
+        boxes.to(device),
+        torch.randint(classes, (n * OBJECTS,), generator=generator).to(device),
+        filled,
+    )

@@ -8,8 +8,9 @@ from models.config.recipe import Recipe
 from models.dense.drawing import overlay, png
 from models.methods.segment import Segment
 from models.reporting.render import Picture
-from pipeline.dense.dataset import DenseDataset
-from pipeline.dense.files import DenseSet
+from pipeline.dense.dataset import PixelDataset
+from pipeline.dense.pixels import PixelSet
+from pipeline.dense.train_data import DenseSet
 from pipeline.preview.picture import captioned_sheet, sheet
 
 SIDE = 224
@@ -23,9 +24,9 @@ def spread_over(found: DenseSet, n: int) -> list[int]:
     return np.unique(np.linspace(0, found.n - 1, min(n, found.n)).astype(int)).tolist()
 
 
-def view_sheet(found: DenseSet, recipe: Recipe, n: int) -> Image.Image:
+def view_sheet(found: PixelSet, recipe: Recipe, n: int) -> Image.Image:
     """Draw training images with their masks, and the views of their first pass."""
-    dataset, rows = DenseDataset(found, recipe.data.size, recipe.run.seed), []
+    dataset, rows = PixelDataset(found, recipe.data.size, recipe.run.seed), []
     for index in spread_over(found, n):
         whole, classes = found.read(index)
         crop, inside = dataset[index, 0]
@@ -34,12 +35,12 @@ def view_sheet(found: DenseSet, recipe: Recipe, n: int) -> Image.Image:
     return sheet(rows, COLUMNS, SIDE)
 
 
-def view_picture(found: DenseSet, recipe: Recipe, n: int = 8) -> Picture:
+def view_picture(found: PixelSet, recipe: Recipe, n: int = 8) -> Picture:
     """Show what `view_sheet` draws."""
     return Picture("Views", "What the recipe makes of training images.", png(view_sheet(found, recipe, n)))
 
 
-def prediction_picture(method: Segment, found: DenseSet, n: int = 8, batch: int = 8) -> Picture:
+def prediction_picture(method: Segment, found: PixelSet, n: int = 8, batch: int = 8) -> Picture:
     """Show images of a set, their classes, and those that a method predicts."""
     rows = []
     for index in spread_over(found, n):

@@ -9,13 +9,14 @@ from torch import Tensor
 from models.config.recipe import Recipe
 from models.dense.scores import NAMES, count_pixels, ious, listed, mean_scores, recalls
 from models.distributed.process_group import World, buffers_from_main, sum_over_ranks
+from models.evaluate.set_validator import SetValidator
 from models.full_precision import full_precision
 from models.method import Method
 from models.methods.segment import Segment
 from pipeline.concurrency.ahead import ahead
 from pipeline.concurrency.cores import decode_threads
 from pipeline.concurrency.threads import Threads
-from pipeline.dense.files import DenseSet, open_dense
+from pipeline.dense.pixels import PixelSet, open_pixels
 from pipeline.errors import InputError
 
 WINDOWS = 8
@@ -24,7 +25,7 @@ READ = "knn", "probe", "rankme"
 """Evaluations that read features of whole images of a .beton file."""
 
 
-def count_set(method: Segment, found: DenseSet, ids: Iterable[int], batch: int, threads: int | None = None) -> Tensor:
+def count_set(method: Segment, found: PixelSet, ids: Iterable[int], batch: int, threads: int | None = None) -> Tensor:
     """Count the pixels of each class and prediction over the images `ids` of a set: i64 [C, C], on the host.
 
     batch  windows that are scored at once
@@ -44,7 +45,7 @@ def count_set(method: Segment, found: DenseSet, ids: Iterable[int], batch: int, 
 
 
 @final
-class DenseValidator:
+class DenseValidator(SetValidator):
     """Evaluates a method on one set of the recipe's folder; every rank takes its share of the images.
 
     values = DenseValidator(recipe, "val", train_set, world)(method)  # {"miou": 0.48, "macc": 0.6, "aacc": 0.83}
@@ -53,8 +54,8 @@ class DenseValidator:
              without pixels, or without such and predictions
     """
 
-    def __init__(self, recipe: Recipe, name: str, train: DenseSet, world: World) -> None:
-        """Open the set. Raises InputError as `open_dense` does, and for evaluations that read .beton files."""
+    def __init__(self, recipe: Recipe, name: str, train: PixelSet, world: World) -> None:
+        """Open the set. Raises InputError as `open_pixels` does, and for evaluations that read .beton files."""
         asked = [each for each in READ if getattr(recipe.run, each)]
         if asked:
             raise InputError(
@@ -62,7 +63,7 @@ class DenseValidator:
                 "classification run from the same start"
             )
         self.recipe, self.world, self.train = recipe, world, train
-        self.found = open_dense(recipe.data, train.labels, name)
+        self.found = open_pixels(recipe.data, train.labels, name)
         self.batch = recipe.run.images_at_once or WINDOWS
         self.recalls: dict[str, list[float | None]] = {}
 
@@ -72,7 +73,7 @@ class DenseValidator:
         return NAMES
 
     @property
-    def source(self) -> DenseSet:
+    def source(self) -> PixelSet:
         """Return what its images are read from, for messages and comparisons."""
         return self.found
 

@@ -15,7 +15,7 @@ from models.load import Loaded
 from models.methods.segment import Segment as Method
 from models.reporting.figures import confusions
 from models.reporting.render import Block, Picture, Table
-from pipeline.dense.files import DenseSet, open_dense
+from pipeline.dense.pixels import PixelSet, open_pixels
 from pipeline.errors import InputError
 from pipeline.flags import AT_LEAST_1, check_bounds
 from pipeline.text import percent
@@ -51,7 +51,7 @@ class Segment(Evaluator):
         return Result(values, [*blocks, picture, colours])
 
 
-def open_set(evaluator: Segment, loaded: Loaded) -> DenseSet:
+def open_set(evaluator: Segment, loaded: Loaded) -> PixelSet:
     """Open the set that the flags name. Raises InputError for a run of another method, and for other classes."""
     labels = loaded.method.needs(loaded.recipe).pixel_labels
     if labels is None:
@@ -66,7 +66,7 @@ def open_set(evaluator: Segment, loaded: Loaded) -> DenseSet:
         root=evaluator.data.root or loaded.recipe.data.root,
         threads=evaluator.data.threads or loaded.recipe.data.threads,
     )
-    found = open_dense(data, labels, evaluator.data.file or data.val)
+    found = open_pixels(data, labels, evaluator.data.file or data.val)
     if found.classes != loaded.classes:
         raise InputError(f"{found.path} has other classes than {loaded.path}: expected {', '.join(loaded.classes)}")
     return found

@@ -16,6 +16,7 @@ from models.evaluate.accuracy import hits
 from models.evaluate.knn import feature_bank, knn, pooled_features
 from models.evaluate.linear_probe import fit_probe, probe_hits
 from models.evaluate.rankme import rankme, rankme_ids
+from models.evaluate.set_validator import SetValidator
 from models.factory import method_class
 from models.full_precision import full_precision
 from models.method import Method
@@ -31,7 +32,7 @@ NEIGHBOUR_IMAGES = 10_000  # labelled images that k-NN compares with: enough to 
 
 
 @final
-class Validator:
+class Validator(SetValidator):
     """Evaluates a method on one file of the recipe's folder; every rank takes its share of the images.
 
     values = Validator(recipe, "val.beton", train_beton, world)(method)  # {"top1": 0.71, "top5": 0.9}

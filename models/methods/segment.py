@@ -176,7 +176,7 @@ def ade20k_b16_starts() -> Iterator[Recipe[Settings]]:
     Paper, mIoU: 47.4, 47.3, 47.1, 48.1, 49.0 %. The starts are released files in data/starts (docs/dense.md names
     them); in SupMAE's table MAE has 48.6.
     """
-    for name, file in STARTS.items():
+    for name, file in dense.STARTS.items():
         base = ade20k_b16_beit() if name == "BEiT" else ade20k_b16()
         yield replace(base, run=replace(base.run, start=f"data/starts/{file}"))
 
@@ -225,17 +225,9 @@ def _ade20k(name: str, width: int, *, lr: float, layer_decay: float, drop_path: 
     )
 
 
-STARTS = {
-    "supervised": "deit_base_patch16_224.pth",
-    "MoCo v3": "vit-b-300ep.pth.tar",
-    "BEiT": "beit_base_patch16_224_pt22k.pth",
-    "MAE": "mae_pretrain_vit_base.pth",
-    "SupMAE": "supmae_pretrain_vit_base.pth",
-}
-"""Released files by the paper's rows."""
 MIOU = (Stage(OWN, OWN, "mIoU", "miou"),)
 CHAINS = {
-    "ade20k_b16_starts": Chain("MAE Table 5, SupMAE's own: ADE20K, ViT-B/16", "start", tuple(STARTS), MIOU,
+    "ade20k_b16_starts": Chain("MAE Table 5, SupMAE's own: ADE20K, ViT-B/16", "start", tuple(dense.STARTS), MIOU,
                                {OWN: (47.4, 47.3, 47.1, 48.1, 49.0)}),
     "ade20k_l16_starts": Chain("MAE Table 5: ADE20K, ViT-L/16", "start", ("MAE",), MIOU, {OWN: (53.6,)}),
 }  # fmt: skip

@@ -9,12 +9,9 @@ from models.checkpoint import save_load
 from models.config.extensions import stages_of
 from models.config.resolve import command_of
 from models.encoder.freeze import describe
-from models.evaluate.dense_pictures import prediction_picture, view_picture
-from models.evaluate.dense_validator import DenseValidator
 from models.evaluate.reconstruct import RATIOS, picture, png
 from models.evaluate.validator import Validator
 from models.method import Method
-from models.methods.segment import Segment
 from models.preview import columns, views
 from models.records import metrics
 from models.records.run_folder import BEST
@@ -22,10 +19,10 @@ from models.reporting.pseudo_label_stats import few_passed
 from models.reporting.render import Picture
 from models.reporting.report import speed, verdict, write_report
 from models.training.trainer import Training
-from pipeline.dense.train_data import DenseTrainData
 from pipeline.evaluation.sweep import sweep
 from pipeline.preview.views import spread
 from pipeline.text import measured
+from pipeline.train_data import TrainData
 
 IMAGES = 8
 NO_PICTURES = f"no report is written: matplotlib is not installed; {metrics.FILE} has its numbers"
@@ -82,11 +79,10 @@ def _notes(run: Training) -> list[str]:
 
 def _pictures(run: Training, method: Method) -> list[Picture]:
     recipe, val = run.recipe, run.validators["val"]
-    if isinstance(run.train_data, DenseTrainData):
-        assert isinstance(val, DenseValidator)
-        assert isinstance(method, Segment)
-        made = prediction_picture(method, val.found, IMAGES, val.batch)
-        return [view_picture(run.train_data.found, recipe, IMAGES), made]
+    if not isinstance(run.train_data, TrainData):
+        from models.evaluate.dense_sets import pictures  # here, as in models.training.preflight
+
+        return pictures(recipe, method, run.train_data, val, IMAGES)
     beton = run.train_data.beton
     drawn = png(views(recipe, beton, spread(beton, IMAGES)), columns(recipe))
     pictures = [Picture("Views", "What the recipe makes of training images.", drawn)]

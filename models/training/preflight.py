@@ -15,8 +15,8 @@ from models.distributed import process_group
 from models.distributed.micro_batches import micro_batches
 from models.distributed.precision import half
 from models.distributed.process_group import World
-from models.evaluate.dense_validator import DenseValidator
 from models.evaluate.knn import check_tokens
+from models.evaluate.set_validator import SetValidator
 from models.evaluate.validator import Validator
 from models.factory import method_class
 from models.masked.targets.file import NoTarget
@@ -29,11 +29,10 @@ from models.records.run_folder import LAST, check_same_recipe, damaged_rows, fol
 from models.reporting.environment import where_exactness_ends
 from models.tracking import check_installed
 from models.training.best import check_best
-from pipeline.dense.train_data import DenseTrainData, open_dense_train_data
 from pipeline.errors import InputError
 from pipeline.sampling.sampler import shares
 from pipeline.spec import spelt
-from pipeline.train_data import TrainData, check_views, open_train_data
+from pipeline.train_data import AnyTrainData, TrainData, check_views, open_train_data
 
 CLASSES = 1000
 """Classes of a method that is built to be checked where its data is not at hand."""
@@ -48,8 +47,8 @@ class Inputs:
     micro       micro-batches of a step on each rank
     """
 
-    train_data: TrainData | DenseTrainData
-    validators: dict[str, Validator | DenseValidator]
+    train_data: AnyTrainData
+    validators: dict[str, SetValidator]
     length: RunLength
     micro: int
 
@@ -91,7 +90,7 @@ def open_run(recipe: Recipe, world: World) -> OpenRun:
     learned_from = {}
     if isinstance(train_data, TrainData):
         learned_from = method.set_training_file(train_data.beton, train_data.labels)
-    inputs = replace(inputs, train_data=replace(train_data, fingerprint=train_data.fingerprint | learned_from))
+    inputs = replace(inputs, train_data=train_data.recognised_by(learned_from))
     found = None if recipe.run.fresh else save_load.latest(folder)
     process_group.check_same(found[0]["step"] if found else 0, world, f"the step to carry on from in {folder}")
     if found:
@@ -106,8 +105,7 @@ def open_run(recipe: Recipe, world: World) -> OpenRun:
         )
     elif recipe.run.start:
         origin = load_encoder(method, find_start(recipe.run.start), train_data.classes, recipe.run.start_normalisation)
-    odd = train_data.found.notes() if isinstance(train_data, DenseTrainData) else []
-    notes = [*odd, *copies_of_train(inputs), *(damaged_rows(folder) if world.main else ())]
+    notes = [*train_data.notes(), *copies_of_train(inputs), *(damaged_rows(folder) if world.main else ())]
     if found and (note := where_exactness_ends(folder, world)):
         notes.append(note)
     if not found and world.main and metrics.read(folder):
@@ -180,19 +178,23 @@ def open_inputs(recipe: Recipe, world: World) -> Inputs:
     if recipe.run.best is not None:
         check_best(recipe.run.best, validators["val"].names)
     digests = {name: validator.source.digest for name, validator in validators.items()}
-    train_data = replace(train_data, fingerprint=train_data.fingerprint | digests)
+    train_data = train_data.recognised_by(digests)
     length = run_length(recipe.optim, Pools(*train_data.pools, *train_data.batches), extensions_of(recipe.run))
     micro = micro_batches(train_data.batches, world.size, recipe.run.images_at_once)
     return Inputs(train_data, validators, length, micro)
 
 
-def _opened(recipe: Recipe, world: World) -> tuple[TrainData | DenseTrainData, dict[str, Validator | DenseValidator]]:
-    """Open what a recipe's method learns from, .beton files or images with masks, and what it is evaluated on."""
+def _opened(recipe: Recipe, world: World) -> tuple[AnyTrainData, dict[str, SetValidator]]:
+    """Open what a recipe's method learns from, .beton files or images with masks or boxes, and what it is evaluated
+    on."""
     needs = method_class(recipe).needs(recipe)
     files = {name: file for name, file in (("val", recipe.data.val), ("test", recipe.data.test)) if file}
-    if needs.pixel_labels is not None:
-        dense = open_dense_train_data(recipe.data, needs.pixel_labels)
-        return dense, {name: DenseValidator(recipe, file, dense.found, world) for name, file in files.items()}
+    if needs.image_files:
+        from models.evaluate.dense_sets import open_dense_validator  # here, as runs of .beton files do without
+        from pipeline.dense.train_data import open_dense_train_data  # torchvision's transforms and detectors
+
+        dense = open_dense_train_data(recipe.data, needs)
+        return dense, {name: open_dense_validator(recipe, file, dense.found, world) for name, file in files.items()}
     train_data = open_train_data(recipe.data, needs)
     check_views(train_data, recipe.data, needs, recipe.encoder.patch)
     return train_data, {name: Validator(recipe, file, train_data.beton, world) for name, file in files.items()}

@@ -19,8 +19,7 @@ from models.distributed.compile import compile_blocks, is_compiled, is_worth_com
 from models.distributed.precision import precision
 from models.distributed.process_group import World
 from models.encoder.freeze import describe
-from models.evaluate.dense_validator import DenseValidator
-from models.evaluate.validator import Validator
+from models.evaluate.set_validator import SetValidator
 from models.method import Method
 from models.optim.build import build_optimiser, load_moments
 from models.optim.schedule import RunLength, describe_extension
@@ -38,14 +37,12 @@ from models.training.best import BestValue, open_best
 from models.training.liveness import HangTimeout, Heartbeat
 from models.training.preflight import OpenRun, open_run
 from pipeline.backends.select import BackendName, choose
-from pipeline.dense.dataset import DenseLoader
-from pipeline.dense.train_data import DenseTrainData, open_dense_loader
 from pipeline.errors import InputError
 from pipeline.labels.hidden import Oracle
-from pipeline.loader import Loader
+from pipeline.loader import Batches, Loader
 from pipeline.open import open_backend
 from pipeline.sampling.resolution import distinct_sizes, growth
-from pipeline.train_data import TrainData, loader_spec
+from pipeline.train_data import AnyTrainData, TrainData, loader_spec
 
 
 @final
@@ -66,8 +63,8 @@ class Training:
     recipe: Recipe
     world: World
     folder: Path
-    train_data: TrainData | DenseTrainData
-    validators: dict[str, Validator | DenseValidator]
+    train_data: AnyTrainData
+    validators: dict[str, SetValidator]
     length: RunLength
     micro: int
     method: Method
@@ -307,12 +304,15 @@ def parameters(method: Method) -> dict[str, int]:
     return {"trained": trained, "parameters": sum(part.numel() for part in held)}
 
 
-def open_loader(run: Training) -> Loader | DenseLoader:
+def open_loader(run: Training) -> Batches:
     """Open the loader of the run's batches from its step on."""
     recipe, world = run.recipe, run.world
-    if isinstance(run.train_data, DenseTrainData):
+    if not isinstance(run.train_data, TrainData):
+        from pipeline.dense.train_data import DenseTrainData  # here, as in models.training.preflight
+
+        assert isinstance(run.train_data, DenseTrainData)
         place = {"seed": recipe.run.seed, "rank": world.rank, "ranks": world.size, "micro": run.micro}
-        return open_dense_loader(run.train_data, recipe.data, world.device, step=run.step, **place)
+        return run.train_data.open_loader(recipe.data, world.device, step=run.step, **place)
     spec = loader_spec(
         run.train_data,
         recipe.data,
@@ -341,11 +341,11 @@ def choose_backend(run: Training, train_data: TrainData) -> BackendName:
     return choice.backend
 
 
-def hidden_labels(train_data: TrainData | DenseTrainData) -> Callable[[Tensor], Tensor]:
+def hidden_labels(train_data: AnyTrainData) -> Callable[[Tensor], Tensor]:
     """A function of ids i64 [N] to their true labels i64 [N], for the report's counts; training does not call it.
 
     Raises InputError for images with masks, of which no label is hidden."""
-    if isinstance(train_data, DenseTrainData):
+    if not isinstance(train_data, TrainData):
         raise InputError(
             f"run.oracle reads hidden labels, and {train_data.source.path} hides none; leave --run.oracle out"
         )

@@ -39,7 +39,7 @@ def cut(
     drawn = rng.uniforms(key, DRAWN)[0]
     low, high = labels.scale
     sides = resized_sides(classes.shape[0], classes.shape[1], labels, low + (high - low) * drawn[SCALE])
-    pixels, held = _resized(image, sides), F.resize(classes, list(sides), InterpolationMode.NEAREST)
+    pixels, held = resize_image(image, sides), F.resize(classes, list(sides), InterpolationMode.NEAREST)
     height, width = both_sides(size)
     top, left = _place(held, (height, width), drawn[CROPS:COLOURS], labels.most)
     pixels, held = pixels[:, top : top + height, left : left + width], held[top : top + height, left : left + width]
@@ -53,7 +53,7 @@ def cut(
 def evaluation_view(image: Tensor, labels: PixelLabels) -> Tensor:
     """Resize an image u8 [3, h, w] as it is evaluated: the short side to `short_side`, unless the long one is too
     long."""
-    return _resized(image, resized_sides(image.shape[1], image.shape[2], labels)).as_subclass(Tensor)
+    return resize_image(image, resized_sides(image.shape[1], image.shape[2], labels)).as_subclass(Tensor)
 
 
 def resized_sides(height: int, width: int, labels: PixelLabels, factor: float = 1.0) -> tuple[int, int]:
@@ -95,7 +95,8 @@ def _scaled(image: Tensor, factor: float) -> Tensor:
     return (image.float() * factor).clamp(0, 255).to(torch.uint8)  # mmseg's contrast: about 0, not about the mean
 
 
-def _resized(image: Tensor, sides: tuple[int, int]) -> Tensor:
+def resize_image(image: Tensor, sides: tuple[int, int]) -> Tensor:
+    """Resize an image u8 [3, h, w] to height and width, bilinearly and with antialiasing."""
     return F.resize(image, list(sides), InterpolationMode.BILINEAR, antialias=True)
 
 

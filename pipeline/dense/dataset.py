@@ -8,10 +8,12 @@ loader's state is the number of the next batch and nothing else.
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import final
+from dataclasses import fields, replace
+from typing import Generic, TypeVar, final
 
 import numpy as np
 import torch
@@ -19,41 +21,96 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline import rng
-from pipeline.batch import Batch, Dense
+from pipeline.batch import Batch, Boxes, Dense
 from pipeline.concurrency import watchdog
 from pipeline.concurrency.cores import decode_threads
 from pipeline.concurrency.threads import Threads
 from pipeline.concurrency.transfer import to_device
+from pipeline.dense.boxes import BoxSet
 from pipeline.dense.cut import cut
-from pipeline.dense.files import DenseSet
+from pipeline.dense.cut_boxes import BoxView, cut_boxes
+from pipeline.dense.pixels import PixelSet
+from pipeline.loader import Batches
 from pipeline.sampling.sampler import Sampler
 from pipeline.spec import Size
 
 Sample = tuple[int, int]
 """Id of an image, and how often the stream has gone through the set before."""
+PixelView = tuple[Tensor, Tensor]
+"""An image u8 [3, H, W] and the classes of its pixels u8 [H, W]."""
+View = TypeVar("View", PixelView, BoxView)
 
 
-@final
-class DenseDataset(Dataset[tuple[Tensor, Tensor]]):
-    """The training view of any image of a set in any pass.
+class DenseDataset(Dataset[View], ABC, Generic[View]):
+    """The training view of any image of a set in any pass, and how views become a part of a batch."""
 
-    image, classes = DenseDataset(found, size=512, seed=0)[3, 0]     # u8 [3, 512, 512], u8 [512, 512]
-    """
-
-    def __init__(self, found: DenseSet, size: Size, seed: int) -> None:
+    def __init__(self, found: PixelSet | BoxSet, size: Size, seed: int) -> None:
         self.found, self.size, self.seed = found, size, seed
 
     def __len__(self) -> int:
         return self.found.n
 
-    def __getitem__(self, index: Sample) -> tuple[Tensor, Tensor]:
+    def key(self, index: Sample) -> np.ndarray:
+        """Return the key u64 [1] that all chance of a view comes from."""
         image, passes = index
-        key = rng.keys(self.seed, passes, image, rng.DENSE)
-        return cut(*self.found.read(image), self.found.labels, self.size, key)
+        return rng.keys(self.seed, passes, image, rng.DENSE)
+
+    @abstractmethod
+    def __getitem__(self, index: Sample) -> View:
+        """Make the view of an image in a pass."""
+
+    @abstractmethod
+    def part(self, ids: Tensor, views: Sequence[View]) -> Dense | Boxes:
+        """Join views, those of the images `ids` i64 [N], to a part of a batch, on the host."""
 
 
 @final
-class DenseLoader:
+class PixelDataset(DenseDataset[PixelView]):
+    """Crops of images and of their masks.
+
+    image, classes = PixelDataset(found, size=512, seed=0)[3, 0]     # u8 [3, 512, 512], u8 [512, 512]
+    """
+
+    found: PixelSet
+
+    def __getitem__(self, index: Sample) -> PixelView:
+        return cut(*self.found.read(index[0]), self.found.labels, self.size, self.key(index))
+
+    def part(self, ids: Tensor, views: Sequence[PixelView]) -> Dense:
+        """Stack images and classes."""
+        images, classes = zip(*views, strict=True)
+        return Dense(ids, torch.stack(images), torch.stack(classes))
+
+
+@final
+class BoxDataset(DenseDataset[BoxView]):
+    """Crops of images with the boxes and masks of their objects.
+
+    BoxDataset(found, size=1024, seed=0)[3, 0].boxes     # f32 [m, 4]
+    """
+
+    found: BoxSet
+
+    def __getitem__(self, index: Sample) -> BoxView:
+        image, objects = self.found.read(index[0]), self.found.objects[index[0]]
+        return cut_boxes(image, objects, self.found.labels, self.size, self.key(index))
+
+    def part(self, ids: Tensor, views: Sequence[BoxView]) -> Boxes:
+        """Stack images, and join the objects of all."""
+        masks = [view.masks for view in views if view.masks is not None]
+        return Boxes(
+            ids,
+            torch.stack([view.image for view in views]),
+            torch.tensor([view.sides for view in views]),
+            torch.tensor([len(view.boxes) for view in views]),
+            torch.cat([view.boxes for view in views]),
+            torch.cat([view.classes for view in views]),
+            torch.cat(masks) if masks else None,
+        )
+
+
+@final
+class DenseLoader(Batches):
     """Endless iterator of micro-batches from `step` on, of which `ahead` are being prepared.
 
     micro, chunks, first_chunk  as of pipeline.loader.LoaderSpec
@@ -85,9 +142,6 @@ class DenseLoader:
         self._pending: deque[tuple[int, np.ndarray, list[Future]]] = deque()
         self.wait_s, self.replaced = 0.0, 0
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
     def __next__(self) -> Batch:
         while len(self._pending) < self._ahead:
             self._pending.append(self._begin(self._next))
@@ -95,21 +149,16 @@ class DenseLoader:
         began = time.perf_counter()
         step, ids, futures = self._pending[0]
         doing = f"waiting for the images of step {step}"
-        pairs = [watchdog.result(future, self._hang_timeout_s, lambda: doing) for future in futures]
+        views = [watchdog.result(future, self._hang_timeout_s, lambda: doing) for future in futures]
         self._pending.popleft()
-        images, classes = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+        part = self._to_device(self._dataset.part(torch.from_numpy(ids), views))
         self.wait_s += time.perf_counter() - began
-        return Batch(step, None, None, Dense(*(self._to_device(each) for each in (ids, images, classes)))).check()
+        dense, boxes = (None, part) if isinstance(part, Boxes) else (part, None)
+        return Batch(step, None, None, dense, boxes).check()
 
     def close(self) -> None:
         """Drop what was prepared and join every thread."""
         self._threads.close()
-
-    def __enter__(self) -> "DenseLoader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _begin(self, number: int) -> tuple[int, np.ndarray, list[Future]]:
         step, micro = divmod(number, self._micro)
@@ -118,5 +167,6 @@ class DenseLoader:
         each = zip(samples.ids.tolist(), samples.passes.tolist(), strict=True)
         return step, samples.ids, [self._threads.submit(self._dataset.__getitem__, sample) for sample in each]
 
-    def _to_device(self, part: np.ndarray | Tensor) -> Tensor:
-        return to_device(part, self._device)
+    def _to_device(self, part: Dense | Boxes) -> Dense | Boxes:
+        held = {field.name: getattr(part, field.name) for field in fields(part)}
+        return replace(part, **{name: to_device(each, self._device) for name, each in held.items() if each is not None})

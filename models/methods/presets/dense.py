@@ -11,6 +11,14 @@ from pipeline.spec import Data, PixelLabels
 
 CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 """The 11 classes of SegNet's CamVid; its 12th, void, is 11 in the masks."""
+STARTS = {
+    "supervised": "deit_base_patch16_224.pth",
+    "MoCo v3": "vit-b-300ep.pth.tar",
+    "BEiT": "beit_base_patch16_224_pt22k.pth",
+    "MAE": "mae_pretrain_vit_base.pth",
+    "SupMAE": "supmae_pretrain_vit_base.pth",
+}
+"""Released files, in data/starts, by the rows of the papers' tables."""
 
 
 def ade20k_labels() -> PixelLabels:

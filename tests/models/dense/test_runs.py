@@ -36,7 +36,7 @@ from models.optim.update import GradientCheck, set_lr
 from models.pretrained import load_encoder
 from models.reporting.report import _classes
 from pipeline.batch import IGNORED, Batch, Dense
-from pipeline.dense.files import open_dense
+from pipeline.dense.pixels import open_pixels
 from pipeline.errors import InputError
 from pipeline.spec import Data, PixelLabels
 from tests.conftest import rows, same, weights
@@ -222,7 +222,7 @@ def test_a_start_keeps_its_function_and_biases_begin_at_zero(tmp_path, segment):
         (["--method.blocks", "1", "2", "3", "3"], "four ascending numbers, the last 4"),
         (["--run.knn"], "run.knn reads features of images with one label each"),
         (["--run.oracle"], "hides none"),
-        (["--data.split=5-per-class"], "sets of masks have no splits"),
+        (["--data.split=5-per-class"], "sets of masks or boxes have no splits"),
         (["--data.val=other"], "other: expected a folder of images"),
         (["--method.labels.names", "a", "b"], "holds class 2, expected 0 to 1"),
         (["--data.size=18"], "patches of 4 pixels do not divide"),
@@ -267,7 +267,7 @@ def test_the_evaluator_measures_what_the_run_did_and_shows_each_class(trained, c
 
 def test_a_prediction_is_the_argmax_of_averaged_windows_at_the_images_size(trained, scenes):
     loaded = load_run(trained)
-    method, found = loaded.method, open_dense(loaded.recipe.data, loaded.recipe.method.labels, "val")
+    method, found = loaded.method, open_pixels(loaded.recipe.data, loaded.recipe.method.labels, "val")
     image, classes = found.read(0)
     view = F.interpolate(image[None].float(), size=(24, 32), mode="bilinear", antialias=True).round().to(torch.uint8)
     total = torch.zeros(3, 24, 32)
@@ -345,7 +345,7 @@ def test_a_validator_sums_its_ranks(trained, scenes):
 
     loaded = load_run(trained)
     recipe = changed(loaded.recipe, {"data.root": str(scenes)})
-    train_set = open_dense(recipe.data, recipe.method.labels, "train")
+    train_set = open_pixels(recipe.data, recipe.method.labels, "train")
     one = DenseValidator(recipe, "val", train_set, World(0, 1, 0, torch.device("cpu")))
     *_, last = [row for row in rows(trained) if "evaluation" in row]
     assert one(loaded.method) == last["values"]

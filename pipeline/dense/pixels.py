@@ -1,6 +1,6 @@
 """Find the images and masks of a set, check every one of them, and read a pair.
 
-found = open_dense(data, labels, data.train)     # ADE20K's, CamVid's or any folders; see PixelLabels
+found = open_pixels(data, labels, data.train)     # ADE20K's, CamVid's or any folders; see PixelLabels
 image, classes = found.read(0)                   # u8 [3, H, W], u8 [H, W]
 
 What is wrong is said before training, in one line with the file's name: every mask is decoded, of an image the header
@@ -10,7 +10,6 @@ stored.
 
 import hashlib
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, final
@@ -23,15 +22,23 @@ from torchvision import tv_tensors
 from pipeline.batch import IGNORED
 from pipeline.concurrency.cores import decode_threads
 from pipeline.concurrency.threads import Threads
+from pipeline.dense.images import (
+    LIST,
+    UNREADABLE,
+    check_different,
+    folder_of,
+    found,
+    images_of,
+    read_classes,
+    read_image,
+    sides_of,
+)
 from pipeline.errors import InputError
 from pipeline.spec import Data, PixelLabels
 from pipeline.text import count, some
 
-IMAGES = ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"
 ONE_CHANNEL = "1", "L", "P", "I", "I;16"
 """Pillow's modes of a mask; of a palette's colours the numbers are read."""
-LIST, HEAD = ".txt", "Idx"
-"""How the name of a set ends that is a list of names; and how ADE20K's table of classes begins."""
 
 
 class Pair(NamedTuple):
@@ -43,7 +50,7 @@ class Pair(NamedTuple):
 
 @final
 @dataclass(frozen=True, eq=False)
-class DenseSet:
+class PixelSet:
     """The images of a set, each with its mask.
 
     path           the set, as messages name it
@@ -86,7 +93,7 @@ class DenseSet:
         return [*lines, *([f"no pixel of {self.path} is of class {some(empty)}"] if empty else [])]
 
 
-def open_dense(data: Data, labels: PixelLabels, name: str) -> DenseSet:
+def open_pixels(data: Data, labels: PixelLabels, name: str) -> PixelSet:
     """Open the set called `name` (data.train, say) and check every image and mask of it, by `data.threads` threads.
 
     Raises InputError for a folder, a list of classes, an image or a mask that is missing, an empty set, a mask of
@@ -96,10 +103,7 @@ def open_dense(data: Data, labels: PixelLabels, name: str) -> DenseSet:
     root = Path(data.root)
     classes = labels.names or read_classes(root / labels.classes)
     check_classes(classes, "names" if labels.names else str(root / labels.classes))
-    folder, masks = (_folder(root, pattern, name) for pattern in (labels.images, labels.masks))
-    images = _listed(root / name, folder) if name.endswith(LIST) else _found(folder)
-    if not images:
-        raise InputError(f"{folder}: expected images ({', '.join(IMAGES)}), found none")
+    images, masks = images_of(root, labels.images, name), folder_of(root, labels.masks, name)
     if not masks.is_dir():
         raise InputError(f"{masks}: expected a folder of masks, found none; --method.labels.masks names it")
     files = {stem: masks / f"{stem}.png" for stem in images}
@@ -114,46 +118,25 @@ def open_dense(data: Data, labels: PixelLabels, name: str) -> DenseSet:
         raise InputError(f"{masks}: expected pixels with a class, all of {count(len(images), 'mask')} are ignored")
     how = repr((classes, labels.zero_ignored, labels.ignored)).encode()
     digest = hashlib.sha256(how + b"".join(os.fsencode(s) + p.digest for s, p in zip(images, pairs, strict=True)))
-    others = 0 if name.endswith(LIST) else len(_found(masks, (".png",)).keys() - images.keys())
-    return DenseSet(
+    others = 0 if name.endswith(LIST) else len(found(masks, (".png",)).keys() - images.keys())
+    return PixelSet(
         root / name, tuple(images), tuple(images.values()), tuple(files.values()), tuple(classes), labels, counts,
         digest.hexdigest(), others,
     )  # fmt: skip
 
 
 def check_pair(image: Path, mask: Path, labels: PixelLabels, classes: tuple[str, ...]) -> Pair:
-    """Compare an image and its mask; -> their digest and the pixels of each class. Raises InputError as `open_dense`
+    """Compare an image and its mask; -> their digest and the pixels of each class. Raises InputError as `open_pixels`
     says."""
     if not mask.is_file():
         raise InputError(f"{image}: expected its mask {mask}, found none; add it, or take the image out")
-    try:
-        content = image.read_bytes()
-        with Image.open(image) as opened:
-            width, height = _of_8_bits(opened, image).size
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{image}: expected an image, got a file that does not open ({error})") from error
-    found = read_mask(mask, labels, len(classes))
-    if found.shape != (height, width):
-        came = f"{found.shape[1]} x {found.shape[0]}"
+    height, width = sides_of(image)
+    values = read_mask(mask, labels, len(classes))
+    if values.shape != (height, width):
+        came = f"{values.shape[1]} x {values.shape[0]}"
         raise InputError(f"{mask}: expected the size of its image, {width} x {height}, got {came}; make them equal")
-    digest = hashlib.sha256(hashlib.sha256(content).digest() + hashlib.sha256(mask.read_bytes()).digest())
-    return Pair(digest.digest(), np.bincount(found.ravel(), minlength=256)[: len(classes)].astype(np.int64))
-
-
-def read_image(path: Path) -> tv_tensors.Image:
-    """Decode an image file: u8 [3, H, W]. Raises InputError for a file that does not decode."""
-    try:
-        with Image.open(path) as opened:
-            pixels = np.array(_of_8_bits(opened, path).convert("RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: expected an image, got a file that does not decode ({error})") from error
-    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
-
-
-def _of_8_bits(image: Image.Image, path: Path) -> Image.Image:
-    if image.mode.startswith(("I", "F")):  # Pillow would cut their values off
-        raise InputError(f"{path}: expected an image of 8 bits, got {image.mode}; convert it")
-    return image
+    digest = hashlib.sha256(hashlib.sha256(image.read_bytes()).digest() + hashlib.sha256(mask.read_bytes()).digest())
+    return Pair(digest.digest(), np.bincount(values.ravel(), minlength=256)[: len(classes)].astype(np.int64))
 
 
 def read_mask(path: Path, labels: PixelLabels, classes: int) -> np.ndarray:
@@ -164,7 +147,7 @@ def read_mask(path: Path, labels: PixelLabels, classes: int) -> np.ndarray:
     try:
         with Image.open(path) as opened:
             mode, values = opened.mode, np.array(opened).astype(np.int64)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path}: expected a mask, got a file that does not decode ({error})") from error
     if mode not in ONE_CHANNEL:
         raise InputError(f"{path}: expected a mask of one channel, its values class numbers, got {mode}; convert it")
@@ -179,66 +162,8 @@ def read_mask(path: Path, labels: PixelLabels, classes: int) -> np.ndarray:
     return np.where(none, IGNORED, values - first).astype(np.uint8)
 
 
-def read_classes(path: Path) -> tuple[str, ...]:
-    """Read a list of classes: a name a line, or ADE20K's objectInfo150.txt, of which the last column is read."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: expected the names of the classes, one a line, found no such file; write it, or give "
-            "--method.labels.names"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected the names of the classes, one a line in UTF-8, got {error}") from error
-    if lines and lines[0].startswith(HEAD):
-        lines = [line.split("\t")[-1].strip() for line in lines[1:]]
-    return tuple(lines)
-
-
 def check_classes(classes: tuple[str, ...], where: str) -> None:
     """Raise InputError for fewer than two classes, more than a mask of 8 bits can hold, and a name that comes twice."""
     if not 2 <= len(classes) <= IGNORED:
         raise InputError(f"{where}: expected 2 to {IGNORED} classes, got {len(classes)}")
-    twice = [name for number, name in enumerate(classes) if name in classes[:number]]
-    if twice:
-        raise InputError(f"{where}: expected different names, got {twice[0]} twice")
-
-
-def _folder(root: Path, pattern: str, name: str) -> Path:
-    folder = root / pattern.replace("{set}", name.removesuffix(LIST))
-    return folder if folder.is_dir() or not name.endswith(LIST) else root / pattern.replace("{set}", "")
-
-
-def _found(folder: Path, endings: tuple[str, ...] = IMAGES) -> dict[str, Path]:
-    """Images below a folder by their name without ending, in alphabetical order."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder of images, found none; see --data.root and --method.labels")
-    return _by_stem(folder, (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in endings))
-
-
-def _listed(file: Path, folder: Path) -> dict[str, Path]:
-    """The images of a list that holds a name, with or without ending, a line."""
-    if not file.is_file():
-        raise InputError(f"{file}: expected a list of images, found no such file")
-    known = _found(folder)
-    lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    stems = [_stem(line.strip(), known) for line in lines if line.strip()]
-    lost = [stem for stem in stems if stem not in known]
-    if lost:
-        raise InputError(f"{file}: lists {lost[0]}, of which {folder} has no image")
-    return {stem: known[stem] for stem in sorted(set(stems))}
-
-
-def _stem(line: str, known: dict[str, Path]) -> str:
-    """A name of a list without the ending of an image, unless the name itself is known (a.b is no ending)."""
-    return line if line in known else str(Path(line).with_suffix("").as_posix())
-
-
-def _by_stem(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in paths:
-        stem = path.relative_to(folder).with_suffix("").as_posix()
-        if stem in found:
-            raise InputError(f"{path}: expected one image called {stem}, found {found[stem].name}, too; take one out")
-        found[stem] = path
-    return found
+    check_different(classes, where)

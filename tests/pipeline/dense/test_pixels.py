@@ -11,12 +11,12 @@ from torchvision import tv_tensors
 from pipeline import rng
 from pipeline.batch import IGNORED, Batch, Dense
 from pipeline.dense.cut import PADDING, cut, evaluation_view, jittered, padded, resized_sides
-from pipeline.dense.dataset import DenseDataset, DenseLoader
-from pipeline.dense.files import open_dense
+from pipeline.dense.dataset import DenseLoader, PixelDataset
+from pipeline.dense.pixels import open_pixels
 from pipeline.dense.train_data import open_dense_train_data
 from pipeline.errors import InputError
 from pipeline.sampling.sampler import Sampler
-from pipeline.spec import Data, PixelLabels
+from pipeline.spec import Data, Needs, PixelLabels
 
 NAMES = ("sky", "road", "car")
 LABELS = PixelLabels(names=NAMES, short_side=24, long_side=64)
@@ -40,7 +40,7 @@ def root(tmp_path):
 
 
 def opened(root, labels=LABELS, name="train"):
-    return open_dense(Data(root=str(root), threads=1), labels, name)
+    return open_pixels(Data(root=str(root), threads=1), labels, name)
 
 
 def test_a_set_is_read_as_pillow_reads_it(root):
@@ -171,7 +171,7 @@ def test_masks_without_an_image_and_classes_without_a_pixel_are_said(root):
 def test_settings_of_beton_files_are_refused(root):
     for flags, said in (({"split": "5-per-class"}, "data.split is"), ({"sizes": (8, 16)}, "data.sizes grows")):
         with pytest.raises(InputError, match=said):
-            open_dense_train_data(Data(root=str(root), train="train", size=16, **flags), LABELS)
+            open_dense_train_data(Data(root=str(root), train="train", size=16, **flags), Needs(pixel_labels=LABELS))
 
 
 def test_sides_are_those_of_mmcvs_rescale():
@@ -232,7 +232,7 @@ def test_colours_change_and_stay_levels():
 
 
 def test_batches_are_those_of_the_dataset_at_any_start_and_number_of_ranks(root):
-    dataset = DenseDataset(opened(root), (16, 20), seed=5)
+    dataset = PixelDataset(opened(root), (16, 20), seed=5)
     sampler = Sampler(5, range(4), None, 4, 0)
     assert len(dataset) == 4
 
@@ -257,7 +257,7 @@ def test_batches_are_those_of_the_dataset_at_any_start_and_number_of_ranks(root)
 
 
 def test_an_image_that_is_gone_while_training_is_named_and_wrong_batches_are_refused(root):
-    dataset = DenseDataset(opened(root), 16, seed=0)
+    dataset = PixelDataset(opened(root), 16, seed=0)
     (root / "images/train/2.jpg").unlink()
     with (
         DenseLoader(dataset, Sampler(0, range(4), None, 4, 0), torch.device("cpu"), threads=1) as batches,

@@ -1,0 +1,254 @@
+"""Open a set of images with boxes around objects, check every one of them, and read an image and its objects.
+
+found = open_boxes(data, labels, data.train)     # COCO's JSON, VOC's XML or YOLO's text; see BoxLabels
+found.objects[0].boxes                           # f32 [m, 4]
+image = found.read(0)                            # u8 [3, H, W]
+
+What is wrong is said before training, in one line with the file's name: every annotation is read, of an image the
+header. Pixels are as stored: a turn that a photograph's EXIF asks for is not made.
+"""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, final
+
+import numpy as np
+from torchvision import tv_tensors
+
+from pipeline.concurrency.cores import decode_threads
+from pipeline.concurrency.threads import Threads
+from pipeline.dense.annotations import Annotated, Annotations, Segmentation
+from pipeline.dense.coco import CocoFile
+from pipeline.dense.images import LIST, check_different, images_of, read_classes, read_image, sides_of
+from pipeline.dense.segmentations import coco_masks
+from pipeline.dense.voc import VocFolder, YoloFolder
+from pipeline.errors import InputError
+from pipeline.spec import BoxLabels, Data
+from pipeline.text import count, some
+
+BEYOND = 1.0
+"""Pixels by which a box may reach beyond its image, as rounding and counting from 0 or 1 make them; it is cut."""
+
+
+class Objects(NamedTuple):
+    """The m objects of an image.
+
+    boxes    f32 [m, 4]   left, top, right and lower edge in pixels; the image's left upper corner is at 0, 0
+    classes  i64 [m]      from 0
+    ignored  bool [m]     neither learned nor judged (COCO's crowds, VOC's difficult objects)
+    areas    f32 [m]      as the file has them (COCO: of the mask), else of the box
+    masks    of each object polygons or RLE (pipeline.dense.segmentations); None where the set has none
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    ignored: np.ndarray
+    areas: np.ndarray
+    masks: tuple[Segmentation, ...] | None
+
+
+class _Checked(NamedTuple):
+    """An image as it was checked: what it holds, its sides, its part of the digest, and what is odd, by kind."""
+
+    objects: Objects
+    sides: tuple[int, int]
+    digest: bytes
+    odd: dict[str, list[str]]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class BoxSet:
+    """The images of a set, each with its objects.
+
+    path     the set, as messages name it
+    names    of the images below their folder, without ending, in alphabetical order: an image's id is its place
+    images   their files
+    sides    i64 [n, 2]  height and width of each
+    objects  of each image
+    classes  names in the order of their numbers
+    counts   i64 [C]  objects of each class, those that are ignored left out
+    digest   of the annotations, of the images' names, sizes in bytes and sides, and of how boxes are read; runs are
+             resumed on the same alone. Pixels are not part of it, as COCO's have 19 GB
+    odd      lines about what is odd and no error
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    images: tuple[Path, ...]
+    sides: np.ndarray
+    objects: tuple[Objects, ...]
+    classes: tuple[str, ...]
+    labels: BoxLabels
+    counts: np.ndarray
+    digest: str
+    odd: tuple[str, ...]
+
+    @property
+    def n(self) -> int:
+        """Count the images."""
+        return len(self.images)
+
+    def read(self, index: int) -> tv_tensors.Image:
+        """Decode an image: u8 [3, H, W]. Raises InputError, naming the file, for what no longer decodes."""
+        return read_image(self.images[index])
+
+    def notes(self) -> list[str]:
+        """Say, a line each, what is odd about the set and no error: files that are not used, boxes that are cut or left
+        out, images without an object, classes without one."""
+        empty = [name for name, boxes in zip(self.classes, self.counts, strict=True) if not boxes]
+        return [*self.odd, *([f"no object of {self.path} is of class {some(empty)}"] if empty else [])]
+
+    def with_objects(self) -> "BoxSet":
+        """Leave out the images without an object that can be learned; -> the set, and a line about them in `odd`."""
+        kept = [index for index, each in enumerate(self.objects) if (~each.ignored).any()]
+        left = self.n - len(kept)
+        line = f"left out of {self.path}: {count(left, 'image')} without an object (method.labels.empty is off)"
+        return BoxSet(
+            self.path, tuple(self.names[i] for i in kept), tuple(self.images[i] for i in kept), self.sides[kept],
+            tuple(self.objects[i] for i in kept), self.classes, self.labels, self.counts, self.digest,
+            (*self.odd, *([line] if left else [])),
+        )  # fmt: skip
+
+
+def open_boxes(data: Data, labels: BoxLabels, name: str) -> BoxSet:
+    """Open the set called `name` (data.train, say) and check every image and object of it, by `data.threads` threads.
+
+    Raises InputError for a folder, a list of classes, an image or its annotation that is missing, files that do not
+    parse, an image of another size than its annotation says, a class beyond the list, a box outside its image, a mask
+    that is missing where masks are learned, a set without a box; and where pycocotools is not installed.
+    """
+    coco_masks()
+    root = Path(data.root)
+    given = labels.names or _classes_of(root / labels.classes)
+    annotations = _annotations(root, labels, name, given)
+    classes = given or annotations.names() or ()
+    check_different(classes, str(annotations.path))
+    listed = name.endswith(LIST)
+    images = annotations.images(images_of(root, labels.images, name), listed=listed)
+    numbers = {each: number for number, each in enumerate(classes)}
+    threads = Threads(decode_threads(data.threads), "check")
+    try:
+        begun = [threads.submit(_check_image, annotations, *each, numbers, labels.masks) for each in images.items()]
+        checked = [each.result() for each in begun]
+    finally:
+        threads.close()
+    counts = np.zeros(len(classes), np.int64)
+    for each in checked:
+        np.add.at(counts, each.objects.classes[~each.objects.ignored], 1)
+    if not counts.any():
+        raise InputError(f"{annotations.path}: expected boxes of objects, found none in {count(len(images), 'image')}")
+    digest = hashlib.sha256(repr((classes, labels.masks)).encode() + b"".join(each.digest for each in checked))
+    found = [] if given else [f"{count(len(classes), 'class')}, as {annotations.path} names them: {some(classes, 10)}"]
+    return BoxSet(
+        root / name, tuple(images), tuple(images.values()), np.array([each.sides for each in checked], np.int64),
+        tuple(each.objects for each in checked), classes, labels, counts, digest.hexdigest(),
+        (*found, *([] if listed else annotations.notes(images)), *_odd(checked, root / name)),
+    )  # fmt: skip
+
+
+def _classes_of(path: Path) -> tuple[str, ...]:
+    return read_classes(path) if path.is_file() else ()
+
+
+def _annotations(root: Path, labels: BoxLabels, name: str, classes: tuple[str, ...]) -> Annotations:
+    """The file or folder of annotations of a set, by its format."""
+    stem = name.removesuffix(LIST)
+    places = [root / labels.boxes.replace("{set}", each) for each in (stem, Path(stem).name, "")]
+    path = next((each for each in places if each.exists()), places[0])
+    if path.suffix.lower() == ".json" or path.is_file():
+        return CocoFile(path)
+    if not path.is_dir():
+        raise InputError(
+            f"{path}: expected COCO's JSON, or a folder of VOC's XML or YOLO's text, found nothing; "
+            "--method.labels.boxes names it"
+        )
+    endings = Counter(each.suffix.lower() for each in path.rglob("*"))
+    if endings[".xml"] >= max(1, endings[".txt"]):
+        return VocFolder(path)
+    if not endings[".txt"]:
+        jsons = sorted(path.glob("*.json"))
+        raise InputError(
+            f"{path}: expected a folder of VOC's XML or YOLO's text, found neither"
+            + (f"; a JSON is named itself: --method.labels.boxes {jsons[0].relative_to(root)}" if jsons else "")
+        )
+    if not classes:
+        raise InputError(
+            f"{path}: holds YOLO's numbers of classes, whose names are expected in {root / labels.classes}, one a "
+            "line, or from --method.labels.names"
+        )
+    return YoloFolder(path, classes)
+
+
+def _check_image(annotations: Annotations, stem: str, path: Path, numbers: Mapping[str, int], masks: bool) -> _Checked:
+    """Read an image's header and its objects, and compare them."""
+    sides, said = sides_of(path), annotations.sides(stem)
+    if said is not None and said != sides:
+        raise InputError(
+            f"{path}: expected the size that {annotations.path} has for it, {said[1]} x {said[0]}, got {sides[1]} x "
+            f"{sides[0]}; annotate the pixels as stored (EXIF turns them for some viewers), or mend the annotation"
+        )
+    odd: dict[str, list[str]] = {}
+    kept = [(each, box) for each in annotations.of(stem, sides) if (box := _box(each, sides, odd)) is not None]
+    if not any(not each.ignored for each, _ in kept):
+        odd.setdefault("empty", []).append(stem)
+    for each, _ in kept:
+        if each.name not in numbers:
+            known = some(list(numbers), 10)
+            raise InputError(f"{each.where}: is of class {each.name}, expected one of the list: {known}")
+        if masks and each.segmentation is None:
+            raise InputError(f"{each.where}: has no mask; --method.labels.masks False learns boxes alone")
+    content = hashlib.sha256(annotations.content(stem)).digest()
+    digest = os.fsencode(stem) + repr((sides, path.stat().st_size)).encode() + content
+    return _Checked(_joined(kept, numbers, masks), sides, hashlib.sha256(digest).digest(), odd)
+
+
+def _box(each: Annotated, sides: tuple[int, int], odd: dict[str, list[str]]) -> np.ndarray | None:
+    """The box f32 [4] cut to the image; None for one without area, whose place goes into `odd`. Raises InputError for a
+    box outside its image and for edges that are swapped or no numbers."""
+    box, limit = np.array(each.box, np.float64), np.array([sides[1], sides[0]] * 2, np.float64)
+    shown = " ".join(f"{edge:g}" for edge in box)
+    if not np.isfinite(box).all() or (box[2:] < box[:2]).any():
+        raise InputError(f"{each.where}: expected a box of left, top, right and lower edge, got {shown}; mend it")
+    if (box < -BEYOND).any() or (box > limit + BEYOND).any():
+        raise InputError(
+            f"{each.where}: has the box {shown} outside its image of {sides[1]} x {sides[0]} pixels; mend it"
+        )
+    cut = box.clip(0, limit)
+    if (cut[2:] <= cut[:2]).any():
+        odd.setdefault("no area", []).append(each.where)
+        return None
+    if (cut != box).any():
+        odd.setdefault("cut", []).append(each.where)
+    return cut.astype(np.float32)
+
+
+def _joined(kept: list[tuple[Annotated, np.ndarray]], numbers: Mapping[str, int], masks: bool) -> Objects:
+    boxes = np.array([box for _, box in kept], np.float32).reshape(-1, 4)
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    given = np.array([np.nan if each.area is None else each.area for each, _ in kept], np.float32)
+    return Objects(
+        boxes,
+        np.array([numbers[each.name] for each, _ in kept], np.int64),
+        np.array([each.ignored for each, _ in kept], bool),
+        np.where(np.isnan(given), sizes.prod(1), given).astype(np.float32),
+        tuple(each.segmentation for each, _ in kept if each.segmentation is not None) if masks else None,
+    )
+
+
+def _odd(checked: list[_Checked], where: Path) -> list[str]:
+    """Say what is odd, a line a kind with the first of its places."""
+    of = {kind: [place for each in checked for place in each.odd.get(kind, ())] for kind in ("no area", "cut", "empty")}
+    said = {
+        "no area": f"left out of {where}: {count(len(of['no area']), 'box', 'boxes')} without an area",
+        "cut": f"cut to the image in {where}: {count(len(of['cut']), 'box', 'boxes')}, up to a pixel beyond it",
+        "empty": f"without an object in {where}: {count(len(of['empty']), 'image')}",
+    }
+    ignored = sum(int(each.objects.ignored.sum()) for each in checked)
+    lines = [f"{line}: {some(of[kind])}" for kind, line in said.items() if of[kind]]
+    crowd = f"neither learned nor judged in {where}: {count(ignored, 'object')}, crowds or difficult ones"
+    return [*lines, *([crowd] if ignored else [])]

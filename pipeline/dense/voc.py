@@ -1,0 +1,164 @@
+"""Read boxes of objects from a folder with a file for each image: PASCAL VOC's XML, or YOLO's text.
+
+VocFolder(Path("Annotations"))        # NAME.xml
+YoloFolder(Path("labels/train"), classes=("cat", "dog"))     # NAME.txt
+"""
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from pipeline.dense.annotations import Annotated, Annotations
+from pipeline.dense.images import found
+from pipeline.errors import InputError
+from pipeline.text import count
+
+EDGES = "xmin", "ymin", "xmax", "ymax"
+
+
+@final
+class VocFolder(Annotations):
+    """Objects of NAME.xml for each image NAME. VOC counts pixels from 1 and names the first and the last that belong to
+    an object: its box reaches from xmin - 1 to xmax. Difficult objects are ignored, as VOC's own evaluation does.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._files = path, found(path, (".xml",))
+        self._roots: dict[str, ElementTree.Element] = {}
+
+    def names(self) -> tuple[str, ...]:
+        """List the names of all objects of the folder, in alphabetical order."""
+        return tuple(sorted({_name(each, self._files[stem]) for stem in self._files for each in self._objects(stem)}))
+
+    def images(self, found: Mapping[str, Path], *, listed: bool) -> dict[str, Path]:
+        """Choose all images. Raises InputError for one without a file."""
+        for stem, path in found.items():
+            if stem not in self._files:
+                raise InputError(
+                    f"{path}: expected its boxes in {self.path / stem}.xml, found no such file; add it, or take the "
+                    "image out"
+                )
+        return dict(found)
+
+    def sides(self, stem: str) -> tuple[int, int] | None:
+        """Return <size>'s height and width; None where it is absent or 0, as some tools write it."""
+        found = [self._root(stem).findtext(f"size/{each}", "0").strip() for each in ("height", "width")]
+        height, width = (int(float(each)) if each.replace(".", "", 1).isdigit() else 0 for each in found)
+        return (height, width) if height and width else None
+
+    def of(self, stem: str, sides: tuple[int, int]) -> list[Annotated]:
+        """Read the objects of an image."""
+        return [_voc_object(each, self._files[stem], number) for number, each in enumerate(self._objects(stem), 1)]
+
+    def content(self, stem: str) -> bytes:
+        """Return an image's file."""
+        return self._files[stem].read_bytes()
+
+    def notes(self, used: Mapping[str, Path]) -> list[str]:
+        """Count the files that no image has."""
+        left = len(self._files.keys() - used.keys())
+        return [f"{count(left, 'file')} of {self.path} are of no image of the set and are not used"] if left else []
+
+    def _objects(self, stem: str) -> list[ElementTree.Element]:
+        return self._root(stem).findall("object")
+
+    def _root(self, stem: str) -> ElementTree.Element:
+        if stem not in self._roots:
+            try:
+                self._roots[stem] = ElementTree.fromstring(self._files[stem].read_bytes())
+            except (ElementTree.ParseError, OSError, ValueError) as error:
+                raise InputError(
+                    f"{self._files[stem]}: expected VOC's XML, got what does not parse ({error})"
+                ) from error
+        return self._roots[stem]
+
+
+def _voc_object(element: ElementTree.Element, file: Path, number: int) -> Annotated:
+    where = f"{file}: object {number}"
+    given = [element.findtext(f"bndbox/{edge}", "").strip() for edge in EDGES]
+    try:
+        left, top, right, low = map(float, given)
+    except ValueError as error:
+        raise InputError(f"{where}: expected bndbox with {', '.join(EDGES)}, got {given}") from error
+    box = (
+        (left - 1, top - 1, right, low) if left != right and top != low else (left, top, right, low)
+    )  # one point: none
+    ignored = element.findtext("difficult", "0").strip() == "1"
+    return Annotated(where, _name(element, file), box, ignored)
+
+
+def _name(element: ElementTree.Element, file: Path) -> str:
+    name = element.findtext("name", "").strip()
+    if not name:
+        raise InputError(f"{file}: expected a name of each object, found one without")
+    return name
+
+
+@final
+class YoloFolder(Annotations):
+    """Objects of NAME.txt for each image NAME: a line of class number, centre x and y, width and height, as shares of
+    the image's sides; an image without a file has no object. Lines of a polygon have its box and its mask."""
+
+    def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
+        self.path, self._files, self._classes = path, found(path, (".txt",)), classes
+
+    def names(self) -> None:
+        """Return None: the files have numbers alone."""
+        return
+
+    def images(self, found: Mapping[str, Path], *, listed: bool) -> dict[str, Path]:
+        """Choose all images."""
+        return dict(found)
+
+    def sides(self, stem: str) -> None:
+        """Return None: the files have shares alone."""
+        return
+
+    def of(self, stem: str, sides: tuple[int, int]) -> list[Annotated]:
+        """Read the lines of an image's file."""
+        if stem not in self._files:
+            return []
+        lines = self.content(stem).decode("utf-8-sig", "surrogateescape").splitlines()
+        return [self._line(line, stem, n, sides) for n, line in enumerate(lines, 1) if line.strip()]
+
+    def content(self, stem: str) -> bytes:
+        """Return an image's file; nothing where it has none."""
+        return self._files[stem].read_bytes() if stem in self._files else b""
+
+    def notes(self, used: Mapping[str, Path]) -> list[str]:
+        """Count the images without a file, and the files that no image has."""
+        bare, left = len(used.keys() - self._files.keys()), len(self._files.keys() - used.keys())
+        lines = [f"{count(bare, 'image')} have no file in {self.path}: YOLO's way to say that no object is there"]
+        unused = [f"{count(left, 'file')} of {self.path} are of no image of the set and are not used"]
+        return [*(lines if bare else []), *(unused if left else [])]
+
+    def _line(self, line: str, stem: str, number: int, sides: tuple[int, int]) -> Annotated:
+        where = f"{self._files[stem]}: line {number}"
+        try:
+            kind, *shares = map(float, line.split())
+            if kind != int(kind) or not (len(shares) == 4 or (len(shares) >= 6 and len(shares) % 2 == 0)):
+                raise ValueError(line)
+        except ValueError as error:
+            raise InputError(
+                f"{where}: expected class, centre x and y, width and height, got {line.strip()[:60]!r}"
+            ) from error
+        if not 0 <= kind < len(self._classes):
+            raise InputError(
+                f"{where}: holds class {kind:g}, expected 0 to {len(self._classes) - 1}, as the list has "
+                f"{count(len(self._classes), 'class')}"
+            )
+        return _yolo_object(where, self._classes[int(kind)], shares, sides)
+
+
+def _yolo_object(where: str, name: str, shares: list[float], sides: tuple[int, int]) -> Annotated:
+    height, width = sides
+    if len(shares) == 4:
+        x, y, over, down = shares
+        box = (x - over / 2) * width, (y - down / 2) * height, (x + over / 2) * width, (y + down / 2) * height
+        return Annotated(where, name, box)
+    polygon = np.array(shares) * np.tile([width, height], len(shares) // 2)
+    points = polygon.reshape(-1, 2)
+    return Annotated(where, name, (*points.min(0), *points.max(0)), segmentation=[polygon])
