@@ -231,7 +231,7 @@ def _coco(name: str, *, layer_decay: float, drop_path: float) -> Recipe[Settings
 
 
 COCO_STARTS = "supervised", "MoCo v3", "BEiT", "MAE"
-APS = Stage(OWN, OWN, "AP box", "box_ap"), Stage(OWN, "mask", "AP mask", "mask_ap")
+APS = Stage(OWN, OWN, "AP box", "box_ap"), Stage("mask", OWN, "AP mask", "mask_ap")
 CHAINS = {
     "coco_b16_starts": Chain("MAE Table 4: COCO, ViT-B/16", "start", COCO_STARTS, APS,
                              {OWN: (47.9, 47.9, 49.8, 50.3), "mask": (42.9, 42.7, 44.4, 44.9)}),
