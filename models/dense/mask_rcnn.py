@@ -59,10 +59,11 @@ class MaskRCNN(nn.Module):
 
     classes          of objects, without the background
     anchors          side in pixels of the anchors of each of the five levels, three aspects each
+    samples          proposals of an image that boxes are learned of, a quarter of them objects
     score_threshold  of what is found; nms_threshold: the overlap from which of two boxes of a class one is left out;
                      detections: of an image at most; all three of `detect`
 
-    Anchors, sampling (256 anchors, half of them objects; 512 boxes, a quarter), thresholds, boxes' coding, pooling (ROI
+    Anchors, sampling (256 anchors, half of them objects; 512 boxes), thresholds, boxes' coding, pooling (ROI
     align with half-pixel offsets, as many samples as pixels), initial weights and targets of masks are detectron2's.
     torchvision's are, and differ: boxes are learned by smooth L1 with beta 1/9, not L1; the losses of proposals are
     divided by the anchors that were sampled, not by 256 an image; the background has (unread) box outputs, too;
@@ -77,6 +78,7 @@ class MaskRCNN(nn.Module):
         channels: int = 256,
         masks: bool = True,
         anchors: Sequence[float] = (32, 64, 128, 256, 512),
+        samples: int = 512,
         score_threshold: float = 0.05,
         nms_threshold: float = 0.5,
         detections: int = 100,
@@ -102,7 +104,7 @@ class MaskRCNN(nn.Module):
             FastRCNNPredictor(HIDDEN, classes + 1),
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
-            batch_size_per_image=512,
+            batch_size_per_image=samples,
             positive_fraction=0.25,
             bbox_reg_weights=(10.0, 10.0, 5.0, 5.0),
             score_thresh=score_threshold,

@@ -52,6 +52,8 @@ class Settings:
     """Width of pyramid and heads."""
     anchors: Annotated[tuple[float, ...], POSITIVE] = (32, 64, 128, 256, 512)
     """Sides of the anchors in pixels of a view, one for each of the five strides; three aspects each."""
+    samples: Annotated[int, AT_LEAST_1] = 512
+    """Proposals of an image that classes, boxes and masks are learned of."""
 
 
 @final
@@ -72,9 +74,9 @@ class Detect(Method):
         self.settings, self.classes, self.size = recipe.method, max(1, classes), both_sides(recipe.data.size)
         self.whole = global_blocks(len(self.encoder.blocks), self.settings.global_blocks)
         self.masks, self.started = self.settings.labels.masks, recipe.run.start is not None
-        channels = self.settings.channels
-        self.pyramid = FeaturePyramid(self.encoder.embed_dim, channels)
-        self.heads = MaskRCNN(self.classes, channels, masks=self.masks, anchors=self.settings.anchors)
+        s = self.settings
+        self.pyramid = FeaturePyramid(self.encoder.embed_dim, s.channels)
+        self.heads = MaskRCNN(self.classes, s.channels, masks=self.masks, anchors=s.anchors, samples=s.samples)
         for part in (self.encoder.norm, self.encoder.fc_norm, self.encoder.attn_pool):  # behind the blocks: not read
             if part is not None:
                 part.requires_grad_(False)
@@ -194,10 +196,10 @@ def coco_l16_starts() -> Iterator[Recipe[Settings]]:
 
 
 def bccd() -> Recipe[Settings]:
-    """Blood cells (BCCD), 3 classes, the encoder of --run.start, views of 224 pixels, 120 steps: minutes on a core."""
+    """Blood cells (BCCD), 3 classes, the encoder of --run.start, views of 224 pixels, 400 steps: minutes on a core."""
     return Recipe(
         Settings(presets.bccd_labels(), window=8, relative_positions=False, channels=64,
-                 anchors=(12, 24, 48, 96, 192)),  # ours
+                 anchors=(12, 24, 48, 96, 192), samples=128),  # ours
         presets.bccd_data(),
         presets.bccd_encoder(),
         presets.bccd_optim(),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import final
 
+from models.config.chain import Chain, Stage
 from models.config.recipe import Encoder, Recipe
 from models.config.sweep import changed
 from models.masked.mae import MAEBranch
@@ -169,3 +170,23 @@ def _targets(recipe: Recipe[Settings], codes: str = "data/in1k/vq.pt") -> Iterat
     for target in ("pixel", "norm_pix", "tokens"):
         fields = {"method.reconstruct.target": target}
         yield changed(recipe, fields | ({"method.reconstruct.target_file": codes} if target == "tokens" else {}))
+
+
+TARGETS = "pixels", "normalised pixels", "tokens"
+
+
+def _table_7(size: str) -> tuple[Stage, ...]:
+    return (
+        Stage("finetune", f"finetune:in1k_{size}16", "fine-tuned"),
+        Stage("detect", f"detect:coco_{size}16", "COCO, AP box", "box_ap"),
+        Stage("segment", f"segment:ade20k_{size}16", "ADE20K, mIoU", "miou"),
+    )
+
+
+CHAINS = {
+    "in1k_b16_target": Chain("MAE Table 7: ViT-B/16, 1600 epochs", "target", TARGETS, _table_7("b"), {
+        "finetune": (83.3, 83.6, 83.6), "detect": (49.5, 50.3, 50.3), "segment": (48.0, 48.1, 48.1)}),
+    "in1k_l16_target": Chain("MAE Table 7: ViT-L/16, 1600 epochs", "target", TARGETS, _table_7("l"), {
+        "finetune": (85.1, 85.9, 85.7), "detect": (52.8, 53.3, 53.2), "segment": (51.8, 53.6, 53.4)}),
+}  # fmt: skip
+"""What follows the sweeps of Table 7, with its values in %; its tokens are DALL-E's."""

@@ -56,7 +56,7 @@ def bccd_labels() -> BoxLabels:
 
 def bccd_data() -> Data:
     """BCCD: 205 images of 640 x 480 to learn from, 87 to evaluate on. Ours: views of 224 pixels, for a CPU core."""
-    return Data("data/bccd", train="ImageSets/Main/train.txt", val="ImageSets/Main/val.txt", batch=4, size=224)
+    return Data("data/bccd", train="ImageSets/Main/train.txt", val="ImageSets/Main/val.txt", batch=2, size=224)
 
 
 def bccd_encoder() -> Encoder:
@@ -65,9 +65,9 @@ def bccd_encoder() -> Encoder:
 
 
 def bccd_optim() -> Optim:
-    """AdamW for 120 steps, ours: heads begin at random and learn at the full rate."""
+    """AdamW for 400 steps, ours. At 1e-3 the boxes' head predicts the same class everywhere after 120 steps of 4."""
     return Optim(
-        lr=1e-3, schedule="poly", epochs=120, warmup_epochs=10, epoch_unit="step", weight_decay=0.05, layer_decay=0.6
+        lr=3e-4, schedule="poly", epochs=400, warmup_epochs=20, epoch_unit="step", weight_decay=0.05, layer_decay=0.7
     )
 
 

@@ -143,7 +143,7 @@ def spared(name: str, parameters: set[str]) -> set[str]:
 
 SMALL = [name for name, _ in sweeps() if ":in1k" not in name]  # those of ImageNet have a smaller one beside them
 LISTED = [*(named(name) for name, _ in catalogue()), *(each for name in SMALL for each in members(name))]
-RECIPES = [recipe for recipe in LISTED if not recipe.name.startswith("segment:")]  # tests/models/dense/test_runs.py
+RECIPES = [recipe for recipe in LISTED if not recipe.name.startswith(("segment:", "detect:"))]  # tests/models/dense
 TOYS = {toy(recipe): recipe.name for recipe in reversed(RECIPES)}  # a sweep's default is most often listed, too
 
 
