@@ -35,8 +35,9 @@ NAMES = ("disc", "square")
 FLAGS = [
     "--encoder.name=None", "--encoder.width=32", "--encoder.depth=4", "--encoder.heads=2", "--encoder.patch=4",
     "--method.channels=8", "--method.window=4", "--method.samples=32", "--method.anchors", "6", "12", "18", "24", "32",
-    "--data.size=32", "--data.batch=2", "--data.threads=1", "--optim.lr=3e-3", "--optim.layer-decay=0.9", "--run.log-steps=2",
-    "--run.save-steps=3", "--run.device=cpu", "--optim.warmup-epochs=1", "--run.evaluate-steps=None",
+    "--data.size=32", "--data.batch=2", "--data.threads=1", "--optim.lr=3e-3", "--optim.layer-decay=0.9",
+    "--run.log-steps=2", "--run.save-steps=3", "--run.device=cpu", "--optim.warmup-epochs=1",
+    "--run.evaluate-steps=None",
 ]  # fmt: skip
 
 
