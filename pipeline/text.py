@@ -50,7 +50,9 @@ def is_share(name: str, values: Sequence[float]) -> bool:
 
 def measured(name: str, value: float) -> str:
     """Format a number that an evaluation measured, by its name: a share in percent, a difference of shares in points,
-    or a number."""
+    or a number; a dash where there is none."""
+    if value != value:
+        return "–"
     if is_difference(name):
         return points(value)
     return percent(value) if is_share(name, (value,)) else number(value)

@@ -46,7 +46,7 @@ def test_numbers_have_four_digits_and_no_exponent_where_they_are_large(value: fl
     [("top1", 0.512, "51.2 %"), ("nll", 0.512, "0.512"), ("mse_0.75", 0.02, "0.02"), ("images", 1.0, "1"),
      ("mce", 1.2, "1.2"), ("train_gflops", 0.1, "0.1"), ("journal_wait_share", 0.031, "3.1 %"),
      ("top1_difference", 0.0123, "+1.2 points"), ("top1_difference_low", -0.5, "-50.0 points"),
-     ("top1_mcnemar_p", 0.03, "0.03")],
+     ("top1_mcnemar_p", 0.03, "0.03"), ("box_ap_small", float("nan"), "–")],
 )  # fmt: skip
 def test_what_was_measured_is_a_share_by_its_name_and_its_range(name: str, value: float, said: str) -> None:
     assert measured(name, value) == said
