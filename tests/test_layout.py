@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = ("pipeline", "models", "train", "slurm")  # each may import those before it
 ROOMS = {
     "pipeline": "errors text flags spec rng rng_numba batch concurrency sampling views executors store backends "
-    "labels sources convert open loader train_data dense preview evaluation split bench",
+    "labels sources convert elevater open loader train_data dense preview evaluation split bench",
     "models": "config full_precision encoder dense losses ema running_stats masked method factory records tracking "
     "distributed optim pseudo_labels semiformer methods checkpoint reporting load bench pretrained "
     "evaluate active predict pseudo_label export preview training replay doctor",
