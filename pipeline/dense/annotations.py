@@ -22,7 +22,8 @@ class Annotated(NamedTuple):
     box           left, top, right and lower edge in pixels; the image's left upper corner is at 0, 0
     ignored       neither to be learned nor to be judged (COCO's crowds, VOC's difficult objects)
     area          in pixels, as the file has it; None where it has none
-    segmentation  None where the file has none
+    segmentation  None where the file has none, or masks are not asked for
+    odd           what is odd about it and no error, kinds that pipeline.dense.boxes says: "rotated", "area"
     """
 
     where: str
@@ -31,6 +32,7 @@ class Annotated(NamedTuple):
     ignored: bool = False
     area: float | None = None
     segmentation: Segmentation | None = None
+    odd: tuple[str, ...] = ()
 
 
 class Annotations(ABC):
@@ -39,14 +41,14 @@ class Annotations(ABC):
     path: Path
 
     @abstractmethod
-    def names(self) -> tuple[str, ...] | None:
-        """List the classes that the files themselves name, in the order of their numbers; None where they name none."""
+    def names(self) -> tuple[str, ...]:
+        """List the classes that the files themselves name, in the order of their numbers."""
 
     @abstractmethod
     def images(self, found: Mapping[str, Path], *, listed: bool) -> dict[str, Path]:
         """Choose, of the images found, those that are annotated. Raises InputError for an image that is missing.
 
-        found   files by name without ending
+        found   files by name without ending, composed (pipeline.dense.images)
         listed  the images are those of a list, so that annotations of others are no error
         """
 
@@ -62,6 +64,7 @@ class Annotations(ABC):
     def content(self, stem: str) -> bytes:
         """Return what is said of an image, for a digest."""
 
-    def notes(self, used: Mapping[str, Path]) -> list[str]:
-        """Say, a line each, what of the files is not used."""
+    def notes(self, used: Mapping[str, Path], *, listed: bool) -> list[str]:
+        """Say, a line each, what is odd about the files and no error, and what of them is not used (which of a list is
+        no news)."""
         return []

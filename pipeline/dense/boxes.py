@@ -5,12 +5,11 @@ found.objects[0].boxes                           # f32 [m, 4]
 image = found.read(0)                            # u8 [3, H, W]
 
 What is wrong is said before training, in one line with the file's name: every annotation is read, of an image the
-header. Pixels are as stored: a turn that a photograph's EXIF asks for is not made.
+header, and all of one that ends too early. Pixels are as stored: a turn that a photograph's EXIF asks for is not made.
 """
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,18 @@ from pipeline.concurrency.cores import decode_threads
 from pipeline.concurrency.threads import Threads
 from pipeline.dense.annotations import Annotated, Annotations, Segmentation
 from pipeline.dense.coco import CocoFile
-from pipeline.dense.images import LIST, check_different, images_of, read_classes, read_image, sides_of
-from pipeline.dense.segmentations import coco_masks
+from pipeline.dense.images import (
+    LIST,
+    check_different,
+    check_end,
+    composed_names,
+    header_of,
+    images_of,
+    lines_of,
+    read_classes,
+    read_image,
+)
+from pipeline.dense.segmentations import coco_masks, extent
 from pipeline.dense.voc import VocFolder, YoloFolder
 from pipeline.errors import InputError
 from pipeline.spec import BoxLabels, Data
@@ -32,6 +41,21 @@ from pipeline.text import count, some
 
 BEYOND = 1.0
 """Pixels by which a box may reach beyond its image, as rounding and counting from 0 or 1 make them; it is cut."""
+
+ON_ITS_SIDE = 5
+"""The first of EXIF's turns that swap height and width."""
+ENDINGS, YAML = (".xml", ".txt"), (".yaml", ".yml")
+ODD = {
+    "no area": ("left out of {where}: {n} without an area: {places}", "box", "boxes"),
+    "cut": ("cut to the image in {where}: {n}, up to a pixel beyond it: {places}", "box", "boxes"),
+    "mask": ("cut to the image in {where}: {n}, more than a pixel beyond it: {places}", "mask"),
+    "rotated": ("rotated in {where}: {n}, of which the box before the turn is used: {places}", "object"),
+    "area": ("an area that is no positive number in {where}: {n}, of which the box's is used: {places}", "object"),
+    "turned": ("turned by EXIF in {where}: {n}, whose boxes are taken to be of the pixels as stored, not as viewers "
+               "show them: {places}", "image"),
+    "empty": ("without an object in {where}: {n}: {places}", "image"),
+}  # fmt: skip
+"""What is said of each kind of what is odd and no error, and what is counted."""
 
 
 class Objects(NamedTuple):
@@ -126,10 +150,11 @@ def open_boxes(data: Data, labels: BoxLabels, name: str) -> BoxSet:
     root = Path(data.root)
     given = labels.names or _classes_of(root / labels.classes)
     annotations = _annotations(root, labels, name, given)
-    classes = given or annotations.names() or ()
+    classes = given or annotations.names()
     check_different(classes, str(annotations.path))
     listed = name.endswith(LIST)
-    images = annotations.images(images_of(root, labels.images, name), listed=listed)
+    there = composed_names(images_of(root, labels.images, name))
+    images = annotations.images(there, listed=listed)
     numbers = {each: number for number, each in enumerate(classes)}
     threads = Threads(decode_threads(data.threads), "check")
     try:
@@ -140,19 +165,37 @@ def open_boxes(data: Data, labels: BoxLabels, name: str) -> BoxSet:
     counts = np.zeros(len(classes), np.int64)
     for each in checked:
         np.add.at(counts, each.objects.classes[~each.objects.ignored], 1)
+    odd = annotations.notes(images, listed=listed)
     if not counts.any():
-        raise InputError(f"{annotations.path}: expected boxes of objects, found none in {count(len(images), 'image')}")
+        shown = "; ".join((f"expected boxes of objects, found none in {count(len(images), 'image')}", *odd))
+        raise InputError(f"{annotations.path}: {shown}")
     digest = hashlib.sha256(repr((classes, labels.masks)).encode() + b"".join(each.digest for each in checked))
     found = [] if given else [f"{count(len(classes), 'class')}, as {annotations.path} names them: {some(classes, 10)}"]
+    repeated = len(lines_of(root / name)) - len(there) if listed else 0
     return BoxSet(
         root / name, tuple(images), tuple(images.values()), np.array([each.sides for each in checked], np.int64),
         tuple(each.objects for each in checked), classes, labels, counts, digest.hexdigest(),
-        (*found, *([] if listed else annotations.notes(images)), *_odd(checked, root / name)),
+        (*found, *_unused(there, images, annotations.path, root / name, repeated), *odd, *_odd(checked, root / name)),
     )  # fmt: skip
 
 
 def _classes_of(path: Path) -> tuple[str, ...]:
+    if path.suffix.lower() in YAML:
+        raise InputError(
+            f"{path}: expected names of classes, one a line, and YAML is not read; give its names in the order of "
+            "their numbers: --method.labels.names"
+        )
     return read_classes(path) if path.is_file() else ()
+
+
+def _unused(
+    there: Mapping[str, Path], used: Mapping[str, Path], annotations: Path, path: Path, repeated: int
+) -> list[str]:
+    """Say which images have no annotation, and how many lines of a list repeat others."""
+    left = [stem for stem in there if stem not in used]
+    shown = f"{count(len(left), 'image')} that {annotations} does not name: {some(left)}"
+    again = f"{path}: {count(repeated, 'line')} again of an image that the list has; each image is used once"
+    return [*([f"not used of {path}: {shown}"] if left else []), *([again] if repeated else [])]
 
 
 def _annotations(root: Path, labels: BoxLabels, name: str, classes: tuple[str, ...]) -> Annotations:
@@ -161,50 +204,93 @@ def _annotations(root: Path, labels: BoxLabels, name: str, classes: tuple[str, .
     places = [root / labels.boxes.replace("{set}", each) for each in (stem, Path(stem).name, "")]
     path = next((each for each in places if each.exists()), places[0])
     if path.suffix.lower() == ".json" or path.is_file():
-        return CocoFile(path)
+        if not path.exists():
+            jsons = [str(each.relative_to(root)) for each in sorted((*root.glob("*.json"), *root.glob("*/*.json")))]
+            there = f"; there are {some(jsons)}" if jsons else ""
+            raise InputError(
+                f"{path}: expected COCO's JSON of boxes, found no such file; --method.labels.boxes names it{there}"
+            )
+        return CocoFile(path, masks=labels.masks)
     if not path.is_dir():
         raise InputError(
             f"{path}: expected COCO's JSON, or a folder of VOC's XML or YOLO's text, found nothing; "
             "--method.labels.boxes names it"
         )
-    endings = Counter(each.suffix.lower() for each in path.rglob("*"))
-    if endings[".xml"] >= max(1, endings[".txt"]):
+    stems = {ending: {each.stem for each in path.rglob("*") if each.suffix.lower() == ending} for ending in ENDINGS}
+    if both := sorted(stems[".xml"] & stems[".txt"]):
+        raise InputError(f"{path}: holds both {both[0]}.xml and {both[0]}.txt; keep VOC's XML and YOLO's text apart")
+    if len(stems[".xml"]) >= max(1, len(stems[".txt"])):
         return VocFolder(path)
-    if not endings[".txt"]:
+    if not stems[".txt"]:
         jsons = sorted(path.glob("*.json"))
         raise InputError(
             f"{path}: expected a folder of VOC's XML or YOLO's text, found neither"
             + (f"; a JSON is named itself: --method.labels.boxes {jsons[0].relative_to(root)}" if jsons else "")
         )
+    return _yolo_folder(path, root, labels, classes)
+
+
+def _yolo_folder(path: Path, root: Path, labels: BoxLabels, classes: tuple[str, ...]) -> YoloFolder:
+    """YOLO's files, whose list of classes may lie among them or beside their folder, as tools write it."""
+    name = Path(labels.classes).name
+    beside = next((each for each in (path / name, path.parent / name) if each.is_file()), None)
+    if not classes and beside is not None:
+        classes = _classes_of(beside)
     if not classes:
+        yaml = next((each for each in sorted(root.glob("*")) if each.suffix.lower() in YAML), None)
         raise InputError(
             f"{path}: holds YOLO's numbers of classes, whose names are expected in {root / labels.classes}, one a "
-            "line, or from --method.labels.names"
+            "line, or from --method.labels.names" + (f", in the order of {yaml.name}" if yaml else "")
         )
-    return YoloFolder(path, classes)
+    return YoloFolder(path, classes, beside)
 
 
 def _check_image(annotations: Annotations, stem: str, path: Path, numbers: Mapping[str, int], masks: bool) -> _Checked:
     """Read an image's header and its objects, and compare them."""
-    sides, said = sides_of(path), annotations.sides(stem)
+    (sides, turn), said = header_of(path), annotations.sides(stem)
+    check_end(path)
     if said is not None and said != sides:
         raise InputError(
             f"{path}: expected the size that {annotations.path} has for it, {said[1]} x {said[0]}, got {sides[1]} x "
             f"{sides[0]}; annotate the pixels as stored (EXIF turns them for some viewers), or mend the annotation"
         )
     odd: dict[str, list[str]] = {}
+    if turn > 1 and (turn < ON_ITS_SIDE or said is None or sides[0] == sides[1]):  # no size tells what was annotated
+        odd.setdefault("turned", []).append(stem)
     kept = [(each, box) for each in annotations.of(stem, sides) if (box := _box(each, sides, odd)) is not None]
     if not any(not each.ignored for each, _ in kept):
         odd.setdefault("empty", []).append(stem)
-    for each, _ in kept:
+    for each, box in kept:
         if each.name not in numbers:
             known = some(list(numbers), 10)
             raise InputError(f"{each.where}: is of class {each.name}, expected one of the list: {known}")
         if masks and each.segmentation is None:
             raise InputError(f"{each.where}: has no mask; --method.labels.masks False learns boxes alone")
+        if each.segmentation is not None and masks:
+            _check_mask(each, each.segmentation, box, sides, odd)
+        for kind in each.odd:
+            odd.setdefault(kind, []).append(each.where)
     content = hashlib.sha256(annotations.content(stem)).digest()
     digest = os.fsencode(stem) + repr((sides, path.stat().st_size)).encode() + content
     return _Checked(_joined(kept, numbers, masks), sides, hashlib.sha256(digest).digest(), odd)
+
+
+def _check_mask(
+    each: Annotated, mask: Segmentation, box: np.ndarray, sides: tuple[int, int], odd: dict[str, list[str]]
+) -> None:
+    """Compare the extent of an object's mask with its box and its image; a mask that is drawn beyond is cut."""
+    edges, limit = np.array(extent(mask)), np.array([sides[1], sides[0]] * 2, np.float64)
+    shown = " ".join(f"{edge:g}" for edge in edges)
+    if (edges[:2] >= box[2:] + BEYOND).any() or (edges[2:] <= box[:2] - BEYOND).any():
+        of_box = " ".join(f"{edge:g}" for edge in box)
+        raise InputError(f"{each.where}: has a mask of the edges {shown} outside its box {of_box}; mend it")
+    if (edges < -limit).any() or (edges > 2 * limit).any():
+        raise InputError(
+            f"{each.where}: has a mask of the edges {shown} far outside its image of {sides[1]} x {sides[0]} pixels; "
+            "mend it"
+        )
+    if (edges < -BEYOND).any() or (edges > limit + BEYOND).any():
+        odd.setdefault("mask", []).append(each.where)
 
 
 def _box(each: Annotated, sides: tuple[int, int], odd: dict[str, list[str]]) -> np.ndarray | None:
@@ -242,13 +328,12 @@ def _joined(kept: list[tuple[Annotated, np.ndarray]], numbers: Mapping[str, int]
 
 def _odd(checked: list[_Checked], where: Path) -> list[str]:
     """Say what is odd, a line a kind with the first of its places."""
-    of = {kind: [place for each in checked for place in each.odd.get(kind, ())] for kind in ("no area", "cut", "empty")}
-    said = {
-        "no area": f"left out of {where}: {count(len(of['no area']), 'box', 'boxes')} without an area",
-        "cut": f"cut to the image in {where}: {count(len(of['cut']), 'box', 'boxes')}, up to a pixel beyond it",
-        "empty": f"without an object in {where}: {count(len(of['empty']), 'image')}",
-    }
+    of: dict[str, list[str]] = {}
+    for each in checked:
+        for kind, places in each.odd.items():
+            of.setdefault(kind, []).extend(places)
+    lines = [line.format(where=where, n=count(len(of[kind]), *noun), places=some(of[kind]))
+             for kind, (line, *noun) in ODD.items() if kind in of]  # fmt: skip
     ignored = sum(int(each.objects.ignored.sum()) for each in checked)
-    lines = [f"{line}: {some(of[kind])}" for kind, line in said.items() if of[kind]]
     crowd = f"neither learned nor judged in {where}: {count(ignored, 'object')}, crowds or difficult ones"
     return [*lines, *([crowd] if ignored else [])]

@@ -3,8 +3,11 @@
 images = images_of(root, "images/{set}", "train")     # {"a": Path("images/train/a.jpg"), ...}
 """
 
-from collections.abc import Iterable
-from pathlib import Path
+import struct
+import unicodedata
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +21,17 @@ LIST, HEAD = ".txt", "Idx"
 """How the name of a set ends that is a list of names; and how ADE20K's table of classes begins."""
 UNREADABLE = OSError, SyntaxError, Image.DecompressionBombError
 """What Pillow raises for a file that it cannot read."""
+ORIENTATION = 0x0112
+"""EXIF's tag of how an image is to be turned: 1 not at all, 2 to 4 mirrored or upside down, 5 to 8 on its side."""
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+"""The last bytes of a file of these formats."""
+
+
+class Header(NamedTuple):
+    """Height and width of an image as stored, and the turn that its EXIF asks for (ORIENTATION; 1: none)."""
+
+    sides: tuple[int, int]
+    turn: int
 
 
 def images_of(root: Path, pattern: str, name: str) -> dict[str, Path]:
@@ -47,21 +61,66 @@ def found(folder: Path, endings: tuple[str, ...] = IMAGES) -> dict[str, Path]:
 
 
 def _listed(file: Path, folder: Path) -> dict[str, Path]:
-    """The images of a list that holds a name, with or without ending, a line."""
-    if not file.is_file():
-        raise InputError(f"{file}: expected a list of images, found no such file")
+    """The images of a list that holds a name, with or without ending and folders, a line."""
     known = found(folder)
-    lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    stems = [_stem(line.strip(), known) for line in lines if line.strip()]
-    lost = [stem for stem in stems if stem not in known]
-    if lost:
-        raise InputError(f"{file}: lists {lost[0]}, of which {folder} has no image")
+    composed_known = {composed(stem): stem for stem in known}
+    stems = []
+    for line in lines_of(file):
+        stem = line if line in known else place_of(stem_of(line), composed_known, known)
+        if stem is None:
+            first, *behind = line.split()
+            numbered = behind in (["-1"], ["0"], ["1"]) and stem_of(first) in known
+            hint = "; VOC's lists of one class have numbers behind the names, the one without class has names alone"
+            raise InputError(f"{file}: lists {line}, of which {folder} has no image{hint if numbered else ''}")
+        stems.append(stem)
     return {stem: known[stem] for stem in sorted(set(stems))}
 
 
-def _stem(line: str, known: dict[str, Path]) -> str:
-    """A name of a list without the ending of an image, unless the name itself is known (a.b is no ending)."""
-    return line if line in known else str(Path(line).with_suffix("").as_posix())
+def lines_of(file: Path) -> list[str]:
+    """Read the lines of a list of images, empty ones left out. Raises InputError for a file that is missing."""
+    if not file.is_file():
+        raise InputError(f"{file}: expected a list of images, found no such file")
+    lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def composed(name: str) -> str:
+    """Write letters with marks as one character each (Unicode's NFC): disks and tools write them as one or as two."""
+    return unicodedata.normalize("NFC", name)
+
+
+def composed_names(files: Mapping[str, Path]) -> dict[str, Path]:
+    """Key files by their composed names. Raises InputError for two of the same."""
+    made: dict[str, Path] = {}
+    for stem, path in files.items():
+        if (name := composed(stem)) in made:
+            raise InputError(f"{path}: expected one file called {name}, found {made[name]}, too; take one out")
+        made[name] = path
+    return made
+
+
+def stem_of(name: str) -> str:
+    """Return the name of a file as lists and JSONs have it, folders included, without ending: "s/a" of "./s\\a.jpg"."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return composed((path.parent / path.stem).as_posix())
+
+
+def place_of(stem: str, known: Mapping[str, str], files: Mapping[str, Path]) -> str | None:
+    """Find the image that a list or a JSON names from the images' folder, or from one above it: images/train/a of
+    DATA/images/train/a.jpg; None where there is none.
+
+    known  keys of `files` by their composed form
+    """
+    parts = [part for part in stem.split("/") if part]
+    for first in range(len(parts)):
+        key = known.get("/".join(parts[first:]))
+        if key is not None and (first == 0 or _whole_stem(files[key]).endswith("/" + "/".join(parts))):
+            return key
+    return None
+
+
+def _whole_stem(path: Path) -> str:
+    return composed(path.absolute().with_suffix("").as_posix())
 
 
 def _by_stem(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
@@ -77,12 +136,39 @@ def _by_stem(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
 def sides_of(path: Path) -> tuple[int, int]:
     """Read height and width of an image as stored, from its header. Raises InputError for what is no image of 8 bits a
     colour."""
+    return header_of(path).sides
+
+
+def header_of(path: Path) -> Header:
+    """Read an image's header. Raises InputError for what is no image of 8 bits a colour."""
     try:
         with Image.open(path) as opened:
             width, height = _of_8_bits(opened, path).size
+            turn = _turn(opened)
     except UNREADABLE as error:
         raise InputError(f"{path}: expected an image, got a file that does not open ({error})") from error
-    return height, width
+    return Header((height, width), turn)
+
+
+def _turn(opened: Image.Image) -> int:
+    if opened.format not in ("JPEG", "MPO", "WEBP"):  # Pillow turns TIFF itself, and decodes all of a PNG for its EXIF
+        return 1
+    try:
+        turn = opened.getexif().get(ORIENTATION, 1)
+    except (ValueError, KeyError, TypeError, struct.error, *UNREADABLE):  # EXIF that is damaged asks for nothing
+        return 1
+    return turn if turn in range(1, 9) else 1
+
+
+def check_end(path: Path) -> None:
+    """Decode a JPEG or PNG that does not end as one does. Raises InputError where it is cut off."""
+    with path.open("rb") as file:
+        start = file.read(4)
+        file.seek(max(0, path.stat().st_size - 64))
+        tail = file.read()
+    kind = "JPEG" if start.startswith(b"\xff\xd8") else "PNG" if start == b"\x89PNG" else None
+    if kind is not None and ENDS[kind] not in tail:
+        read_image(path)
 
 
 def read_image(path: Path) -> tv_tensors.Image:

@@ -38,3 +38,38 @@ def drawn(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
 def moved(polygons: list[np.ndarray], scale: tuple[float, float], shift: tuple[float, float]) -> list[np.ndarray]:
     """Scale polygons by factors of x and y, then shift them: f64 [2k] each."""
     return [(each.reshape(-1, 2) * scale + shift).ravel() for each in polygons]
+
+
+def extent(segmentation: Segmentation) -> tuple[float, float, float, float]:
+    """Compute the left, top, right and lower edge of an object's pixels; all 0 where it has none."""
+    if not isinstance(segmentation, dict):
+        points = np.concatenate([each.reshape(-1, 2) for each in segmentation])
+        (left, top), (right, low) = points.min(0), points.max(0)
+        return float(left), float(top), float(right), float(low)
+    left, top, width, height = coco_masks().toBbox(rle(segmentation, *segmentation["size"])).tolist()
+    return left, top, left + width, top + height
+
+
+def run_lengths(counts: str) -> list[int]:
+    """Read the run lengths of compressed RLE. Raises ValueError for a string that is none.
+
+    A number is written in groups of 5 bits, the lowest first, as a character from "0"; 32 says that more follow. From
+    the fourth on numbers are differences to the one before the last, with a sign.
+    """
+    runs: list[int] = []
+    number = bits = 0
+    for character in counts:
+        group = ord(character) - ord("0")
+        if not 0 <= group < 64:
+            raise ValueError(f"holds {character!r}")
+        number |= (group & 31) << bits
+        bits += 5
+        if group & 32:
+            continue
+        if group & 16:
+            number -= 1 << bits
+        runs.append(number + (runs[-2] if len(runs) > 2 else 0))
+        number = bits = 0
+    if bits:
+        raise ValueError("ends within a number")
+    return runs

@@ -5,18 +5,20 @@ YoloFolder(Path("labels/train"), classes=("cat", "dog"))     # NAME.txt
 """
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import final
 
 import numpy as np
 
 from pipeline.dense.annotations import Annotated, Annotations
-from pipeline.dense.images import found
+from pipeline.dense.images import composed_names, found
 from pipeline.errors import InputError
-from pipeline.text import count
+from pipeline.text import count, some
 
 EDGES = "xmin", "ymin", "xmax", "ymax"
+DIFFICULT = {"1": True, "true": True, "": False, "0": False, "false": False, "unspecified": False}
+"""What tools write into <difficult>."""
 
 
 @final
@@ -26,7 +28,7 @@ class VocFolder(Annotations):
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._files = path, found(path, (".xml",))
+        self.path, self._files = path, composed_names(found(path, (".xml",)))
         self._roots: dict[str, ElementTree.Element] = {}
 
     def names(self) -> tuple[str, ...]:
@@ -46,7 +48,7 @@ class VocFolder(Annotations):
     def sides(self, stem: str) -> tuple[int, int] | None:
         """Return <size>'s height and width; None where it is absent or 0, as some tools write it."""
         found = [self._root(stem).findtext(f"size/{each}", "0").strip() for each in ("height", "width")]
-        height, width = (int(float(each)) if each.replace(".", "", 1).isdigit() else 0 for each in found)
+        height, width = (int(float(each)) if each.replace(".", "", 1).isdecimal() else 0 for each in found)
         return (height, width) if height and width else None
 
     def of(self, stem: str, sides: tuple[int, int]) -> list[Annotated]:
@@ -57,23 +59,38 @@ class VocFolder(Annotations):
         """Return an image's file."""
         return self._files[stem].read_bytes()
 
-    def notes(self, used: Mapping[str, Path]) -> list[str]:
+    def notes(self, used: Mapping[str, Path], *, listed: bool) -> list[str]:
         """Count the files that no image has."""
-        left = len(self._files.keys() - used.keys())
-        return [f"{count(left, 'file')} of {self.path} are of no image of the set and are not used"] if left else []
+        return [] if listed else _unused(self.path, self._files.keys() - used.keys())
 
     def _objects(self, stem: str) -> list[ElementTree.Element]:
         return self._root(stem).findall("object")
 
     def _root(self, stem: str) -> ElementTree.Element:
         if stem not in self._roots:
-            try:
-                self._roots[stem] = ElementTree.fromstring(self._files[stem].read_bytes())
-            except (ElementTree.ParseError, OSError, ValueError) as error:
-                raise InputError(
-                    f"{self._files[stem]}: expected VOC's XML, got what does not parse ({error})"
-                ) from error
+            self._roots[stem] = _parsed(self._files[stem])
         return self._roots[stem]
+
+
+def _unused(path: Path, stems: Collection[str]) -> list[str]:
+    shown = f"{count(len(stems), 'file')} of no image of the set: {some(sorted(stems))}"
+    return [f"not used in {path}: {shown}"] if stems else []
+
+
+def _parsed(file: Path) -> ElementTree.Element:
+    """The root of a VOC file, its elements without namespaces. Raises InputError for XML of another kind."""
+    try:
+        root = ElementTree.fromstring(file.read_bytes())
+    except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
+        raise InputError(f"{file}: expected VOC's XML, got what does not parse ({error})") from error
+    for element in root.iter():
+        if isinstance(element.tag, str):
+            element.tag = element.tag.rpartition("}")[2]
+    if root.tag != "annotation":
+        raise InputError(f"{file}: expected VOC's XML, an <annotation> with <object>s, got <{root.tag}>")
+    if root.find("object") is None and root.find(".//bndbox") is not None:
+        raise InputError(f"{file}: expected <object>s directly in <annotation>, found none, and a bndbox elsewhere")
+    return root
 
 
 def _voc_object(element: ElementTree.Element, file: Path, number: int) -> Annotated:
@@ -82,12 +99,25 @@ def _voc_object(element: ElementTree.Element, file: Path, number: int) -> Annota
     try:
         left, top, right, low = map(float, given)
     except ValueError as error:
-        raise InputError(f"{where}: expected bndbox with {', '.join(EDGES)}, got {given}") from error
+        came = given if element.find("bndbox") is not None else f"<{'>, <'.join(each.tag for each in element)}>"
+        raise InputError(f"{where}: expected bndbox with {', '.join(EDGES)}, got {came}") from error
     box = (
         (left - 1, top - 1, right, low) if left != right and top != low else (left, top, right, low)
     )  # one point: none
-    ignored = element.findtext("difficult", "0").strip() == "1"
-    return Annotated(where, _name(element, file), box, ignored)
+    given_difficult = element.findtext("difficult", "0").strip()
+    ignored = DIFFICULT.get(given_difficult.lower())
+    if ignored is None:
+        raise InputError(f"{where}: expected difficult 0 or 1, got {given_difficult[:60]}")
+    return Annotated(where, _name(element, file), box, ignored, odd=("rotated",) if _is_rotated(element) else ())
+
+
+def _is_rotated(element: ElementTree.Element) -> bool:
+    """Say whether CVAT's attribute "rotation" is there and not 0: its bndbox is the box before the turn."""
+    given = {each.findtext("name", ""): each.findtext("value", "") for each in element.iterfind("attributes/attribute")}
+    try:
+        return float(given.get("rotation", "0")) != 0
+    except ValueError:
+        return False
 
 
 def _name(element: ElementTree.Element, file: Path) -> str:
@@ -102,12 +132,15 @@ class YoloFolder(Annotations):
     """Objects of NAME.txt for each image NAME: a line of class number, centre x and y, width and height, as shares of
     the image's sides; an image without a file has no object. Lines of a polygon have its box and its mask."""
 
-    def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
-        self.path, self._files, self._classes = path, found(path, (".txt",)), classes
+    def __init__(self, path: Path, classes: tuple[str, ...], beside: Path | None = None) -> None:
+        """beside  the list of classes, where it lies among the files."""
+        files = composed_names(found(path, (".txt",)))
+        self.path, self._classes = path, classes
+        self._files = {stem: file for stem, file in files.items() if file != beside}
 
-    def names(self) -> None:
-        """Return None: the files have numbers alone."""
-        return
+    def names(self) -> tuple[str, ...]:
+        """List the classes as they were given: the files have numbers alone."""
+        return self._classes
 
     def images(self, found: Mapping[str, Path], *, listed: bool) -> dict[str, Path]:
         """Choose all images."""
@@ -128,12 +161,12 @@ class YoloFolder(Annotations):
         """Return an image's file; nothing where it has none."""
         return self._files[stem].read_bytes() if stem in self._files else b""
 
-    def notes(self, used: Mapping[str, Path]) -> list[str]:
+    def notes(self, used: Mapping[str, Path], *, listed: bool) -> list[str]:
         """Count the images without a file, and the files that no image has."""
-        bare, left = len(used.keys() - self._files.keys()), len(self._files.keys() - used.keys())
-        lines = [f"{count(bare, 'image')} have no file in {self.path}: YOLO's way to say that no object is there"]
-        unused = [f"{count(left, 'file')} of {self.path} are of no image of the set and are not used"]
-        return [*(lines if bare else []), *(unused if left else [])]
+        bare = sorted(used.keys() - self._files.keys())
+        shown = f"{count(len(bare), 'image')}, which is YOLO's way to say that no object is there: {some(bare)}"
+        lines = [f"without a file in {self.path}: {shown}"] if bare else []
+        return [*lines, *([] if listed else _unused(self.path, self._files.keys() - used.keys()))]
 
     def _line(self, line: str, stem: str, number: int, sides: tuple[int, int]) -> Annotated:
         where = f"{self._files[stem]}: line {number}"
@@ -141,9 +174,10 @@ class YoloFolder(Annotations):
             kind, *shares = map(float, line.split())
             if kind != int(kind) or not (len(shares) == 4 or (len(shares) >= 6 and len(shares) % 2 == 0)):
                 raise ValueError(line)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:  # OverflowError: class inf
+            scores = "; a sixth number, a score, is of predictions" if len(line.split()) == 6 else ""
             raise InputError(
-                f"{where}: expected class, centre x and y, width and height, got {line.strip()[:60]!r}"
+                f"{where}: expected class, centre x and y, width and height, got {line.strip()[:60]!r}{scores}"
             ) from error
         if not 0 <= kind < len(self._classes):
             raise InputError(

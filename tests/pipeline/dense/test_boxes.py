@@ -1,4 +1,4 @@
-"""Sets of boxes: COCO's JSON, VOC's XML and YOLO's text hold the same objects, and what is wrong is said by name."""
+"""Sets of boxes: COCO's JSON, VOC's XML and YOLO's text hold the same objects, which are cut as their pixels are."""
 
 import json
 from dataclasses import replace
@@ -11,82 +11,17 @@ from PIL import Image, ImageDraw
 
 from pipeline import rng
 from pipeline.batch import Boxes
-from pipeline.dense.boxes import open_boxes
 from pipeline.dense.cut_boxes import cut_boxes, fitted
 from pipeline.dense.dataset import BoxDataset, DenseLoader
 from pipeline.dense.segmentations import drawn, rle
-from pipeline.errors import InputError
 from pipeline.sampling.sampler import Sampler
-from pipeline.spec import BoxLabels, Data
-
-NAMES = ("cat", "dog")
-OBJECTS = {"a": [("dog", (4, 2, 20, 12)), ("cat", (30, 10, 40, 30))], "b": [("cat", (0, 0, 16, 8))], "c": []}
-"""Left, top, right and lower edge in images of 40 x 30 pixels."""
-FORMATS = "coco", "voc", "yolo"
-
-
-def polygon(box):
-    left, top, right, low = box
-    return [left, top, right, top, right, low, left, low]
-
-
-def coco(objects=OBJECTS, **changes) -> dict:
-    """COCO's JSON of the objects; a keyword replaces one of its lists."""
-    numbers = {name: 7 + 10 * place for place, name in enumerate(NAMES)}
-    images = [{"id": 100 + n, "file_name": f"{stem}.png", "width": 40, "height": 30} for n, stem in enumerate(objects)]
-    annotations = [
-        {
-            "id": 10 * n + k, "image_id": 100 + n, "category_id": numbers[name], "iscrowd": 0, "area": 50.5,
-            "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]], "segmentation": [polygon(box)],
-        }
-        for n, each in enumerate(objects.values()) for k, (name, box) in enumerate(each)
-    ]  # fmt: skip
-    categories = [{"id": number, "name": name} for name, number in numbers.items()]
-    return {"images": images, "annotations": annotations, "categories": categories} | changes
-
-
-def xml(objects, sides=(30, 40), extra="") -> str:
-    size = f"<size><width>{sides[1]}</width><height>{sides[0]}</height><depth>3</depth></size>"
-    found = [
-        f"<object><name>{name}</name>{extra}<bndbox><xmin>{box[0] + 1}</xmin><ymin>{box[1] + 1}</ymin>"
-        f"<xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object>"
-        for name, box in objects
-    ]
-    return f"<annotation>{size}{''.join(found)}</annotation>"
-
-
-def yolo(objects) -> str:
-    return "".join(
-        f"{NAMES.index(name)} {(x + right) / 80} {(y + low) / 60} {(right - x) / 40} {(low - y) / 30}\n"
-        for name, (x, y, right, low) in objects
-    )
+from pipeline.spec import BoxLabels
+from tests.pipeline.dense.box_sets import FORMATS, JSON, LABELS, NAMES, OBJECTS, coco, opened, write_set, xml
 
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """Three images and their objects in each of the formats."""
-    (tmp_path / "images/train").mkdir(parents=True)
-    for folder in ("annotations", "voc", "yolo"):
-        (tmp_path / folder).mkdir()
-    for number, (stem, objects) in enumerate(OBJECTS.items()):
-        pixels = np.random.default_rng(number).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "images/train" / f"{stem}.png")
-        (tmp_path / "voc" / f"{stem}.xml").write_text(xml(objects))
-        if objects:
-            (tmp_path / "yolo" / f"{stem}.txt").write_text(yolo(objects))
-    (tmp_path / "annotations/instances_train.json").write_text(json.dumps(coco()))
-    return tmp_path
-
-
-LABELS = {
-    "coco": BoxLabels(),
-    "voc": BoxLabels(boxes="voc"),
-    "yolo": BoxLabels(boxes="yolo", names=NAMES),
-}
-
-
-def opened(root, labels=LABELS["coco"], name="train"):
-    return open_boxes(Data(root=str(root), train="train", threads=1), labels, name)
+    return write_set(tmp_path)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -147,7 +82,7 @@ def test_boxes_without_area_are_left_out_and_those_a_pixel_beyond_are_cut_both_s
     np.testing.assert_allclose(found.objects[0].boxes, [[30.5, 10, 40, 30]])
     said = "\n".join(found.notes())
     assert "1 box without an area: " in said
-    assert "annotation 0, of a" in said
+    assert "annotation 0 of a" in said
     assert "1 box, up to a pixel beyond it: " in said
     corners = "".join(f"<{edge}>5</{edge}>" for edge in ("xmin", "ymin", "xmax", "ymax"))
     point = f"<object><name>dog</name><bndbox>{corners}</bndbox></object></annotation>"
@@ -167,7 +102,9 @@ def test_a_list_of_voc_chooses_images_and_other_files_are_counted_without_one(ro
     (root / "yolo/z.txt").write_text("")
     for kind in ("voc", "yolo"):
         assert any("1 file" in note and "not used" in note for note in opened(root, LABELS[kind]).notes())
-    assert any("1 image have no file" in note for note in opened(root, LABELS["yolo"]).notes())
+    assert any(
+        note.startswith("without a file in") and ": 1 image, " in note for note in opened(root, LABELS["yolo"]).notes()
+    )
 
 
 def test_the_digest_is_of_annotations_sides_and_classes(root):
@@ -178,76 +115,6 @@ def test_the_digest_is_of_annotations_sides_and_classes(root):
     assert opened(root, replace(LABELS["coco"], names=("dog", "cat"))).digest != before["coco"]
     Image.new("RGB", (40, 30)).save(root / "images/train/a.png")
     assert opened(root, LABELS["yolo"]).digest != before["yolo"]  # another size in bytes
-
-
-def drop(path):
-    return lambda root: (root / path).unlink()
-
-
-def text(path, content):
-    return lambda root: (root / path).write_text(content if isinstance(content, str) else json.dumps(content))
-
-
-def changed_first(**fields):
-    made = coco()
-    made["annotations"][0] |= fields
-    return text("annotations/instances_train.json", made)
-
-
-JSON = "annotations/instances_train.json"
-WRONG = [
-    ("coco", drop(JSON), "instances_train.json"),
-    ("coco", text(JSON, "{"), "does not parse"),
-    ("coco", text(JSON, "[]"), "got a list"),
-    ("coco", text(JSON, coco(categories="x")), 'a list "categories"'),
-    ("coco", text(JSON, coco(categories=[{"id": 7, "name": "cat"}, {"id": 17, "name": "cat"}])), "cat comes twice"),
-    ("coco", text(JSON, coco(categories=[{"id": 7, "name": "cat"}] * 2)), "7 comes twice"),
-    ("coco", text(JSON, coco(categories=[{"id": 7, "name": "cat"}])), "category 17"),
-    ("coco", text(JSON, coco(images=coco()["images"][1:])), "of image 100"),
-    ("coco", text(JSON, coco(annotations=[])), "found none in 3 images"),
-    ("coco", drop("images/train/a.png"), "a.png"),
-    ("coco", changed_first(bbox=[1, 2, 3]), "expected bbox"),
-    ("coco", changed_first(bbox=[1, 2, -3, 4]), "mend it"),
-    ("coco", changed_first(bbox=[1, 2, float("nan"), 4]), "mend it"),
-    ("coco", changed_first(bbox=[30, 2, 20, 4]), "outside its image of 40 x 30"),
-    ("coco", changed_first(segmentation=[[1, 2, 3, 4]]), "three points or more"),
-    ("coco", changed_first(segmentation={"size": [40, 30], "counts": [1200]}), "RLE of 30 rows"),
-    ("coco", lambda root: Image.new("RGB", (30, 40)).save(root / "images/train/b.png"), "40 x 30, got 30 x 40"),
-    ("coco", lambda root: (root / "classes.txt").write_text("cat\n"), "class dog, expected one of the list: cat"),
-    ("voc", drop("voc/b.xml"), "b.xml"),
-    ("voc", text("voc/b.xml", ""), "b.xml: expected VOC's XML"),
-    ("voc", text("voc/b.xml", xml([("cat", (0, 0, 80, 8))])), "b.xml: object 1: has the box 0 0 80 8 outside"),
-    ("voc", text("voc/b.xml", xml([("cat", (9, 0, 3, 8))])), "mend it"),
-    ("voc", text("voc/b.xml", xml([("", (0, 0, 8, 8))])), "found one without"),
-    ("voc", text("voc/b.xml", "<annotation><object><name>cat</name></object></annotation>"), "expected bndbox"),
-    ("voc", text("voc/b.xml", xml([], sides=(31, 40))), "40 x 31, got 40 x 30"),
-    ("yolo", text("yolo/b.txt", "2 .5 .5 .1 .1"), "b.txt: line 1: holds class 2, expected 0 to 1"),
-    ("yolo", text("yolo/b.txt", "\n0 .5 .5 .1"), "b.txt: line 2: expected class, centre"),
-    ("yolo", text("yolo/b.txt", "0 .5 .5 1.2 .1"), "outside its image"),
-]
-
-
-@pytest.mark.parametrize(("kind", "spoil", "said"), WRONG, ids=range(len(WRONG)))
-def test_what_is_wrong_is_said_by_name_in_one_line(root, kind, spoil, said):
-    opened(root, LABELS[kind])
-    spoil(root)
-    with pytest.raises(InputError) as caught:
-        opened(root, LABELS[kind])
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_wrong_places_and_missing_lists_are_said(root):
-    with pytest.raises(InputError, match=r"voc-2: expected COCO's JSON, or a folder"):
-        opened(root, BoxLabels(boxes="voc-2"))
-    with pytest.raises(InputError, match=r"--method.labels.boxes annotations/instances_train.json"):
-        opened(root, BoxLabels(boxes="annotations"))
-    with pytest.raises(InputError, match=r"YOLO's numbers of classes"):
-        opened(root, replace(LABELS["yolo"], names=()))
-    with pytest.raises(InputError, match=r"object 1: has no mask"):
-        opened(root, replace(LABELS["voc"], masks=True))
-    with pytest.raises(InputError, match=r"cat twice"):
-        opened(root, replace(LABELS["voc"], names=("cat", "cat")))
 
 
 def key(seed=0, image=0):
