@@ -52,7 +52,7 @@ def draw_detections(loaded: Loaded, paths: Sequence[Path], out: Path, batch: int
             try:
                 read.append((path, read_image(path)))
             except InputError as error:
-                rejected.append((path, str(error)))
+                rejected.append((path, str(error).removeprefix(f"{path}: ")))
         if not read:
             continue
         with full_precision(next(method.parameters()).device):

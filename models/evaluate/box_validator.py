@@ -82,6 +82,10 @@ class BoxValidator(SetValidator):
         """Return what its images are read from, for messages and comparisons."""
         return self.found
 
+    def notes(self) -> list[str]:
+        """Say what is odd about the boxes, as `BoxSet.notes` does."""
+        return self.found.notes()
+
     def __call__(self, method: Method) -> dict[str, float]:
         """Measure average precision, in float32 whatever the run trains in. A collective call.
 

@@ -45,7 +45,7 @@ def draw_predictions(loaded: Loaded, paths: Sequence[Path], out: Path, batch: in
         try:
             image = read_image(path)
         except InputError as error:
-            rejected.append((path, str(error)))
+            rejected.append((path, str(error).removeprefix(f"{path}: ")))
             continue
         with full_precision(next(method.parameters()).device):
             classes = method.predict(image, batch).cpu().numpy()

@@ -12,7 +12,7 @@ from models.evaluate.evaluator import Evaluator, Result
 from models.full_precision import full_precision
 from models.load import Loaded
 from models.methods.detect import Detect as Method
-from models.reporting.render import Table
+from models.reporting.render import Table, Text
 from pipeline.dense.boxes import BoxSet, open_boxes
 from pipeline.errors import InputError
 from pipeline.flags import AT_LEAST_1, SHARE, check_bounds
@@ -46,7 +46,8 @@ class Detect(Evaluator):
             picture = prediction_picture(method, found, self.pictures, self.score)
         scores = average_precision(records, len(found.classes), method.masks)
         values = {"images": float(found.n)} | {name: each for name, each in scores.values.items() if each == each}
-        return Result(values, [class_table(scores.classes, found), picture])
+        odd = [Text(f"{line}.") for line in found.notes()]
+        return Result(values, [class_table(scores.classes, found), picture, *odd])
 
 
 def class_table(classes: dict[str, list[float]], found: BoxSet) -> Table:

@@ -31,12 +31,14 @@ Numbers = dict[Column, float]
 
 
 def last_evaluations(rows: Sequence[dict]) -> Numbers:
-    """Return the numbers of the last evaluation of each file, from the rows of a journal."""
+    """Return the numbers of the last evaluation of each file, from the rows of a journal; what had none, as the average
+    precision of a size without an object, is left out."""
     found: dict[str, dict[str, float]] = {}
     for row in rows:
         if row.get("evaluation") and row["values"]:
             found[row["evaluation"]] = row["values"]
-    return {Column(where, name): value for where, values in found.items() for name, value in values.items()}
+    each = [(Column(where, name), value) for where, values in found.items() for name, value in values.items()]
+    return {column: value for column, value in each if value is not None}
 
 
 def recorded_evaluations(folders: Sequence[Path]) -> list[Numbers]:

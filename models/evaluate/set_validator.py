@@ -28,6 +28,10 @@ class SetValidator(ABC):
     def source(self) -> ImageSource:
         """Return what its images are read from, for messages and comparisons."""
 
+    def notes(self) -> list[str]:
+        """Say, a line each, what is odd about the set and no error."""
+        return []
+
     @abstractmethod
     def __call__(self, method: Method) -> dict[str, float]:
         """Measure values, in float32 whatever the run trains in. A collective call."""

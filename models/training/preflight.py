@@ -105,7 +105,7 @@ def open_run(recipe: Recipe, world: World) -> OpenRun:
         )
     elif recipe.run.start:
         origin = load_encoder(method, find_start(recipe.run.start), train_data.classes, recipe.run.start_normalisation)
-    notes = [*train_data.notes(), *copies_of_train(inputs), *(damaged_rows(folder) if world.main else ())]
+    notes = [*notes_of_sets(inputs), *copies_of_train(inputs), *(damaged_rows(folder) if world.main else ())]
     if found and (note := where_exactness_ends(folder, world)):
         notes.append(note)
     if not found and world.main and metrics.read(folder):
@@ -139,6 +139,12 @@ def check_same_data(checkpoint: Path, before: dict, inputs: Inputs) -> None:
     if any(before.get(name) != digest for name, digest in now.items() if name not in inputs.validators):
         path = inputs.train_data.source.path
         raise InputError(f"{checkpoint} was trained on other data or another split than {path} now holds")
+
+
+def notes_of_sets(inputs: Inputs) -> list[str]:
+    """Say, each line once, what is odd about the training data and about the sets that a run is evaluated on."""
+    evaluated = [line for validator in inputs.validators.values() for line in validator.notes()]
+    return list(dict.fromkeys([*inputs.train_data.notes(), *evaluated]))
 
 
 def copies_of_train(inputs: Inputs) -> list[str]:

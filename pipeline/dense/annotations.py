@@ -44,6 +44,11 @@ class Annotations(ABC):
     def names(self) -> tuple[str, ...]:
         """List the classes that the files themselves name, in the order of their numbers."""
 
+    @property
+    def names_from(self) -> Path:
+        """Return the file or folder that `names` are read from, for messages."""
+        return self.path
+
     @abstractmethod
     def images(self, found: Mapping[str, Path], *, listed: bool) -> dict[str, Path]:
         """Choose, of the images found, those that are annotated. Raises InputError for an image that is missing.

@@ -151,7 +151,8 @@ def open_boxes(data: Data, labels: BoxLabels, name: str) -> BoxSet:
     given = labels.names or _classes_of(root / labels.classes)
     annotations = _annotations(root, labels, name, given)
     classes = given or annotations.names()
-    check_different(classes, str(annotations.path))
+    source = annotations.names_from
+    check_different(classes, str(source))
     listed = name.endswith(LIST)
     there = composed_names(images_of(root, labels.images, name))
     images = annotations.images(there, listed=listed)
@@ -170,7 +171,7 @@ def open_boxes(data: Data, labels: BoxLabels, name: str) -> BoxSet:
         shown = "; ".join((f"expected boxes of objects, found none in {count(len(images), 'image')}", *odd))
         raise InputError(f"{annotations.path}: {shown}")
     digest = hashlib.sha256(repr((classes, labels.masks)).encode() + b"".join(each.digest for each in checked))
-    found = [] if given else [f"{count(len(classes), 'class')}, as {annotations.path} names them: {some(classes, 10)}"]
+    found = [] if given else [f"{count(len(classes), 'class')}, as {source} names them: {some(classes, 10)}"]
     repeated = len(lines_of(root / name)) - len(there) if listed else 0
     return BoxSet(
         root / name, tuple(images), tuple(images.values()), np.array([each.sides for each in checked], np.int64),

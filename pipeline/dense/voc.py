@@ -133,14 +133,19 @@ class YoloFolder(Annotations):
     the image's sides; an image without a file has no object. Lines of a polygon have its box and its mask."""
 
     def __init__(self, path: Path, classes: tuple[str, ...], beside: Path | None = None) -> None:
-        """beside  the list of classes, where it lies among the files."""
+        """beside  the list of classes, where it lies among the files or beside their folder."""
         files = composed_names(found(path, (".txt",)))
-        self.path, self._classes = path, classes
+        self.path, self._classes, self._beside = path, classes, beside
         self._files = {stem: file for stem, file in files.items() if file != beside}
 
     def names(self) -> tuple[str, ...]:
         """List the classes as they were given: the files have numbers alone."""
         return self._classes
+
+    @property
+    def names_from(self) -> Path:
+        """Return the list of classes, where it lies among the files or beside their folder."""
+        return self._beside or self.path
 
     def images(self, found: Mapping[str, Path], *, listed: bool) -> dict[str, Path]:
         """Choose all images."""

@@ -178,6 +178,8 @@ def test_what_a_validator_cannot_do_is_refused(root):
     with pytest.raises(InputError, match="is of class bar, expected one of the list: disc"):
         BoxValidator(recipe_of(root), "val", replace(train, classes=("disc",)), ALONE)
     more = BoxValidator(recipe_of(root), "val", replace(train, classes=("moon", *NAMES)), ALONE)
+    assert more.notes() == more.found.notes()
+    assert any("is of class moon" in note for note in more.notes())
     assert more.found.counts.tolist() == [0, 5, 5, 0]  # classes are those that were learned, in their order
 
 

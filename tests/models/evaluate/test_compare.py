@@ -189,6 +189,8 @@ def test_flags_that_differ_are_found_and_those_that_say_how_are_left_out():
 
 def test_an_evaluation_without_values_is_none():
     assert last_evaluations([{"step": 1, "evaluation": "val", "values": {}}, {"step": 1, "loss": 2}]) == {}
+    row = {"step": 1, "evaluation": "val", "values": {"box_ap": 0.5, "box_ap_large": None}}
+    assert last_evaluations([row]) == {Column("val", "box_ap"): 0.5}
 
 
 def test_long_flags_go_into_footnotes():

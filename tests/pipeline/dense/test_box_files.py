@@ -251,10 +251,13 @@ def test_yolo_finds_its_list_of_classes_among_its_files_or_beside_their_folder(r
         opened(root, bare)
     with pytest.raises(InputError, match="YAML is not read"):
         opened(root, replace(bare, classes="data.yaml"))
-    for place in ("yolo", "."):
+    (root / "labels").mkdir()
+    (root / "yolo").rename(root / "labels/train")
+    for place in ("labels/train", "labels"):
         (root / place / "classes.txt").write_text("cat\ndog\n")
-        found = opened(root, bare)
+        found = opened(root, BoxLabels(boxes="labels/{set}"))
         assert found.classes == NAMES
+        assert found.notes()[0].startswith(f"2 classes, as {root / place / 'classes.txt'} names them")
         assert not any("not used" in note for note in found.notes())
         (root / place / "classes.txt").unlink()
 
