@@ -76,10 +76,12 @@ class CocoFile(Annotations):
         lost = [] if listed else [name for name in self._files.values() if places[stem_of(name)] is None]
         if lost:
             ending = PurePosixPath(lost[0]).suffix
-            unread = f"; images end in {', '.join(IMAGES)}" if ending and ending.lower() not in IMAGES else ""
+            last = stem_of(lost[0]).rpartition("/")[2]
+            hint = f"; {last} is there without these folders" if last in known else ""
+            unread = f"; images end in {', '.join(IMAGES)}" if ending and ending.lower() not in IMAGES else hint
             raise InputError(
                 f"{self.path}: names {count(len(lost), 'image')} not found, the first {lost[0]}{unread}; check "
-                "--method.labels.images, the folder that names begin at, or take them out"
+                "--method.labels.images, the folder that names begin at, or mend the names"
             )
         return {stem: path for stem, path in found.items() if stem in self._keys}
 

@@ -87,6 +87,7 @@ WRONG = [
     ("coco", first_image(width="wide"), "expected height and width of a.png"),
     ("coco", first_image(file_name=" "), 'expected "id" and "file_name"'),
     ("coco", first_image(file_name="elsewhere/a.gif"), "images end in .jpg"),
+    ("coco", first_image(file_name="elsewhere/a.png"), "; a is there without these folders"),
     ("coco", first_image(id=101), "101 comes twice"),
     ("coco", cut_off("images/train/a.png"), "a.png: expected an image, got a file that does not decode"),
     ("coco", beside("images/train/a.png", "images/train/a.jpg"), "expected one image called a"),
