@@ -19,7 +19,7 @@ from models.encoder.vit import evaluating
 from models.evaluate.few_shot_protocols.l2_search import L2, search
 from models.evaluate.few_shot_protocols.metric import Metric, measured
 from models.evaluate.few_shot_protocols.shots import Shots
-from models.losses import label_loss
+from models.evaluate.few_shot_protocols.targets import target_loss
 
 RATES = np.logspace(-6, -1, 6)
 EPOCHS, MORE_EPOCHS = 10, 40  # of each trial, and further ones of the last training (the toolkit's model files)
@@ -98,7 +98,7 @@ def descend(
         for rows in torch.randperm(len(inputs), generator=order).to(inputs.device).split(BATCH):
             if len(rows) > 1:
                 optimiser.zero_grad(set_to_none=True)
-                label_loss(model(inputs[rows]), labels[rows]).backward()
+                target_loss(model(inputs[rows]), labels[rows]).backward()
                 optimiser.step()
         values.append(measure(model))
     return values

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.evaluate.evaluator import labels_of
 from models.evaluate.few_shot_protocols.elevater import elevater, logits_of
 from models.evaluate.few_shot_protocols.features import FineTuned
 from models.evaluate.few_shot_protocols.finetune_loop import FineTuning, train_on_shots
@@ -14,6 +13,7 @@ from models.evaluate.few_shot_protocols.metric import Score, score
 from models.evaluate.few_shot_protocols.setting import FewShotSetting, Outcome
 from models.evaluate.few_shot_protocols.shots import Shots
 from models.evaluate.few_shot_protocols.table import ClassifierResult
+from models.evaluate.few_shot_protocols.targets import targets_of
 from pipeline.concurrency.transfer import to_device
 from pipeline.store.beton import Beton
 
@@ -62,12 +62,10 @@ def new_classifier(setting: FewShotSetting, seed: int) -> FineTuned:
 
 def on_file(setting: FewShotSetting, model: nn.Module, beton: Beton) -> Score:
     """Measure a classifier on every labelled image of a file."""
-    labels = labels_of(beton)
-    ids = np.asarray(labels.ids)
-    return on(setting, model, beton, ids, labels[ids])
+    return on(setting, model, beton, *targets_of(beton))
 
 
 def on(setting: FewShotSetting, model: nn.Module, beton: Beton, ids: np.ndarray, labels: np.ndarray) -> Score:
-    """Measure a classifier on images `ids` (i64 [N]) with labels i64 [N]."""
+    """Measure a classifier on images `ids` (i64 [N]) with labels i64 [N], or f32 [N, C] of several each."""
     logits = torch.cat([logits_of(model, images) for images in setting.images_of(beton, ids)])
     return score(logits, to_device(labels, logits.device), setting.metric)

@@ -9,7 +9,7 @@ import torch
 from models.config.recipe import Optim
 from models.evaluate.few_shot_protocols.features import FineTuned
 from models.evaluate.few_shot_protocols.shots import Shots
-from models.losses import label_loss
+from models.evaluate.few_shot_protocols.targets import target_loss
 from models.optim.build import build_optimiser
 from models.optim.schedule import Pools, learning_rate, run_length
 from models.optim.update import clip_grad_norm, set_lr
@@ -56,7 +56,8 @@ def train_on_shots(
     """
     device = next(model.parameters()).device
     order, batch = np.argsort(shots.ids), min(tuning.batch, len(shots))
-    labels = Labels(beton.n, shots.ids[order], shots.labels[order])
+    labels = Labels(beton.n, shots.ids[order], np.arange(len(shots)))  # the row of each image's target
+    targets = torch.from_numpy(shots.labels[order]).to(device)
     views = ViewSpec({"images": (getattr(data, tuning.view), rng.LABELLED)}, data.size)
     spec = LoaderSpec(Sampler(seed, labels.ids, None, batch, 0), labels, views, None, seed)
     optim = Optim(lr=lr, epochs=tuning.epochs, warmup_epochs=tuning.warmup_epochs, epoch_unit="labelled",
@@ -71,7 +72,7 @@ def train_on_shots(
             known = next(batches).labelled
             assert known is not None  # the only part that is read
             set_lr(descent, learning_rate(step, steps, optim, batch))
-            label_loss(model(known.images), known.labels).backward()
+            target_loss(model(known.images), targets[known.labels]).backward()
             clip_grad_norm(model.parameters(), tuning.clip)
             descent.step()
             descent.zero_grad(set_to_none=True)

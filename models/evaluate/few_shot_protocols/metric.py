@@ -1,17 +1,16 @@
-"""Metrics of a data set: accuracy, or the mean of the classes' accuracies."""
+"""Metrics of a data set: accuracy, the mean of the classes' accuracies, 11-point mAP, or the area under the ROC curve.
 
-from typing import Literal, NamedTuple
+measured(logits, labels, "per_class")
+"""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-Metric = Literal["accuracy", "per_class"]
-"""Share of images, or the mean over the classes that occur of each one's share (ELEVATER: "mean-per-class").
-
-ELEVATER's two others are left out: VOC2007's 11-point mAP needs several labels an image, which a .beton has no room
-for, and Hateful Memes' area under the ROC curve needs its text.
-"""
+from models.evaluate.few_shot_protocols.ranking import area_under_roc, average_precision_11
+from models.evaluate.few_shot_protocols.targets import target_loss
+from pipeline.elevater.catalogue import Metric
 
 
 class Score(NamedTuple):
@@ -22,7 +21,18 @@ class Score(NamedTuple):
 
 
 def measured(logits: Tensor, labels: Tensor, metric: Metric) -> float:
-    """Compute the metric, 0 to 1, of logits float [N, C] and labels i64 [N]; logits that are not finite are wrong."""
+    """Compute the metric, 0 to 1, of logits float [N, C] and labels i64 [N]; logits that are not finite are wrong.
+
+    accuracy       the share of images
+    per_class      the mean over the classes that occur of each one's share (ELEVATER: "mean-per-class")
+    map_11_points  labels float [N, C], 1 or 0: the mean over the classes that occur of `average_precision_11` of the
+                   softmax over the classes, as ELEVATER scores a classifier that learned each class by itself
+    roc_auc        of two classes: `area_under_roc` of the second
+
+    The last two rank images by their logits, and are 0 where one is not finite.
+    """
+    if metric in ("map_11_points", "roc_auc"):
+        return _ranked(logits, labels, metric) if bool(logits.isfinite().all()) else 0.0
     right = ((logits.argmax(1) == labels) & logits.isfinite().all(1)).double()
     if metric == "accuracy":
         return float(right.mean())
@@ -33,5 +43,14 @@ def measured(logits: Tensor, labels: Tensor, metric: Metric) -> float:
 
 def score(logits: Tensor, labels: Tensor, metric: Metric) -> Score:
     """Compute the metric and the mean log likelihood, which is minus infinity for a loss that is not finite."""
-    loss = float(cross_entropy(logits.float(), labels))
+    loss = float(target_loss(logits.float(), labels))
     return Score(measured(logits, labels, metric), -loss if loss < float("inf") else -float("inf"))
+
+
+def _ranked(logits: Tensor, labels: Tensor, metric: Metric) -> float:
+    known = labels.cpu().numpy()
+    if metric == "roc_auc":
+        return area_under_roc((logits[:, 1].double() - logits[:, 0].double()).cpu().numpy(), known)
+    likely = logits.double().softmax(1).cpu().numpy()
+    occurring = known.any(0).nonzero()[0]
+    return float(sum(average_precision_11(likely[:, each], known[:, each]) for each in occurring) / len(occurring))

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.evaluate.evaluator import labels_of
 from models.evaluate.few_shot_protocols.elevater import elevater, logits_of
 from models.evaluate.few_shot_protocols.features import linear_head
 from models.evaluate.few_shot_protocols.held_out import Trial, linear, trials_of
@@ -12,16 +11,17 @@ from models.evaluate.few_shot_protocols.metric import measured
 from models.evaluate.few_shot_protocols.setting import FewShotSetting, Outcome
 from models.evaluate.few_shot_protocols.shots import Shots
 from models.evaluate.few_shot_protocols.table import ClassifierResult
+from models.evaluate.few_shot_protocols.targets import targets_of
 from pipeline.concurrency.transfer import to_device
 from pipeline.store.beton import Beton
 
 Known = tuple[Tensor, Tensor]
-"""Features f32 [N, width] and labels i64 [N], on the device."""
+"""Features f32 [N, width] and labels i64 [N], or f32 [N, C] of several labels an image, on the device."""
 
 
 def probe(setting: FewShotSetting) -> list[ClassifierResult]:
     """Fit a linear classifier for each number of shots and each draw."""
-    ids = np.unique(np.concatenate([shots.ids for shots in setting.drawn]))
+    ids = np.unique(np.concatenate([shots.first(k).ids for shots in setting.drawn for k in setting.shots]))
     features = features_of(setting, setting.set.train, ids)
     test = known(setting, setting.set.test)
     val = known(setting, setting.set.val) if setting.set.val else None
@@ -58,9 +58,8 @@ def probe_elevater(setting: FewShotSetting, shots: Shots, features: Tensor, test
 
 def known(setting: FewShotSetting, beton: Beton) -> Known:
     """Compute features and labels of every labelled image of a file."""
-    labels = labels_of(beton)
-    ids = np.asarray(labels.ids)
-    return features_of(setting, beton, ids), to_device(labels[ids], setting.device)
+    ids, targets = targets_of(beton)
+    return features_of(setting, beton, ids), to_device(targets, setting.device)
 
 
 @torch.no_grad()

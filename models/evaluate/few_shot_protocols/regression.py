@@ -10,6 +10,9 @@ from typing import final
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from models.evaluate.few_shot_protocols.targets import as_targets
 
 EPSILON = 1e-5  # BatchNorm's
 TOLERANCE = 1e-5  # of every entry of the gradient
@@ -44,7 +47,8 @@ def fit(
     """Minimise the mean cross-entropy + l2 / 2 · |W|², W without the intercepts: scikit-learn's at C = 1 / (n · l2).
 
     features  float [n, D], standardised here by their own mean and biased variance, as BatchNorm(affine=False) does
-    labels    i64 [n]
+    labels    i64 [n]; or float [n, C], 1 or 0, of several labels an image: then each class is learned by itself, and
+              minimised is the mean over images of the sum over classes of the binary cross-entropy + l2 / 2 · |W|²
     start     another fit to start from, which takes fewer iterations to the same optimum
 
     Deterministic: L-BFGS in f64 on full batches, from zeros or `start`.
@@ -54,13 +58,19 @@ def fit(
     x = features.double()
     variance, mean = torch.var_mean(x, 0, correction=0)
     spread = (variance + EPSILON).sqrt()
-    x, targets = (x - mean) / spread, torch.nn.functional.one_hot(labels, classes).double()
+    x, targets, several = (x - mean) / spread, as_targets(labels, classes), labels.ndim == 2
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         w = torch.from_numpy(flat).to(x.device).view(-1, classes)
-        likely = (x @ w[:-1] + w[-1]).log_softmax(1)
-        loss = -(likely * targets).sum() / len(x) + l2 / 2 * w[:-1].square().sum()
-        slope = (likely.exp() - targets) / len(x)
+        logits = x @ w[:-1] + w[-1]
+        if several:
+            loss = binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(x)
+            likely = logits.sigmoid()
+        else:
+            likely = logits.log_softmax(1)
+            loss, likely = -(likely * targets).sum() / len(x), likely.exp()
+        loss = loss + l2 / 2 * w[:-1].square().sum()
+        slope = (likely - targets) / len(x)
         gradient = torch.cat([x.T @ slope + l2 * w[:-1], slope.sum(0, keepdim=True)])
         return float(loss), gradient.flatten().cpu().numpy()
 

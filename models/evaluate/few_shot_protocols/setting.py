@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.evaluate.evaluator import labels_of
 from models.evaluate.few_shot_protocols.features import FeatureExtractor
 from models.evaluate.few_shot_protocols.metric import Metric
-from models.evaluate.few_shot_protocols.shots import Shots, draw_shots
+from models.evaluate.few_shot_protocols.shots import Shots, draw_several, draw_shots
 from models.evaluate.few_shot_protocols.suite import DataSet
 from models.evaluate.few_shot_protocols.table import ClassifierResult
+from models.evaluate.few_shot_protocols.targets import targets_of
+from pipeline.labels.known import Labels
 from pipeline.spec import Data
 from pipeline.store.beton import Beton
 from pipeline.text import count, some
@@ -75,7 +76,7 @@ class FewShotSetting:
 
     def remarks(self) -> list[str]:
         """Describe the set: its size, and classes that have fewer images than were asked for."""
-        tests = count(len(labels_of(self.set.test).ids), "test image")
+        tests = count(len(targets_of(self.set.test)[0]), "test image")
         lines = [f"{self.set.name}: {count(self.classes, 'class')}, {tests}."]
         for k in self.shots:
             few = self.drawn[0].fewer(k, self.classes)
@@ -83,10 +84,21 @@ class FewShotSetting:
                 named = some([self.set.classes[each] for each in few], most=5)
                 fewer = f"fewer than {count(k, 'image')} in {count(len(few), 'class')}"
                 lines.append(f"{self.set.name}: {fewer}, of which all are used: {named}.")
-        return lines
+            if self.drawn[0].labels.ndim == 2:
+                drawn = [shots.first(k) for shots in self.drawn]
+                sizes = [shots.labels.sum(0) for shots in drawn]
+                images = ", ".join(f"{len(shots):,}" for shots in drawn)
+                lines.append(
+                    f"{self.set.name}: {count(k, 'shot')} of several labels an image are {images} images, "
+                    f"{min(each.min() for each in sizes):g} to {max(each.max() for each in sizes):g} of a class."
+                )
+        return [*lines, *self.set.remarks]
 
 
 def draw(each: DataSet, shots: Sequence[int], seeds: int) -> list[Shots]:
     """Draw the shots with seeds 0 to `seeds` - 1, as many of each class as the largest of `shots`."""
-    labels = labels_of(each.train)
+    ids, targets = targets_of(each.train)
+    if targets.ndim == 2:
+        return [draw_several(ids, targets, seed) for seed in range(seeds)]
+    labels = Labels(each.train.n, ids, targets)
     return [draw_shots(labels, max(shots), seed) for seed in range(seeds)]

@@ -1,10 +1,15 @@
-"""Shots: the k labelled images of each class that may be used, a function of seed and file alone."""
+"""Shots: the k labelled images of each class that may be used, a function of seed and file alone.
+
+Where an image may have several labels, no draw gives exactly k of each class. Then `several_labels.py` has ELEVATER's
+rules, which `Shots` follows.
+"""
 
 from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
 
+from models.evaluate.few_shot_protocols.several_labels import few_of, held_out
 from pipeline import rng
 from pipeline.labels.known import Labels
 
@@ -19,6 +24,9 @@ class Shots:
 
     ids, labels  i64 [n]
     turns        i64 [n]   an image's place among the drawn ones of its class; turns < k are the first k shots
+
+    Of several labels an image, `labels` are f32 [n, C], 1 or 0, the images are all of the file, and `turns` are their
+    places in the order of the draw.
     """
 
     ids: np.ndarray = field(repr=False)
@@ -30,6 +38,8 @@ class Shots:
 
     def first(self, k: int) -> "Shots":
         """Return the first k of each class, which are what a draw of k with the same seed gives."""
+        if self.labels.ndim == 2:
+            return self.rows(few_of(self.labels, k))
         return self.rows(self.turns < k)
 
     def rows(self, kept: np.ndarray) -> "Shots":
@@ -38,12 +48,16 @@ class Shots:
 
     def fold(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return rows to learn from and rows held out, i64: every fifth image of each class, from the `number`-th."""
+        if self.labels.ndim == 2:
+            rows = held_out(self.labels, FOLDS, number)
+            return np.setdiff1d(np.arange(len(self)), rows), rows
         held = self.turns % FOLDS == number
         return np.flatnonzero(~held), np.flatnonzero(held)
 
     def fewer(self, k: int, classes: int) -> np.ndarray:
         """Return the classes that have fewer than k images, i64."""
-        return np.flatnonzero(np.bincount(self.labels, minlength=classes) < k)
+        images = self.labels.sum(0) if self.labels.ndim == 2 else np.bincount(self.labels, minlength=classes)
+        return np.flatnonzero(images < k)
 
 
 def draw_shots(labels: Labels, k: int, seed: int) -> Shots:
@@ -60,3 +74,13 @@ def draw_shots(labels: Labels, k: int, seed: int) -> Shots:
     starts = np.flatnonzero(np.r_[True, of[1:] != of[:-1]])[: len(of)]
     turns = np.arange(len(of)) - np.repeat(starts, np.diff(np.r_[starts, len(of)]))
     return Shots(ids, of, turns).first(k)
+
+
+def draw_several(ids: np.ndarray, labels: np.ndarray, seed: int) -> Shots:
+    """Put images with several labels each into the order of a draw; `first(k)` of it are the shots.
+
+    ids     i64 [N]
+    labels  f32 [N, C], 1 or 0
+    """
+    order = np.argsort(rng.derive(rng.keys(seed, 0, ids, rng.ORDER), TAG), kind="stable")
+    return Shots(ids[order], labels[order], np.arange(len(ids)))

@@ -10,7 +10,9 @@ from models.checkpoint import save_load
 from models.evaluate import __main__ as evaluate
 from models.evaluate.evaluation_log import read_evaluations
 from pipeline.convert.conversion import Options, convert
+from pipeline.elevater.prepare import prepare
 from pipeline.errors import InputError
+from tests.toy_elevater import toy, write_archive
 
 QUICK = ["--shots", 2, "--seeds", 1, "--data.threads", 1]
 TUNING = ["--mode", "finetune", "--tuning.epochs", 2, "--tuning.warmup-epochs", 0]
@@ -90,6 +92,60 @@ def test_elevaters_page_says_that_test_selected(mode, trained, asked, colours, m
     page = (folder / "evaluate-few_shot.html").read_text()
     assert "selected ON TEST" in page
     assert re.search(r"lr 0.01, l2 [\d.e+-]+, epoch [1-4]<", page)
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory):
+    """Toy copies of three sets of ELEVATER, whose colours any network tells apart."""
+    folder = tmp_path_factory.mktemp("elevater")
+    for name, classes in (("voc-2007-classification", 3), ("hateful-memes", 2), ("caltech-101", 3)):
+        facts = toy(name, classes, each=8)
+        write_archive(facts, folder / "archive")
+        prepare(facts, folder / "archive", folder / "sets" / name, Options(max_bad=0, workers=1))
+    return folder / "sets"
+
+
+@pytest.mark.parametrize(("mode", "protocol"), [
+    ("linear", "held_out"), ("linear", "elevater"), ("finetune", "held_out"), ("finetune", "elevater"),
+])  # fmt: skip
+def test_elevaters_sets_are_one_command_each_by_its_metric(mode, protocol, trained, asked, benchmark, monkeypatch):
+    for name, value in {"RATES": [1e-2], "EPOCHS": 2, "MORE_EPOCHS": 2}.items():
+        monkeypatch.setattr(f"models.evaluate.few_shot_protocols.elevater.{name}", value)
+    for module in ("elevater", "held_out"):  # one penalty of 97: the search has its own tests
+        monkeypatch.setattr(f"models.evaluate.few_shot_protocols.{module}.search", lambda score, **_: (56, score(56)))
+    folder, flags = trained("mae:digits"), ["--mode", mode, "--protocol", protocol, "--shots", 5, "--seeds", 1]
+    flags += [*TUNING[2:], "--tuning.rates", 1e-3] if mode == "finetune" else []
+    values = asked(folder, "--suite", f"elevater={benchmark}", *flags, "--data.threads", 1)
+    assert [name.rsplit("_", 2)[0] for name in values] == [
+        "caltech-101",
+        "hateful-memes",
+        "voc-2007-classification",
+        "all",
+    ]
+    page = (folder / "evaluate-few_shot.html").read_text()
+    for name, metric in (
+        ("hateful-memes", "roc auc"),
+        ("voc-2007-classification", "map 11 points"),
+        ("caltech-101", "per class"),
+    ):
+        assert re.search(rf"<td>{name}</td>\s*<td>{metric}</td>", page)
+    assert "Not comparable: 17 sets of the 20 not there" in page
+    assert re.search(r"5 shots of several labels an image are \d+ images, \d to \d+ of a class", page)
+    assert re.search(r"<td>SupMAE</td>\s*<td>" + ("47.97" if mode == "linear" else "46.76"), page)
+    if (mode, protocol) == ("linear", "held_out"):
+        assert min(values.values()) > 0.9
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    (["--per-class", "voc-2007-classification"], "several labels an image, and cannot be measured by per_class"),
+    (["--suite", "plain={digits}", "--metric", "map_11_points"], "plain has one label an image, and cannot be"),
+    (["--suite", "plain={digits}", "--metric", "roc_auc"], "is of 2 classes, got 10"),
+])  # fmt: skip
+def test_metrics_that_do_not_go_with_a_set_are_said(flags, said, trained, asked, benchmark, digits):
+    flags = [flag.format(digits=digits) for flag in flags]
+    suite = [] if "--suite" in flags else ["--suite", benchmark]
+    with pytest.raises(InputError, match=said):
+        asked(trained("mae:digits"), *suite, *flags, *QUICK)
 
 
 @pytest.mark.parametrize(("flags", "said"), [

@@ -3,11 +3,16 @@
 import pytest
 from PIL import Image
 
+from models.evaluate.few_shot_protocols.published import published
 from models.evaluate.few_shot_protocols.suite import open_suite
 from models.evaluate.few_shot_protocols.table import ClassifierResult, numbers, page
 from pipeline.convert.conversion import Options, convert
+from pipeline.elevater.catalogue import CATALOGUE
+from pipeline.elevater.prepare import FACTS, prepare
 from pipeline.errors import InputError
 from pipeline.spec import Data
+from tests.checksummed import rewrite
+from tests.toy_elevater import toy, write_archive
 
 
 def made(folder, classes=("cat", "dog"), files=("train", "test"), each=3):
@@ -89,3 +94,54 @@ def test_the_table_shows_each_set_and_their_mean():
     assert remark.text == "b is small"
     assert len(every.rows) == 4
     assert every.rows[0][:5] == ("a", "5", "0", "50.0 %", "l2 0.1")
+
+
+def prepared(tmp_path, *names):
+    """Toy copies of ELEVATER's sets, prepared below one folder."""
+    for name in names:
+        facts = toy(name, classes=2, each=2)
+        write_archive(facts, tmp_path / "archive")
+        prepare(facts, tmp_path / "archive", tmp_path / "sets" / name, Options(max_bad=0, workers=1))
+    return tmp_path / "sets"
+
+
+def test_a_folder_of_prepared_sets_stands_for_all_with_their_metrics(tmp_path):
+    folder = prepared(tmp_path, "voc-2007-classification", "caltech-101", "hateful-memes")
+    sets = open_suite([f"elevater={folder}"], Data())
+    assert [(each.name, each.benchmark, each.metric, each.several) for each in sets] == [
+        ("caltech-101", "caltech-101", "per_class", False),
+        ("hateful-memes", "hateful-memes", "roc_auc", False),
+        ("voc-2007-classification", "voc-2007-classification", "map_11_points", True),
+    ]
+    (one,) = open_suite([f"mine={folder / 'hateful-memes'}"], Data())
+    assert (one.name, one.benchmark, one.remarks) == ("mine", "hateful-memes", ())
+    with pytest.raises(InputError, match="two sets are called caltech-101"):
+        open_suite([str(folder), str(folder)], Data())
+
+
+def test_a_prepared_set_whose_files_were_replaced_is_refused(tmp_path):
+    folder = prepared(tmp_path, "caltech-101") / "caltech-101"
+    rewrite(folder / FACTS, differs=["expected 3 train images, found 2"])
+    assert open_suite([str(folder)], Data())[0].remarks == (
+        "caltech-101 differs: expected 3 train images, found 2.",
+    )  # fmt: skip
+    convert(made(tmp_path / "other", ("class 0", "class 1"), ()) / "in", folder / "test.beton", Options(overwrite=True))
+    with pytest.raises(InputError, match=r"test.beton is not the file that elevater.json beside it was written for"):
+        open_suite([str(folder)], Data())
+
+
+def test_the_papers_means_stand_beside_the_mean_over_elevaters_sets():
+    given = {"a": "caltech-101", "b": "cifar-10"}
+    first, lacking, protocol, table = published([*results(), ClassifierResult("own", 5, 0, 0.0)], "linear", given, "x")
+    assert "20 sets" in first.text
+    assert lacking.text.startswith("Not comparable: 18 sets of the 20 not there: cifar-100, country211")
+    assert "--protocol elevater" in protocol.text
+    assert table.rows[-2:] == [
+        ("SupMAE", "47.97 %", "60.86 %", "66.68 %"),
+        ("this run, 2 sets", "60.00 %", "-", "-"),
+    ]  # fmt: skip
+    assert published(results(), "linear", {}, "elevater") == []
+    whole = {name: name for name in CATALOGUE}
+    blocks = published([ClassifierResult(name, 7, 0, 0.5) for name in whole], "finetune", whole, "elevater")
+    assert len(blocks) == 2
+    assert blocks[1].rows[-1] == ("this run, 20 sets", "-", "-", "-", "50.00 %")
