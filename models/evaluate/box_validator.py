@@ -7,8 +7,7 @@ from typing import final
 from models.config.recipe import Recipe
 from models.dense.average_precision import Record, Scores, average_precision, names_of, record
 from models.distributed.process_group import World, all_on_main, buffers_from_main, from_main
-from models.evaluate.dense_validator import READ
-from models.evaluate.set_validator import SetValidator
+from models.evaluate.set_validator import SetValidator, check_image_files
 from models.full_precision import full_precision
 from models.method import Method
 from models.methods.detect import Detect
@@ -16,7 +15,6 @@ from pipeline.concurrency.ahead import ahead
 from pipeline.concurrency.cores import decode_threads
 from pipeline.concurrency.threads import Threads
 from pipeline.dense.boxes import BoxSet, open_boxes
-from pipeline.errors import InputError
 
 IMAGES = 4
 """Images that go through the network at once, where run.device_images sets no limit: the masks of 100 objects of a
@@ -61,12 +59,7 @@ class BoxValidator(SetValidator):
     def __init__(self, recipe: Recipe, name: str, train: BoxSet, world: World) -> None:
         """Open the set. Raises InputError as `open_boxes` does, for other classes than those of `train`, and for
         evaluations that read .beton files."""
-        asked = [each for each in READ if getattr(recipe.run, each)]
-        if asked:
-            raise InputError(
-                f"run.{asked[0]} reads features of images with one label each; leave --run.{asked[0]} out, or judge a "
-                "classification run from the same start"
-            )
+        check_image_files(recipe)
         self.recipe, self.world, self.train = recipe, world, train
         self.found = open_boxes(recipe.data, replace(train.labels, names=train.classes), name)
         self.batch = recipe.run.images_at_once or IMAGES

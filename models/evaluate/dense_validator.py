@@ -9,7 +9,7 @@ from torch import Tensor
 from models.config.recipe import Recipe
 from models.dense.scores import NAMES, count_pixels, ious, listed, mean_scores, recalls
 from models.distributed.process_group import World, buffers_from_main, sum_over_ranks
-from models.evaluate.set_validator import SetValidator
+from models.evaluate.set_validator import SetValidator, check_image_files
 from models.full_precision import full_precision
 from models.method import Method
 from models.methods.segment import Segment
@@ -17,12 +17,9 @@ from pipeline.concurrency.ahead import ahead
 from pipeline.concurrency.cores import decode_threads
 from pipeline.concurrency.threads import Threads
 from pipeline.dense.pixels import PixelSet, open_pixels
-from pipeline.errors import InputError
 
 WINDOWS = 8
 """Windows that are scored at once, where run.device_images sets no limit."""
-READ = "knn", "probe", "rankme"
-"""Evaluations that read features of whole images of a .beton file."""
 
 
 def count_set(method: Segment, found: PixelSet, ids: Iterable[int], batch: int, threads: int | None = None) -> Tensor:
@@ -56,12 +53,7 @@ class DenseValidator(SetValidator):
 
     def __init__(self, recipe: Recipe, name: str, train: PixelSet, world: World) -> None:
         """Open the set. Raises InputError as `open_pixels` does, and for evaluations that read .beton files."""
-        asked = [each for each in READ if getattr(recipe.run, each)]
-        if asked:
-            raise InputError(
-                f"run.{asked[0]} reads features of images with one label each; leave --run.{asked[0]} out, or judge a "
-                "classification run from the same start"
-            )
+        check_image_files(recipe)
         self.recipe, self.world, self.train = recipe, world, train
         self.found = open_pixels(recipe.data, train.labels, name)
         self.batch = recipe.run.images_at_once or WINDOWS

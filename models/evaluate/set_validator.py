@@ -2,8 +2,13 @@
 
 from abc import ABC, abstractmethod
 
+from models.config.recipe import Recipe
 from models.method import Method
+from pipeline.errors import InputError
 from pipeline.train_data import ImageSource
+
+READ = "knn", "probe", "rankme"
+"""Evaluations that read features of whole images of a .beton file."""
 
 
 class SetValidator(ABC):
@@ -35,3 +40,13 @@ class SetValidator(ABC):
     @abstractmethod
     def __call__(self, method: Method) -> dict[str, float]:
         """Measure values, in float32 whatever the run trains in. A collective call."""
+
+
+def check_image_files(recipe: Recipe) -> None:
+    """Raise InputError for an evaluation of a .beton file in a recipe that reads image files."""
+    asked = [each for each in READ if getattr(recipe.run, each)]
+    if asked:
+        raise InputError(
+            f"run.{asked[0]} reads features of images with one label each; leave --run.{asked[0]} out, or judge a "
+            "classification run from the same start"
+        )
