@@ -76,16 +76,29 @@ def chosen(name: str, folder: Path) -> list[BenchmarkSet]:
 
 
 def several(sets: list[BenchmarkSet], folder: Path, out: Path, options: Options, *, differing: bool) -> None:
-    """Prepare sets one after another, and say what became of each; those that are whole already are kept."""
+    """Prepare sets one after another, and say what became of each; those that are whole already are kept.
+
+    Raises InputError for one set at once; of several the others are prepared first.
+    """
+    failed: list[str] = []
     for each in sets:
         place = out / each.name
         made = None if options.overwrite else read_prepared(place)
         if made and all((place / f"{split}.beton").is_file() for split in made.images):
             print(f"{each.name}: prepared already, {place}")
             continue
-        made = prepare(each, folder, place, options, differing=differing)
+        try:
+            made = prepare(each, folder, place, options, differing=differing)
+        except InputError as error:
+            if len(sets) == 1:
+                raise
+            print(f"{each.name}: not prepared: {error}")
+            failed.append(each.name)
+            continue
         images = ", ".join(f"{n:,} {split}" for split, n in made.images.items())
         print(f"{each.name}: {images}, {made.metric}; {place}", *made.differs, sep="\n  differs: ")
+    if failed:
+        raise InputError(f"{len(failed)} of {len(sets)} sets were not prepared, see above: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

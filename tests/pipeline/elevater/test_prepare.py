@@ -242,6 +242,19 @@ def test_the_command_prepares_all_that_is_there(asked, tmp_path, monkeypatch):
     assert "4 train" in asked("dtd", tmp_path, tmp_path / "out", "--overwrite", "--workers", 1)
 
 
+def test_of_several_sets_one_that_differs_does_not_keep_the_others(asked, tmp_path, monkeypatch, capsys):
+    small = {name: toy(name, each=1) for name in (DTD, MEMES)}
+    for facts in small.values():
+        write_archive(facts, tmp_path)
+    wrong = {DTD: replace(small[DTD], classes=47)}
+    monkeypatch.setattr(door, "CATALOGUE", small | wrong)
+    with pytest.raises(InputError, match="1 of 2 sets were not prepared, see above: dtd"):
+        asked("all", tmp_path, tmp_path / "out", "--workers", 1)
+    said = capsys.readouterr().out
+    assert "dtd: not prepared: dtd: expected 47 classes, found 2" in said
+    assert "hateful-memes: 2 train, 2 test, roc_auc" in said
+
+
 def test_the_command_lists_and_refuses(asked, tmp_path):
     said = asked("--list")
     assert len(said.splitlines()) == 22
