@@ -28,20 +28,27 @@ def sparse(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(sparse):
     """A measurement, repeated where it took long: other parts of the tests may have had the cores meanwhile."""
-    before = "import pipeline.store.beton\npipeline.store.beton.CHECKED_AT_OPEN = 1 << 20"
+    before = """import pipeline.store.beton, pipeline.store.sigbus
+pipeline.store.beton.CHECKED_AT_OPEN = 1 << 20
+pipeline.store.sigbus._installed()"""  # the handler of bus errors maps LLVM, 80 MB, as the page cache has its pages
     for _ in range(3):
         found = probed(sparse, cold=False, before=before)
-        if max(found["open_s"], found["first_plan_s"]) < 1:
+        if found["open_s"] < 1 and found["first_plan_s"] < plan_limit_s(found):
             break
     return found
+
+
+def plan_limit_s(found: dict) -> float:
+    """A second, or on a slow machine half of what checking the index takes, which a plan must not wait for."""
+    return max(1.0, found["checked_s"] / 2)
 
 
 def test_an_index_opens_in_little_time_and_memory_and_plans_at_once(found):
     start, opened, end = found["start_mb"], found["open_mb"], found["end_mb"]
     assert found["open_s"] < 1
     assert opened["own"] - start["own"] < 25
-    assert opened["peak"] - start["own"] - start["mapped"] < 100  # of which the handler of bus errors maps 60
-    assert found["first_plan_s"] < 1
+    assert opened["peak"] - start["own"] - start["mapped"] < 25
+    assert found["first_plan_s"] < plan_limit_s(found)
     assert found["sampler_us"] < 10
     assert found["checked_s"] is not None
     assert end["own"] < 500  # torch, numba, and nothing that grows with the file
