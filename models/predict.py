@@ -203,11 +203,11 @@ def check_drawing(a: Arguments, loaded: Loaded) -> None:
     folder that is a file."""
     objects = detects(loaded)
     if loaded.origin:
-        lacking = (
-            "heads; train them first (train.py detect:...)"
-            if objects
-            else ("decoder; train one first (train.py segment:...)")
+        decoder, heads = (
+            "decoder; train one first (train.py segment:...)",
+            "heads; train them first (train.py detect:...)",
         )
+        lacking = heads if objects else decoder
         raise InputError(f"{loaded.path} brings an encoder and no {lacking}")
     asked = [flag for flag, given in (("--next", a.next is not None), ("--top", a.top != 1)) if given]
     if asked:

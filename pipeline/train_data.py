@@ -68,9 +68,9 @@ class AnyTrainData(ABC):
     def classes(self) -> tuple[str, ...]:
         """Return the class names in label order; empty for a file without labels."""
 
-    @abstractmethod
     def recognised_by(self, digests: dict[str, str]) -> Self:
         """Return the same data with further digests in its fingerprint."""
+        return replace(self, fingerprint=self.fingerprint | digests)
 
     def notes(self) -> list[str]:
         """Say, a line each, what is odd about the files and no error."""
@@ -117,10 +117,6 @@ class TrainData(AnyTrainData):
     def classes(self) -> tuple[str, ...]:
         """Return the class names in label order; empty for a file without labels."""
         return self.beton.manifest.classes or ()
-
-    def recognised_by(self, digests: dict[str, str]) -> "TrainData":
-        """Return the same data with further digests in its fingerprint."""
-        return replace(self, fingerprint=self.fingerprint | digests)
 
 
 def open_train_data(data: Data, needs: Needs) -> TrainData:

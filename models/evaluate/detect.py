@@ -16,7 +16,7 @@ from models.reporting.render import Table, Text
 from pipeline.dense.boxes import BoxSet, open_boxes
 from pipeline.errors import InputError
 from pipeline.flags import AT_LEAST_1, SHARE, check_bounds
-from pipeline.text import percent
+from pipeline.text import measured
 
 HEADS = {"box_ap": "AP box", "box_ap50": "AP50 box", "mask_ap": "AP mask", "mask_ap50": "AP50 mask"}
 """Columns of the table of classes."""
@@ -54,7 +54,10 @@ def class_table(classes: dict[str, list[float]], found: BoxSet) -> Table:
     """Make the table of each class's values, the worst first; what is not a number comes last."""
     order = np.argsort(classes["box_ap"], kind="stable")
     head = ("class, worst first", *(HEADS[name] for name in classes), "objects")
-    rows = [(found.classes[c], *(shown(each[c]) for each in classes.values()), f"{found.counts[c]:,}") for c in order]
+    rows = [
+        (found.classes[c], *(measured(name, each[c]) for name, each in classes.items()), f"{found.counts[c]:,}")
+        for c in order
+    ]
     return Table(head, rows)
 
 
@@ -69,14 +72,5 @@ def open_set(evaluator: Detect, loaded: Loaded) -> BoxSet:
         )
     if loaded.origin:
         raise InputError(f"{loaded.path} brings an encoder and no heads; train them first (train.py detect:...)")
-    data = replace(
-        loaded.recipe.data,
-        root=evaluator.data.root or loaded.recipe.data.root,
-        threads=evaluator.data.threads or loaded.recipe.data.threads,
-    )
+    data = replace(evaluator.data_of(loaded), root=evaluator.data.root or loaded.recipe.data.root)
     return open_boxes(data, replace(labels, names=loaded.classes), evaluator.data.file or data.val)
-
-
-def shown(share: float) -> str:
-    """A share in percent, and a dash where there is no number."""
-    return "–" if share != share else percent(share)

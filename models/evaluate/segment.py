@@ -18,7 +18,7 @@ from models.reporting.render import Block, Picture, Table
 from pipeline.dense.pixels import PixelSet, open_pixels
 from pipeline.errors import InputError
 from pipeline.flags import AT_LEAST_1, check_bounds
-from pipeline.text import percent
+from pipeline.text import measured
 
 
 @final
@@ -42,7 +42,9 @@ class Segment(Evaluator):
             picture = prediction_picture(method, found, self.pictures, self.batch)
         each, right, pixels = ious(confusion).tolist(), recalls(confusion).tolist(), confusion.sum(1).tolist()
         order = np.argsort(each, kind="stable")  # what is not a number comes last
-        rows = [(found.classes[c], shown(each[c]), shown(right[c]), f"{pixels[c]:,}") for c in order]
+        rows = [
+            (found.classes[c], measured("iou", each[c]), measured("recall", right[c]), f"{pixels[c]:,}") for c in order
+        ]
         blocks: list[Block] = [Table(("class, worst first", "IoU", "recall", "pixels"), rows)]
         if drawn := confusions(confusion.numpy(), found.classes):
             blocks.append(Picture("Confusions", "Rows: the true class; columns: the predicted one.", drawn))
@@ -61,17 +63,8 @@ def open_set(evaluator: Segment, loaded: Loaded) -> PixelSet:
         )
     if loaded.origin:
         raise InputError(f"{loaded.path} brings an encoder and no decoder; train one first (train.py segment:...)")
-    data = replace(
-        loaded.recipe.data,
-        root=evaluator.data.root or loaded.recipe.data.root,
-        threads=evaluator.data.threads or loaded.recipe.data.threads,
-    )
+    data = replace(evaluator.data_of(loaded), root=evaluator.data.root or loaded.recipe.data.root)
     found = open_pixels(data, labels, evaluator.data.file or data.val)
     if found.classes != loaded.classes:
         raise InputError(f"{found.path} has other classes than {loaded.path}: expected {', '.join(loaded.classes)}")
     return found
-
-
-def shown(share: float) -> str:
-    """A share in percent, and a dash where there is no number."""
-    return "–" if share != share else percent(share)

@@ -4,7 +4,7 @@ train_data = open_dense_train_data(data, needs)
 batches = train_data.open_loader(data, device, seed=0)
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
@@ -48,10 +48,6 @@ class DenseTrainData(AnyTrainData):
         """Return what its images are read from, for messages and comparisons."""
         return self.found
 
-    def recognised_by(self, digests: dict[str, str]) -> "DenseTrainData":
-        """Return the same data with further digests in its fingerprint."""
-        return replace(self, fingerprint=self.fingerprint | digests)
-
     def notes(self) -> list[str]:
         """Say what is odd about the set and no error."""
         return self.found.notes()
@@ -82,15 +78,13 @@ class DenseTrainData(AnyTrainData):
         )
 
 
-def open_dense(data: Data, needs: Needs, name: str, classes: tuple[str, ...] = ()) -> DenseSet:
+def open_dense(data: Data, needs: Needs, name: str) -> DenseSet:
     """Open the set called `name` with what a method needs of it, classes of pixels or boxes of objects.
-
-    classes  those that boxes are expected to be of, a run's own; () takes what the files and `needs` say
 
     Raises InputError as `open_pixels` and `open_boxes` do.
     """
     if needs.box_labels is not None:
-        return open_boxes(data, replace(needs.box_labels, names=classes or needs.box_labels.names), name)
+        return open_boxes(data, needs.box_labels, name)
     assert needs.pixel_labels is not None
     return open_pixels(data, needs.pixel_labels, name)
 
