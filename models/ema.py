@@ -16,14 +16,15 @@ class EMA(nn.Module):
     logits = ema.module(images)
 
     With `warmup` the decay of step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's ExponentialMovingAverage, so
-    that a young average forgets its random start. Buffers are copied. Weights that do not train are left alone: the
-    average of what does not move is itself. The copy is always in eval mode.
+    that a young average forgets its random start. Buffers are copied. Weights that do not train are shared, not copied:
+    the average of what does not move is itself. The copy is always in eval mode.
     """
 
     def __init__(self, module: nn.Module, decay: float, *, warmup: bool = False) -> None:
         super().__init__()
         self.decay, self.warmup = decay, warmup
-        self.module = copy.deepcopy(module).requires_grad_(False).eval()
+        frozen = {id(parameter): parameter for parameter in module.parameters() if not parameter.requires_grad}
+        self.module = copy.deepcopy(module, frozen).requires_grad_(False).eval()
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
@@ -35,6 +36,14 @@ class EMA(nn.Module):
             torch._foreach_lerp_(averages, weights, 1 - decay)
         for average, current in zip(self.module.buffers(), module.buffers(), strict=True):
             average.copy_(current)
+
+    def own_all(self, module: nn.Module) -> None:
+        """Copy what is shared with `module`, too, because both will be changed in place, as `fully_shard` does."""
+        shared = {id(parameter) for parameter in module.parameters()}
+        for part in self.module.modules():
+            for name, parameter in part.named_parameters(recurse=False):
+                if id(parameter) in shared:
+                    setattr(part, name, nn.Parameter(parameter.detach().clone(), requires_grad=False))
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode when the method around it trains, so that a teacher drops no paths."""

@@ -79,12 +79,18 @@ class AsyncSaver:
     def _copy(self, state: dict) -> HostState:
         """Copy a state to the host. Copies from a GPU are queued on its stream, ahead of the work of later steps."""
         known, self._buffers = self._buffers, {}
+        first_keys: dict[
+            tuple[object, ...], str
+        ] = {}  # of frozen weights, which an average shares: one copy, and in the file
 
         def copied(value: object, key: str) -> object:
             if not isinstance(value, Tensor):
                 return value
-            self._buffers[key] = _buffer(known.get(key), value).copy_(value.detach(), non_blocking=True)
-            return self._buffers[key]
+            memory = value.device, value.data_ptr(), value.shape, value.stride(), value.dtype
+            first = first_keys.setdefault(memory, key) if value.numel() else key
+            if first == key:
+                self._buffers[key] = _buffer(known.get(key), value).copy_(value.detach(), non_blocking=True)
+            return self._buffers[first]
 
         on_host, done = map_nested(state, copied), None
         if any(buffer.is_pinned() for buffer in self._buffers.values()):

@@ -30,8 +30,10 @@ from models.method import Method
 def shard(method: Method, world: World) -> Method:
     """Shard a method, equal on all ranks, over the ranks' devices, in place; -> the method. Then build its optimiser.
 
-    The blocks of an EMA teacher are sharded, too.
+    The blocks of an EMA teacher are sharded, too; the frozen weights that it shares with the encoder become its own.
     """
+    if method.ema is not None:
+        method.ema.own_all(method.encoder)
     mesh = init_device_mesh(world.device.type, (world.size,))
     for block in list(blocks(method)):
         fully_shard(block, mesh=mesh)

@@ -46,3 +46,16 @@ def test_the_average_travels_in_a_state_dict() -> None:
     ema, other = EMA(student, 0.5), EMA(module(), 0.5)
     other.load_state_dict(ema.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(ema.parameters(), other.parameters(), strict=True))
+
+
+def test_frozen_weights_are_shared_until_both_copies_change() -> None:
+    torch.manual_seed(0)
+    student = module()
+    student[0].requires_grad_(False)
+    ema = EMA(student, 0.5)
+    assert ema.module[0].weight is student[0].weight
+    assert ema.module[1].weight is not student[1].weight
+    ema.own_all(student)
+    assert torch.equal(ema.module[0].weight, student[0].weight)
+    assert not {p.data_ptr() for p in student.parameters()} & {p.data_ptr() for p in ema.parameters()}
+    assert not any(parameter.requires_grad for parameter in ema.parameters())

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 
-STEP = 92
+STEP = 36
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from slurm import job_events, results, state, submit
 from tests.conftest import DECODER, TINY
 
-STEPS, SAVE_STEPS, LOG_STEPS = 160, 16, 4
+STEPS, SAVE_STEPS, LOG_STEPS = 64, 8, 4
 FLAGS = [*TINY, *DECODER, f"--optim.epochs={STEPS}", f"--run.save-steps={SAVE_STEPS}", f"--run.log-steps={LOG_STEPS}",
          "--encoder.drop-path=0.3"]  # fmt: skip
 METHOD = {"semi_mae:digits": ["--method.pseudo.threshold=0.108"]}

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 
-STEP, PAUSE_S = 92, 0.1
+STEP, PAUSE_S = 36, 0.25
 
 
 def main() -> int:

@@ -147,7 +147,7 @@ def test_either_rank_is_killed_again_and_again(train, digits, tmp_path, capsys):
 
 def test_a_sweep_is_one_array_and_a_table_and_a_signal_to_one_member_is_its_own_affair(train, tmp_path):
     root = tmp_path / "run"
-    steps = STEPS * 2  # of some milliseconds each: long enough to ask for the status and to signal before the last
+    steps = STEPS * 4  # of some milliseconds each: long enough to ask for the status and to signal before the last
     train("--nodes", "1", "--parallel", "2", "--", f"--optim.epochs={steps}", recipe="mae:digits_mask_ratio")
     members = [Job(root / str(number), 0.0) for number in range(3)]
     assert len({job.id.partition("_")[0] for job in members}) == 1
@@ -165,14 +165,14 @@ def test_a_sweep_is_one_array_and_a_table_and_a_signal_to_one_member_is_its_own_
 @long
 def test_the_time_limit(train, digits, tmp_path, capsys):
     """A minute is the shortest that Slurm knows, and it warns up to one early: a run of several minutes' steps."""
-    more = f"--optim.epochs={STEPS * 8}"
+    more = f"--optim.epochs={STEPS * 20}"
     straight = submitted(digits, tmp_path / "straight", "semi_mae:digits", "--", more)
     assert submit.main(["wait", str(straight.run), "--poll", "0.5"]) == 0, straight.said()
     job = train("--hours", "0.0166", "--signal-delay", "30", "--", more, recipe="semi_mae:digits")
     assert submit.main(["wait", str(job.run), "--poll", "0.5"]) == 0, job.said()
     again = job.events.count("started") - 1
     with capsys.disabled():
-        print(f"\n| time limit, {STEPS * 8} steps | {time.monotonic() - job.began:.0f} | {again} | {job.repeated()} |")
+        print(f"\n| time limit, {STEPS * 20} steps | {time.monotonic() - job.began:.0f} | {again} | {job.repeated()} |")
     assert again >= 1
     assert not {"failed", "crashed"} & set(job.events)
     assert same(weights(job.run), weights(straight.run))

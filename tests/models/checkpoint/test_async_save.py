@@ -45,6 +45,18 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return opened
 
 
+def test_what_two_keys_share_is_copied_and_written_once(saver: AsyncSaver, tmp_path: Path) -> None:
+    frozen = torch.arange(60_000.0)
+    for step in (1, 2):
+        saver.save({"step": step, "encoder": frozen.detach(), "average": frozen.detach(), "part": frozen[:4]})
+        saver.wait()
+    loaded = save_load.load(tmp_path / "last.pt")
+    assert torch.equal(loaded["average"], frozen)
+    assert torch.equal(loaded["encoder"], frozen)
+    assert torch.equal(loaded["part"], frozen[:4])
+    assert (tmp_path / "last.pt").stat().st_size < 1.1 * frozen.nbytes
+
+
 def test_what_changes_after_a_save_is_not_in_it(saver: AsyncSaver, tmp_path: Path, gate: threading.Event) -> None:
     held = state(1)
     saver.save(held)
