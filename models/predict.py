@@ -12,6 +12,7 @@ import csv
 import io
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -29,7 +30,7 @@ from pipeline.sources.levels import Window, check_window, stored_window
 from pipeline.store.atomic_write import check_writable, write_whole
 from pipeline.store.image_size import MAX_PIXELS, MAX_SIDE
 from pipeline.store.sample_names import escape
-from pipeline.text import count
+from pipeline.text import count, some
 
 OUT, NEXT, FOLDER = Path("predictions.csv"), Path("next.csv"), Path("predictions")
 WINDOWS = 8
@@ -129,8 +130,23 @@ def draw(a: Arguments, loaded: Loaded, given: Given) -> int:
     taken, n = time.perf_counter() - began, left_out(given, [*given.rejected, *drawn.rejected])
     if not drawn.count:
         raise InputError(f"of {count(len(given.paths), 'file')} none is an image that can be read; nothing was written")
+    say_turned(given.paths, drawn.rejected)
     print(f"{escape(str(out))}: {count(drawn.count, 'image')} in {taken:.1f} s; {n:,} left out")
     return 0
+
+
+def say_turned(paths: Sequence[Path], rejected: Sequence[tuple[Path, str]]) -> None:
+    """Name the images that viewers turn by EXIF, on stderr: a run learned pixels as stored, and predicts them so."""
+    from pipeline.dense.images import header_of
+
+    refused = {path for path, _ in rejected}
+    turned = [escape(str(path)) for path in paths if path not in refused and header_of(path).turn != 1]
+    if turned:
+        print(
+            f"turned by EXIF: {count(len(turned), 'image')}, drawn and measured as stored, not as viewers show them; "
+            f"turn the pixels first for the other: {some(turned)}",
+            file=sys.stderr,
+        )
 
 
 def draws(loaded: Loaded) -> bool:

@@ -243,6 +243,7 @@ def test_predictions_are_drawn_and_listed_in_cocos_format(root, tmp_path, monkey
     said = capsys.readouterr()
     assert "5 images in" in said.out
     assert "note.png" in said.err
+    assert "EXIF" not in said.err
     assert {path.name for path in out.iterdir()} == {*(f"{n}-boxes.png" for n in range(3, 8)), "detections.json"}
     truth, found = COCO(root / "annotations/instances_val.json"), COCO(out / "detections.json")
     assert [each["name"] for each in found.loadCats(found.getCatIds())] == list(NAMES)
@@ -275,6 +276,22 @@ def test_the_score_decides_what_is_drawn_and_not_what_is_listed(root, tmp_path, 
     assert np.array_equal(pictures[1], scene(3)[0])
     assert not np.array_equal(pictures[0.5], pictures[1])
     assert not np.array_equal(pictures[0.5], pictures[0])
+
+
+def test_photographs_that_viewers_turn_are_named(root, tmp_path, monkeypatch, capsys):
+    exif, photo = Image.Exif(), Image.fromarray(scene(3)[0])
+    exif[0x0112] = 6
+    photo.save(tmp_path / "turned.webp", lossless=True, exif=exif)
+    photo.save(tmp_path / "upright.webp", lossless=True)
+    (tmp_path / "broken.webp").write_text("no image")
+    loaded = loaded_of(root, tmp_path)
+    files = [tmp_path / f"{name}.webp" for name in ("broken", "turned", "upright")]
+    assert asked(monkeypatch, loaded, *files, "--out", tmp_path / "out") == 0
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "EXIF" in line)
+    assert line.startswith("turned by EXIF: 1 image, drawn and measured as stored")
+    assert line.endswith(str(files[1]))
+    sides = [each["height"] for each in json.loads((tmp_path / "out/detections.json").read_text())["images"]]
+    assert sides == [photo.height] * 2
 
 
 def test_predictions_that_cannot_be_made_are_refused(root, tmp_path, monkeypatch):
