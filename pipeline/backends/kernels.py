@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import carray, njit, types
 
+from pipeline.backends import jpeg_planes
 from pipeline.backends.libffcv import imdecode, resize
 from pipeline.executors.erase_numba import erase_fill, erase_noise
 from pipeline.executors.rand_augment_numba import apply_ops
@@ -74,6 +75,33 @@ def decode_packed(first, last, source, packed, places, errors):
     """Decode images first..last-1 into `packed` u8 [bytes], each at its pixel `places` (i64 [N]); errors i32 [N]."""
     for i in range(first, last):
         errors[i] = decode_into(source, i, packed.ctypes.data + 3 * places[i])
+
+
+@njit(nogil=True, cache=True)
+def find_planes(source, planes):
+    """Say for each image in `planes`, bool [N], whether it is or decodes to planes of YUV 4:2:0; reads JPEG headers."""
+    planes[:] = source.store == YUV420
+    if source.store == JPEG:
+        handle = jpeg_planes.start()
+        for i in range(len(planes)):
+            jpeg = source.address + source.offsets[i]
+            planes[i] = jpeg_planes.halves_chroma(handle, jpeg, source.sizes[i], source.heights[i], source.widths[i])
+        jpeg_planes.end(handle)
+
+
+@njit(nogil=True, cache=True)
+def decode_mixed(first, last, source, packed, places, planes, errors):
+    """Decode JPEGs first..last-1 into `packed` u8 [bytes], each at its byte `places` (i64 [N]): to planes where
+    `planes` (bool [N]) says so, else to RGB; errors i32 [N]."""
+    handle = jpeg_planes.start()
+    for i in range(first, last):
+        target = packed.ctypes.data + places[i]
+        if planes[i]:
+            jpeg = source.address + source.offsets[i]
+            errors[i] = jpeg_planes.decode(handle, jpeg, source.sizes[i], source.heights[i], source.widths[i], target)
+        else:
+            errors[i] = decode_into(source, i, target)
+    jpeg_planes.end(handle)
 
 
 @njit(nogil=True, cache=True)

@@ -1,7 +1,8 @@
 """Decode a batch in parts through staging buffers; each part crosses to the device as soon as it is decoded.
 
 The host memory is that of the buffers, whatever the batch: 2,048 photographs of 500 pixels would be 1.2 GB decoded.
-Stored planes are not decoded: they are copied, half the bytes of RGB, and the device turns them into pixels.
+A JPEG whose chroma is halved is decoded up to its planes, half the bytes of RGB, which the device turns into pixels;
+stored planes are copied.
 """
 
 from collections import deque
@@ -17,7 +18,7 @@ from torch import Tensor
 from pipeline.backends import kernels
 from pipeline.backends.staging_buffers import Slot, StagingBuffers
 from pipeline.concurrency.pool import Pool
-from pipeline.executors.gpu_views import Packed, Planes, as_rgb, change, cut, cuts
+from pipeline.executors.gpu_views import Decoded, as_rgb, change, cut, cuts, takes_planes
 from pipeline.views.plan import ViewParams
 
 COPIED = 4  # images that are copied while one would be decoded, at least: as many more of them are a thread's job
@@ -26,6 +27,8 @@ COPIED = 4  # images that are copied while one would be decoded, at least: as ma
 class _Decoding(NamedTuple):
     slot: Slot
     places: np.ndarray
+    planes: np.ndarray
+    used: int
     wait: Callable[[], None]
 
 
@@ -35,30 +38,29 @@ class StagedDecode:
 
     errors i32 [N]: the decoder's code for each image, 0 where it succeeded; complete when the iteration is.
 
-        for images, packed in StagedDecode(source, pool, buffers).to(device): ...
+        for images, decoded in StagedDecode(source, pool, buffers).to(device): ...
     """
 
-    def __init__(self, source: kernels.Source, pool: Pool, buffers: StagingBuffers) -> None:
-        self._source, self._pool, self._buffers = source, pool, buffers
-        self._planes, pixels = source.store == kernels.YUV420, source.heights * source.widths
-        # even, after a first pixel: each image begins at an odd address (decode_into)
-        self._room = source.sizes if self._planes else 3 * (pixels + pixels % 2)
+    def __init__(self, source: kernels.Source, pool: Pool, buffers: StagingBuffers, *, planes: bool = True) -> None:
+        """planes: whether JPEGs may arrive as planes, too."""
+        self._source, self._pool, self._buffers, self._planes = source, pool, buffers, planes
+        stored, pixels = source.store == kernels.YUV420, source.heights * source.widths
+        # even, after a first pixel: each image of RGB begins at an odd address (decode_into); planes take less
+        self._room = source.sizes if stored else 3 * (pixels + pixels % 2)
         self.errors = np.zeros(len(pixels), np.int32)
         whole = 3 * (buffers.pixels + 1)
         self._requested = deque((images, self._request(images)) for images in parts(self._room, whole))
 
-    def to(self, device: torch.device) -> Iterator[tuple[slice, Packed | Planes]]:
+    def to(self, device: torch.device) -> Iterator[tuple[slice, Decoded]]:
         """Yield each part's images, and what they are on the device, which stays until the next part is asked for."""
         try:
             while self._requested:
                 images, decoding = self._requested[0]
-                slot, places, wait = decoding.result()
+                slot, places, planes, used, wait = decoding.result()
                 wait()
-                used = 1 + -(-int(self._room[images].sum()) // 3)
                 pixels = slot.pixels[:used].to(device, non_blocking=True)
                 heights, widths = self._source.heights[images], self._source.widths[images]
-                planes = Planes(pixels.view(-1), places, heights, widths) if self._planes else None
-                yield images, planes or Packed(pixels, places // 3, widths)
+                yield images, Decoded(pixels, places, heights, widths, planes)
                 self._requested.popleft()
                 self._buffers.give_back(slot)
         finally:
@@ -75,19 +77,32 @@ class StagedDecode:
     def _decode(self, images: slice, slot: Slot) -> _Decoding:
         s, errors, flat = self._source, self.errors[images], slot.pixels.numpy().reshape(-1)
         part = s._replace(**{name: getattr(s, name)[images] for name in ("offsets", "sizes", "heights", "widths")})
-        room = self._room[images]
-        places = 3 + np.cumsum(room) - room
-        pixels = places // 3
+        planes = np.zeros(len(errors), np.bool_)
+        if self._planes:
+            kernels.find_planes(part, planes)
+        places, end = layout(part.heights, part.widths, self._room[images], planes)
 
         def decode(first: int, last: int, _: object) -> None:
-            kernels.decode_packed(first, last, part, flat, pixels, errors)
+            kernels.decode_mixed(first, last, part, flat, places, planes, errors)
 
         def copy(first: int, last: int, _: object) -> None:
             kernels.copy_packed(COPIED * first, min(COPIED * last, len(places)), part, flat, places)
 
-        n = len(places)
-        wait = self._pool.start(copy, -(-n // COPIED)) if self._planes else self._pool.start(decode, n)
-        return _Decoding(slot, places, wait)
+        n, stored = len(places), s.store == kernels.YUV420
+        wait = self._pool.start(copy, -(-n // COPIED)) if stored else self._pool.start(decode, n)
+        return _Decoding(slot, places, planes, -(-end // 3), wait)
+
+
+def layout(heights: np.ndarray, widths: np.ndarray, room: np.ndarray, planes: np.ndarray) -> tuple[np.ndarray, int]:
+    """Lay images out in a buffer of pixels: the byte at which each begins, i64 [N], and the byte at which all end.
+
+    Images that are planes (bool [N]) lie first; behind them those of RGB, each in its room and at an odd pixel.
+    """
+    halves = ((heights + 1) // 2) * ((widths + 1) // 2)
+    first, rest = np.where(planes, np.minimum(room, 6 * halves), 0), np.where(planes, 0, room)  # stored ones: their own
+    behind = 3 * ((-(-(3 + int(first.sum())) // 3)) | 1)
+    places = np.where(planes, 3 + np.cumsum(first) - first, behind + np.cumsum(rest) - rest)
+    return places, behind + int(rest.sum())
 
 
 def start_views(
@@ -100,7 +115,8 @@ def start_views(
 ) -> Callable[[], tuple[list[Tensor], np.ndarray]]:
     """Begin the V views of N images, which the pool decodes and the device makes; the result waits: V of
     u8 [N, 3, H, W] on the device, error codes i32 [N]."""
-    decoded, kinds = StagedDecode(source, pool, buffers), params.filters.tolist()
+    decoded = StagedDecode(source, pool, buffers, planes=takes_planes(device.type))
+    kinds = params.filters.tolist()
 
     def finish() -> tuple[list[Tensor], np.ndarray]:
         cut_parts = [

@@ -39,14 +39,15 @@ class Packed(NamedTuple):
     widths: np.ndarray
 
 
-class Planes(NamedTuple):
-    """Images as planes of YUV 4:2:0 in one buffer: data u8 [bytes] on the device; places i64 [N], the byte at which
-    each begins; heights and widths i64 [N], in pixels."""
+class Decoded(NamedTuple):
+    """Images in one buffer, as RGB or as planes of YUV 4:2:0: data u8 [pixels, 3] on the device; places i64 [N], the
+    byte at which each begins; heights and widths i64 [N], in pixels; planes bool [N]. Those of planes lie first."""
 
     data: Tensor
     places: np.ndarray
     heights: np.ndarray
     widths: np.ndarray
+    planes: np.ndarray
 
 
 class Executors(NamedTuple):
@@ -105,15 +106,25 @@ def make_views(packed: Packed, params: ViewParams, size: tuple[int, int]) -> lis
     return change([cut(packed, where, size, kind) for where, kind in views], params)
 
 
-def as_rgb(images: Packed | Planes) -> Packed:
+def takes_planes(device_type: str) -> bool:
+    """Whether a device turns planes into RGB by one kernel, and not image by image in torch, which takes too long."""
+    return device_type != "cuda" or executors(device_type).to_rgb is not yuv420_torch.to_rgb
+
+
+def as_rgb(images: Decoded) -> Packed:
     """Return images as packed RGB: planes are turned into it on their device, without a host sync."""
-    if isinstance(images, Packed):
-        return images
-    areas = images.heights * images.widths
-    places = np.cumsum(areas) - areas
-    geometry = np.stack([images.places, images.heights, images.widths, places], 1)
-    pixels = executors(images.data.device.type).to_rgb(images.data, geometry)
-    return Packed(pixels, places, images.widths)
+    planes, pixels = images.planes, images.data
+    if not planes.any():
+        return Packed(pixels, images.places // 3, images.widths)
+    areas = np.where(planes, images.heights * images.widths, 0)
+    targets = np.cumsum(areas) - areas
+    geometry = np.stack([images.places, images.heights, images.widths, targets], 1)[planes]
+    made = executors(pixels.device.type).to_rgb(pixels.view(-1), geometry)
+    if planes.all():
+        return Packed(made, targets, images.widths)
+    behind = int(images.places[~planes].min()) // 3
+    places = np.where(planes, targets, images.places // 3 - behind + len(made))
+    return Packed(torch.cat([made, pixels[behind:]]), places, images.widths)
 
 
 def cuts(params: ViewParams, images: slice = slice(None)) -> list[Cut]:

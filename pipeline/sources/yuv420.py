@@ -4,20 +4,10 @@ planes_of_jpeg(jpeg, 375, 500)     # u8 bytes: Y, Cb, Cr; None unless the JPEG's
 planes_of_rgb(pixels)              # of u8 [H, W, 3]
 """
 
-import ctypes
-from functools import cache
-from typing import Any
-
-import llvmlite.binding
 import numpy as np
+from numba import njit
 
-from pipeline.backends import libffcv
-
-HALVED, YCBCR, FAST_TRANSFORM = (
-    2,
-    1,
-    2048,
-)  # libturbojpeg's TJSAMP_420, TJCS_YCbCr and TJFLAG_FASTDCT, which libffcv sets
+from pipeline.backends import jpeg_planes, libffcv
 
 
 def planes_of_jpeg(jpeg: bytes, height: int, width: int) -> bytes | None:
@@ -25,23 +15,19 @@ def planes_of_jpeg(jpeg: bytes, height: int, width: int) -> bytes | None:
 
     None where its colours are others than YCbCr, its chroma is of another size, or libjpeg warns.
     """
-    start, header, decompress, destroy = _functions()
-    down, across = (height + 1) // 2, (width + 1) // 2
-    luma = np.empty((2 * down, 2 * across), np.uint8)  # libturbojpeg pads to whole samples of chroma
-    chroma = np.empty((2, down, across), np.uint8)
-    found, handle = [ctypes.c_int() for _ in range(4)], start()
-    try:
-        if header(handle, jpeg, len(jpeg), *map(ctypes.byref, found)):
-            return None
-        if [each.value for each in found] != [width, height, HALVED, YCBCR]:
-            return None
-        planes = (ctypes.c_void_p * 3)(luma.ctypes.data, chroma[0].ctypes.data, chroma[1].ctypes.data)
-        strides = (ctypes.c_int * 3)(2 * across, across, across)
-        if decompress(handle, jpeg, len(jpeg), planes, width, strides, height, FAST_TRANSFORM):
-            return None
-    finally:
-        destroy(handle)
-    return luma[:height, :width].tobytes() + chroma.tobytes()
+    libffcv.load()
+    out = np.empty(jpeg_planes.room(height, width), np.uint8)
+    if _decode(np.frombuffer(jpeg, np.uint8).copy(), height, width, out) != 0:
+        return None
+    return out[: height * width + 2 * ((height + 1) // 2) * ((width + 1) // 2)].tobytes()
+
+
+@njit(nogil=True, cache=True)
+def _decode(jpeg, height, width, out):
+    handle = jpeg_planes.start()
+    error = jpeg_planes.decode(handle, jpeg.ctypes.data, jpeg.size, height, width, out.ctypes.data)
+    jpeg_planes.end(handle)
+    return error
 
 
 def planes_of_rgb(pixels: np.ndarray) -> bytes:
@@ -61,19 +47,3 @@ def planes_of_rgb(pixels: np.ndarray) -> bytes:
 
 BLUE, RED = (-11059, -21709, 32768), (32768, -27439, -5329)
 """Cb and Cr by R, G and B, times 2^16, as libjpeg's jccolor.c rounds them."""
-
-
-@cache
-def _functions() -> tuple[Any, Any, Any, Any]:
-    libffcv.load()
-    pointer, number, jpeg = ctypes.c_void_p, ctypes.c_int, (ctypes.c_char_p, ctypes.c_ulong)
-    signatures = {
-        "tjInitDecompress": (pointer,),
-        "tjDecompressHeader3": (number, pointer, *jpeg, *[pointer] * 4),
-        "tjDecompressToYUVPlanes": (number, pointer, *jpeg, pointer, number, pointer, number, number),
-        "tjDestroy": (number, pointer),
-    }
-    start, header, decompress, end = (
-        ctypes.CFUNCTYPE(*types)(llvmlite.binding.address_of_symbol(name)) for name, types in signatures.items()
-    )
-    return start, header, decompress, end

@@ -182,7 +182,7 @@ def test_an_error_in_the_decoder_itself_reaches_the_caller_and_holds_up_no_other
 
     monkeypatch.setattr("pipeline.concurrency.threads.END_S", 2)
     monkeypatch.setattr("pipeline.backends.kernels.make_views", broken)
-    monkeypatch.setattr("pipeline.backends.kernels.decode_packed", broken)
+    monkeypatch.setattr("pipeline.backends.kernels.decode_mixed", broken)
     monkeypatch.setattr("pipeline.backends.staging_buffers.SLOT_PIXELS", 1)  # many parts, few buffers
     data = Data(str(beton.path.parent), batch=32, size=16, backend="ffcv", views_on=views_on, threads=2)
     fed = loader_spec(open_train_data(data, WEAK), data, WEAK, patch=8, total_steps=10)
