@@ -14,6 +14,7 @@ from pipeline.backends.staged_decode import StagedDecode
 from pipeline.backends.staging_buffers import staging_buffers_for
 from pipeline.concurrency.ahead import ahead
 from pipeline.concurrency.pool import Pool
+from pipeline.executors.gpu_views import takes_planes
 from pipeline.spec import HW_DECODER_LOAD, Size
 from pipeline.store.beton import Beton
 
@@ -30,7 +31,7 @@ def ffcv_rate(beton: Beton, device: torch.device, threads: int) -> float:
     pool, buffers = Pool(threads, lambda: None), staging_buffers_for(beton.largest, threads, device)
 
     def start(ids: np.ndarray) -> Callable[[], object]:
-        decoded = StagedDecode(sample_source(beton, ids), pool, buffers)
+        decoded = StagedDecode(sample_source(beton, ids), pool, buffers, planes=takes_planes(device.type))
         return lambda: deque(decoded.to(device), maxlen=0)
 
     try:
