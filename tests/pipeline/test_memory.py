@@ -80,8 +80,9 @@ a GPU would hold of floats while two planners cut."""
 
 @pytest.mark.parametrize("views_on", ["cpu", "device"])
 def test_memory_grows_with_the_views_of_the_batches_ahead_and_nothing_else(beton, views_on: str) -> None:
-    code = "from tests.pipeline.test_memory import *; print(figures(Path(sys.argv[1]), sys.argv[2], SMALL[sys.argv[2]], 6))"
-    command = [sys.executable, "-c", code, beton.path, views_on]
+    asked = views_on, SMALL[views_on], 6
+    code = f"from tests.pipeline.test_memory import *; print(figures(Path(sys.argv[1]), *{asked}))"
+    command = [sys.executable, "-c", code, beton.path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     few, many = json.loads(done.stdout)
