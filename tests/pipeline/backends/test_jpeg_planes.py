@@ -11,6 +11,7 @@ from pipeline.backends import kernels, libffcv
 from pipeline.backends.staged_decode import StagedDecode, layout
 from pipeline.backends.staging_buffers import StagingBuffers
 from pipeline.concurrency.pool import Pool
+from pipeline.executors import gpu_views
 from pipeline.executors.gpu_views import as_rgb
 
 CPU = torch.device("cpu")
@@ -124,3 +125,11 @@ def test_images_lie_apart_planes_first_and_rgb_at_odd_pixels() -> None:
         assert (places[~planes] % 6 == 3).all()
         assert places[planes].max(initial=0) < places[~planes].min(initial=end + 1)
         assert end <= 3 * (-(-room.sum() // 3) + 4)  # staging_buffers.SPARE
+
+
+def test_a_gpu_whose_kernel_of_planes_is_refused_gets_rgb(monkeypatch) -> None:
+    reference = gpu_views.executors("cpu")
+    for to_rgb, taken in ((reference.to_rgb, False), (lambda planes, geometry: planes, True)):
+        monkeypatch.setattr(gpu_views, "executors", lambda _, to_rgb=to_rgb: reference._replace(to_rgb=to_rgb))
+        assert gpu_views.takes_planes("cuda") == taken
+    assert gpu_views.takes_planes("cpu")
