@@ -177,7 +177,8 @@ def in1k_augmentation() -> Iterator[Recipe[Settings]]:
 
 
 def digits_mask() -> Iterator[Recipe[Settings]]:
-    """Embedded digits, which patches are hidden: random 75, block 50, block 75, grid 75 %.  Here: not yet run."""
+    """Embedded digits, which patches are hidden: random 75, block 50, block 75, grid 75 %.  Here: 85.7, 85.3, 85.7, 86.3 %
+    fine-tuned, test (docs/results.md)."""
     return _masks(mae.digits())
 
 
@@ -195,7 +196,7 @@ def in1k_mask() -> Iterator[Recipe[Settings]]:
 
 
 def digits_ratio() -> Iterator[Recipe[Settings]]:
-    """Embedded digits, how many patches are hidden: 10 to 90 %.  Here: not yet run."""
+    """Embedded digits, how many patches are hidden: 10 to 90 %.  Here: docs/results.md."""
     return along(mae.digits(), RATIO, RATIOS)
 
 
@@ -232,7 +233,8 @@ def in1k_schedule() -> Iterator[Recipe[Settings]]:
 
 
 def digits_blocks() -> Iterator[Recipe[Settings]]:
-    """Embedded digits, mae:digits, then the last 0, 1/2, 1, 2 and all blocks fine-tuned.  Here: not yet run."""
+    """Embedded digits, mae:digits, then the last 0, 1/2, 1, 2 and all blocks fine-tuned.  Here: 66.0, 86.0, 88.7,
+    89.7, 88.0 % test (docs/results.md)."""
     yield mae.digits()
 
 
