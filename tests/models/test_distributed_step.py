@@ -22,6 +22,8 @@ DOUBLE, PASSED = torch.float64, (3, 0)
 class Method(nn.Module):
     """Every parameter is used inside one forward: that is what DDP waits for. The encoder runs as a teacher, first."""
 
+    ema = None
+
     def __init__(self, position="learned"):
         super().__init__()
         torch.manual_seed(0)
