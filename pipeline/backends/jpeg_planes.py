@@ -34,9 +34,8 @@ def halves_chroma(handle, jpeg, size, height, width):
     return found[0] == width and found[1] == height and found[2] == HALVED and found[3] == YCBCR
 
 
-@njit(nogil=True, cache=True)
 def room(height, width):
-    """The bytes that `decode` writes to: the planes, of sides that are padded to whole samples of chroma."""
+    """The bytes that `decode` writes to, of one image or of arrays: planes padded to whole samples of chroma."""
     return 6 * ((height + 1) // 2) * ((width + 1) // 2)
 
 

@@ -79,19 +79,17 @@ def decode_packed(first, last, source, packed, places, errors):
 
 @njit(nogil=True, cache=True)
 def find_planes(source, planes):
-    """Say for each image in `planes`, bool [N], whether it is or decodes to planes of YUV 4:2:0; reads JPEG headers."""
-    planes[:] = source.store == YUV420
-    if source.store == JPEG:
-        handle = jpeg_planes.start()
-        for i in range(len(planes)):
-            jpeg = source.address + source.offsets[i]
-            planes[i] = jpeg_planes.halves_chroma(handle, jpeg, source.sizes[i], source.heights[i], source.widths[i])
-        jpeg_planes.end(handle)
+    """Say for each JPEG in `planes`, bool [N], whether it decodes to planes of YUV 4:2:0; reads the headers."""
+    handle = jpeg_planes.start()
+    for i in range(len(planes)):
+        jpeg = source.address + source.offsets[i]
+        planes[i] = jpeg_planes.halves_chroma(handle, jpeg, source.sizes[i], source.heights[i], source.widths[i])
+    jpeg_planes.end(handle)
 
 
 @njit(nogil=True, cache=True)
 def decode_mixed(first, last, source, packed, places, planes, errors):
-    """Decode JPEGs first..last-1 into `packed` u8 [bytes], each at its byte `places` (i64 [N]): to planes where
+    """Decode images first..last-1 into `packed` u8 [bytes], each at its byte `places` (i64 [N]): to planes where
     `planes` (bool [N]) says so, else to RGB; errors i32 [N]."""
     handle = jpeg_planes.start()
     for i in range(first, last):

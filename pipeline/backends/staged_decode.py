@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.backends import kernels
+from pipeline.backends import jpeg_planes, kernels
 from pipeline.backends.staging_buffers import Slot, StagingBuffers
 from pipeline.concurrency.pool import Pool
 from pipeline.executors.gpu_views import Decoded, as_rgb, change, cut, cuts, takes_planes
@@ -77,8 +77,9 @@ class StagedDecode:
     def _decode(self, images: slice, slot: Slot) -> _Decoding:
         s, errors, flat = self._source, self.errors[images], slot.pixels.numpy().reshape(-1)
         part = s._replace(**{name: getattr(s, name)[images] for name in ("offsets", "sizes", "heights", "widths")})
-        planes = np.zeros(len(errors), np.bool_)
-        if self._planes:
+        stored = s.store == kernels.YUV420
+        planes = np.full(len(errors), stored)
+        if self._planes and s.store == kernels.JPEG:
             kernels.find_planes(part, planes)
         places, end = layout(part.heights, part.widths, self._room[images], planes)
 
@@ -88,7 +89,7 @@ class StagedDecode:
         def copy(first: int, last: int, _: object) -> None:
             kernels.copy_packed(COPIED * first, min(COPIED * last, len(places)), part, flat, places)
 
-        n, stored = len(places), s.store == kernels.YUV420
+        n = len(places)
         wait = self._pool.start(copy, -(-n // COPIED)) if stored else self._pool.start(decode, n)
         return _Decoding(slot, places, planes, -(-end // 3), wait)
 
@@ -98,8 +99,8 @@ def layout(heights: np.ndarray, widths: np.ndarray, room: np.ndarray, planes: np
 
     Images that are planes (bool [N]) lie first; behind them those of RGB, each in its room and at an odd pixel.
     """
-    halves = ((heights + 1) // 2) * ((widths + 1) // 2)
-    first, rest = np.where(planes, np.minimum(room, 6 * halves), 0), np.where(planes, 0, room)  # stored ones: their own
+    least = np.minimum(room, jpeg_planes.room(heights, widths))  # stored planes have no padding
+    first, rest = np.where(planes, least, 0), np.where(planes, 0, room)
     behind = 3 * ((-(-(3 + int(first.sum())) // 3)) | 1)
     places = np.where(planes, 3 + np.cumsum(first) - first, behind + np.cumsum(rest) - rest)
     return places, behind + int(rest.sum())

@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.concurrency.cores import decode_threads
 
 SLOTS, MOST_SLOTS = 4, 8  # one for every two threads; a rank that decodes by many would pin gigabytes with more
-SPARE = 4  # pixels
+SPARE = 4  # pixels: StagedDecode leaves one before the first image and one before the first of RGB, and pads
 SLOT_PIXELS = 1 << 24  # 50 MB each: about 90 photographs of 500 pixels, eleven jobs for the pool's threads
 
 
@@ -56,9 +56,7 @@ class StagingBuffers:
                 self._requests.popleft()(self._ready(self._free.popleft()))
 
     def _ready(self, slot: Slot | None) -> Slot:
-        if (
-            slot is None
-        ):  # SPARE: StagedDecode leaves a pixel before the first image and before the first of RGB, and pads
+        if slot is None:
             return Slot(torch.empty(self.pixels + SPARE, 3, dtype=torch.uint8, pin_memory=self._pinned))
         if slot.copied is not None:
             slot.copied.synchronize()  # on the host: if only the stream waited, threads would overwrite what is copied

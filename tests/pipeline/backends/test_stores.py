@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.backends import staged_decode
 from pipeline.backends.backend import jpeg_source
 from pipeline.backends.ffcv import FFCV
 from pipeline.backends.in_memory import InMemoryBackend
@@ -232,3 +233,12 @@ def test_stock_ffcv_reads_raw_as_it_reads_jpeg_and_refuses_planes(stores, tmp_pa
 def test_planes_are_of_a_field_that_ffcv_leaves_to_others(stores):
     content = stores["yuv420"].path.read_bytes()
     assert content[read_layout(stores["yuv420"].path).metadata_end - 24 * SAMPLE.itemsize - 2 * 1041] == CUSTOM == 255
+
+
+def test_stored_planes_are_planes_also_where_jpegs_must_arrive_as_rgb(stores, monkeypatch):
+    plan = plan_of(stores["yuv420"], np.arange(24), filtered("bicubic"))
+    expected = views_of(FFCV(stores["jpeg"], SIZE, CPU, "device", 2), plan)
+    monkeypatch.setattr(staged_decode, "takes_planes", lambda _: False)
+    for store in STORES:
+        views = views_of(FFCV(stores[store], SIZE, CPU, "device", 2), plan)
+        assert all(np.array_equal(*pair) for pair in zip(views, expected, strict=True)), store
