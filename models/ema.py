@@ -37,13 +37,9 @@ class EMA(nn.Module):
         for average, current in zip(self.module.buffers(), module.buffers(), strict=True):
             average.copy_(current)
 
-    def own_all(self, module: nn.Module) -> None:
-        """Copy what is shared with `module`, too, because both will be changed in place, as `fully_shard` does."""
-        shared = {id(parameter) for parameter in module.parameters()}
-        for part in self.module.modules():
-            for name, parameter in part.named_parameters(recurse=False):
-                if id(parameter) in shared:
-                    setattr(part, name, nn.Parameter(parameter.detach().clone(), requires_grad=False))
+    def own_all(self) -> None:
+        """Share nothing any more, because both will be changed in place, as `fully_shard` does."""
+        self.module = copy.deepcopy(self.module)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode when the method around it trains, so that a teacher drops no paths."""

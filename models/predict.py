@@ -137,7 +137,7 @@ def draw(a: Arguments, loaded: Loaded, given: Given) -> int:
 
 def say_turned(paths: Sequence[Path], rejected: Sequence[tuple[Path, str]]) -> None:
     """Name the images that viewers turn by EXIF, on stderr: a run learned pixels as stored, and predicts them so."""
-    from pipeline.dense.images import header_of
+    from pipeline.dense.images import header_of  # here, as above
 
     refused = {path for path, _ in rejected}
     turned = [escape(str(path)) for path in paths if path not in refused and header_of(path).turn != 1]

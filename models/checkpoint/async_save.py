@@ -79,9 +79,8 @@ class AsyncSaver:
     def _copy(self, state: dict) -> HostState:
         """Copy a state to the host. Copies from a GPU are queued on its stream, ahead of the work of later steps."""
         known, self._buffers = self._buffers, {}
-        first_keys: dict[
-            tuple[object, ...], str
-        ] = {}  # of frozen weights, which an average shares: one copy, and in the file
+        # an average shares frozen weights with its network: one copy of each here, and one in the file
+        first_keys: dict[tuple[object, ...], str] = {}
 
         def copied(value: object, key: str) -> object:
             if not isinstance(value, Tensor):

@@ -33,7 +33,7 @@ def shard(method: Method, world: World) -> Method:
     The blocks of an EMA teacher are sharded, too; the frozen weights that it shares with the encoder become its own.
     """
     if method.ema is not None:
-        method.ema.own_all(method.encoder)
+        method.ema.own_all()
     mesh = init_device_mesh(world.device.type, (world.size,))
     for block in list(blocks(method)):
         fully_shard(block, mesh=mesh)

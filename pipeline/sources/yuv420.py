@@ -16,16 +16,16 @@ def planes_of_jpeg(jpeg: bytes, height: int, width: int) -> bytes | None:
     None where its colours are others than YCbCr, its chroma is of another size, or libjpeg warns.
     """
     libffcv.load()
-    out = np.empty(jpeg_planes.room(height, width), np.uint8)
-    if _decode(np.frombuffer(jpeg, np.uint8).copy(), height, width, out) != 0:
+    held, out = np.frombuffer(jpeg, np.uint8), np.empty(jpeg_planes.room(height, width), np.uint8)
+    if _decode(held.ctypes.data, held.size, height, width, out.ctypes.data) != 0:
         return None
     return out[: height * width + 2 * ((height + 1) // 2) * ((width + 1) // 2)].tobytes()
 
 
 @njit(nogil=True, cache=True)
-def _decode(jpeg, height, width, out):
+def _decode(jpeg, size, height, width, target):
     handle = jpeg_planes.start()
-    error = jpeg_planes.decode(handle, jpeg.ctypes.data, jpeg.size, height, width, out.ctypes.data)
+    error = jpeg_planes.decode(handle, jpeg, size, height, width, target)
     jpeg_planes.end(handle)
     return error
 

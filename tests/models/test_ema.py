@@ -55,7 +55,7 @@ def test_frozen_weights_are_shared_until_both_copies_change() -> None:
     ema = EMA(student, 0.5)
     assert ema.module[0].weight is student[0].weight
     assert ema.module[1].weight is not student[1].weight
-    ema.own_all(student)
+    ema.own_all()
     assert torch.equal(ema.module[0].weight, student[0].weight)
     assert not {p.data_ptr() for p in student.parameters()} & {p.data_ptr() for p in ema.parameters()}
     assert not any(parameter.requires_grad for parameter in ema.parameters())
