@@ -1,27 +1,30 @@
-"""train.py on semi_mae:digits, but the job's first start takes its time from a step on.
+"""train.py on semi_mae:digits, but each start takes its time from a step on.
 
 Who signals a run, or kills a part of it, when it has logged that step finds it training still, however fast the
-machine. Later starts run at full speed; no number depends on it.
+machine. The step is what a file beside the run's folder says as a start begins; no number depends on it.
 """
 
-import os
 import sys
 import time
+from pathlib import Path
 
-STEP, PAUSE_S = 36, 0.25
+PAUSE_S = 0.25
+
+
+def begin_at(step: int, run: Path) -> None:
+    """Say from which step on the starts that follow take their time."""
+    (run.parent / "slow_from").write_text(str(step))
 
 
 def main() -> int:
     import train
     from models.optim.update import FiniteGuard
 
-    stepped, first = (
-        FiniteGuard.step,
-        os.environ["ATTEMPT"] == "0" and os.environ.get("SLURM_RESTART_COUNT", "0") == "0",
-    )
+    folder = next(Path(flag.partition("=")[2]) for flag in sys.argv if flag.startswith("--run.folder="))
+    stepped, slow_from = FiniteGuard.step, int((folder.parent / "slow_from").read_text())
 
     def step(self: FiniteGuard, optimiser: object, loss: object, norm: object, ids: object, number: int) -> None:
-        if first and number >= STEP:
+        if number >= slow_from:
             time.sleep(PAUSE_S)
         stepped(self, optimiser, loss, norm, ids, number)
 

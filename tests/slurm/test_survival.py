@@ -22,18 +22,19 @@ from tests.slurm.runs import LOG_STEPS, METHOD, SAVE_STEPS, STEPS, Job, submitte
 pytestmark = pytest.mark.slurm
 long = pytest.mark.skipif(not os.environ.get("SHOTCRETE_LONG"), reason="waits a minute for Slurm; set SHOTCRETE_LONG=1")
 KILLS = int(os.environ.get("SHOTCRETE_KILLS", 0))
-HALFWAY = slowly.STEP
+HALFWAY = 36
 
 
 @pytest.fixture
 def train(cluster, digits, tmp_path):
-    """train(*flags) submits the run of all these tests, in no hurry from HALFWAY on; or another recipe."""
+    """train(*flags) submits the run of all these tests, in no hurry from `slow_from` on; or another recipe."""
 
-    def start(*flags: str, recipe: str | None = None) -> Job:
+    def start(*flags: str, recipe: str | None = None, slow_from: int = HALFWAY) -> Job:
         own, overrides = submit.split(flags)
         if recipe is None:
             own += ["--folder", str(tmp_path / "run")]
             overrides += METHOD["semi_mae:digits"]
+            slowly.begin_at(slow_from, tmp_path / "run")
         return submitted(digits, tmp_path / "run", recipe or "tests.slurm.slowly", *own, "--", *overrides)
 
     return start
@@ -66,47 +67,64 @@ def ends_equal(straight, capsys):
     return check
 
 
-def urgent() -> None:
-    """A job of a higher partition that needs all nodes."""
+def kill_a_rank(job: Job, _: Path) -> None:
+    """It starts again in the same allocation, from the last checkpoint."""
+    os.kill(rank(job, "1"), signal.SIGKILL)
+
+
+def requeue(job: Job, _: Path) -> None:
+    subprocess.run(["scontrol", "requeue", job.id], check=True)
+
+
+def preempt(_job: Job, _: Path) -> None:
+    """A job of a higher partition needs all nodes. Slurm sends the job's own signal (SIGUSR2), then waits for the
+    partition's grace time."""
     wrap = ["sbatch", "-p", "main", "-N3", "-c4", "-o", "/dev/null", "--wrap", "sleep 1"]
     subprocess.run(wrap, check=True, capture_output=True)
 
 
-def test_preempted_by_a_job_that_matters_more(train, ends_equal):
-    """Slurm sends the job's own signal (SIGUSR2), then waits for the partition's grace time."""
-    job = train("--partition", "preempt", "--cpus", "4").at(HALFWAY)
-    urgent()
-    ends_equal(job, "preempted, SIGUSR2", ["submitted", "started", "preempted", "started", "done"])
+def preempt_by_sigterm_only(job: Job, cluster: Path) -> None:
+    conf = cluster / "slurm.conf"
+    conf.write_text(conf.read_text().replace(local_slurm.TOLD, ""))
+    subprocess.run(["scontrol", "reconfigure"], check=True)
+    preempt(job, cluster)
 
 
-def test_preempted_where_slurm_sends_sigterm_only(train, ends_equal, cluster):
+INTERRUPTIONS = {
+    "kill -9 of one rank": ("crashed", kill_a_rank),
+    "`scontrol requeue`": ("requeued", requeue),
+    "preempted, SIGUSR2": ("preempted", preempt),
+    "preempted, SIGTERM only": ("preempted", preempt_by_sigterm_only),
+}
+one_by_one = [pytest.param([name], marks=long, id=name) for name in INTERRUPTIONS]
+
+
+@pytest.fixture
+def as_configured(cluster):
+    """Slurm tells preempted jobs by their own signal again, whatever a test had it do."""
     conf = cluster / "slurm.conf"
     text = conf.read_text()
-    conf.write_text(text.replace(local_slurm.TOLD, ""))
-    subprocess.run(["scontrol", "reconfigure"], check=True)
-    try:
-        job = train("--partition", "preempt", "--cpus", "4").at(HALFWAY)
-        urgent()
-        ends_equal(job, "preempted, SIGTERM only", ["submitted", "started", "preempted", "started", "done"])
-    finally:
+    yield
+    if conf.read_text() != text:
         conf.write_text(text)
         subprocess.run(["scontrol", "reconfigure"], check=True)
 
 
-def test_requeued_by_an_operator(train, ends_equal):
-    job = train().at(HALFWAY)
-    subprocess.run(["scontrol", "requeue", job.id], check=True)
-    ends_equal(job, "`scontrol requeue`", ["submitted", "started", "requeued", "started", "done"])
-
-
-def test_one_rank_is_killed(train, ends_equal):
-    """It starts again in the same allocation, from the last checkpoint."""
-    job = train().at(HALFWAY)
-    os.kill(rank(job, "1"), signal.SIGKILL)
-    ends_equal(job, "kill -9 of one rank", ["submitted", "started", "crashed", "started", "done"])
-    row = next(row for row in job_events.read(job.run) if row["event"] == "crashed")
-    assert (row["rank"], row["error"]) == ("1", "Killed")
-    assert job.repeated() <= SAVE_STEPS
+@pytest.mark.parametrize("names", [pytest.param(list(INTERRUPTIONS), id="all in turn"), *one_by_one])
+def test_interrupted_it_ends_as_if_nothing_had_been(names, train, ends_equal, cluster, as_configured):
+    steps = [HALFWAY] if len(names) == 1 else [12, 24, 36, 48]
+    expected = ["submitted", "started"]
+    job = train("--partition", "preempt", "--cpus", "4", slow_from=steps[0])
+    for name, step, following in zip(names, steps, [*steps[1:], STEPS], strict=True):
+        event, interrupt = INTERRUPTIONS[name]
+        job.at(step)
+        slowly.begin_at(following, job.run)
+        interrupt(job, cluster)
+        expected += [event, "started"]
+    ends_equal(job, ", ".join(names), [*expected, "done"])
+    said = [(row["rank"], row["error"]) for row in job_events.read(job.run) if row["event"] == "crashed"]
+    assert said == [("1", "Killed")] * names.count("kill -9 of one rank")
+    assert job.repeated() <= SAVE_STEPS * len(said)
 
 
 @long
@@ -183,6 +201,7 @@ def test_the_time_limit(train, digits, tmp_path, capsys):
 @pytest.mark.parametrize(("which", "name"), [(1, "node dies"), (0, "batch host dies")])
 def test_a_node_dies(which, name, train, ends_equal, cluster):
     job = train().at(HALFWAY)
+    slowly.begin_at(STEPS, job.run)
     node, reached = job.nodes()[which], results.last_step(job.run)
     local_slurm.kill_node(cluster, node)
     try:
