@@ -4,7 +4,6 @@ three batches ahead.
 """
 
 import json
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from pipeline.open import open_backend
 from pipeline.spec import Data, Needs
 from pipeline.store.beton import open_beton
 from pipeline.train_data import loader_spec, open_train_data
+from tests.models.ranks import run_ranks
 
 CPU = torch.device("cpu")
 NEEDS = {
@@ -82,10 +82,7 @@ a GPU would hold of floats while two planners cut."""
 def test_memory_grows_with_the_views_of_the_batches_ahead_and_nothing_else(beton, views_on: str) -> None:
     asked = views_on, SMALL[views_on], 6
     code = f"from tests.pipeline.test_memory import *; print(figures(Path(sys.argv[1]), *{asked}))"
-    command = [sys.executable, "-c", code, beton.path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr
-    few, many = json.loads(done.stdout)
+    few, many = json.loads(run_ranks(code, 1, str(beton.path), timeout_s=240)[0])
     less, more = (view_mb(*each) for each in SMALL[views_on])
     assert few > 0
     assert many - few < COPIES[views_on] * (more - less) + 20

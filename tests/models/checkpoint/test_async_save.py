@@ -1,7 +1,4 @@
-import os
 import resource
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +10,7 @@ from models.checkpoint import save_load
 from models.checkpoint.async_save import AsyncSaver
 from pipeline.errors import InputError
 from tests.conftest import same
+from tests.models.ranks import run_ranks
 
 
 def state(step: int) -> dict:
@@ -150,12 +148,7 @@ print(phase - 1)
 
 
 def test_a_kill_in_any_phase_of_the_threads_work_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, str(tmp_path)]
-    run = subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120
-    )
-    assert run.returncode == 0, run.stderr
-    assert int(run.stdout) >= 7
+    assert int(run_ranks(KILLED, 1, str(tmp_path))[0]) >= 7
 
 
 @pytest.mark.gpu

@@ -1,7 +1,5 @@
 import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from models.optim.build import build_optimiser
 from models.optim.update import set_lr
 from pipeline.errors import InputError
 from tests.conftest import same
+from tests.models.ranks import run_ranks
 
 STATE = {
     "step": 3,
@@ -104,12 +103,8 @@ def test_an_empty_folder_has_no_latest(tmp_path: Path) -> None:
 
 
 def test_a_kill_in_any_phase_of_a_save_leaves_last_loadable(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLS, str(tmp_path)]
-    run = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120
-    )
-    assert run.returncode == 0, run.stderr
-    assert int(run.stdout) >= 7  # write, checksum, fsync, unlink, link, replace, unlink, replace, fsync, and none
+    phases = int(run_ranks(KILLS, 1, str(tmp_path))[0])
+    assert phases >= 7  # write, checksum, fsync, unlink, link, replace, unlink, replace, fsync, and none
 
 
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:

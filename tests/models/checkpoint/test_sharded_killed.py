@@ -1,11 +1,10 @@
 """Sharded checkpoints: one of two ranks is killed in each phase of a save."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.models.ranks import run_ranks
 
 KILLS = """
 import os, shutil, signal, sys
@@ -81,11 +80,6 @@ print(*seen)
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_kill_of_any_rank_in_any_phase_leaves_a_whole_set(tmp_path: Path, victim: int) -> None:
-    command = [sys.executable, "-c", KILLS, str(tmp_path), str(victim)]
-    run = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=180
-    )
-    assert run.returncode == 0, run.stderr
-    seen = run.stdout.split()
+    seen = run_ranks(KILLS, 1, str(tmp_path), str(victim), timeout_s=180)[0].split()
     assert len(seen) >= (20, 9)[victim]
     assert set(seen) == {"2", "3"}

@@ -2,8 +2,6 @@
 
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from hypothesis import strategies as some
 from models.checkpoint import save_load
 from models.training.best import BestValue, check_best, restore_best
 from pipeline.errors import InputError
+from tests.models.ranks import run_ranks
 
 
 def slowly(values: list[float | None], lower: bool) -> tuple[int | None, int]:
@@ -182,8 +181,5 @@ print(event)
 
 
 def test_a_kill_in_any_phase_leaves_a_best_checkpoint_that_is_the_journals(tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILLS, str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    assert run.returncode == 0, run.stderr
-    assert int(run.stdout) >= 10  # those of a save, and the second name's unlink, link, replace, unlink and fsync
+    phases = int(run_ranks(KILLS, 1, str(tmp_path))[0])
+    assert phases >= 10  # those of a save, and the second name's unlink, link, replace, unlink and fsync
