@@ -60,7 +60,7 @@ def settled() -> Held:
 
 def open_loader(beton: Beton, kind: str, threads: int | None = 2, device: torch.device = CPU) -> Loader:
     backend, views_on = KINDS[kind]
-    size = 64 if kind == "GPU views" else 128  # whose views take a device, or long
+    size = 32 if kind == "GPU views" else 128  # whose views take a device, or long
     where = str(beton.path.parent)
     data = Data(where, batch=16, size=size, backend=backend, views_on=views_on, threads=threads, ahead=2)
     needs = replace(NEEDS, strong=kind != "GPU views")  # in torch on a CPU they take a second

@@ -80,7 +80,7 @@ a GPU would hold of floats while two planners cut."""
 
 @pytest.mark.parametrize("views_on", ["cpu", "device"])
 def test_memory_grows_with_the_views_of_the_batches_ahead_and_nothing_else(beton, views_on: str) -> None:
-    asked = views_on, SMALL[views_on], 6
+    asked = views_on, SMALL[views_on], AHEAD + 1  # all that may be ahead, and one in use
     code = f"from tests.pipeline.test_memory import *; print(figures(Path(sys.argv[1]), *{asked}))"
     few, many = json.loads(run_ranks(code, 1, str(beton.path), timeout_s=240)[0])
     less, more = (view_mb(*each) for each in SMALL[views_on])
