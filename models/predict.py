@@ -27,7 +27,7 @@ from pipeline.evaluation.files import Given, find_files, sweep_files
 from pipeline.flags import parse
 from pipeline.sources.encode import Decoding
 from pipeline.sources.levels import Window, check_window, stored_window
-from pipeline.store.atomic_write import check_writable, write_whole
+from pipeline.store.atomic_write import check_folder_writable, check_writable, write_whole
 from pipeline.store.image_size import MAX_PIXELS, MAX_SIDE
 from pipeline.store.sample_names import escape
 from pipeline.text import count, some
@@ -137,7 +137,7 @@ def draw(a: Arguments, loaded: Loaded, given: Given) -> int:
 
 def say_turned(paths: Sequence[Path], rejected: Sequence[tuple[Path, str]]) -> None:
     """Name the images that viewers turn by EXIF, on stderr: a run learned pixels as stored, and predicts them so."""
-    from pipeline.dense.images import header_of  # here, as above
+    from pipeline.dense.decoding import header_of  # here, as above
 
     refused = {path for path, _ in rejected}
     turned = [escape(str(path)) for path in paths if path not in refused and header_of(path).turn != 1]
@@ -234,8 +234,7 @@ def check_drawing(a: Arguments, loaded: Loaded) -> None:
         raise InputError(f"--window is of runs that read a .beton; {learned} are learned from images of 8 bits")
     if a.score is not None and not 0 <= a.score <= 1:
         raise InputError(f"--score: expected a share from 0 to 1, got {a.score}")
-    if (a.out or FOLDER).is_file():
-        raise InputError(f"--out {a.out or FOLDER}: expected a folder for the pictures, found a file; name another")
+    check_folder_writable(a.out or FOLDER)
 
 
 def check_next(a: Arguments) -> None:

@@ -22,7 +22,7 @@ from models.evaluate.dense_predictions import Drawn
 from models.full_precision import full_precision
 from models.load import Loaded
 from models.methods.detect import Detect
-from pipeline.dense.images import read_image
+from pipeline.dense.decoding import read_image
 from pipeline.errors import InputError
 from pipeline.store.atomic_write import write_whole
 from pipeline.store.sample_names import escape

@@ -14,7 +14,7 @@ from models.evaluate.dense_pictures import legend, shown
 from models.full_precision import full_precision
 from models.load import Loaded
 from models.methods.segment import Segment
-from pipeline.dense.pixels import read_image
+from pipeline.dense.decoding import read_image
 from pipeline.errors import InputError
 from pipeline.store.atomic_write import write_whole
 

@@ -77,11 +77,19 @@ class Evaluator(ABC):
     def open(self, loaded: Loaded, file: str | None = None, *, same_classes: bool = True) -> Beton:
         """Open `file`, or the one that the flags name, and compare its classes with the run's where both have any.
 
-        Raises InputError if it is missing, or if `same_classes` and it has other classes.
+        Raises InputError if it is missing, if the run learned from image files and no .beton is named, or if
+        `same_classes` and it has other classes.
         """
         data = loaded.recipe.data
         name = file or self.data.file or data.val
         root = self.data.root or data.root
+        needs = loaded.method.needs(loaded.recipe)
+        if needs.image_files and root == data.root:
+            own = "segment" if needs.pixel_labels is not None else "detect"
+            raise InputError(
+                f"{loaded.path} learned from image files, expected a .beton of images with one label each: --data.root "
+                f"FOLDER --data.file FILE.beton; `python -m models.evaluate {own} RUN` judges it on its own"
+            )
         beton = open_data(data, name) if root == data.root else open_beton(Path(root) / name)
         classes = beton.manifest.classes
         compared = same_classes and loaded.method.has_classifier

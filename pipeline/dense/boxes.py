@@ -23,19 +23,10 @@ from pipeline.concurrency.cores import decode_threads
 from pipeline.concurrency.threads import Threads
 from pipeline.dense.annotations import Annotated, Annotations, Segmentation
 from pipeline.dense.coco import CocoFile
-from pipeline.dense.images import (
-    LIST,
-    check_different,
-    check_end,
-    composed_names,
-    header_of,
-    images_of,
-    lines_of,
-    read_classes,
-    read_image,
-)
-from pipeline.dense.segmentations import coco_masks, extent
-from pipeline.dense.voc import VocFolder, YoloFolder
+from pipeline.dense.decoding import check_end, header_of, read_image
+from pipeline.dense.images import LIST, check_different, composed_names, files_below, images_of, lines_of, read_classes
+from pipeline.dense.segmentations import coco_masks, extent, is_empty
+from pipeline.dense.voc import VocFolder, YoloFolder, is_yolo
 from pipeline.errors import InputError
 from pipeline.spec import BoxLabels, Data
 from pipeline.text import count, some
@@ -50,6 +41,7 @@ ODD = {
     "no area": ("left out of {where}: {n} without an area: {places}", "box", "boxes"),
     "cut": ("cut to the image in {where}: {n}, up to a pixel beyond it: {places}", "box", "boxes"),
     "mask": ("cut to the image in {where}: {n}, more than a pixel beyond it: {places}", "mask"),
+    "no pixel": ("without a pixel in {where}: {n}, judged but never learned: {places}", "mask"),
     "rotated": ("rotated in {where}: {n}, of which the box before the turn is used: {places}", "object"),
     "area": ("an area that is no positive number in {where}: {n}, of which the box's is used: {places}", "object"),
     "turned": ("turned by EXIF in {where}: {n}, whose boxes are taken to be of the pixels as stored, not as viewers "
@@ -222,7 +214,10 @@ def _annotations(root: Path, labels: BoxLabels, name: str, classes: tuple[str, .
             f"{path}: expected COCO's JSON, or a folder of VOC's XML or YOLO's text, found nothing; "
             "--method.labels.boxes names it"
         )
-    stems = {ending: {each.stem for each in path.rglob("*") if each.suffix.lower() == ending} for ending in ENDINGS}
+    files = [each for each in files_below(path) if each.suffix.lower() in ENDINGS]
+    stems = {ending: {each.stem for each in files if each.suffix.lower() == ending} for ending in ENDINGS}
+    if stems[".xml"]:  # beside which a README and a list of classes are no YOLO
+        stems[".txt"] = {each.stem for each in files if each.suffix.lower() == ".txt" and is_yolo(each)}
     if both := sorted(stems[".xml"] & stems[".txt"]):
         raise InputError(f"{path}: holds both {both[0]}.xml and {both[0]}.txt; keep VOC's XML and YOLO's text apart")
     if len(stems[".xml"]) >= max(1, len(stems[".txt"])):
@@ -298,6 +293,8 @@ def _check_mask(
         )
     if min(left, top) < -BEYOND or right > width + BEYOND or low > height + BEYOND:
         odd.setdefault("mask", []).append(each.where)
+    if not each.ignored and is_empty(mask, height, width):
+        odd.setdefault("no pixel", []).append(each.where)
 
 
 def _box(each: Annotated, sides: tuple[int, int], odd: dict[str, list[str]]) -> Box | None:

@@ -21,6 +21,7 @@ from pipeline.errors import InputError
 from pipeline.text import count, some
 
 ID = int | str
+GZIP = b"\x1f\x8b"
 
 
 @final
@@ -72,7 +73,13 @@ class CocoFile(Annotations):
         """Choose the images of the file, all of which must be there unless they are those of a list."""
         known = {stem: stem for stem in found}
         places = {stem: place_of(stem, known, found) for stem in self._sides}
-        self._keys = {place: stem for stem, place in places.items() if place is not None}
+        for stem, place in places.items():
+            if place is None:
+                continue
+            if (other := self._keys.setdefault(place, stem)) != stem:
+                raise InputError(
+                    f"{self.path}: names {found[place]} twice, as {other} and as {stem}; keep one entry of it"
+                )
         lost = [] if listed else [name for name in self._files.values() if places[stem_of(name)] is None]
         if lost:
             ending = PurePosixPath(lost[0]).suffix
@@ -167,6 +174,8 @@ def _read(path: Path) -> bytes:
 
 
 def _parsed(raw: bytes, path: Path) -> dict[str, Any]:
+    if raw.startswith(GZIP):
+        raise InputError(f"{path}: expected COCO's JSON of boxes, got a gzip archive; unpack it")
     try:
         held = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -182,10 +191,12 @@ def _parsed(raw: bytes, path: Path) -> dict[str, Any]:
 
 def _list(held: dict[str, Any], key: str, path: Path) -> list[dict]:
     found = held.get(key)
-    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        raise InputError(
-            f'{path}: expected a list "{key}", as COCO\'s JSON has it, found {some(list(held), 6) or "nothing"}'
-        )
+    if not isinstance(found, list):
+        came = some(list(held), 6) or "nothing" if key not in held else f"a {type(found).__name__}"
+        raise InputError(f'{path}: expected a list "{key}", as COCO\'s JSON has it, found {came}')
+    for place, each in enumerate(found, 1):
+        if not isinstance(each, dict):
+            raise InputError(f'{path}: expected an object in place {place} of "{key}", got {str(each)[:60]}')
     return found
 
 

@@ -1,37 +1,19 @@
-"""Find the images of a set of dense prediction, open their headers, and read lists of classes.
+"""Find the images of a set of dense prediction, and read lists of images and of classes.
 
 images = images_of(root, "images/{set}", "train")     # {"a": Path("images/train/a.jpg"), ...}
 """
 
-import struct
+import os
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
-
-import numpy as np
-import torch
-from PIL import Image
-from torchvision import tv_tensors
 
 from pipeline.errors import InputError
+from pipeline.sources.listing import identity, is_folder, kind_of
 
 IMAGES = ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"
 LIST, HEAD = ".txt", "Idx"
 """How the name of a set ends that is a list of names; and how ADE20K's table of classes begins."""
-UNREADABLE = OSError, SyntaxError, Image.DecompressionBombError
-"""What Pillow raises for a file that it cannot read."""
-ORIENTATION = 0x0112
-"""EXIF's tag of how an image is to be turned: 1 not at all, 2 to 4 mirrored or upside down, 5 to 8 on its side."""
-ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
-"""The last bytes of a file of these formats."""
-
-
-class Header(NamedTuple):
-    """Height and width of an image as stored, and the turn that its EXIF asks for (ORIENTATION; 1: none)."""
-
-    sides: tuple[int, int]
-    turn: int
 
 
 def images_of(root: Path, pattern: str, name: str) -> dict[str, Path]:
@@ -43,7 +25,8 @@ def images_of(root: Path, pattern: str, name: str) -> dict[str, Path]:
     folder = folder_of(root, pattern, name)
     images = _listed(root / name, folder) if name.endswith(LIST) else found(folder)
     if not images:
-        raise InputError(f"{folder}: expected images ({', '.join(IMAGES)}), found none")
+        what = "names of images, a line each" if name.endswith(LIST) else f"images ({', '.join(IMAGES)})"
+        raise InputError(f"{root / name if name.endswith(LIST) else folder}: expected {what}, found none")
     return images
 
 
@@ -57,7 +40,29 @@ def found(folder: Path, endings: tuple[str, ...] = IMAGES) -> dict[str, Path]:
     """List the files below a folder by their name without ending, in alphabetical order."""
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of images, found none; see --data.root and --method.labels")
-    return _by_stem(folder, (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in endings))
+    return _by_stem(folder, (path for path in sorted(files_below(folder)) if path.suffix.lower() in endings))
+
+
+def files_below(folder: Path, seen: set[tuple[int, int]] | None = None) -> Iterator[Path]:
+    """Go through the files below a folder and below folders that are linked into it, once each: a link to a folder that
+    has been gone into, or that it lies in, adds nothing. Raises InputError for a file of an image's ending that is
+    none: a FIFO, a link to nothing.
+
+    seen  folders that were gone into
+    """
+    seen = set() if seen is None else seen
+    seen.add(identity(folder))
+    with os.scandir(folder) as scanned:
+        entries = sorted(scanned, key=lambda entry: (entry.is_symlink(), entry.name))
+    for entry in entries:
+        path = folder / entry.name
+        if is_folder(entry):
+            if identity(path) not in seen:
+                yield from files_below(path, seen)
+        elif (kind := kind_of(entry)) is None:
+            yield path
+        elif path.suffix.lower() in IMAGES:
+            raise InputError(f"{path}: {kind}, expected a regular file; take it out")
 
 
 def _listed(file: Path, folder: Path) -> dict[str, Path]:
@@ -133,60 +138,6 @@ def _by_stem(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
     return by_stem
 
 
-def sides_of(path: Path) -> tuple[int, int]:
-    """Read height and width of an image as stored, from its header. Raises InputError for what is no image of 8 bits a
-    colour."""
-    return header_of(path).sides
-
-
-def header_of(path: Path) -> Header:
-    """Read an image's header. Raises InputError for what is no image of 8 bits a colour."""
-    try:
-        with Image.open(path) as opened:
-            width, height = _of_8_bits(opened, path).size
-            turn = _turn(opened)
-    except UNREADABLE as error:
-        raise InputError(f"{path}: expected an image, got a file that does not open ({error})") from error
-    return Header((height, width), turn)
-
-
-def _turn(opened: Image.Image) -> int:
-    if opened.format not in ("JPEG", "MPO", "WEBP"):  # Pillow turns TIFF itself, and decodes all of a PNG for its EXIF
-        return 1
-    try:
-        turn = opened.getexif().get(ORIENTATION, 1)
-    except (ValueError, KeyError, TypeError, struct.error, *UNREADABLE):  # EXIF that is damaged asks for nothing
-        return 1
-    return turn if turn in range(1, 9) else 1
-
-
-def check_end(path: Path) -> None:
-    """Decode a JPEG or PNG that does not end as one does. Raises InputError where it is cut off."""
-    with path.open("rb") as file:
-        start = file.read(4)
-        file.seek(max(0, path.stat().st_size - 64))
-        tail = file.read()
-    kind = "JPEG" if start.startswith(b"\xff\xd8") else "PNG" if start == b"\x89PNG" else None
-    if kind is not None and ENDS[kind] not in tail:
-        read_image(path)
-
-
-def read_image(path: Path) -> tv_tensors.Image:
-    """Decode an image file: u8 [3, H, W]. Raises InputError for a file that does not decode."""
-    try:
-        with Image.open(path) as opened:
-            pixels = np.array(_of_8_bits(opened, path).convert("RGB"))
-    except UNREADABLE as error:
-        raise InputError(f"{path}: expected an image, got a file that does not decode ({error})") from error
-    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
-
-
-def _of_8_bits(image: Image.Image, path: Path) -> Image.Image:
-    if image.mode.startswith(("I", "F")):  # Pillow would cut their values off
-        raise InputError(f"{path}: expected an image of 8 bits, got {image.mode}; convert it")
-    return image
-
-
 def read_classes(path: Path) -> tuple[str, ...]:
     """Read a list of classes: a name a line, or ADE20K's objectInfo150.txt, of which the last column is read."""
     try:
@@ -198,6 +149,9 @@ def read_classes(path: Path) -> tuple[str, ...]:
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected the names of the classes, one a line in UTF-8, got {error}") from error
+    comments = [line for line in lines if line.startswith("#")]
+    if comments:
+        raise InputError(f"{path}: expected names of classes, one a line, got {comments[0][:60]}; take the line out")
     if lines and lines[0].startswith(HEAD):
         lines = [line.split("\t")[-1].strip() for line in lines[1:]]
     return tuple(lines)

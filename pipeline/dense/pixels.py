@@ -5,33 +5,34 @@ image, classes = found.read(0)                   # u8 [3, H, W], u8 [H, W]
 
 What is wrong is said before training, in one line with the file's name: every mask is decoded, of an image the header
 is read. Pixels are as stored: a turn that a photograph's EXIF asks for is not made, as masks are drawn on what is
-stored.
+stored (Pillow itself turns TIFF as it decodes).
 """
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, final
 
 import numpy as np
 import torch
-from PIL import Image
 from torchvision import tv_tensors
 
 from pipeline.batch import IGNORED
 from pipeline.concurrency.cores import decode_threads
 from pipeline.concurrency.threads import Threads
+from pipeline.dense.decoding import header_of, read_image, read_numbers
 from pipeline.dense.images import (
     LIST,
-    UNREADABLE,
     check_different,
+    composed,
+    composed_names,
     folder_of,
     found,
     images_of,
+    lines_of,
     read_classes,
-    read_image,
-    sides_of,
 )
 from pipeline.errors import InputError
 from pipeline.spec import Data, PixelLabels
@@ -42,10 +43,12 @@ ONE_CHANNEL = "1", "L", "P", "I", "I;16"
 
 
 class Pair(NamedTuple):
-    """One image and its mask, as it was found: the digest of both files, and the pixels of each class, i64 [C]."""
+    """One image and its mask, as it was found: the digest of both files, the pixels of each class, i64 [C], and whether
+    EXIF asks for a turn."""
 
     digest: bytes
     counts: np.ndarray
+    turned: bool
 
 
 @final
@@ -59,7 +62,7 @@ class PixelSet:
     classes        names in the order of their numbers
     counts         i64 [C]  pixels of each class
     digest         of all files and of how masks are read; runs are resumed on the same alone
-    unused         masks of the folder that no image has
+    odd            lines about how it was read, and about what is odd and no error
     """
 
     path: Path
@@ -70,7 +73,7 @@ class PixelSet:
     labels: PixelLabels
     counts: np.ndarray
     digest: str
-    unused: int
+    odd: tuple[str, ...]
 
     @property
     def n(self) -> int:
@@ -87,10 +90,10 @@ class PixelSet:
         return image, tv_tensors.Mask(torch.from_numpy(classes))
 
     def notes(self) -> list[str]:
-        """Say, a line each, what is odd about the set and no error: masks without an image, classes without a pixel."""
+        """Say, a line each, what the classes of a file are called, and what is odd about the set and no error: masks
+        without an image, lines of a list that come again, images that EXIF turns, classes without a pixel."""
         empty = [name for name, pixels in zip(self.classes, self.counts, strict=True) if not pixels]
-        lines = [f"{count(self.unused, 'mask')} of {self.path} have no image and are not used"] if self.unused else []
-        return [*lines, *([f"no pixel of {self.path} is of class {some(empty)}"] if empty else [])]
+        return [*self.odd, *([f"no pixel of {self.path} is of class {some(empty)}"] if empty else [])]
 
 
 def open_pixels(data: Data, labels: PixelLabels, name: str) -> PixelSet:
@@ -106,7 +109,8 @@ def open_pixels(data: Data, labels: PixelLabels, name: str) -> PixelSet:
     images, masks = images_of(root, labels.images, name), folder_of(root, labels.masks, name)
     if not masks.is_dir():
         raise InputError(f"{masks}: expected a folder of masks, found none; --method.labels.masks names it")
-    files = {stem: masks / f"{stem}.png" for stem in images}
+    known = composed_names(found(masks, (".png",)))
+    files = {stem: known[composed(stem)] if composed(stem) in known else masks / f"{stem}.png" for stem in images}
     threads = Threads(decode_threads(data.threads), "check")
     try:
         checked = [threads.submit(check_pair, images[stem], files[stem], labels, classes) for stem in images]
@@ -118,25 +122,58 @@ def open_pixels(data: Data, labels: PixelLabels, name: str) -> PixelSet:
         raise InputError(f"{masks}: expected pixels with a class, all of {count(len(images), 'mask')} are ignored")
     how = repr((classes, labels.zero_ignored, labels.ignored)).encode()
     digest = hashlib.sha256(how + b"".join(os.fsencode(s) + p.digest for s, p in zip(images, pairs, strict=True)))
-    others = 0 if name.endswith(LIST) else len(found(masks, (".png",)).keys() - images.keys())
+    said = (
+        []
+        if labels.names
+        else [f"{count(len(classes), 'class')}, as {root / labels.classes} names them: {some(classes, 10)}"]
+    )
+    turned = [stem for stem, pair in zip(images, pairs, strict=True) if pair.turned]
     return PixelSet(
         root / name, tuple(images), tuple(images.values()), tuple(files.values()), tuple(classes), labels, counts,
-        digest.hexdigest(), others,
+        digest.hexdigest(), (*said, *_odd(root / name, images, known, turned)),
     )  # fmt: skip
+
+
+def _odd(path: Path, images: Mapping[str, Path], masks: Mapping[str, Path], turned: list[str]) -> list[str]:
+    """Say what of a set is not used, and what its EXIF turns, a line each."""
+    lines = []
+    if path.name.endswith(LIST):
+        if repeated := len(lines_of(path)) - len(images):
+            again = f"{count(repeated, 'line')} again of an image that the list has; each image is used once"
+            lines.append(f"{path}: {again}")
+    elif unused := masks.keys() - {composed(stem) for stem in images}:
+        lines.append(f"{count(len(unused), 'mask')} of {path} have no image and are not used: {some(sorted(unused))}")
+    if turned:
+        lines.append(
+            f"turned by EXIF in {path}: {count(len(turned), 'image')}, whose masks are taken to be of the pixels as "
+            f"stored, not as viewers show them: {some(turned)}"
+        )
+    return lines
 
 
 def check_pair(image: Path, mask: Path, labels: PixelLabels, classes: tuple[str, ...]) -> Pair:
     """Compare an image and its mask; -> their digest and the pixels of each class. Raises InputError as `open_pixels`
     says."""
     if not mask.is_file():
-        raise InputError(f"{image}: expected its mask {mask}, found none; add it, or take the image out")
-    height, width = sides_of(image)
+        raise InputError(f"{image}: expected its mask {mask}, found none{_near(mask)}; add it, or take the image out")
+    (height, width), turn = header_of(image)
     values = read_mask(mask, labels, len(classes))
     if values.shape != (height, width):
         came = f"{values.shape[1]} x {values.shape[0]}"
-        raise InputError(f"{mask}: expected the size of its image, {width} x {height}, got {came}; make them equal")
+        exif = ", or turn the image's pixels, which EXIF turns for viewers" if turn > 1 else ""
+        raise InputError(
+            f"{mask}: expected the size of its image, {width} x {height}, got {came}; make them equal{exif}"
+        )
     digest = hashlib.sha256(hashlib.sha256(image.read_bytes()).digest() + hashlib.sha256(mask.read_bytes()).digest())
-    return Pair(digest.digest(), np.bincount(values.ravel(), minlength=256)[: len(classes)].astype(np.int64))
+    counts = np.bincount(values.ravel(), minlength=256)[: len(classes)].astype(np.int64)
+    return Pair(digest.digest(), counts, turn > 1)
+
+
+def _near(mask: Path) -> str:
+    """Say which files beside an absent mask begin with its name."""
+    beside = mask.parent.iterdir() if mask.parent.is_dir() else ()
+    near = sorted(path.name for path in beside if path.name.startswith(mask.stem))
+    return f" (there is {some(near)}: a mask is PNG and has its image's name)" if near else ""
 
 
 def read_mask(path: Path, labels: PixelLabels, classes: int) -> np.ndarray:
@@ -144,11 +181,7 @@ def read_mask(path: Path, labels: PixelLabels, classes: int) -> np.ndarray:
 
     Raises InputError for a file that does not decode, has several channels, or holds a class beyond the list.
     """
-    try:
-        with Image.open(path) as opened:
-            mode, values = opened.mode, np.array(opened).astype(np.int64)
-    except UNREADABLE as error:
-        raise InputError(f"{path}: expected a mask, got a file that does not decode ({error})") from error
+    mode, values = read_numbers(path)
     if mode not in ONE_CHANNEL:
         raise InputError(f"{path}: expected a mask of one channel, its values class numbers, got {mode}; convert it")
     first = int(labels.zero_ignored)

@@ -35,6 +35,11 @@ def drawn(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
     return coco_masks().decode(rle(segmentation, height, width)).astype(bool)
 
 
+def is_empty(segmentation: Segmentation, height: int, width: int) -> bool:
+    """Say whether an object has no pixel in its image: runs of zeros, or polygons between the pixels' centres."""
+    return not coco_masks().area(rle(segmentation, height, width))
+
+
 def moved(polygons: list[np.ndarray], scale: tuple[float, float], shift: tuple[float, float]) -> list[np.ndarray]:
     """Scale polygons by factors of x and y, then shift them: f64 [2k] each."""
     return [(each.reshape(-1, 2) * scale + shift).ravel() for each in polygons]

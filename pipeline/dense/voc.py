@@ -4,6 +4,7 @@ VocFolder(Path("Annotations"))        # NAME.xml
 YoloFolder(Path("labels/train"), classes=("cat", "dog"))     # NAME.txt
 """
 
+import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -48,7 +49,10 @@ class VocFolder(Annotations):
     def sides(self, stem: str) -> tuple[int, int] | None:
         """Return <size>'s height and width; None where it is absent or 0, as some tools write it."""
         found = [self._root(stem).findtext(f"size/{each}", "0").strip() for each in ("height", "width")]
-        height, width = (int(float(each)) if each.replace(".", "", 1).isdecimal() else 0 for each in found)
+        sides = [float(each) if each.replace(".", "", 1).isdecimal() else 0.0 for each in found]
+        if not all(map(math.isfinite, sides)):
+            raise InputError(f"{self._files[stem]}: expected <size> in pixels, got {found[0][:20]} x {found[1][:20]}")
+        height, width = map(int, sides)
         return (height, width) if height and width else None
 
     def of(self, stem: str, sides: tuple[int, int]) -> list[Annotated]:
@@ -101,6 +105,8 @@ def _voc_object(element: ElementTree.Element, file: Path, number: int) -> Annota
     except ValueError as error:
         came = given if element.find("bndbox") is not None else f"<{'>, <'.join(each.tag for each in element)}>"
         raise InputError(f"{where}: expected bndbox with {', '.join(EDGES)}, got {came}") from error
+    if right < left or low < top:
+        raise InputError(f"{where}: expected bndbox with xmin up to xmax and ymin up to ymax, got {given}; mend it")
     box = (
         (left - 1, top - 1, right, low) if left != right and top != low else (left, top, right, low)
     )  # one point: none
@@ -125,6 +131,16 @@ def _name(element: ElementTree.Element, file: Path) -> str:
     if not name:
         raise InputError(f"{file}: expected a name of each object, found one without")
     return name
+
+
+def is_yolo(path: Path) -> bool:
+    """Say whether a text begins as YOLO's do, with numbers alone, or is empty, as those of images without objects."""
+    with path.open("rb") as file:
+        first = file.read(1 << 12).decode("utf-8-sig", "replace").strip().partition("\n")[0].split()
+    try:
+        return not first or len([float(each) for each in first]) > 4
+    except ValueError:
+        return False
 
 
 @final

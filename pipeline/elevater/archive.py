@@ -71,7 +71,8 @@ def open_archive(facts: BenchmarkSet, folder: Path, split: Split) -> Archive:
     """Open one split of a data set.
 
     Raises InputError for a missing index, a line or an entry that cannot be read, a label that is no class, an image
-    that has no label or, unless the set is one of several labels an image, more than one.
+    that has no label or, unless the set is one of several labels an image, more than one, and one that is listed twice
+    with different labels.
     """
     path = folder / facts.index[split]
     where = escape(str(path))
@@ -84,8 +85,11 @@ def open_archive(facts: BenchmarkSet, folder: Path, split: Split) -> Archive:
         classes, rows = class_names(names, escape(str(listed))), _from_lines(_text(path), where)
     if not rows:
         raise InputError(f"{where}: expected images, found none")
+    labels: dict[str, tuple[int, ...]] = {}
     for row in rows:
         _check(row, len(classes), where, multi_label=facts.multi_label)
+        if labels.setdefault(row.file, row.labels) != row.labels:
+            raise InputError(f"{facts.name}: {escape(row.file)} is listed twice, with different labels")
     return Archive(folder, rows, classes, multi_label=facts.multi_label)
 
 
@@ -101,7 +105,7 @@ def _check(row: Row, classes: int, where: str, *, multi_label: bool) -> None:
 def _text(path: Path) -> str:
     where = escape(str(path))
     try:
-        return read_regular(path).decode()
+        return read_regular(path).decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"{where}: {error.strerror}") from None
     except InputError as error:

@@ -130,10 +130,7 @@ def _converted(facts: BenchmarkSet, archive: Archive, out: Path, options: Option
     convert(archive, out, options)
     beton = open_beton(out)
     if facts.multi_label:
-        labels: dict[str, tuple[int, ...]] = {}
-        for i, found in enumerate(archive.labels_of_image):
-            if labels.setdefault(archive.name(i), found) != found:
-                raise InputError(f"{facts.name}: {archive.name(i)} is listed twice, with different labels")
+        labels = {archive.name(i): found for i, found in enumerate(archive.labels_of_image)}
         save_multi_labels(beton, [labels[name] for name in read_names(beton)])
     return beton
 

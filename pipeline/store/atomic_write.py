@@ -43,14 +43,30 @@ def check_writable(path: Path, name: str = "--out") -> None:
         raise InputError(f"{name} {text}: expected an existing folder, {path.parent} is no folder")
     if path.is_dir():
         raise InputError(f"{name} {text} is a folder, expected a file to write")
+    _check_takes_files(path.parent, f"{name} {text}")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise InputError(f"{name} {text}: the file there is read-only; {TODO}")
+
+
+def check_folder_writable(path: Path, name: str = "--out") -> None:
+    """Raise InputError if a folder `path`, which may be there, cannot be made or takes no files.
+
+    check_folder_writable(Path("predicted"))  # with all folders above it that are not there yet
+    """
+    text = str(path).encode(errors="backslashreplace").decode()
+    there = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+    if not there.is_dir():
+        raise InputError(f"{name} {text}: expected a folder, {there} is a file; name another")
+    _check_takes_files(there, f"{name} {text}")
+
+
+def _check_takes_files(folder: Path, asked: str) -> None:
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         why = error.strerror or str(error)
-        raise InputError(f"{name} {text}: nothing can be written in {path.parent} ({why}); {TODO}") from error
-    if path.exists() and not os.access(path, os.W_OK):
-        raise InputError(f"{name} {text}: the file there is read-only; {TODO}")
+        raise InputError(f"{asked}: nothing can be written in {folder} ({why}); {TODO}") from error
 
 
 def write_synced(path: Path, content: str | bytes) -> None:
