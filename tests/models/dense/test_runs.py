@@ -22,6 +22,7 @@ from models.encoder.patches import as_normalised
 from models.evaluate import __main__ as evaluate
 from models.evaluate.dense_pictures import view_picture
 from models.evaluate.dense_validator import DenseValidator
+from models.evaluate.knn import Neighbours
 from models.export import __main__ as export
 from models.export.export_format import CheckResult
 from models.export.model_card import front_matter, model_card
@@ -305,6 +306,11 @@ def test_predictions_are_drawn_beside_their_numbers(trained, scenes, tmp_path, m
     monkeypatch.setattr(sys, "argv", ["predict", str(trained), str(tmp_path / "in"), "--top", "2"])
     with pytest.raises(InputError, match="--top is of runs that name a class"):
         predict.main()
+    sys.argv[-2:] = ["--out", str(tmp_path / "in/note.jpg/drawn")]
+    with pytest.raises(InputError, match=r"drawn: expected a folder, .*note\.jpg is a file; name another"):
+        predict.main()
+    with pytest.raises(InputError, match=r"learned from image files, .* `python -m models\.evaluate segment RUN`"):
+        Neighbours().run(load_run(trained))
 
 
 def test_the_encoder_and_the_whole_network_are_exported(trained, tmp_path, monkeypatch, capsys):

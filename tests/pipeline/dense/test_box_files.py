@@ -1,5 +1,6 @@
 """Files of boxes as tools write them: what is meant is read, what is odd is counted, what is wrong is said by name."""
 
+import gzip
 import itertools
 import json
 import re
@@ -55,7 +56,14 @@ WRONG = [
     ("coco", drop(JSON), "instances_train.json"),
     ("coco", text(JSON, "{"), "does not parse"),
     ("coco", text(JSON, "[]"), "got a list"),
-    ("coco", text(JSON, coco(categories="x")), 'a list "categories"'),
+    ("coco", text(JSON, coco(categories="x")), 'a list "categories", as COCO\'s JSON has it, found a str'),
+    ("coco", text(JSON, coco(images=[*coco()["images"], 7])), 'an object in place 4 of "images", got 7'),
+    (
+        "coco",
+        text(JSON, coco(images=[*coco()["images"], coco()["images"][0] | {"id": 5, "file_name": "train/a.png"}])),
+        "images/train/a.png twice, as a and as train/a",
+    ),
+    ("coco", lambda root: (root / JSON).write_bytes(gzip.compress((root / JSON).read_bytes())), "a gzip archive"),
     ("coco", text(JSON, coco(categories=[{"id": 7, "name": "cat"}, {"id": 17, "name": "cat"}])), "cat comes twice"),
     ("coco", text(JSON, coco(categories=[{"id": 7, "name": "cat"}] * 2)), "7 comes twice"),
     ("coco", text(JSON, coco(categories=[{"id": 7, "name": "cat"}])), "category 17"),
@@ -97,6 +105,8 @@ WRONG = [
     ("voc", text("voc/b.xml", ""), "b.xml: expected VOC's XML"),
     ("voc", text("voc/b.xml", xml([("cat", (0, 0, 80, 8))])), "b.xml: object 1: has the box 0 0 80 8 outside"),
     ("voc", text("voc/b.xml", xml([("cat", (9, 0, 3, 8))])), "mend it"),
+    ("voc", text("voc/b.xml", xml([("cat", (19, 0, 19.5, 8))])), "xmin up to xmax"),
+    ("voc", text("voc/b.xml", xml([], sides=("9" * 400, 40))), "expected <size> in pixels"),
     ("voc", text("voc/b.xml", xml([("", (0, 0, 8, 8))])), "found one without"),
     ("voc", text("voc/b.xml", "<annotation><object><name>cat</name></object></annotation>"), "expected bndbox"),
     ("voc", text("voc/b.xml", xml([], sides=(31, 40))), "40 x 31, got 40 x 30"),
@@ -221,6 +231,9 @@ ODD = [
     ("coco", changed_first(area=0), "an area that is no positive number in .*: 1 object, "),
     ("coco", changed_first(attributes={"rotation": 45.0}), "rotated in .*: 1 object, "),
     ("coco", beside("images/train/a.png", "images/train/d.png"), "not used of .*: 1 image that .* does not name: d"),
+    ("masks", changed_first(segmentation=[[4, 2, 20, 2, 12, 2]]), "without a pixel in .*: 1 mask, judged but never"),
+    ("masks", changed_first(segmentation={"size": [30, 40], "counts": [1200]}, bbox=[0, 0, 4, 4]),
+     "without a pixel in .*: 1 mask"),
     ("masks", changed_first(segmentation=[[4, 2, 20, 2, 20, 45]]), "cut to the image in .*: 1 mask, more than a pixel"),
     ("voc", edited("voc", "</object>", f"{TURNED}</object>"),
      "rotated in .*: 3 objects, "),
@@ -261,6 +274,15 @@ def test_yolo_finds_its_list_of_classes_among_its_files_or_beside_their_folder(r
         assert found.notes()[0].startswith(f"2 classes, as {root / place / 'classes.txt'} names them")
         assert not any("not used" in note for note in found.notes())
         (root / place / "classes.txt").unlink()
+
+
+def test_a_list_of_classes_and_a_readme_beside_one_file_of_voc_are_no_yolo(root):
+    for stem in ("b", "c"):
+        (root / f"images/train/{stem}.png").unlink()
+        (root / f"voc/{stem}.xml").unlink()
+    (root / "voc/classes.txt").write_text("cat\ndog\n")
+    (root / "voc/README.txt").write_text("Boxes of cats and dogs, 2026")
+    assert opened(root, LABELS["voc"]).counts.tolist() == [1, 1]
 
 
 def test_lists_say_what_they_cannot_mean(root):

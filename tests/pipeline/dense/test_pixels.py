@@ -1,6 +1,10 @@
 """Sets of images and masks: what is wrong is said by name before training; views are functions of seed and image."""
 
+import os
 import re
+import struct
+import unicodedata
+import zlib
 
 import numpy as np
 import pytest
@@ -122,6 +126,71 @@ def damaged(root, what):
         Image.fromarray(np.zeros((30, 40), np.uint8)).save(masks / "4.png")
     elif what == "two of a name":
         Image.open(images / "0.jpg").save(images / "0.png")
+    elif what == "a mask that is called otherwise":
+        (masks / "1.png").rename(masks / "1_mask.png")
+    elif what == "a header that ends":
+        (images / "4.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", bytes(12)) + chunk(b"IEND", b""))
+        (masks / "4.png").write_bytes((masks / "0.png").read_bytes())
+    elif what == "a FIFO":
+        os.mkfifo(images / "4.jpg")
+    elif what == "EXIF and an upright mask":
+        turned(images / "2.jpg", 6)
+        Image.fromarray(np.zeros((40, 30), np.uint8)).save(masks / "2.png")
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def turned(path, turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    image = Image.open(path).copy()
+    image.save(path, exif=exif)
+
+
+def grey(values, bits):
+    """A PNG of so many bits a pixel, as its standard has it: no other code of ours or of Pillow's writes it."""
+    packed = np.packbits(((values[..., None] >> np.arange(bits)[::-1]) & 1).reshape(len(values), -1), axis=1)
+    rows = b"".join(b"\0" + row.tobytes() for row in packed.astype(np.uint8))
+    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
+    parts = (b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize(("bits", "classes"), [(1, 2), (2, 3), (4, 16), (8, 200)])
+def test_grey_masks_of_any_depth_hold_their_numbers(root, bits, classes):
+    values = np.random.default_rng(bits).integers(0, classes, (30, 40), np.uint8)
+    (root / "masks/train/0.png").write_bytes(grey(values, bits))
+    found = opened(root, PixelLabels(names=tuple(map(str, range(max(classes, 3))))))
+    assert np.array_equal(found.read(0)[1].numpy(), values)
+
+
+def test_masks_are_found_in_capitals_in_either_form_of_unicode_and_below_links(root):
+    for folder, suffix, form in (("images", "jpg", "NFD"), ("masks", "png", "NFC")):
+        place = root / folder / "train"
+        (place / f"1.{suffix}").rename(place / f"{unicodedata.normalize(form, 'é')}.{suffix}")
+        elsewhere = root / "elsewhere" / folder
+        elsewhere.mkdir(parents=True)
+        (place / f"2.{suffix}").rename(elsewhere / f"2.{suffix}")
+        (place / "linked").symlink_to(elsewhere)
+        (elsewhere / "back").symlink_to(place)
+    (root / "masks/train/0.png").rename(root / "masks/train/0.PNG")
+    found = opened(root)
+    assert found.names == ("0", "3", unicodedata.normalize("NFD", "é"), "linked/2")
+    assert found.notes() == []
+
+
+def test_how_a_set_was_read_is_said(root):
+    (root / "classes.txt").write_text("sky\nroad\ncar\n")
+    turned(root / "images/train/1.jpg", 3)
+    (root / "train.txt").write_text("1\n0\n1\n")
+    labels = PixelLabels(images="images/train", masks="masks/train")
+    classes, again, exif = opened(root, labels, "train.txt").notes()
+    assert classes == f"3 classes, as {root}/classes.txt names them: sky, road, car"
+    assert again.endswith("1 line again of an image that the list has; each image is used once")
+    assert exif.startswith(f"turned by EXIF in {root}/train.txt: 1 image, ")
+    assert exif.endswith(": 1")
 
 
 @pytest.mark.parametrize(
@@ -139,6 +208,10 @@ def damaged(root, what):
         ("no image", r"images/train/0\.jpg: expected an image, got a file that does not open"),
         ("16 bits", r"images/train/4\.png: expected an image of 8 bits, got I;16"),
         ("two of a name", r"0\.png: expected one image called 0, found 0\.jpg, too"),
+        ("a mask that is called otherwise", r"1\.png, found none \(there is 1_mask\.png: a mask is PNG"),
+        ("a header that ends", r"4\.png: expected an image, got a file that does not open \(Truncated IHDR chunk\)"),
+        ("a FIFO", r"images/train/4\.jpg: a FIFO, expected a regular file"),
+        ("EXIF and an upright mask", r"2\.png: expected the size of its image, 40 x 30, got 30 x 40; .* EXIF turns"),
     ],
 )
 def test_what_is_wrong_is_said_by_name_in_one_line(root, what, said):
@@ -149,7 +222,11 @@ def test_what_is_wrong_is_said_by_name_in_one_line(root, what, said):
 
 
 def test_wrong_lists_of_classes_and_of_images_are_refused(root):
-    for text, said in (("a\n", "2 to 255 classes, got 1"), ("a\nb\na\n", "different names, got a twice")):
+    for text, said in (
+        ("a\n", "2 to 255 classes, got 1"),
+        ("a\nb\na\n", "different names, got a twice"),
+        ("# names\na\nb\n", "got # names; take the line out"),
+    ):
         (root / "classes.txt").write_text(text)
         with pytest.raises(InputError, match=re.escape(said)):
             opened(root, PixelLabels())
@@ -159,12 +236,16 @@ def test_wrong_lists_of_classes_and_of_images_are_refused(root):
     (root / "some.txt").write_text("0\nnone\n")
     with pytest.raises(InputError, match="lists none, of which"):
         opened(root, PixelLabels(names=NAMES, images="images/train", masks="masks/train"), "some.txt")
+    (root / "some.txt").write_text("\n")
+    with pytest.raises(InputError, match=r"some\.txt: expected names of images, a line each, found none"):
+        opened(root, PixelLabels(names=NAMES, images="images/train", masks="masks/train"), "some.txt")
 
 
 def test_masks_without_an_image_and_classes_without_a_pixel_are_said(root):
     (root / "images/train/3.jpg").unlink()
     first, second = opened(root, PixelLabels(names=(*NAMES, "bus"))).notes()
     assert first.startswith("1 mask of ")
+    assert first.endswith(": 3")
     assert second.endswith("is of class bus")
 
 

@@ -211,6 +211,20 @@ def test_an_image_that_is_listed_with_different_labels_is_refused(tmp_path):
     assert prepare(facts, folder, tmp_path / "b", OPTIONS, differing=True).images["train"] == 2
 
 
+def test_so_is_one_of_a_set_of_one_label_an_image_and_a_byte_order_mark_belongs_to_no_name(dtd):
+    facts, folder = dtd
+    index = folder / facts.index["train"]
+    lines = index.read_text().splitlines()
+    index.write_text("\ufeff" + "\n".join(lines))
+    names = folder / facts.class_names
+    names.write_text("\ufeff" + names.read_text())
+    prepare(facts, folder, folder / "kept", OPTIONS)
+    assert not open_beton(folder / "kept" / "train.beton").manifest.classes[0].startswith("\ufeff")
+    file, _, label = lines[0].rpartition(" ")
+    index.write_text("\n".join([*lines, f"{file} {1 - int(label)}"]))
+    refused(facts, folder, "is listed twice, with different labels")
+
+
 def test_a_changed_list_of_facts_is_refused(dtd):
     facts, folder = dtd
     prepare(facts, folder, folder / "out", OPTIONS)
