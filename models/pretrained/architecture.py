@@ -21,12 +21,13 @@ from models.encoder.positions import sincos_2d
 from models.encoder.relative import BLOCK_TABLE, SHARED_TABLE, kind_of
 from models.pretrained.adapter import find_start
 from models.pretrained.formats import Fact, facts_of
-from models.pretrained.grids import stated_grid
+from models.pretrained.grids import Grid, grid, stated_grid
 from models.pretrained.names import examples, with_own_names
 from models.pretrained.rotary import NAME_IT, is_sized, named_eva, stated_eva
 from models.pretrained.weights import Weights
 from models.pretrained.whole_network import network_name
 from pipeline.errors import InputError
+from pipeline.spec import Size, both_sides
 from pipeline.text import count
 
 PATCHES = "patch_embed.proj.weight"
@@ -65,15 +66,16 @@ def with_encoder_of_start(recipe: Recipe) -> tuple[Recipe, str | None]:
         said = f"network of {found.where} ({found.what}): timm's {name}"
         return replace(recipe, encoder=replace(recipe.encoder, name=name, stem=stem)), said
     found = with_own_names(found, SEARCHED)
-    encoder, said = read_encoder(found, recipe.encoder)
+    encoder, said = read_encoder(found, recipe.encoder, recipe.data.size)
     return replace(recipe, encoder=encoder), said
 
 
-def read_encoder(found: Weights, asked: Encoder) -> tuple[Encoder, str]:
+def read_encoder(found: Weights, asked: Encoder, size: Size | None = None) -> tuple[Encoder, str]:
     """Read the encoder of weights under timm's names (models.pretrained.names); -> it, and a line about it.
 
     asked  encoder.name auto, with heads, act and norm_eps where the user gave them; pool, fc_norm, drop_path, attention
            and checkpointing are kept as far as the encoder has what they need
+    size   of the images of the run, whose grid is tried where the source does not say of which its positions are
     """
     held = found.tensors
     width, patch = _patches(found)
@@ -116,7 +118,7 @@ def read_encoder(found: Weights, asked: Encoder) -> tuple[Encoder, str]:
         qkv_bias="blocks.0.attn.qkv.bias" in held,
         class_token="cls_token" in held,
         registers=_registers(held),
-        prefix_positions=_prefix_positions(found, prefix),
+        prefix_positions=_prefix_positions(found, prefix, None if size is None else grid(both_sides(size), patch)),
     )
     encoder = _pooled(encoder, held)
     told = {"heads": heads, "norm_eps": eps} | ({} if swiglu else {"act": act})
@@ -222,16 +224,18 @@ def _sines(table: Tensor, prefix: int) -> bool:
     return float((table[0].float() - sines).abs().max()) < SINES
 
 
-def _prefix_positions(found: Weights, prefix: int) -> bool:
-    """Whether the positions have rows for the prefix: by the source's grid, else by which number is a square."""
+def _prefix_positions(found: Weights, prefix: int, own: Grid | None) -> bool:
+    """Whether the positions have rows for the prefix: by the source's grid, else by the run's own where it is no square
+    and fits, else by which number is a square."""
     table = found.tensors.get("pos_embed")
     if table is None or not prefix:
         return True
     if table.ndim != 3:
         raise InputError(f"{found.where}: expected pos_embed of 3 dimensions, got {list(table.shape)}")
-    rows, grid = table.shape[1], stated_grid(found)
-    if grid is not None and rows in (prod(grid), prod(grid) + prefix):
-        return rows != prod(grid)
+    rows, stated = table.shape[1], stated_grid(found)
+    for known in (stated, own if own is not None and own[0] != own[1] else None):
+        if known is not None and rows in (prod(known), prod(known) + prefix):
+            return rows != prod(known)
     return isqrt(max(0, rows - prefix)) ** 2 == rows - prefix or isqrt(rows) ** 2 != rows
 
 

@@ -136,7 +136,7 @@ def facts_of(found: Weights, width: int) -> Facts:
     elif found.architecture and timm.is_model(found.architecture):
         facts = _of_timm(found.architecture, found.config.get("model_args"), found, facts, width)
     elif isinstance(model := found.config.get("model_cfg"), Mapping):
-        facts = _of_open_clip(model, found, facts)
+        facts = _of_open_clip(model, found, facts, width)
     elif "model_type" in found.config:
         facts = _of_hugging_face(found, facts)
     if found.normalisation is not None:
@@ -158,7 +158,7 @@ def _of_recipe(found: Weights, facts: Facts, width: int) -> Facts:
 
 
 def _of_timm(name: str, options: object, found: Weights, facts: Facts, width: int) -> Facts:
-    """What timm builds under a name; nothing where that is of another width."""
+    """What timm builds under a name; where that is of another width, its activation alone, as what is implied."""
     try:
         with torch.device("meta"):
             model = timm.create_model(name, **(dict(options) if isinstance(options, Mapping) else {}))
@@ -166,10 +166,12 @@ def _of_timm(name: str, options: object, found: Weights, facts: Facts, width: in
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{found.where}: timm cannot build {name} with its config's model_args ({reason})") from error
     blocks = getattr(model, "blocks", None)
-    if getattr(model, "embed_dim", None) != width or not blocks or not hasattr(blocks[0], "attn"):
+    if not blocks or not hasattr(blocks[0], "attn"):
         return facts
     mlp = blocks[0].mlp
     act = ACTIVATIONS.get(type(getattr(mlp, "act", None)))
+    if getattr(model, "embed_dim", None) != width:  # of another size, and most likely of the same kind
+        return replace(facts, act=Fact(act)) if act is not None else facts
     if isinstance(mlp, GluMlp) and (mlp.gate_last or not isinstance(mlp.act, nn.SiLU)):
         raise InputError(f"{found.where} is {name}, whose gated MLP is no SwiGLU with the gate first, as DINOv2 has it")
     facts = replace(facts, heads=Fact(int(blocks[0].attn.num_heads), stated=True), act=Fact(act, stated=True))
@@ -196,8 +198,11 @@ def _of_hugging_face(found: Weights, facts: Facts) -> Facts:
     return facts
 
 
-def _of_open_clip(model: Mapping[str, object], found: Weights, facts: Facts) -> Facts:
+def _of_open_clip(model: Mapping[str, object], found: Weights, facts: Facts, width: int) -> Facts:
     vision = model.get("vision_cfg")
+    name = vision.get("timm_model_name") if isinstance(vision, Mapping) else None
+    if isinstance(name, str) and timm.is_model(name):
+        return _of_timm(name, None, found, facts, width)
     facts = replace(facts, act=Fact("quick_gelu" if model.get("quick_gelu") else "gelu", stated=True))
     if isinstance(vision, Mapping) and "width" in vision:
         width, size = (

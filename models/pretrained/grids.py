@@ -26,15 +26,20 @@ def grid_of_recipe(recipe: object) -> Grid | None:
     data, encoder = ((recipe or {}).get(part) if isinstance(recipe, Mapping) else None for part in ("data", "encoder"))
     if not (isinstance(data, Mapping) and isinstance(encoder, Mapping)):
         return None
-    return _grid(data.get("size"), encoder.get("patch"))
+    return grid(data.get("size"), encoder.get("patch"))
 
 
 def grid_of_config(config: Mapping[str, object]) -> Grid | None:
-    """The patches down and across by a config.json of timm (model_args) or of Hugging Face; None if it does not say."""
+    """The patches down and across by a config.json of timm (model_args) or of Hugging Face, or by open_clip's; None if
+    it does not say."""
     built = config.get("model_args")
     if isinstance(built, Mapping):
-        return _grid(built.get("img_size"), built.get("patch_size"))
-    return _grid(config.get("image_size"), config.get("patch_size"))
+        return grid(built.get("img_size"), built.get("patch_size"))
+    model = config.get("model_cfg")
+    tower = model.get("vision_cfg") if isinstance(model, Mapping) else None
+    if isinstance(tower, Mapping):
+        return grid(tower.get("image_size"), tower.get("patch_size"))
+    return grid(config.get("image_size"), config.get("patch_size"))
 
 
 def fitted_positions(found: Weights, held: Held, own: Held, encoder: nn.Module) -> tuple[Held, str | None]:
@@ -84,7 +89,8 @@ def stated_grid(found: Weights) -> Grid | None:
     return found.grid or grid_of_config(found.config)
 
 
-def _grid(size: object, patch: object) -> Grid | None:
+def grid(size: object, patch: object) -> Grid | None:
+    """Count the patches down and across of images of a size; None for what is no size or no patch."""
     sides = size if isinstance(size, list | tuple) else (size, size)
     patches = patch if isinstance(patch, list | tuple) else (patch, patch)
     numbers = [each for each in (*sides, *patches) if isinstance(each, int) and each > 0]

@@ -20,12 +20,13 @@ from models.load import Loaded, load_run, runnable
 from models.method import Method
 from models.pretrained.adapter import is_adapter, load_adapter
 from models.pretrained.architecture import SEARCHED, with_encoder_of_start
-from models.pretrained.classifier import HEAD
+from models.pretrained.classifier import HEAD, POOLS, pooling_of
 from models.pretrained.find import find_weights, is_run
 from models.pretrained.load_into import load_encoder
 from models.pretrained.names import with_own_names
 from models.pretrained.timm_name import is_timm_name
 from models.pretrained.weights import Weights
+from models.pretrained.whole_network import network_name
 from pipeline.errors import InputError
 from pipeline.store.beton import open_beton
 
@@ -35,7 +36,8 @@ def load_judged(start: str, recipe: str | None, device: torch.device | None = No
     would find them, to judge them.
 
     recipe  a recipe's name and flags, as they follow train.py: its data, image size and evaluation view are used, and
-            its encoder where a flag names one; otherwise the encoder is the one that the weights tell
+            its encoder where a flag names one; otherwise the encoder is the one that the weights tell, and pools what
+            their classifier reads, if there is one and no flag says --encoder.pool
 
     Of weights, a classifier counts if it is one of the recipe's classes, by name or else by number, or if the recipe's
     data is not here and the source names its classes; without one the method of the loaded run has none. The two lines
@@ -58,24 +60,29 @@ def load_judged(start: str, recipe: str | None, device: torch.device | None = No
         return load_run(path, device)
     if path.exists() and not weights:
         raise InputError(f"{start} is a run, which has its own recipe; drop --recipe")
-    loaded = _load(start, _recipe(start, recipe), device)
+    loaded = _load(start, *_recipe(start, recipe), device)
     print(loaded.origin)
     return loaded
 
 
-def _recipe(start: str, words: str) -> Recipe:
+def _recipe(start: str, words: str) -> tuple[Recipe, bool]:
+    """The recipe, and whether its flags leave the pooling to the weights."""
     name, *flags = shlex.split(words) or [""]
-    if not any(flag.split("=")[0] == "--encoder.name" for flag in flags):
+    asked = {flag.split("=")[0] for flag in flags}
+    if "--encoder.name" not in asked:
         flags = ["--encoder.name", AUTO, *flags]
-    return resolve(name, [*flags, "--run.start", start])
+    return resolve(name, [*flags, "--run.start", start]), not {"--encoder.name", "--encoder.pool"} & asked
 
 
-def _load(start: str, recipe: Recipe, device: torch.device | None) -> Loaded:
-    recipe, read = with_encoder_of_start(recipe)
+def _load(start: str, recipe: Recipe, any_pool: bool, device: torch.device | None) -> Loaded:
     found = find_weights(start)
-    found = found if is_classifier(recipe.encoder.name) else with_own_names(found, SEARCHED)
+    whole = is_classifier(recipe.encoder.name) or (recipe.encoder.name == AUTO and network_name(found) is not None)
+    found = found if whole else with_own_names(found, SEARCHED)
+    if any_pool and not whole and f"{HEAD}.weight" in found.tensors and (pool := pooling_of(found)) in POOLS:
+        recipe = replace(recipe, encoder=replace(recipe.encoder, pool=pool))  # which the classifier was trained behind
+    recipe, read = with_encoder_of_start(recipe)
     classes = _classes(recipe, found)
-    method = method_class(recipe)(runnable(recipe, device), len(classes))
+    method = method_class(recipe)(runnable(recipe, device), len(classes) or 1)  # one that is removed again
     before = _scoring(method)
     said = load_encoder(method, start, classes or None, recipe.run.start_normalisation)
     if not classes or isinstance(getattr(method, HEAD, None), nn.Module) or _same(before, _scoring(method)):

@@ -16,7 +16,7 @@ from models.encoder.timm_classifier import TimmClassifier
 from models.encoder.vit import normalisation_of
 from models.method import Method
 from models.pretrained.branch import load_branch
-from models.pretrained.classifier import load_head, rows_by_class
+from models.pretrained.classifier import POOLS, load_head, pooling_of, rows_by_class, without
 from models.pretrained.find import find_weights
 from models.pretrained.formats import NORMALISATIONS, Facts, facts_of
 from models.pretrained.grids import POSITIONS, fitted_biases, fitted_positions
@@ -67,7 +67,7 @@ def load_encoder(
     held, notes = _fitted(found, own, method.encoder, normalisation)
     classifier = None
     if not _new_norm(held, own):
-        held, classifier = rows_by_class(held, method.encoder.head, found.classes, classes or None)
+        held, classifier = _classifier(found, held, method.encoder, classes or None)
     new = list(_new(held, own))
     _check(held, own, new, found.where)
     method.encoder.load_state_dict(whole | {name: held[name] for name in own if name not in new})
@@ -212,6 +212,19 @@ def _folded(
     return held | adapted, f"{said} to this encoder's normalisation"
 
 
+def _classifier(
+    found: Weights, held: dict[str, Tensor], encoder: nn.Module, classes: tuple[str, ...] | None
+) -> tuple[dict[str, Tensor], str | None]:
+    """Match the classifier's rows by class; leave them out where they were trained on other features than this encoder
+    pools. -> the tensors, and a note."""
+    rows = [name for name in held if name.startswith(HEAD)]
+    theirs, ours = pooling_of(found), getattr(encoder, "global_pool", None)
+    if rows and encoder.head.state_dict() and None not in (theirs, ours) and theirs != ours:
+        choice = f" (--encoder.pool {theirs})" if theirs in POOLS else ""
+        return without(held, rows), f"classifier not taken, as it reads {theirs}, this encoder {ours}{choice}"
+    return rows_by_class(held, encoder.head, found.classes, classes)
+
+
 def _new(held: dict[str, Tensor], own: dict[str, Tensor]) -> Iterator[str]:
     """Names of the encoder's tensors that stay as they were initialised."""
     norm = _new_norm(held, own)
@@ -229,6 +242,8 @@ def _new_norm(held: dict[str, Tensor], own: dict[str, Tensor]) -> bool:
 def _check(held: dict[str, Tensor], own: dict[str, Tensor], new: list[str], where: str) -> None:
     for name in own:
         if name in new or _same(held, own, name):
+            if name not in new and own[name].is_floating_point():
+                _check_numbers(name, held[name], where)
             continue
         if name.startswith(NORM) and name not in held and f"fc_{name}" in held:
             raise InputError(f"{where} has its final norm behind the pooling ({POOLED_NORM}*); add --encoder.fc-norm")
@@ -248,6 +263,14 @@ def _check(held: dict[str, Tensor], own: dict[str, Tensor], new: list[str], wher
             f"{where} has {more[0]} of shape {list(held[more[0]].shape)}, which this encoder has not; "
             "set encoder to the one that it was"
         )
+
+
+def _check_numbers(name: str, tensor: Tensor, where: str) -> None:
+    if not tensor.is_floating_point():
+        raise InputError(f"{where}: {name} is of {tensor.dtype}, expected floating point, as weights have before "
+                         "they are quantised")  # fmt: skip
+    if not tensor.isfinite().all():
+        raise InputError(f"{where}: {name} holds numbers that are not finite; its training or its file is damaged")
 
 
 def _same(held: dict[str, Tensor], own: dict[str, Tensor], name: str) -> bool:

@@ -5,7 +5,7 @@ The forms that are read:
     {"model": {...}}, {"state_dict": {...}}   MAE, SupMAE, DeiT, SimMIM, BEiT, MoCo v3, timm's trainer; of a moving
                                               average beside it ("model_ema", "state_dict_ema") the average is taken
     {"teacher": {...}, "student": {...}}      DINO, I-JEPA and others: the keys are then parts of the names
-    a folder with config.json                 timm's, our exports', Hugging Face's
+    a folder with config.json                 timm's, our exports', Hugging Face's; of large models in several files
     a folder with open_clip_config.json       open_clip's
 
 The names are brought to timm's in `spellings.py` and `names.py`.
@@ -36,8 +36,13 @@ from models.records.json_file import read_object
 from pipeline.errors import InputError
 
 WEIGHTS, TORCH_WEIGHTS = "model.safetensors", "pytorch_model.bin"
+INDEXES = f"{WEIGHTS}.index.json", f"{TORCH_WEIGHTS}.index.json"
+"""What Hugging Face writes beside weights in several files: which tensor is where."""
 OPEN_CLIP = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
 CONFIG, PREPROCESSOR, OPEN_CLIP_CONFIG = "config.json", "preprocessor_config.json", "open_clip_config.json"
+PROCESSOR = "processor_config.json"
+ROUNDING = 1e-6
+"""How far a rescale_factor of 1 / 255 may be off, as it is written in decimals."""
 HOLDERS = "model_ema", "state_dict_ema", "model", "state_dict"
 AVERAGES = {"model_ema": "model", "state_dict_ema": "state_dict"}
 
@@ -73,11 +78,31 @@ def read_safetensors(path: Path, config: Path | None = None) -> Weights:
     except (SafetensorError, OSError) as error:
         raise InputError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
     found = with_config(Weights(tensors, str(path), "safetensors"), config)
-    classes = label_names(_json(header.get("classes", "null"), path)) or found.classes
-    recipe = _json(header.get("recipe", "null"), path)
-    return replace(
-        found, classes=classes, grid=grid_of_recipe(recipe), recipe=recipe if isinstance(recipe, dict) else {}
-    )
+    recipe = _json(header.get("recipe", "null"))
+    if not isinstance(recipe, dict) or not {"encoder", "data"} <= recipe.keys():  # not one of our exports
+        return found
+    classes = label_names(_json(header.get("classes", "null"))) or found.classes
+    return replace(found, classes=classes, grid=grid_of_recipe(recipe), recipe=recipe)
+
+
+def read_shards(index: Path) -> Weights:
+    """Weights in several files of a folder, as its index lists them, with the config.json beside.
+
+    Raises InputError for an index that is none, a file that is not there, and a tensor that its file does not hold.
+    """
+    listed = _config(index).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(each, str) for each in listed.values()):
+        raise InputError(f'{index}: expected the files of all tensors under "weight_map", found none')
+    tensors: dict[str, Tensor] = {}
+    names = sorted(set(listed.values()))
+    for name in names:
+        path = index.parent / Path(name).name
+        if not path.is_file():
+            raise InputError(f"{index} lists {name}, which is not there; bring all {len(names)} files")
+        tensors |= (read_safetensors(path) if path.suffix == ".safetensors" else read_released(path)).tensors
+    if lost := sorted(listed.keys() - tensors.keys()):
+        raise InputError(f"{index} lists {lost[0]}, which {listed[lost[0]]} does not hold")
+    return with_config(Weights(tensors, str(index.parent), f"{len(names)} files"), index.with_name(CONFIG))
 
 
 def with_config(found: Weights, path: Path | None) -> Weights:
@@ -87,19 +112,46 @@ def with_config(found: Weights, path: Path | None) -> Weights:
     Raises InputError if one of them is no JSON object.
     """
     stated = _config(path)
-    shown = {} if path is None else _config(path.with_name(PREPROCESSOR))
+    shown = {} if path is None else _preprocessor(path)
     clip = {} if path is None or stated else _config(path.with_name(OPEN_CLIP_CONFIG))
     architecture = stated.get("architecture")
     return replace(
         found,
         normalisation=_normalisation(stated.get("pretrained_cfg"), "mean", "std", found.where)
-        or _normalisation(shown, "image_mean", "image_std", found.where)
+        or _normalisation(stated, "mean", "std", found.where)
+        or _of_preprocessor(shown, found.where)
         or _normalisation(clip.get("preprocess_cfg"), "mean", "std", found.where),
         classes=label_names(stated.get("label_names")) or _classes(stated.get("id2label")),
         target=_target(stated.get("norm_pix_loss")),
         config=stated or clip,
         architecture=architecture if isinstance(architecture, str) else None,
     )
+
+
+def _preprocessor(path: Path) -> dict:
+    """What Hugging Face's preprocessor_config.json says, or the part of processor_config.json that newer ones write."""
+    held = _config(path.with_name(PREPROCESSOR)) or _config(path.with_name(PROCESSOR)).get("image_processor")
+    return held if isinstance(held, dict) else {}
+
+
+def _of_preprocessor(shown: dict, where: str) -> Normalisation | None:
+    """The normalisation of pixels from 0 to 1 that Hugging Face's settings amount to; None where they say nothing.
+
+    Levels from 0 to 255 are multiplied by rescale_factor, 1 / 255, unless do_rescale is off; then the mean is
+    subtracted and the spread divided by, unless do_normalize is off.
+    """
+    found = _normalisation(shown, "image_mean", "image_std", where)
+    if shown.get("do_normalize") is False:
+        found = Normalisation((0.0,) * 3, (1.0,) * 3)
+    factor = 1.0 if shown.get("do_rescale") is False else shown.get("rescale_factor", 1 / 255)
+    if found is None:
+        return None
+    if not isinstance(factor, int | float) or not factor > 0:
+        raise InputError(f"{where}: its config says rescale_factor {factor!r:.40}, expected a number above 0")
+    by = 255 * factor
+    if abs(by - 1) < ROUNDING:
+        return found
+    return Normalisation(tuple(each / by for each in found.mean), tuple(each / by for each in found.std))
 
 
 def _classes(id2label: object) -> tuple[str, ...] | None:
@@ -132,8 +184,12 @@ def read_released(path: Path) -> Weights:
             f"{path} does not end in a checksum, so it is no checkpoint of this trainer, and is cut short, or "
             "holds more than tensors and plain types; it is not loaded"
         ) from error
-    holder = next((name for name in HOLDERS if isinstance(held, dict) and isinstance(held.get(name), dict)), None)
+    parts = [name for name in HOLDERS if isinstance(held, dict) and isinstance(held.get(name), dict)]
+    holder = next((name for name in parts if any(True for _ in _tensors(held[name]))), None)
     tensors = dict(_tensors(held if holder is None else held[holder]))
+    held_nowhere = [name for name, tensor in tensors.items() if tensor.is_meta or tensor.layout is not torch.strided]
+    if held_nowhere:
+        raise InputError(f"{path}: {held_nowhere[0]} is a tensor without values or a sparse one; save plain tensors")
     if not tensors:
         raise InputError(f"{path} holds no tensors by name, neither itself nor under {' or '.join(HOLDERS)}")
     target = _target(getattr(held.get("args"), "norm_pix_loss", None))
@@ -164,11 +220,12 @@ def _config(path: Path | None) -> dict:
     return {} if path is None else read_object(path, "export again", absent={})
 
 
-def _json(text: str, path: Path) -> object:
+def _json(text: str) -> object:
+    """A value of a .safetensors file's metadata; None for what others wrote there that is no JSON."""
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}); export again") from error
+    except (ValueError, RecursionError):
+        return None
 
 
 def _normalisation(found: object, mean: str, std: str, where: str) -> Normalisation | None:

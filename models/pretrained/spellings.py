@@ -66,7 +66,7 @@ TOWERS: Rules = (
     (r"\bembeddings\.class_embedding$", "cls_token"),
     (r"\bembeddings\.position_embedding\.weight$", "pos_embed"),
     (r"\bembeddings\.patch_embedding\.", "patch_embed.proj."),
-    (r"\bpre_layrnorm\.", "norm_pre."),  # sic
+    (r"\bpre_lay(?:r|er)norm\.", "norm_pre."),  # CLIP's own spelling, and OWL-ViT's
     (r"\bpost_layernorm\.", "norm."),
     (r"\bencoder\.layers\.(?=\d)", "blocks."),
     (r"\bself_attn\.([qkv])_proj\.", lambda m: f"attn.{LAYERS[m[1]]}."),
@@ -105,6 +105,8 @@ DINOV3S: Rules = (
     (r"\blayer_scale([12])\.lambda1$", r"ls\1.gamma"),
     (r"\bmlp\.down_proj\.", "mlp.fc2."),
 )
+NUMBER, WRAPPER = re.compile(r"\.\d+\."), re.compile(r"\b_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
+"""A block's number, and what torch.compile, FSDP and checkpointing write behind it into names."""
 EVERYWHERE: Rules = (
     (r"\.gamma_([12])$", r".ls\1.gamma"),
     (r"\bblocks\.\d+\.(\d+\.(?:norm|attn|ls|mlp))", r"blocks.\1"),  # DINOv2's trainer keeps blocks in chunks
@@ -150,7 +152,7 @@ def in_timms_shapes(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]
         cls, positions = made["cls_token"], made["pos_embed"]
         if positions.ndim != 3 or cls.shape != positions[:, :1].shape:
             raise InputError(f"{where}: class token of shape {list(cls.shape)}, positions {list(positions.shape)}")
-        made |= {"reg_token": made.pop("register_tokens"), "cls_token": cls + positions[:, :1],
+        made |= {"reg_token": made.pop("register_tokens"), "cls_token": cls.float() + positions[:, :1].float(),
                  "pos_embed": positions[:, 1:]}  # fmt: skip
     if "reg_token" in made and not made["reg_token"].numel():  # Hugging Face's DINOv3 without registers
         del made["reg_token"]
@@ -175,10 +177,16 @@ def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         tower = next((prefix for prefix in towers if name.startswith(prefix)), None)
         if tower is not None:  # the text tower has the same names, outside of this prefix
             name = tower + _replaced(name.removeprefix(tower), OPEN_CLIPS)
-        name = _replaced(name, (*rules, *EVERYWHERE))
+        name = _replaced(_unwrapped(name), (*rules, *EVERYWHERE))
         if not name.endswith(CONSTANTS):
             made[name] = tensor
     return made
+
+
+def _unwrapped(name: str) -> str:
+    """Remove wrappers behind a block's number; those before it are part of the prefix (models.pretrained.names)."""
+    number = NUMBER.search(name)
+    return name if number is None else name[: number.end()] + WRAPPER.sub("", name[number.end() :])
 
 
 def _replaced(name: str, rules: Rules) -> str:
