@@ -247,6 +247,10 @@ def _check(held: dict[str, Tensor], own: dict[str, Tensor], new: list[str], wher
             continue
         if name.startswith(NORM) and name not in held and f"fc_{name}" in held:
             raise InputError(f"{where} has its final norm behind the pooling ({POOLED_NORM}*); add --encoder.fc-norm")
+        if name.startswith(NORM) and not any(each.startswith((NORM, POOLED_NORM)) for each in held):
+            raise InputError(
+                f"{where} has no final norm, as Data2Vec and InternViT have none, and this encoder has one"
+            )
         unknown = [each for each in held if each not in own]
         nothing = f"nothing under that name, but {examples(held, unknown)}" if unknown else "nothing"
         came = list(held[name].shape) if name in held else nothing

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
-from models.encoder.timm_classifier import TimmClassifier, is_classifier
+from models.encoder.timm_classifier import TimmClassifier, is_classifier, timm_file
 from models.method import Method
 from models.pretrained.classifier import HEAD, rows_by_class
 from models.pretrained.formats import NORMALISATIONS
@@ -12,6 +12,8 @@ from models.pretrained.names import examples
 from models.pretrained.weights import Weights, summarise
 from pipeline.errors import InputError
 
+READ = {"beit"}
+"""Files of timm whose models are ViTs under other names, which an encoder of ours can be (models.pretrained.formats)."""
 COUNTER = ".num_batches_tracked"
 """End of the names of batch norm's counters, which older files lack and no running average here reads."""
 
@@ -57,11 +59,12 @@ def load_network(method: Method, found: Weights, classes: tuple[str, ...] | None
 
 def network_name(found: Weights) -> tuple[str, str] | None:
     """Name the classifier of timm that weights are of, and its stem, as a recipe or a timm name says; None where they
-    are a ViT's or nothing says it."""
+    are a ViT's, BEiT's among them, or nothing says it."""
     encoder = found.recipe.get("encoder")
     if isinstance(encoder, Mapping) and is_classifier(encoder.get("name")):
         return encoder["name"], encoder.get("stem", "own")
-    return (str(found.architecture), "own") if is_classifier(found.architecture) else None
+    name = found.architecture
+    return (name, "own") if name is not None and is_classifier(name) and timm_file(name) not in READ else None
 
 
 def prefix_of(tensors: Collection[str], own: Collection[str]) -> str:
