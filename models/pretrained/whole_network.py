@@ -13,7 +13,7 @@ from models.pretrained.weights import Weights, summarise
 from pipeline.errors import InputError
 
 READ = {"beit"}
-"""Files of timm whose models are ViTs under other names, which an encoder of ours can be (models.pretrained.formats)."""
+"""Files of timm whose models are ViTs under other names, which models.pretrained.formats reads."""
 COUNTER = ".num_batches_tracked"
 """End of the names of batch norm's counters, which older files lack and no running average here reads."""
 
