@@ -142,7 +142,7 @@ def _of_preprocessor(shown: dict, where: str) -> Normalisation | None:
     """
     found = _normalisation(shown, "image_mean", "image_std", where)
     if shown.get("do_normalize") is False:
-        found = Normalisation((0.0,) * 3, (1.0,) * 3)
+        found = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     factor = 1.0 if shown.get("do_rescale") is False else shown.get("rescale_factor", 1 / 255)
     if found is None:
         return None
@@ -151,7 +151,8 @@ def _of_preprocessor(shown: dict, where: str) -> Normalisation | None:
     by = 255 * factor
     if abs(by - 1) < ROUNDING:
         return found
-    return Normalisation(tuple(each / by for each in found.mean), tuple(each / by for each in found.std))
+    (red, green, blue), (red_std, green_std, blue_std) = found.mean, found.std
+    return Normalisation((red / by, green / by, blue / by), (red_std / by, green_std / by, blue_std / by))
 
 
 def _classes(id2label: object) -> tuple[str, ...] | None:

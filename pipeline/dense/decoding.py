@@ -4,7 +4,7 @@ header = header_of(path)          # Header(sides=(375, 500), turn=1)
 image = read_image(path)          # u8 [3, H, W]
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -50,7 +50,8 @@ def read_numbers(path: Path) -> tuple[str, np.ndarray]:
     """Decode a mask: Pillow's mode, and its values as the file holds them, i64 [H, W] or [H, W, C]. Raises InputError
     for a file that does not decode."""
     with _opened(path, "a mask", "decode") as opened:
-        raw = opened.tile[0][3] if getattr(opened, "tile", ()) else None
+        parts = getattr(opened, "tile", ())
+        raw = parts[0][3] if parts else None
         values = np.array(opened).astype(np.int64) // STEPS.get(raw[0] if isinstance(raw, tuple) else raw, 1)
         return opened.mode, values
 
@@ -67,7 +68,7 @@ def check_end(path: Path) -> None:
 
 
 @contextmanager
-def _opened(path: Path, expected: str, done: str) -> Iterator[Image.Image]:
+def _opened(path: Path, expected: str, done: str) -> Generator[Image.Image]:
     """Open a file with Pillow. Raises InputError for all that is raised meanwhile: of damaged files Pillow's decoders
     raise whatever their arithmetic does."""
     try:

@@ -83,7 +83,8 @@ def test_a_classifier_is_taken_behind_the_pooling_that_it_was_trained_behind_alo
 
 
 def test_a_classifier_of_other_features_is_not_taken_in_part(tmp_path):
-    config = transformers.Dinov2Config(**released.LARGE, num_labels=7)
+    config = transformers.Dinov2Config(**released.LARGE)
+    config.num_labels = 7
     released.drawn(transformers.Dinov2ForImageClassification(config)).save_pretrained(tmp_path)
     encoder, said, _ = started(tmp_path)
     assert "classifier not taken, as it reads the class token beside the mean of patches, this encoder token" in said
