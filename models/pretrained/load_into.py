@@ -218,8 +218,10 @@ def _classifier(
     """Match the classifier's rows by class; leave them out where they were trained on other features than this encoder
     pools. -> the tensors, and a note."""
     rows = [name for name in held if name.startswith(HEAD)]
+    if not rows or not encoder.head.state_dict():
+        return held, None
     theirs, ours = pooling_of(found), getattr(encoder, "global_pool", None)
-    if rows and encoder.head.state_dict() and None not in (theirs, ours) and theirs != ours:
+    if None not in (theirs, ours) and theirs != ours:
         choice = f" (--encoder.pool {theirs})" if theirs in POOLS else ""
         return without(held, rows), f"classifier not taken, as it reads {theirs}, this encoder {ours}{choice}"
     return rows_by_class(held, encoder.head, found.classes, classes)
