@@ -19,7 +19,7 @@ from models.evaluate.ensemble import Average, Ensemble, columns_of
 from models.load import Loaded, chosen_device
 from models.pretrained.adapter import TENSORS
 from models.pretrained.judged import load_judged
-from models.pseudo_labels.label_file import LabelFile, Labeller, file_sha256, write_labels
+from models.pseudo_labels.label_file import LabelFile, Labeller, file_sha256, holds_labels, write_labels
 from pipeline.errors import InputError, command
 from pipeline.evaluation.sweep import sweep_decodable
 from pipeline.flags import AT_LEAST_1, POSITIVE, check_bounds, parse
@@ -66,15 +66,15 @@ def main() -> int:
     does not fit."""
     a = parse(Arguments, prog="python -m models.pseudo_label")
     check_bounds(a, "--")
-    check_writable(a.out)
+    check_out(a.out)
     device, runs = chosen_device(a.device), load_runs(a.runs)
     first = runs[0].recipe.data
     beton = open_data(first, first.train) if a.data is None else open_beton(a.data)
     classes = beton.manifest.classes or runs[0].classes
     for loaded in runs:
         columns_of(loaded, classes)
-    labellers = tuple(labeller(loaded) for loaded in runs)
-    seen = [labels_seen(loaded, beton) for loaded in runs] if a.oracle else []
+    labellers = labellers_of(runs)
+    shown = [labels_seen(loaded, beton) for loaded in runs] if a.oracle else []
     ensemble = Ensemble(beton.n, classes, a.average, a.temperature)
     for number, loaded in enumerate(runs):
         label(a, ensemble, loaded, beton, device, say=number == 0)
@@ -85,7 +85,7 @@ def main() -> int:
     print(f"{escape(str(a.out))}: soft labels of {count(beton.n, 'image')} of {beton.path}, in {found.array}")
     print("\n".join(summary(ensemble, probabilities)))
     if a.oracle:
-        print("\n".join(truth(ensemble, probabilities, beton, np.unique(np.concatenate(seen)))))
+        print("\n".join(truth(ensemble, probabilities, beton, np.unique(np.concatenate(shown)))))
     return 0
 
 
@@ -113,6 +113,24 @@ def label(a: Arguments, ensemble: Ensemble, loaded: Loaded, beton: Beton, device
     print(f"{loaded.path}: {loaded.recipe.name}, step {loaded.step:,}, {beton.n / taken:,.0f} img/s", flush=True)
 
 
+def check_out(path: Path) -> None:
+    """Raise InputError for a place where nothing can be written, or where a file is that is no soft labels."""
+    check_writable(path)
+    if path.exists() and not holds_labels(path):
+        raise InputError(f"--out {path}: the file there holds no soft labels, and is not replaced; choose another name")
+
+
+def labellers_of(runs: Sequence[Loaded]) -> tuple[Labeller, ...]:
+    """Name the runs in the file of their labels. Raises InputError for two of the same weights, which would count
+    twice."""
+    found = tuple(labeller(loaded) for loaded in runs)
+    by_hash: dict[str, Labeller] = {}
+    for each in found:
+        if (other := by_hash.setdefault(each.sha256, each)) is not each:
+            raise InputError(f"{each.path} is a copy of {other.path}, and would count twice; name one of them")
+    return found
+
+
 def labeller(loaded: Loaded) -> Labeller:
     """Name a run in the file of its labels; of an adapter by the hash of its tensors."""
     held = loaded.path if loaded.path.suffix == ".pt" else loaded.path.with_name(TENSORS)
@@ -121,14 +139,16 @@ def labeller(loaded: Loaded) -> Labeller:
 
 def summary(ensemble: Ensemble, probabilities: np.ndarray) -> list[str]:
     """Say how sure the labels are, f16 [n, C], of which classes, and how often the runs agree; no label is read."""
-    sure, likeliest = best(probabilities)
+    sure, likeliest = (each[seen(ensemble, len(probabilities))] for each in best(probabilities))
+    if not len(sure):
+        return [f"undecodable      all of {count(len(probabilities), 'image')}"]
     lines = [f"mean confidence  {sure.mean():.3f}"]
     lines += ["from confidence  " + ", ".join(f"{least:g}: {percent((sure >= least).mean())}" for least in SURE)]
     if len(ensemble.predicted) > 1:
         runs = count(len(ensemble.predicted), "run")
         lines += [f"agreement        {percent(ensemble.agreement())} of the images get one class from all {runs}"]
     if len(ensemble.undecodable):
-        lines += [f"undecodable      {count(len(ensemble.undecodable), 'image')}, whose label is uniform"]
+        lines += [f"undecodable      {count(len(ensemble.undecodable), 'image')}, with a uniform label and not counted"]
     counts = np.bincount(likeliest, minlength=len(ensemble.classes))
     return [*lines, f"classes          {_counted(counts, ensemble.classes)}"]
 
@@ -137,6 +157,13 @@ def best(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the highest probability of each row of f16 [n, C], f32 [n], and its class, i64 [n]."""
     found = [part.float().max(1) for part in torch.from_numpy(probabilities).split(1 << 14)]
     return torch.cat([each.values for each in found]).numpy(), torch.cat([each.indices for each in found]).numpy()
+
+
+def seen(ensemble: Ensemble, n: int) -> np.ndarray:
+    """Say which of n images the runs saw, bool [n]: those that decode."""
+    found = np.ones(n, bool)
+    found[ensemble.undecodable] = False
+    return found
 
 
 def _counted(counts: np.ndarray, classes: Sequence[str]) -> str:
@@ -162,11 +189,12 @@ def labels_seen(loaded: Loaded, beton: Beton) -> np.ndarray:
     return np.asarray(known_labels(beton, load_split(beton, split) if split else None).ids)
 
 
-def truth(ensemble: Ensemble, probabilities: np.ndarray, beton: Beton, seen: np.ndarray) -> list[str]:
-    """Say how many of the labels are right, of the images that have a label which no run was shown (not in `seen`)."""
+def truth(ensemble: Ensemble, probabilities: np.ndarray, beton: Beton, shown: np.ndarray) -> list[str]:
+    """Say how many of the labels are right, of the images that decode and have a label which no run was shown (not in
+    `shown`)."""
     labels = Oracle(beton).labels(np.arange(beton.n))
-    hidden = labels >= 0
-    hidden[seen] = False
+    hidden = (labels >= 0) & seen(ensemble, beton.n)
+    hidden[shown] = False
     if not hidden.any():
         return ["right            no image has a label that was hidden from every run"]
     sure, likeliest = best(probabilities)

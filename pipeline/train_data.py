@@ -22,6 +22,7 @@ from pipeline.sampling.resolution import check_sizes, distinct_sizes, size_at
 from pipeline.sampling.sampler import Pool, SampleIds, Sampler, rest, shares
 from pipeline.spec import Data, Needs, View, both_sides
 from pipeline.store.beton import Beton
+from pipeline.text import some
 from pipeline.views.plan import ViewSpec, draw, evaluation_spec
 
 
@@ -135,7 +136,8 @@ def open_train_data(data: Data, needs: Needs) -> TrainData:
         classes = beton.manifest.classes or ()  # where counts are there are names
         raise InputError(
             f"{beton.path}: expected a known label of every class, {len(empty)} of {len(classes)} have "
-            f"none ({classes[empty[0]]}{', ...' if len(empty) > 1 else ''}); see data.split"
+            f"none ({some([classes[each] for each in empty])}); convert it with an image of each that has a label, or "
+            "without these classes"
         )
     if needs.unlabelled and not len(unlabelled):
         raise InputError(f"data.unlabelled is rest, but every image of {beton.path} has a known label; set data.split")

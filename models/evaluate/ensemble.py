@@ -92,7 +92,7 @@ def columns_of(loaded: Loaded, classes: Sequence[str]) -> np.ndarray:
         told = difference(classes, loaded.classes, "to label", "in the run")
         raise InputError(
             f"{loaded.path} tells {count(len(loaded.classes), 'class')} apart, expected the {len(classes)} to label: "
-            f"{told}; leave that run out"
+            f"{told}; leave that run out, or convert images of its classes alone"
         )
     place = {name: i for i, name in enumerate(loaded.classes)}
     return np.array([place[name] for name in classes], np.int64)

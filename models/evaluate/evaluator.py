@@ -18,7 +18,7 @@ from pipeline.flags import AT_LEAST_1
 from pipeline.labels.known import Labels
 from pipeline.labels.splits import known_labels
 from pipeline.open import open_data
-from pipeline.sources.classes import difference
+from pipeline.sources.classes import difference, how_to_agree
 from pipeline.spec import Data
 from pipeline.store.beton import Beton, open_beton
 from pipeline.text import count, some
@@ -98,7 +98,7 @@ class Evaluator(ABC):
                 f"{beton.path} has {count(len(classes), 'class')} ({some(classes)}), {loaded.path} tells "
                 f"{len(loaded.classes)} apart ({some(loaded.classes)}): "
                 f"{difference(classes, loaded.classes, f'in {beton.path.name}', 'in the run')}; "
-                f"convert it with --classes-from {Path(data.root) / data.train}"
+                f"{how_to_agree(classes, loaded.classes, Path(data.root) / data.train)}"
             )
         return beton
 

@@ -21,7 +21,7 @@ from pipeline.evaluation.sweep import sweep_decodable
 from pipeline.flags import AT_LEAST_1, POSITIVE, check_bounds
 from pipeline.labels.known import Labels
 from pipeline.labels.splits import Split, known_labels, load_split
-from pipeline.sources.classes import difference
+from pipeline.sources.classes import difference, how_to_agree
 from pipeline.store.beton import Beton
 
 TEMPERATURE = 0.07  # Wu et al. 2018, DINO
@@ -243,5 +243,5 @@ def check_files(train: Beton, known: Labels, test: Beton, wanted: Labels) -> Non
     if ours != theirs:
         raise InputError(
             f"{test.path} has other classes than {train.path}, {len(theirs)} and {len(ours)} of them: "
-            f"{difference(theirs, ours)}; convert it with --classes-from {train.path}"
+            f"{difference(theirs, ours)}; {how_to_agree(theirs, ours, train.path)}"
         )

@@ -25,7 +25,7 @@ from pipeline.errors import InputError
 from pipeline.evaluation.sweep import sweep, sweep_decodable
 from pipeline.labels.long_tail import uneven
 from pipeline.labels.splits import known_labels, label_counts, load_split
-from pipeline.sources.classes import difference
+from pipeline.sources.classes import difference, how_to_agree
 from pipeline.store.beton import Beton, open_beton
 
 NEIGHBOUR_IMAGES = 10_000  # labelled images that k-NN compares with: enough to rank runs, seconds to encode
@@ -48,7 +48,7 @@ class Validator(SetValidator):
             how = difference(ours, theirs, f"in {self.beton.path.name}", f"in {train.path.name}")
             raise InputError(
                 f"{self.beton.path} has other classes than {train.path}: {how}; "
-                f"convert it with --classes-from {train.path}"
+                f"{how_to_agree(ours, theirs, train.path)}"
             )
         self.labels = known_labels(self.beton, None)
         has_classifier = method_class(recipe).has_classifier

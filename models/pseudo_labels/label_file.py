@@ -110,7 +110,8 @@ def read_labels(path: Path, beton: Beton) -> tuple[LabelFile, np.ndarray]:
 
     Raises InputError if a file is missing or damaged, or of another .beton or other classes.
     """
-    again = f"make them with `python -m models.pseudo_label RUN... --data {beton.path} --out {path}`"
+    out = path if path.suffix == ".json" and not path.is_dir() else "labels.json"
+    again = f"make them with `python -m models.pseudo_label RUN... --data {beton.path} --out {out}`"
     try:
         found = _label_file(content(path.read_bytes(), FORMAT))
     except OSError as error:
@@ -158,6 +159,11 @@ def _array(path: Path, found: LabelFile, again: str) -> np.ndarray:
     if rows.shape != (found.n, len(found.classes)) or rows.dtype != np.float16:
         raise InputError(f"{array} holds {rows.dtype} {list(rows.shape)}, not what {path.name} says; {again}")
     return rows
+
+
+def holds_labels(path: Path) -> bool:
+    """Say whether a file holds soft labels, whole or with its array lost."""
+    return _array_of(path) is not None
 
 
 def _array_of(path: Path) -> str | None:

@@ -33,7 +33,7 @@ MAY_CHANGE = {
     *(f"run.{name}" for name in ("judge", "stop_after")),
     *(f"run.{name}" for name in ("knn", "probe", "rankme", "track")),
     *(f"data.{name}" for name in ("root", "backend", "memory_mb", "threads", "hw_decoder_load", "ahead")),
-    "data.hang_timeout_s",
+    *("data.hang_timeout_s", "method.labels"),  # the hash of what a file holds is compared (models.training)
 }
 """Fields that say where and how a run computes, not what: they may change from one start to the next."""
 EXTENSIONS = {f"run.{name}" for name in ("extend", "extend_schedule", "extend_lr")}

@@ -26,7 +26,7 @@ from pipeline.store.file_format import metadata
 from pipeline.store.json_types import typed
 from pipeline.store.manifest import Manifest
 from pipeline.store.pending import NEXT, candidates
-from pipeline.text import count
+from pipeline.text import count, some
 
 FORMAT = 2
 FIELDS = {
@@ -211,9 +211,11 @@ def _pool_each(
     most = largest_that_fits(some_left, ratio)
     n = most if tail.unlabelled_per_class is None else tail.unlabelled_per_class
     if not 0 < n <= most:
-        more = f"the classes permit {most:,} of the largest" if most else "a class has every image labelled"
+        short = [name for name, free in zip(classes, some_left, strict=True) if not free]
+        more = f"the classes permit {most:,} of the largest; ask for fewer"
+        more = more if most else f"every image of {some(short)} is labelled; label fewer, or add images"
         asked = f"{n:,} unlabelled images" if n else "unlabelled images"
-        raise InputError(f"expected {asked} of the largest class beyond the labelled ones; {more}, so ask for fewer")
+        raise InputError(f"expected {asked} of the largest class beyond the labelled ones; {more}")
     return replace(tail, unlabelled=ratio, unlabelled_per_class=n), long_tail(n, len(classes), ratio)
 
 

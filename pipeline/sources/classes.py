@@ -106,6 +106,18 @@ def renumbered(
     return np.array([place.get(name, -1) for name in classes], np.int64)
 
 
+def how_to_agree(classes: Sequence[str], listed: Sequence[str], origin: object) -> str:
+    """Say what makes a file's classes those of another, `listed` in `origin`: another order is a matter of converting
+    again, images of a class that is not there are not.
+
+    how_to_agree(val.manifest.classes, train.manifest.classes, train.path)
+    """
+    again = f"convert it with --classes-from {origin}"
+    if more := [name for name in classes if name not in listed]:
+        return f"leave out the images of {some(more)}, or convert {origin} again with some of them; then {again}"
+    return again
+
+
 def difference(ours: Sequence[str], theirs: Sequence[str], here: str = "here", there: str = "there") -> str:
     """Say how two lists of class names differ, in one line.
 

@@ -11,7 +11,7 @@ from pipeline.elevater.prepare import FACTS, read_prepared
 from pipeline.errors import InputError
 from pipeline.labels.multi_label import multi_label_path
 from pipeline.open import open_data
-from pipeline.sources.classes import difference
+from pipeline.sources.classes import difference, how_to_agree
 from pipeline.spec import Data
 from pipeline.store.beton import Beton
 
@@ -92,7 +92,7 @@ def _open(name: str, data: Data, test: str, val: str | None) -> DataSet:
             both = beton.manifest.classes or (), train.manifest.classes
             how = difference(*both, f"in {beton.path.name}", f"in {train.path.name}")
             raise InputError(
-                f"{beton.path} has other classes than {train.path}: {how}; convert it with --classes-from {train.path}"
+                f"{beton.path} has other classes than {train.path}: {how}; {how_to_agree(*both, train.path)}"
             )
     made = read_prepared(Path(data.root))
     if made is None:

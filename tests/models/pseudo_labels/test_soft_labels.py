@@ -1,6 +1,7 @@
 """Files of soft labels, the ensemble that writes them, and the method that learns from them."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -130,6 +131,42 @@ def test_an_image_that_no_run_could_decode_gets_a_uniform_label_and_one_that_som
     assert np.abs(ensemble.mean() - np.stack([*alone[:2], np.full(10, 0.1), alone[2]])).max() < 1e-3
     assert ensemble.undecodable.tolist() == [2]
     assert ensemble.agreement() == 1
+
+
+def test_images_that_nobody_saw_are_right_in_no_count(two_runs, digits):
+    """Of a uniform label the likeliest class is the first, so that these images are taken of the first class."""
+    beton, loaded = open_beton(digits / "val.beton"), load_run(two_runs[0], CPU)
+    truth = Oracle(beton).labels(np.arange(beton.n))
+    ids = np.setdiff1d(np.arange(beton.n), np.flatnonzero(truth == 0)[:9])
+    images = torch.cat(list(sweep(loaded.recipe.data, beton, CPU, ids, 100)))
+    ensemble = Ensemble(beton.n, beton.manifest.classes, "probabilities")
+    ensemble.add(loaded, [(ids, images)], CPU)
+    each = loaded.method.logits(images).softmax(-1).detach().numpy()
+    guess, sure = each.argmax(-1), each.max(-1)
+    said = "\n".join(pseudo_label.truth(ensemble, ensemble.mean(), beton, np.empty(0, np.int64)))
+    right = 100 * (guess == truth[ids]).mean()
+    assert f"right            {right:.1f} % of {len(ids)} hidden labels; each run alone: {right:.1f} %" in said
+    said = "\n".join(pseudo_label.summary(ensemble, ensemble.mean()))
+    assert f"mean confidence  {sure.mean():.3f}" in said
+    assert f"classes          {beton.manifest.classes[0]} {(guess == 0).sum()}, " in said
+    assert "undecodable      9 images, with a uniform label and not counted" in said
+
+
+def test_nothing_but_soft_labels_is_replaced_and_a_copy_of_a_run_is_no_other_run(
+    two_runs, digits, tmp_path, monkeypatch
+):
+    data = shutil.copy(digits / "val.beton", tmp_path / "val.beton")
+    for name in ("val.beton.json", "val.beton.names"):
+        shutil.copy(digits / name, tmp_path / name)
+    copied = shutil.copytree(two_runs[0], tmp_path / "copied")
+    for out in (data, copied / "last.pt"):
+        with pytest.raises(InputError, match="holds no soft labels, and is not replaced; choose another name"):
+            run_command(monkeypatch, two_runs[0], "--data", data, "--out", out)
+    assert open_beton(tmp_path / "val.beton").n == 300
+    with pytest.raises(InputError, match=r"copied/last\.pt is a copy of .*, and would count twice"):
+        run_command(monkeypatch, two_runs[0], copied, "--data", data, "--out", tmp_path / "labels.json")
+    for _ in range(2):  # labels are replaced by labels
+        assert run_command(monkeypatch, copied, "--data", data, "--out", tmp_path / "labels.json") == 0
 
 
 def test_runs_that_cannot_label_are_refused_before_anything_is_written(two_runs, trained, tmp_path, monkeypatch):
@@ -323,7 +360,11 @@ def test_a_run_is_refused_without_labels_resumes_on_the_same_and_is_refused_on_o
     write_labels(path, facts(beton), drawn(beton.n, 10, 1))
     with pytest.raises(InputError, match=r"trained on another file of method.labels than is there now"):
         tiny("selftrain:digits", tmp_path / "run", *flags)
+    path.unlink()
+    path = tmp_path / "moved" / "soft.json"  # where they lie is no part of what is learned
+    path.parent.mkdir()
     write_labels(path, facts(beton), drawn(beton.n, 10))
+    flags[0] = f"--method.labels={path}"
     assert tiny("selftrain:digits", tmp_path / "run", *flags) == 0
     assert same(weights(tmp_path / "run"), weights(tmp_path / "straight"))
     assert rows(tmp_path / "run") == rows(tmp_path / "straight")
