@@ -139,7 +139,8 @@ def labeller(loaded: Loaded) -> Labeller:
 
 def summary(ensemble: Ensemble, probabilities: np.ndarray) -> list[str]:
     """Say how sure the labels are, f16 [n, C], of which classes, and how often the runs agree; no label is read."""
-    sure, likeliest = (each[seen(ensemble, len(probabilities))] for each in best(probabilities))
+    seen = ensemble.seen > 0
+    sure, likeliest = (each[seen] for each in best(probabilities))
     if not len(sure):
         return [f"undecodable      all of {count(len(probabilities), 'image')}"]
     lines = [f"mean confidence  {sure.mean():.3f}"]
@@ -157,13 +158,6 @@ def best(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the highest probability of each row of f16 [n, C], f32 [n], and its class, i64 [n]."""
     found = [part.float().max(1) for part in torch.from_numpy(probabilities).split(1 << 14)]
     return torch.cat([each.values for each in found]).numpy(), torch.cat([each.indices for each in found]).numpy()
-
-
-def seen(ensemble: Ensemble, n: int) -> np.ndarray:
-    """Say which of n images the runs saw, bool [n]: those that decode."""
-    found = np.ones(n, bool)
-    found[ensemble.undecodable] = False
-    return found
 
 
 def _counted(counts: np.ndarray, classes: Sequence[str]) -> str:
@@ -193,7 +187,7 @@ def truth(ensemble: Ensemble, probabilities: np.ndarray, beton: Beton, shown: np
     """Say how many of the labels are right, of the images that decode and have a label which no run was shown (not in
     `shown`)."""
     labels = Oracle(beton).labels(np.arange(beton.n))
-    hidden = (labels >= 0) & seen(ensemble, beton.n)
+    hidden = (labels >= 0) & (ensemble.seen > 0)
     hidden[shown] = False
     if not hidden.any():
         return ["right            no image has a label that was hidden from every run"]

@@ -60,13 +60,18 @@ class Ensemble:
         self.predicted.append(predicted)
 
     @property
+    def seen(self) -> np.ndarray:
+        """How many runs saw each image, i64 [n]; an image that does not decode is seen by none."""
+        return (np.stack(self.predicted) >= 0).sum(0)
+
+    @property
     def undecodable(self) -> np.ndarray:
         """The ids of images that no run saw, i64."""
-        return np.flatnonzero((np.stack(self.predicted) < 0).all(0))
+        return np.flatnonzero(self.seen == 0)
 
     def mean(self) -> np.ndarray:
         """Return the means over the runs that saw an image, f16 [n, C]; uniform where none did."""
-        seen = (np.stack(self.predicted) >= 0).sum(0)
+        seen = self.seen
         mean = np.empty(self._total.shape, np.float16)
         for first in range(0, len(mean), ROWS):
             rows = slice(first, first + ROWS)

@@ -63,13 +63,9 @@ class ToTimm(ExportFormat):
         theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         encoder = loaded.method.eval_encoder.cpu().float()
         images = as_input(loaded, images_like(loaded))
-        rounding = (
-            FOLDED
-            if isinstance(encoder.head, nn.Sequential)
-            else POOLED
-            if getattr(encoder, "attn_pool", None)
-            else 0.0
-        )
+        folded = isinstance(encoder.head, nn.Sequential)
+        pooled = getattr(encoder, "attn_pool", None) is not None
+        rounding = max(FOLDED * folded, POOLED * pooled)
         return CheckResult(largest_difference(encoder, theirs, images), f"timm {timm.__version__}", rounding)
 
 

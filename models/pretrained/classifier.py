@@ -1,9 +1,7 @@
 """Match a classifier's rows to the classes of a run by name, so that each scores the class it was trained on."""
 
-import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -14,15 +12,6 @@ from pipeline.text import count
 HEAD = "head"
 SUPMAE_HEAD = "cls_head."
 SHOWN = 3
-POOLS = "token", "avg", "map"
-"""What encoder.pool may be."""
-MEANS = {
-    "siglip": "avg",
-    "clip": "the mean of patches before the last norm",
-    "dinov2": "the class token beside the mean of patches",
-    "dinov2_with_registers": "the class token beside the mean of patches",
-}
-"""What classifiers of Hugging Face read, by model_type, where the tensors do not tell."""
 
 
 def rows_by_class(
@@ -69,33 +58,6 @@ def rows_by_class(
     order = torch.tensor([theirs.index(name) for name in ours])
     note = f"classifier's rows taken by class name, {len(ours)} of its {len(theirs)}"
     return held | {name: held[name][order] for name in rows}, note
-
-
-def pooling_of(found: Weights) -> str | None:
-    """What a source's classifier reads: "token", "avg" or "map" as encoder.pool has them, else words; None where
-    its recipe does not say.
-
-    A run's recipe, timm's config.json or architecture, or the kind of a model of Hugging Face says it. Of other sources
-    the tensors do: a pooling by attention, a norm behind the mean, a class token.
-    """
-    encoder, config = found.recipe.get("encoder"), found.config
-    if isinstance(encoder, Mapping):
-        return encoder.get("pool")
-    built = config.get("model_args")
-    stated = (built.get("global_pool") if isinstance(built, Mapping) else None) or config.get("global_pool")
-    if isinstance(stated, str) and stated:
-        return stated
-    if found.architecture and timm.is_model(found.architecture):
-        with torch.device("meta"):
-            return getattr(timm.create_model(found.architecture), "global_pool", None)
-    kind = re.sub(r"(_vision)?(_model)?$", "", str(config.get("model_type", "")))
-    if kind in MEANS:
-        return MEANS[kind]
-    if "attn_pool.latent" in found.tensors:
-        return "map"
-    if "fc_norm.weight" in found.tensors:
-        return "avg"
-    return "token" if "cls_token" in found.tensors else "avg"
 
 
 def without(held: dict[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:

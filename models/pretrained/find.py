@@ -8,10 +8,10 @@ from models.checkpoint.checksummed import Damaged
 from models.pretrained.own_run import read_run
 from models.pretrained.released import (
     CONFIG,
+    FILES,
     INDEXES,
     OPEN_CLIP,
     TORCH_WEIGHTS,
-    WEIGHTS,
     read_released,
     read_safetensors,
     read_shards,
@@ -66,9 +66,7 @@ def find_weights(start: str) -> Weights:
 def is_run(path: Path) -> bool:
     """Say whether a path is a run's, damaged or not: a checkpoint, a folder with one, or one without other weights."""
     if path.is_dir():
-        return (path / LAST).exists() or not any(
-            (path / name).exists() for name in (WEIGHTS, TORCH_WEIGHTS, *INDEXES, *OPEN_CLIP)
-        )
+        return (path / LAST).exists() or not any((path / name).exists() for name in FILES)
     return path.name in (LAST, PREVIOUS) or (path.is_file() and checksummed.has_checksum(path))
 
 
@@ -81,7 +79,7 @@ def _check_whole(path: Path) -> None:
 
 
 def _file_in(folder: Path) -> Path:
-    names = LAST, WEIGHTS, TORCH_WEIGHTS, *INDEXES, *OPEN_CLIP
+    names = LAST, *FILES
     for name in names:
         if (folder / name).exists():
             return folder / name

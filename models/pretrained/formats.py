@@ -33,6 +33,15 @@ HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
 """Heads by width where they are not of 64: SigLIP's So400m, ViT-H, ViT-g and bigG; DINOv2's giant (1536) has 64."""
 ACTS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
 """Our names of Hugging Face's activations."""
+POOLS = "token", "avg", "map"
+"""What encoder.pool may be."""
+MEANS = {
+    "siglip": "avg",
+    "clip": "the mean of patches before the last norm",
+    "dinov2": "the class token beside the mean of patches",
+    "dinov2_with_registers": "the class token beside the mean of patches",
+}
+"""What classifiers of Hugging Face read, by model_type, where the tensors do not tell."""
 
 Value = TypeVar("Value")
 
@@ -98,7 +107,7 @@ def format_of(names: Collection[str], config: Mapping[str, object]) -> Format:
 
     format_of(["base_encoder.cls_token", "momentum_encoder.cls_token"], {}).name   # "MoCo v3"
     """
-    kind = re.sub(r"(_vision)?(_model)?$", "", str(config.get("model_type", "")))
+    kind = _kind_of_model(config)
     if kind in TYPES:
         return TYPES[kind]
     if any(name.endswith(TOWER) for name in names):
@@ -144,6 +153,37 @@ def facts_of(found: Weights, width: int) -> Facts:
     return facts
 
 
+def pooling_of(found: Weights) -> str | None:
+    """What a source's classifier reads: "token", "avg" or "map" as encoder.pool has them, else words; None where
+    its recipe does not say.
+
+    A run's recipe, timm's config.json or architecture, or the kind of a model of Hugging Face says it. Of other sources
+    the tensors do: a pooling by attention, a norm behind the mean, a class token.
+    """
+    encoder, config = found.recipe.get("encoder"), found.config
+    if isinstance(encoder, Mapping):
+        return encoder.get("pool")
+    built = config.get("model_args")
+    stated = (built.get("global_pool") if isinstance(built, Mapping) else None) or config.get("global_pool")
+    if isinstance(stated, str) and stated:
+        return stated
+    if found.architecture and timm.is_model(found.architecture):
+        return getattr(_built(found.architecture, built, found), "global_pool", None)
+    kind = _kind_of_model(config)
+    if kind in MEANS:
+        return MEANS[kind]
+    if "attn_pool.latent" in found.tensors:
+        return "map"
+    if "fc_norm.weight" in found.tensors:
+        return "avg"
+    return "token" if "cls_token" in found.tensors else "avg"
+
+
+def _kind_of_model(config: Mapping[str, object]) -> str:
+    """The model_type of Hugging Face's config.json, of a tower of two that of both."""
+    return re.sub(r"(_vision)?(_model)?$", "", str(config.get("model_type", "")))
+
+
 def _of_recipe(found: Weights, facts: Facts, width: int) -> Facts:
     """What a run's recipe says; its images were normalised by ImageNet's mean and std."""
     facts, encoder = replace(facts, normalisation=Fact(IMAGENET, stated=True)), found.recipe.get("encoder")
@@ -159,12 +199,7 @@ def _of_recipe(found: Weights, facts: Facts, width: int) -> Facts:
 
 def _of_timm(name: str, options: object, found: Weights, facts: Facts, width: int) -> Facts:
     """What timm builds under a name; where that is of another width, its activation alone, as what is implied."""
-    try:
-        with torch.device("meta"):
-            model = timm.create_model(name, **(dict(options) if isinstance(options, Mapping) else {}))
-    except Exception as error:  # whatever a model of timm raises for arguments that come from a file
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{found.where}: timm cannot build {name} with its config's model_args ({reason})") from error
+    model = _built(name, options, found)
     blocks = getattr(model, "blocks", None)
     if not blocks or not hasattr(blocks[0], "attn"):
         return facts
@@ -177,6 +212,16 @@ def _of_timm(name: str, options: object, found: Weights, facts: Facts, width: in
     facts = replace(facts, heads=Fact(int(blocks[0].attn.num_heads), stated=True), act=Fact(act, stated=True))
     norm = blocks[0].norm1
     return replace(facts, norm_eps=Fact(float(norm.eps), stated=True)) if isinstance(norm, nn.LayerNorm) else facts
+
+
+def _built(name: str, options: object, found: Weights) -> nn.Module:
+    """The model that timm builds under a name, without memory for its weights."""
+    try:
+        with torch.device("meta"):
+            return timm.create_model(name, **(dict(options) if isinstance(options, Mapping) else {}))
+    except Exception as error:  # whatever a model of timm raises for arguments that come from a file
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{found.where}: timm cannot build {name} with its config's model_args ({reason})") from error
 
 
 def _of_hugging_face(found: Weights, facts: Facts) -> Facts:

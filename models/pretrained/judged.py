@@ -20,8 +20,9 @@ from models.load import Loaded, load_run, runnable
 from models.method import Method
 from models.pretrained.adapter import is_adapter, load_adapter
 from models.pretrained.architecture import SEARCHED, with_encoder_of_start
-from models.pretrained.classifier import HEAD, POOLS, pooling_of
+from models.pretrained.classifier import HEAD
 from models.pretrained.find import find_weights, is_run
+from models.pretrained.formats import POOLS, pooling_of
 from models.pretrained.load_into import load_encoder
 from models.pretrained.names import with_own_names
 from models.pretrained.timm_name import is_timm_name
@@ -75,7 +76,7 @@ def _recipe(start: str, words: str) -> tuple[Recipe, bool]:
 
 
 def _load(start: str, recipe: Recipe, any_pool: bool, device: torch.device | None) -> Loaded:
-    found = find_weights(start)
+    found = source = find_weights(start)
     whole = is_classifier(recipe.encoder.name) or (recipe.encoder.name == AUTO and network_name(found) is not None)
     found = found if whole else with_own_names(found, SEARCHED)
     if any_pool and not whole and f"{HEAD}.weight" in found.tensors and (pool := pooling_of(found)) in POOLS:
@@ -84,7 +85,7 @@ def _load(start: str, recipe: Recipe, any_pool: bool, device: torch.device | Non
     classes = _classes(recipe, found)
     method = method_class(recipe)(runnable(recipe, device), len(classes) or 1)  # one that is removed again
     before = _scoring(method)
-    said = load_encoder(method, start, classes or None, recipe.run.start_normalisation)
+    said = load_encoder(method, source, classes or None, recipe.run.start_normalisation)
     if not classes or isinstance(getattr(method, HEAD, None), nn.Module) or _same(before, _scoring(method)):
         method.has_classifier, classes = False, ()
         for vit in [method.encoder, *([] if method.ema is None else [method.ema.module])]:

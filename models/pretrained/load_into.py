@@ -16,9 +16,9 @@ from models.encoder.timm_classifier import TimmClassifier
 from models.encoder.vit import normalisation_of
 from models.method import Method
 from models.pretrained.branch import load_branch
-from models.pretrained.classifier import POOLS, load_head, pooling_of, rows_by_class, without
+from models.pretrained.classifier import load_head, rows_by_class, without
 from models.pretrained.find import find_weights
-from models.pretrained.formats import NORMALISATIONS, Facts, facts_of
+from models.pretrained.formats import NORMALISATIONS, POOLS, Facts, facts_of, pooling_of
 from models.pretrained.grids import POSITIONS, fitted_biases, fitted_positions
 from models.pretrained.names import examples, with_own_names
 from models.pretrained.rotary import for_eva
@@ -243,8 +243,10 @@ def _new_norm(held: dict[str, Tensor], own: dict[str, Tensor]) -> bool:
 
 def _check(held: dict[str, Tensor], own: dict[str, Tensor], new: list[str], where: str) -> None:
     for name in own:
-        if name in new or _same(held, own, name):
-            if name not in new and own[name].is_floating_point():
+        if name in new:
+            continue
+        if _same(held, own, name):
+            if own[name].is_floating_point():
                 _check_numbers(name, held[name], where)
             continue
         if name.startswith(NORM) and name not in held and f"fc_{name}" in held:

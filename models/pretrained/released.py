@@ -39,6 +39,8 @@ WEIGHTS, TORCH_WEIGHTS = "model.safetensors", "pytorch_model.bin"
 INDEXES = f"{WEIGHTS}.index.json", f"{TORCH_WEIGHTS}.index.json"
 """What Hugging Face writes beside weights in several files: which tensor is where."""
 OPEN_CLIP = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
+FILES = WEIGHTS, TORCH_WEIGHTS, *INDEXES, *OPEN_CLIP
+"""By which of these names a folder holds weights; the first that is there counts."""
 CONFIG, PREPROCESSOR, OPEN_CLIP_CONFIG = "config.json", "preprocessor_config.json", "open_clip_config.json"
 PROCESSOR = "processor_config.json"
 ROUNDING = 1e-6

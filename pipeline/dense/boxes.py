@@ -24,7 +24,16 @@ from pipeline.concurrency.threads import Threads
 from pipeline.dense.annotations import Annotated, Annotations, Segmentation
 from pipeline.dense.coco import CocoFile
 from pipeline.dense.decoding import check_end, header_of, read_image
-from pipeline.dense.images import LIST, check_different, composed_names, files_below, images_of, lines_of, read_classes
+from pipeline.dense.images import (
+    LIST,
+    check_different,
+    classes_note,
+    composed_names,
+    files_below,
+    images_of,
+    read_classes,
+    repeated_notes,
+)
 from pipeline.dense.segmentations import coco_masks, extent, is_empty
 from pipeline.dense.voc import VocFolder, YoloFolder, is_yolo
 from pipeline.errors import InputError
@@ -168,12 +177,12 @@ def open_boxes(data: Data, labels: BoxLabels, name: str) -> BoxSet:
         shown = "; ".join((f"expected boxes of objects, found none in {count(len(images), 'image')}", *odd))
         raise InputError(f"{annotations.path}: {shown}")
     digest = hashlib.sha256(repr((classes, labels.masks)).encode() + b"".join(each.digest for each in checked))
-    found = [] if given else [f"{count(len(classes), 'class')}, as {source} names them: {some(classes, 10)}"]
-    repeated = len(lines_of(root / name)) - len(there) if listed else 0
+    found = [] if given else [classes_note(classes, source)]
+    repeated = repeated_notes(root / name, there) if listed else []
     return BoxSet(
         root / name, tuple(images), tuple(images.values()), np.array([each.sides for each in checked], np.int64),
         tuple(each.objects for each in checked), classes, labels, counts, digest.hexdigest(),
-        (*found, *_unused(there, images, annotations.path, root / name, repeated), *odd, *_odd(checked, root / name)),
+        (*found, *_unused(there, images, annotations.path, root / name), *repeated, *odd, *_odd(checked, root / name)),
     )  # fmt: skip
 
 
@@ -186,14 +195,11 @@ def _classes_of(path: Path) -> tuple[str, ...]:
     return read_classes(path) if path.is_file() else ()
 
 
-def _unused(
-    there: Mapping[str, Path], used: Mapping[str, Path], annotations: Path, path: Path, repeated: int
-) -> list[str]:
-    """Say which images have no annotation, and how many lines of a list repeat others."""
+def _unused(there: Mapping[str, Path], used: Mapping[str, Path], annotations: Path, path: Path) -> list[str]:
+    """Say which images have no annotation."""
     left = [stem for stem in there if stem not in used]
     shown = f"{count(len(left), 'image')} that {annotations} does not name: {some(left)}"
-    again = f"{path}: {count(repeated, 'line')} again of an image that the list has; each image is used once"
-    return [*([f"not used of {path}: {shown}"] if left else []), *([again] if repeated else [])]
+    return [f"not used of {path}: {shown}"] if left else []
 
 
 def _annotations(root: Path, labels: BoxLabels, name: str, classes: tuple[str, ...]) -> Annotations:

@@ -5,11 +5,12 @@ images = images_of(root, "images/{set}", "train")     # {"a": Path("images/train
 
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import InputError
 from pipeline.sources.listing import identity, is_folder, kind_of
+from pipeline.text import count, some
 
 IMAGES = ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"
 LIST, HEAD = ".txt", "Idx"
@@ -23,10 +24,12 @@ def images_of(root: Path, pattern: str, name: str) -> dict[str, Path]:
     two images that differ in their ending alone.
     """
     folder = folder_of(root, pattern, name)
-    images = _listed(root / name, folder) if name.endswith(LIST) else found(folder)
+    if name.endswith(LIST):
+        images, where, what = _listed(root / name, folder), root / name, "names of images, a line each"
+    else:
+        images, where, what = found(folder), folder, f"images ({', '.join(IMAGES)})"
     if not images:
-        what = "names of images, a line each" if name.endswith(LIST) else f"images ({', '.join(IMAGES)})"
-        raise InputError(f"{root / name if name.endswith(LIST) else folder}: expected {what}, found none")
+        raise InputError(f"{where}: expected {what}, found none")
     return images
 
 
@@ -155,6 +158,18 @@ def read_classes(path: Path) -> tuple[str, ...]:
     if lines and lines[0].startswith(HEAD):
         lines = [line.split("\t")[-1].strip() for line in lines[1:]]
     return tuple(lines)
+
+
+def classes_note(classes: Sequence[str], source: Path) -> str:
+    """Say what the classes are called that a file or a folder names."""
+    return f"{count(len(classes), 'class')}, as {source} names them: {some(classes, 10)}"
+
+
+def repeated_notes(file: Path, images: Sized) -> list[str]:
+    """Say how many lines of a list come again, where any does."""
+    repeated = len(lines_of(file)) - len(images)
+    again = f"{file}: {count(repeated, 'line')} again of an image that the list has; each image is used once"
+    return [again] if repeated else []
 
 
 def check_different(classes: tuple[str, ...], where: str) -> None:

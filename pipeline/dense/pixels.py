@@ -26,13 +26,14 @@ from pipeline.dense.decoding import header_of, read_image, read_numbers
 from pipeline.dense.images import (
     LIST,
     check_different,
+    classes_note,
     composed,
     composed_names,
     folder_of,
     found,
     images_of,
-    lines_of,
     read_classes,
+    repeated_notes,
 )
 from pipeline.errors import InputError
 from pipeline.spec import Data, PixelLabels
@@ -122,11 +123,7 @@ def open_pixels(data: Data, labels: PixelLabels, name: str) -> PixelSet:
         raise InputError(f"{masks}: expected pixels with a class, all of {count(len(images), 'mask')} are ignored")
     how = repr((classes, labels.zero_ignored, labels.ignored)).encode()
     digest = hashlib.sha256(how + b"".join(os.fsencode(s) + p.digest for s, p in zip(images, pairs, strict=True)))
-    said = (
-        []
-        if labels.names
-        else [f"{count(len(classes), 'class')}, as {root / labels.classes} names them: {some(classes, 10)}"]
-    )
+    said = [] if labels.names else [classes_note(classes, root / labels.classes)]
     turned = [stem for stem, pair in zip(images, pairs, strict=True) if pair.turned]
     return PixelSet(
         root / name, tuple(images), tuple(images.values()), tuple(files.values()), tuple(classes), labels, counts,
@@ -136,11 +133,9 @@ def open_pixels(data: Data, labels: PixelLabels, name: str) -> PixelSet:
 
 def _odd(path: Path, images: Mapping[str, Path], masks: Mapping[str, Path], turned: list[str]) -> list[str]:
     """Say what of a set is not used, and what its EXIF turns, a line each."""
-    lines = []
+    lines: list[str] = []
     if path.name.endswith(LIST):
-        if repeated := len(lines_of(path)) - len(images):
-            again = f"{count(repeated, 'line')} again of an image that the list has; each image is used once"
-            lines.append(f"{path}: {again}")
+        lines += repeated_notes(path, images)
     elif unused := masks.keys() - {composed(stem) for stem in images}:
         lines.append(f"{count(len(unused), 'mask')} of {path} have no image and are not used: {some(sorted(unused))}")
     if turned:

@@ -23,6 +23,7 @@ from models.pretrained.formats import CLIP, HALF
 WIDTH, DEPTH, HEADS, PATCH, SIZE = 128, 2, 2, 8, 32
 LARGE = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS, "intermediate_size": 4 * WIDTH,
          "image_size": SIZE, "patch_size": PATCH}  # fmt: skip
+SMALL = {"img_size": SIZE, "patch_size": PATCH, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS}
 
 
 class Released(NamedTuple):
@@ -50,8 +51,7 @@ def drawn(model: nn.Module) -> nn.Module:
 
 def vit(**more) -> VisionTransformer:
     """A small plain ViT of timm."""
-    return drawn(VisionTransformer(**{"img_size": SIZE, "patch_size": PATCH, "embed_dim": WIDTH, "depth": DEPTH,
-                                      "num_heads": HEADS, "num_classes": 0} | more))  # fmt: skip
+    return drawn(VisionTransformer(**SMALL | {"num_classes": 0} | more))
 
 
 def named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

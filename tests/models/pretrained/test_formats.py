@@ -26,12 +26,12 @@ from pipeline.spec import Data
 from tests.models.pretrained import released_files as released
 
 
-def started(start, size=released.SIZE, encoder=None, **run):
+def started(start, size=released.SIZE, encoder=None, classes=None, **run):
     """The encoder that a file tells, filled from it, and the two lines about it."""
     recipe = Recipe(None, Data(size=size), encoder or Encoder("auto"), run=Run(start=str(start), **run))
     recipe, read = with_encoder_of_start(recipe)
     held = SimpleNamespace(encoder=encoder_of(recipe, classes=7), ema=None, branch=None)
-    said = load_encoder(held, str(start), None, recipe.run.start_normalisation)
+    said = load_encoder(held, str(start), classes, recipe.run.start_normalisation)
     return held.encoder.eval(), recipe, read, said
 
 

@@ -20,8 +20,6 @@ from pipeline.errors import InputError
 from tests.models.pretrained import released_files as released
 from tests.models.pretrained.test_formats import started
 
-SMALL = {"img_size": released.SIZE, "patch_size": released.PATCH, "embed_dim": released.WIDTH,
-         "depth": released.DEPTH, "num_heads": released.HEADS}  # fmt: skip
 NAMES = ["eva02_tiny_patch14_224", "eva02_base_patch16_clip_224", "vit_pe_core_tiny_patch16_384",
          "vit_small_patch16_rope_mixed_ape_224",
          "vit_medium_patch16_rope_reg1_gap_256", "eva_giant_patch14_clip_224"]  # fmt: skip
@@ -33,7 +31,7 @@ def small(monkeypatch):
 
     def register(name):
         def create(pretrained=False, **options):
-            return getattr(eva, name)(**SMALL | {"attn_pool_num_heads": 2} | options)
+            return getattr(eva, name)(**released.SMALL | {"attn_pool_num_heads": 2} | options)
 
         create.__module__ = eva.__name__
         monkeypatch.setitem(_registry._model_entrypoints, f"test_{name}", create)
@@ -168,7 +166,7 @@ def test_a_size_with_rope_turns_as_dinov3_does():
     "name", ["eva02_tiny_patch14_224", "vit_small_patch16_rope_224", "vit_pe_core_tiny_patch16_384"]
 )
 def test_a_bare_file_whose_rotation_nothing_tells_asks_for_the_name(tmp_path, name):
-    torch.save(timm.create_model(name, **SMALL, attn_pool_num_heads=2).state_dict(), tmp_path / "x.pth")
+    torch.save(timm.create_model(name, **released.SMALL, attn_pool_num_heads=2).state_dict(), tmp_path / "x.pth")
     with pytest.raises(InputError, match=r"does not say how; name the encoder that it is of, such as") as refused:
         started(tmp_path / "x.pth")
     assert "\n" not in str(refused.value)
