@@ -3,8 +3,12 @@
 May import `pipeline`. Read `method.py` first, then `methods/semi_mae.py`.
 """
 
+import gc
 import os
 
+# The imports of a command make some 400,000 objects, among which Python by default looks for dead cycles 900 times: a
+# seventh of its start.
+gc.set_threshold(10_000, 10, 10)
 # Set before torch loads OpenMP: waiting threads spin for some microseconds, then sleep. By default they keep spinning,
 # and a small model on the CPU fell from 2,000 to 70 images/s as soon as another process used a core.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")

@@ -5,8 +5,11 @@ import sys
 
 import pytest
 
-from models.config.resolve import flags_of, resolve
+from models.config.catalogue import description
+from models.config.recipe import Recipe
+from models.config.resolve import _parsed, flags_of, named, resolve
 from pipeline.errors import InputError
+from pipeline.flags import parse
 from tests.test_layout import ROOT
 
 SEMI = "semi_mae:digits"
@@ -53,6 +56,32 @@ def test_a_value_of_the_wrong_type_is_named_in_one_line(capsys):
     assert "'fast'; expected --optim.lr FLOAT" in str(refused.value)
     assert "\n" not in str(refused.value)
     assert "".join(capsys.readouterr()) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "learned", "flags"),
+    [(SEMI, True, "--optim.lr 1e-3 --optim.layer_decay=None --data.size 56 28 --data.weak.no-flip --encoder.qkv_bias"),
+     (SEMI, True, "--encoder.qkv-bias --encoder.no-qkv-bias --optim.betas 0.9 0.95 --run.seed 1 --run.seed 2"),
+     (SEMI, True, "--method.reconstruct.depth 2 --method.pseudo.threshold=.5 --encoder.lora-layers qkv fc1"),
+     (SEMI, True, "--data.size 56 --data.size 28 28 --encoder.adapt lora --method.pseudo.soft --run.folder=a=b"),
+     ("segment:camvid", True, "--method.labels.names sky road --method.labels.scale 1 2 --method.channels 8"),
+     (SEMI, True, "--encoder.adapt 2 --data.threads None --data.strong.no_flip"), (SEMI, False, "more --run.seed 1"),
+     (SEMI, False, "--optim.lr"), (SEMI, False, "--optim.lr 1 2"), (SEMI, False, "--data.size x"), (SEMI, False, "-x"),
+     (SEMI, False, "--data.weak.flip=yes"), (SEMI, False, "--data.backend cuda"), (SEMI, False, "--optim.betas 0.9")],
+)  # fmt: skip
+def test_flags_mean_what_tyro_makes_of_them_in_the_whole_recipe(name, learned, flags):
+    def outcome(make):
+        try:
+            return make()
+        except InputError as error:
+            return str(error)
+
+    recipe = named(name)
+    kind, options = Recipe[type(recipe.method)], {"prog": f"train.py {name}", "description": description(name)}
+    whole = outcome(lambda: parse(kind, default=recipe, args=flags.split(), **options))
+    assert outcome(lambda: _parsed(recipe, name, flags.split())) == whole
+    assert whole != recipe
+    assert isinstance(whole, Recipe) == learned
 
 
 def test_help_shows_every_field_and_not_the_recipe_s_name(capsys):
