@@ -33,6 +33,8 @@ else:
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 AVIF_BRANDS = (b"avif", b"avis")
 ORIENTATION = 0x0112
+BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+WHITE_IS_ZERO, UNSIGNED, SIGNED = 0, 1, 2
 UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -42,6 +44,9 @@ UPRIGHT = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
+KINDS = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF",
+         b"\0\0\0\x0cjP": "JPEG 2000 image"}  # fmt: skip
+"""What files begin with that are images, whatever Pillow makes of them."""
 _settings = threading.Lock()  # warning filters and Pillow's own limit of pixels belong to the process
 
 
@@ -149,14 +154,39 @@ def turned(image: Image.Image, orientation: int) -> Image.Image:
 def _rgb(image: Image.Image, window: Window | None) -> tuple[Image.Image, Span | None]:
     """Any Pillow image -> RGB, not turned, and the span of 16-bit grey."""
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image)
+        values = _as_meant(image, np.asarray(image))
         grey, span = to_eight_bits(values, window)
+        if isinstance(transparent := image.info.get("transparency"), int):  # of PNG: this value lies on white
+            grey[values == transparent] = 255
         return Image.fromarray(grey).convert("RGB"), span
+    if (_tag(image, SAMPLE_FORMAT), _tag(image, BITS)) == (SIGNED, 8):
+        raise InputError(
+            "a TIFF of signed 8-bit numbers, which have no agreed white; store 8 or 16 bits without a sign"
+        )
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB"), None
     return image.convert("RGB"), None
+
+
+def _as_meant(image: Image.Image, values: np.ndarray) -> np.ndarray:
+    """The values of grey with more than 8 bits as a TIFF's tags mean them, which Pillow reads for 8 bits alone: 32 bits
+    without a sign, and white as 0."""
+    bits, unsigned = _tag(image, BITS), (_tag(image, SAMPLE_FORMAT) or UNSIGNED) == UNSIGNED
+    if unsigned and bits == 32 and values.dtype == np.int32:
+        values = values.view(np.uint32)
+    if _tag(image, PHOTOMETRIC) == WHITE_IS_ZERO:
+        if not unsigned or bits not in (16, 32):
+            raise InputError("a TIFF whose 0 is white, in numbers that have no agreed black; store 8 or 16 bits")
+        values = (2**bits - 1 - values.astype(np.int64)).astype(values.dtype)
+    return values
+
+
+def _tag(image: Image.Image, tag: int) -> int | None:
+    """A TIFF's number of a tag, of the first channel where there are several; None if there is none."""
+    found = getattr(image, "tag_v2", {}).get(tag)
+    return found[0] if isinstance(found, tuple) else found
 
 
 def _coarse_span(pixels: Image.Image, window: Window | None) -> Span:
@@ -183,7 +213,8 @@ def _unknown(blob: bytes) -> str:
         return "a HEIC image, which needs pillow-heif; install it: python -m pip install pillow-heif"
     if blob[4:8] == b"ftyp" and blob[8:12] in AVIF_BRANDS and not features.check("avif"):
         return "an AVIF image, which this Pillow cannot read; install Pillow 11.3 or later"
-    return "not an image"
+    kind = next((name for start, name in KINDS.items() if blob.startswith(start)), None)
+    return f"a {kind} that is damaged, or of a kind that cannot be read here" if kind else "not an image"
 
 
 @contextmanager

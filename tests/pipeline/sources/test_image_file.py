@@ -11,6 +11,7 @@ from PIL import Image, PngImagePlugin
 from pipeline.errors import InputError
 from pipeline.sources import image_file
 from pipeline.sources.encode import Decoding, prepare
+from pipeline.sources.image_file import open_image, upright_rgb
 from pipeline.sources.levels import Span
 from tests.pipeline.sources.test_encode import photo, pixels, refused, stored
 
@@ -143,3 +144,51 @@ def test_a_size_of_three_numbers_is_refused():
     """Pillow's IM plugin gives as many sides as the header has."""
     header = b"Image type: RGB image\r\nImage size (x*y): 8*8*8\r\nFile size (no of images): 1\r\n"
     assert refused(header.ljust(511, b"\0") + b"\x1a" + bytes(8 * 8 * 8 * 3))
+
+
+def retagged(blob: bytes, tag: int, old: int, new: int) -> bytes:
+    """A little-endian TIFF with another number in a tag of one u16."""
+    entry = struct.pack("<HHIH", tag, 3, 1, old)
+    assert blob.count(entry) == 1
+    return blob.replace(entry, struct.pack("<HHIH", tag, 3, 1, new))
+
+
+RAMP = np.arange(0, 65536, 257).reshape(16, 16)
+
+
+def shades(blob: bytes, window=None) -> list[int]:
+    pixels = np.asarray(upright_rgb(open_image(blob), window)[0])
+    assert (pixels == pixels[:, :, :1]).all()
+    return pixels[:, :, 0].ravel().tolist()
+
+
+def test_a_tiff_whose_0_is_white_is_no_negative_in_8_or_in_16_bits():
+    """The oracle is the TIFF specification: PhotometricInterpretation 0 images 0 as white."""
+    eight = stored(Image.fromarray((RAMP // 257).astype(np.uint8)), "TIFF")
+    deep = stored(Image.fromarray(RAMP.astype(np.uint16)), "TIFF")
+    for blob in (eight, deep):
+        assert shades(blob) == list(range(256))
+        assert shades(retagged(blob, 262, 1, 0)) == list(range(255, -1, -1))
+    assert shades(retagged(deep, 262, 1, 0), (0, 257))[:2] == [255, 255]
+    with pytest.raises(InputError, match="whose 0 is white"):
+        shades(retagged(stored(Image.fromarray(RAMP.astype(np.float32)), "TIFF"), 262, 1, 0), (0, 1))
+
+
+def test_32_bits_have_a_sign_where_the_tiff_says_so():
+    values = (RAMP.astype(np.int64) * 65537 - 2**31).astype(np.int32)
+    signed = stored(Image.fromarray(values), "TIFF")
+    assert shades(signed, (-(2**31), 2**31 - 1)) == list(range(256))
+    assert shades(retagged(signed, 339, 2, 1), (0, 2**32 - 1)) == [*range(128, 256), *range(128)]
+    with pytest.raises(InputError, match="signed 8-bit"):
+        shades(stored(Image.fromarray(np.zeros((2, 2), np.uint8)), "TIFF", tiffinfo={339: 2}))
+
+
+def test_a_transparent_shade_of_16_bit_grey_lies_on_white():
+    png = stored(Image.fromarray(RAMP.astype(np.uint16)), "PNG", transparency=514)
+    assert shades(png) == [0, 1, 255, *range(3, 256)]
+
+
+@pytest.mark.parametrize(("start", "kind"), [(b"II*\0", "TIFF"), (b"\xff\xd8\xff", "JPEG"), (b"GIF8", "GIF")])
+def test_what_begins_as_an_image_and_cannot_be_read_is_called_so(start, kind):
+    with pytest.raises(InputError, match=f"a {kind}.* damaged, or of a kind that cannot be read here"):
+        open_image(start + bytes(60))
