@@ -1,5 +1,6 @@
 """Load a trained run: its recipe, its method with the weights, and its classes."""
 
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -14,6 +15,8 @@ from models.method import Method
 from models.records.metrics import RAW
 from models.records.run_folder import BEST, LAST
 from pipeline.errors import InputError
+from pipeline.sources.levels import Window, check_same_window, stored_window
+from pipeline.store.beton import Beton
 
 
 @final
@@ -22,6 +25,7 @@ class Loaded:
     """A trained run; `method` is in eval mode on its device, `classes` are in the order of its scores.
 
     origin  for a model that is no run of this trainer: what was read from which file, and what was assumed
+    window  what was black and white of the training images with more than 8 bits; None for 0 and 65535
     raw     why the weights themselves are judged, where the run keeps an average; "" where the average is
     """
 
@@ -32,6 +36,7 @@ class Loaded:
     step: int
     origin: str = ""
     raw: str = ""
+    window: Window | None = None
 
     @property
     def note(self) -> str | None:
@@ -73,7 +78,27 @@ def load_run(path: Path, device: torch.device | None = None) -> Loaded:
     raw = why_raw(recipe, file)
     if raw:
         method.evaluate_raw()
-    return Loaded(file, recipe, method.eval().to(device), tuple(state["classes"]), state["step"], raw=raw)
+    method, classes, window = method.eval().to(device), tuple(state["classes"]), _window(state, recipe)
+    return Loaded(file, recipe, method, classes, state["step"], raw=raw, window=window)
+
+
+def _window(state: dict[str, Any], recipe: Recipe) -> Window | None:
+    """The window of the training data; of a checkpoint that is older than this entry, the one of that file if it is
+    here."""
+    if "window" in state:
+        return tuple(found) if isinstance(found := state["window"], list) else found
+    with suppress(InputError):
+        return stored_window(Path(recipe.data.root) / recipe.data.train)
+    return None
+
+
+def check_window(loaded: Loaded, beton: Beton) -> None:
+    """Raise InputError if a run learned from pixels that another window cut to 8 bits than those of a .beton.
+
+    What released weights learned from, nothing says.
+    """
+    if not loaded.origin:
+        check_same_window(beton.path, beton.manifest, loaded.window, f"the training data of {loaded.path}")
 
 
 def why_raw(recipe: Recipe, file: Path) -> str:

@@ -26,7 +26,7 @@ from pipeline.errors import InputError, command
 from pipeline.evaluation.files import Given, find_files, sweep_files
 from pipeline.flags import parse
 from pipeline.sources.encode import Decoding
-from pipeline.sources.levels import Window, check_window, stored_window
+from pipeline.sources.levels import Window, check_window
 from pipeline.store.atomic_write import check_folder_writable, check_writable, write_whole
 from pipeline.store.image_size import MAX_PIXELS, MAX_SIDE
 from pipeline.store.sample_names import escape
@@ -83,7 +83,7 @@ def main() -> int:
     check(a, loaded)
     if loaded.note:
         print(loaded.note)
-    decoding = Decoding(a.window or trained_window(loaded), max_pixels=a.max_pixels)
+    decoding = Decoding(a.window or loaded.window, max_pixels=a.max_pixels)
     if draws(loaded):
         assert given is not None  # as checked above
         return draw(a, loaded, given)
@@ -171,14 +171,6 @@ def choose_next(a: Arguments, budget: int, loaded: Loaded, given: Given | None, 
         left_out(given, [*given.rejected, *candidates.rejected])
     print(write(asking.choose(candidates, budget), a.out or NEXT))
     return 0
-
-
-def trained_window(loaded: Loaded) -> Window | None:
-    """The window of the training data, where that is here and was made with one."""
-    try:
-        return stored_window(Path(loaded.recipe.data.root) / loaded.recipe.data.train)
-    except InputError:
-        return None
 
 
 def left_out(given: Given, rejected: list[tuple[Path, str]]) -> int:

@@ -16,7 +16,7 @@ from tyro.conf import Positional
 
 from models.checkpoint import save_load
 from models.evaluate.ensemble import Average, Ensemble, columns_of
-from models.load import Loaded, chosen_device
+from models.load import Loaded, check_window, chosen_device
 from models.pretrained.adapter import TENSORS
 from models.pretrained.judged import load_judged
 from models.pseudo_labels.label_file import LabelFile, Labeller, file_sha256, holds_labels, write_labels
@@ -73,6 +73,7 @@ def main() -> int:
     classes = beton.manifest.classes or runs[0].classes
     for loaded in runs:
         columns_of(loaded, classes)
+        check_window(loaded, beton)
     labellers = labellers_of(runs)
     shown = [labels_seen(loaded, beton) for loaded in runs] if a.oracle else []
     ensemble = Ensemble(beton.n, classes, a.average, a.temperature)

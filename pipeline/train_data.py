@@ -20,6 +20,7 @@ from pipeline.loader import LoaderSpec
 from pipeline.open import open_data
 from pipeline.sampling.resolution import check_sizes, distinct_sizes, size_at
 from pipeline.sampling.sampler import Pool, SampleIds, Sampler, rest, shares
+from pipeline.sources.levels import Window, window_of
 from pipeline.spec import Data, Needs, View, both_sides
 from pipeline.store.beton import Beton
 from pipeline.text import some
@@ -68,6 +69,11 @@ class AnyTrainData(ABC):
     @abstractmethod
     def classes(self) -> tuple[str, ...]:
         """Return the class names in label order; empty for a file without labels."""
+
+    @property
+    def window(self) -> Window | None:
+        """Return what was black and white of pixels with more than 8 bits; None where nothing said so."""
+        return None
 
     def recognised_by(self, digests: dict[str, str]) -> Self:
         """Return the same data with further digests in its fingerprint."""
@@ -118,6 +124,11 @@ class TrainData(AnyTrainData):
     def classes(self) -> tuple[str, ...]:
         """Return the class names in label order; empty for a file without labels."""
         return self.beton.manifest.classes or ()
+
+    @property
+    def window(self) -> Window | None:
+        """Return what was black and white of pixels with more than 8 bits; None where nothing said so."""
+        return window_of(self.beton.manifest)
 
 
 def open_train_data(data: Data, needs: Needs) -> TrainData:

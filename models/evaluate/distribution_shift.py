@@ -11,11 +11,12 @@ from torch import Tensor
 
 from models.evaluate.evaluator import Evaluator, labels_of
 from models.full_precision import full_precision
-from models.load import Loaded
+from models.load import Loaded, check_window
 from pipeline.concurrency.transfer import to_device
 from pipeline.errors import InputError
 from pipeline.evaluation.corruptions.stream import CorruptionSpec
 from pipeline.evaluation.files import sweep_files
+from pipeline.sources.encode import Decoding
 from pipeline.sources.folders import class_folders
 from pipeline.sources.source import Files
 from pipeline.spec import View
@@ -93,6 +94,7 @@ def open_shift(
         paths = [path / name for name in found.names]
         return found.classes, _files(evaluator, loaded, paths, found.labels)
     beton = open_beton(path)
+    check_window(loaded, beton)
     known = labels_of(beton)
     ids = np.asarray(known.ids)
     if beton.manifest.classes is None:
@@ -125,7 +127,7 @@ def _files(
     data, device = evaluator.data_of(loaded), next(loaded.method.parameters()).device
     label = dict(zip(paths, labels.tolist(), strict=True))
     left_out: list[tuple[Path, str]] = []
-    for shown in sweep_files(paths, data, device, evaluator.batch):
+    for shown in sweep_files(paths, data, device, evaluator.batch, Decoding(loaded.window)):
         left_out += shown.rejected
         if shown.paths:
             yield shown.images, np.array([label[path] for path in shown.paths], np.int64)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from models.load import Loaded, chosen_device
+from models.load import Loaded, check_window, chosen_device
 from models.pretrained.judged import load_judged
 from models.reporting.render import Block
 from pipeline.errors import InputError
@@ -91,6 +91,7 @@ class Evaluator(ABC):
                 f"FOLDER --data.file FILE.beton; `python -m models.evaluate {own} RUN` judges it on its own"
             )
         beton = open_data(data, name) if root == data.root else open_beton(Path(root) / name)
+        check_window(loaded, beton)
         classes = beton.manifest.classes
         compared = same_classes and loaded.method.has_classifier
         if compared and classes is not None and tuple(classes) != loaded.classes:

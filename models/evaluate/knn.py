@@ -22,6 +22,7 @@ from pipeline.flags import AT_LEAST_1, POSITIVE, check_bounds
 from pipeline.labels.known import Labels
 from pipeline.labels.splits import Split, known_labels, load_split
 from pipeline.sources.classes import difference, how_to_agree
+from pipeline.sources.levels import check_same_window, window_of
 from pipeline.store.beton import Beton
 
 TEMPERATURE = 0.07  # Wu et al. 2018, DINO
@@ -239,6 +240,7 @@ def check_files(train: Beton, known: Labels, test: Beton, wanted: Labels) -> Non
     if not len(known.ids) or not len(wanted.ids):
         bare = train if not len(known.ids) else test
         raise InputError(f"{bare.path} has no labelled image; convert it with labels")
+    check_same_window(test.path, test.manifest, window_of(train.manifest), str(train.path))
     ours, theirs = train.manifest.classes or (), test.manifest.classes or ()
     if ours != theirs:
         raise InputError(

@@ -26,6 +26,7 @@ from pipeline.evaluation.sweep import sweep, sweep_decodable
 from pipeline.labels.long_tail import uneven
 from pipeline.labels.splits import known_labels, label_counts, load_split
 from pipeline.sources.classes import difference, how_to_agree
+from pipeline.sources.levels import check_same_window, window_of
 from pipeline.store.beton import Beton, open_beton
 
 NEIGHBOUR_IMAGES = 10_000  # labelled images that k-NN compares with: enough to rank runs, seconds to encode
@@ -50,6 +51,7 @@ class Validator(SetValidator):
                 f"{self.beton.path} has other classes than {train.path}: {how}; "
                 f"{how_to_agree(ours, theirs, train.path)}"
             )
+        check_same_window(self.beton.path, self.beton.manifest, window_of(train.manifest), str(train.path))
         self.labels = known_labels(self.beton, None)
         has_classifier = method_class(recipe).has_classifier
         if has_classifier and not len(self.labels.ids):

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import timm
 import torch
@@ -18,8 +17,6 @@ from models.methods.segment import Segment
 from models.records.json_file import read_object
 from models.records.metrics import read
 from models.records.run_folder import BEST, ENVIRONMENT
-from pipeline.errors import InputError
-from pipeline.sources.levels import stored_window
 from pipeline.spec import both_sides, spelt
 from pipeline.text import measured, some, table
 
@@ -120,12 +117,7 @@ def how_to_cut(loaded: Loaded) -> str:
 
 def how_to_scale(loaded: Loaded) -> str:
     """Describe in a sentence what is black and white of pixels with more than 8 bits; empty for 0 and 65535."""
-    data = loaded.recipe.data
-    try:
-        window = stored_window(Path(data.root) / data.train)
-    except InputError:
-        return f" `{data.train}` was not here to say whether pixels of 16 bits were cut to a window."
-    if window is None:
+    if (window := loaded.window) is None:
         return ""
     shown = "each image's own lowest and highest value" if window == "auto" else f"{window[0]:g} and {window[1]:g}"
     return f" Of pixels with more than 8 bits, {shown} are black and white (--window in convert and predict)."

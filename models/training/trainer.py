@@ -101,6 +101,7 @@ class Training:
             "journal": self.journal.state_dict(),
             "recipe": asdict(self.recipe),
             "classes": list(self.train_data.classes),
+            "window": self.train_data.window,
             "data": self.train_data.fingerprint,
         }
 

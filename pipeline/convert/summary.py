@@ -163,7 +163,8 @@ def _range(found: Manifest) -> Iterator[str]:
     if deep["narrow"] and window is None:
         yield (
             f"warning: of these {deep['narrow']:,} use under an eighth of 0 to 65535, and are stored as dark or flat "
-            f"as that; convert again with --window {deep['low']} {deep['high']}, or --window auto for each image's own"
+            f"as that; convert again with --window {deep['low']} {deep['high']}, or --window auto for each image's "
+            "own, and val and test with the same"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.store.manifest import read_manifest
+from pipeline.store.manifest import Manifest, read_manifest
 
 Window = tuple[float, float] | Literal["auto"]
 WHITE = 65_535  # of 16 bits
@@ -18,8 +18,32 @@ EIGHTH = (WHITE + 1) / 8
 
 def stored_window(beton: Path) -> Window | None:
     """The window with which a .beton was made; None without one. Raises InputError if its manifest cannot be read."""
-    found = read_manifest(beton).arguments.get("window")
+    return window_of(read_manifest(beton))
+
+
+def window_of(manifest: Manifest) -> Window | None:
+    """The window with which the .beton of a manifest was made; None without one."""
+    found = manifest.arguments.get("window")
     return tuple(found) if isinstance(found, list | tuple) else found
+
+
+def check_same_window(path: Path, manifest: Manifest, learned: Window | None, whose: str) -> None:
+    """Raise InputError if a .beton's pixels of more than 8 bits were made with another window than what was learned.
+
+    check_same_window(val.path, val.manifest, window_of(train.manifest), str(train.path))
+    """
+    window = window_of(manifest)
+    if window != learned and (manifest.deep is not None or None not in (window, learned)):
+        its, wanted = (f"with {as_flag(each)}" if each else "without --window" for each in (window, learned))
+        raise InputError(
+            f"{path} was converted {its}, {whose} {wanted}: the same pixels have other values in both; convert it "
+            f"again {wanted}"
+        )
+
+
+def as_flag(window: Window) -> str:
+    """How a window is written on a command line."""
+    return f"--window {window}" if window == "auto" else f"--window {window[0]:g} {window[1]:g}"
 
 
 class Span(NamedTuple):

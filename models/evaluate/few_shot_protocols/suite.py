@@ -12,6 +12,7 @@ from pipeline.errors import InputError
 from pipeline.labels.multi_label import multi_label_path
 from pipeline.open import open_data
 from pipeline.sources.classes import difference, how_to_agree
+from pipeline.sources.levels import check_same_window, window_of
 from pipeline.spec import Data
 from pipeline.store.beton import Beton
 
@@ -88,6 +89,7 @@ def _open(name: str, data: Data, test: str, val: str | None) -> DataSet:
         came = "none" if train.manifest.classes is None else train.manifest.classes
         raise InputError(f"{train.path}: expected at least two classes, got {came}; convert a folder of class folders")
     for beton in opened:
+        check_same_window(beton.path, beton.manifest, window_of(train.manifest), str(train.path))
         if beton.manifest.classes != train.manifest.classes:
             both = beton.manifest.classes or (), train.manifest.classes
             how = difference(*both, f"in {beton.path.name}", f"in {train.path.name}")
