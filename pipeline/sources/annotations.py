@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import InputError
+from pipeline.sources.cells.delimited import decode
 from pipeline.sources.cells.named_files import NamedFiles
+from pipeline.sources.cells.records import JSON_LIST, kind_of_records
 from pipeline.sources.classes import class_names
 from pipeline.sources.listing import Listing
 from pipeline.sources.reading import FOUND_OUT, Reading
@@ -64,6 +66,14 @@ def from_annotations(path: Path, more: Files | None = None, reading: Reading = F
     labels = np.array([places[by_image[i]] if (i := images[at]["id"]) in by_image else -1 for at in kept], np.int64)
     note = f"annotations: {count(len(images), 'image')} of {count(len(ids), 'category', 'categories')}; {named_by}"
     return Files(root, names, labels, classes, others, more, (note,))
+
+
+def is_list(path: Path) -> bool:
+    """Whether a JSON file holds a list of objects, and so a table and no annotations."""
+    try:
+        return kind_of_records(decode(read_regular(path))[0]) == JSON_LIST
+    except (OSError, InputError):
+        return False  # which reading it will say
 
 
 def _parsed(path: Path, where: str) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.sources.annotations import from_annotations
+from pipeline.sources.annotations import from_annotations, is_list
 from pipeline.sources.classes import read_class_list
 from pipeline.sources.folders import class_folders, flat_folder, folders_in
 from pipeline.sources.objects import from_dataset
@@ -21,6 +21,9 @@ from pipeline.sources.relabelled import relabelled, with_class_names
 from pipeline.sources.source import Files, Source
 from pipeline.sources.tables import from_csv
 from pipeline.store.sample_names import escape
+from pipeline.text import some
+
+TABLES = {".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".xlsx", ".parquet"}
 
 
 def find(source: Any, unlabelled: str | Path | None = None, reading: Reading = FOUND_OUT) -> Source:
@@ -60,7 +63,7 @@ def _found(source: Any, unlabelled: str | Path | None, reading: Reading) -> Sour
     if kind := special(status.st_mode):
         raise InputError(f"{shown}: expected a folder of images or a CSV, found {kind}")
     reading.refuse_for("a table", "levels")
-    if path.suffix.lower() == ".json":
+    if path.suffix.lower() == ".json" and not is_list(path):
         reading.refuse_for("annotations in JSON", *(name for name in TABLE_ONLY if name != "image_folder"))
         return from_annotations(path, more, reading)
     return from_csv(path, more, reading)
@@ -73,8 +76,18 @@ def _folder(path: Path, shown: str, more: Files | None, reading: Reading) -> Fil
     except OSError as error:
         raise InputError(f"{shown}: the folder cannot be read: {error.strerror}") from None
     if folders:
-        return class_folders(path, more, reading.levels)
+        return _beside_tables(path, class_folders(path, more, reading.levels))
     if more is not None:
         raise InputError(f"--unlabelled: expected beside labelled images, but {shown} is a flat folder without labels")
     reading.refuse_for("a folder without folders in it", "levels")
-    return flat_folder(path)
+    return _beside_tables(path, flat_folder(path))
+
+
+def _beside_tables(path: Path, found: Files) -> Files:
+    """A folder's images; with a note of the tables beside them, where the folders say no classes, or one."""
+    tables = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in TABLES)
+    if len(found.classes or ()) < 2 and tables:
+        first = escape(str(path / tables[0]))
+        found.notes = (*found.notes, f"beside the images: {some([*map(escape, tables)])}; if it says their classes, "
+                       f"convert {first} in place of the folder")  # fmt: skip
+    return found

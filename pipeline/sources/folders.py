@@ -166,14 +166,14 @@ def _within(name: str, folders: Container[str]) -> str:
     return parent
 
 
-def _part(name: str) -> str | None:
-    """Which part of a data set a folder of this name holds, train for one; None for the name of a class."""
+def part_of(name: str) -> str | None:
+    """Which part of a data set a folder or a table of this name holds, train for one; None for the name of a class."""
     return next((part for part, names in PARTS.items() if names.fullmatch(name.lower())), None)
 
 
 def _check_parts(tops: Sequence[str], shown: str) -> None:
     """Raise InputError if folders are the parts of a data set, such as train and test, and no classes."""
-    parts = {top: part for top in tops if (part := _part(top))}
+    parts = {top: part for top in tops if (part := part_of(top))}
     kinds = set(parts.values())
     if not kinds or (len(kinds) == 1 and len(parts) < len(tops) and "unlabelled" not in kinds):
         return  # a class may be called train

@@ -22,6 +22,8 @@ class Reading:
     """Table: name, or number from 1, of the column that holds the class of each image."""
     one_hot: tuple[str, ...] = ()
     """Table: columns that are 1 for the class of an image, and 0 for the others; their names are the classes."""
+    rows: str | None = None
+    """Table: COLUMN=VALUE for the rows with this value alone, such as split=train; every row when absent."""
     suffix: str | None = None
     """Table: what the files are called behind the cell that names them, such as .jpg."""
     image_folder: Path | None = None
@@ -37,6 +39,8 @@ class Reading:
         """Raise InputError for values that mean nothing, or that exclude each other."""
         if self.levels is not None and self.levels != "leaf" and self.levels < 1:
             raise InputError(f"--levels: expected 1 or more, or leaf, got {self.levels}")
+        if self.rows is not None and not re.fullmatch(r"[^=]+=.*", self.rows):
+            raise InputError(f"--rows: expected COLUMN=VALUE, such as split=train, got {self.rows!r}")
         if self.suffix is not None and not re.fullmatch(r"\.[\w.-]*\w", self.suffix):
             raise InputError(f"--suffix: expected a dot and letters, such as .jpg, got {self.suffix!r}")
         if self.one_hot and self.label_column is not None:
@@ -56,6 +60,6 @@ class Reading:
             raise InputError(f"--{given[0].replace('_', '-')}: has no meaning for {kind}; leave it out")
 
 
-TABLE_ONLY = "path_column", "label_column", "one_hot", "suffix", "image_folder", "missing"
+TABLE_ONLY = "path_column", "label_column", "one_hot", "rows", "suffix", "image_folder", "missing"
 FOUND_OUT = Reading()
 """Nothing is given: all is found out."""

@@ -83,13 +83,14 @@ class Files(Source):
     ) -> None:
         if not names:
             raise InputError(f"{root}: expected images ({' '.join(sorted(SUFFIXES))}), found {others.instead()}")
+        twice = _twice(root, names, labels, classes)
         more, again = (more, ()) if more is None else more._beside(root, names)
         self.root, self.names, self.labels, self.classes, self.more = root, names, labels, classes, more
         rejected = [(escape(name), reason) for name, reason in others.rejected]
         rejected += [(f"{UNLABELLED}/{name}", reason) for name, reason in (more.rejected if more else ())]
         self.rejected = tuple(rejected)
         self.ignored = others.ignored + Counter(more.ignored if more else ())
-        self.notes = (*notes, *others.notes(), *(more.notes if more else ()), *again)
+        self.notes = (*notes, *others.notes(), *twice, *(more.notes if more else ()), *again)
 
     def _beside(self, root: Path, names: Sequence[str]) -> "tuple[Files, Sequence[str]]":
         """These files without those that `names` below `root` are, too, by whatever path, and a note of how many."""
@@ -118,6 +119,21 @@ class Files(Source):
         if self.more and i >= len(self.names):
             return self.more.read(i - len(self.names))[0], -1
         return read_regular(self.root / self.names[i]), int(self.labels[i])
+
+
+def _twice(root: Path, names: Sequence[str], labels: np.ndarray, classes: tuple[str, ...] | None) -> Sequence[str]:
+    """A note of how many images are one file under several names, by links; InputError if their labels differ."""
+    first: dict[tuple[int, int], int] = {}
+    again = []
+    for i, name in enumerate(names):
+        if (known := _identity(root / name)) is None or (before := first.setdefault(known, i)) == i:
+            continue
+        again.append(escape(name))
+        if labels[i] != labels[before]:
+            ours = [repr((classes or ())[label]) if label >= 0 else "no label" for label in labels[[before, i]]]
+            both = f"{escape(names[before])} and {escape(name)} are one file, labelled {' and '.join(ours)}"
+            raise InputError(f"{escape(str(root))}: {both}; leave one of them")
+    return [f"one file under several names, by links: {count(len(again), 'image')} ({some(again)})"] if again else []
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -19,7 +19,10 @@ from pipeline.sources.cells.columns import Columns, choose, found_files, is_one,
 from pipeline.sources.cells.delimited import DELIMITERS, Table, consistent, decode, parsed
 from pipeline.sources.cells.label_cells import Labels, labels_of
 from pipeline.sources.cells.named_files import NamedFiles
+from pipeline.sources.cells.parts import rows_of_part
+from pipeline.sources.cells.records import kind_of_records, records
 from pipeline.sources.classes import class_names
+from pipeline.sources.folders import part_of
 from pipeline.sources.listing import SUFFIXES, Listing, begins_like_an_image, is_folder
 from pipeline.sources.reading import FOUND_OUT, Reading
 from pipeline.sources.regular import read_regular
@@ -29,6 +32,8 @@ from pipeline.text import count, some
 
 SAMPLE_ROWS = 200  # rows by which the delimiter is found
 SEPARATOR = re.compile(r"\Asep=[,;\t|](\r?\n|\r)")  # a line for Excel, which is no row
+PICKLE = "a pickle, which may run code; open CIFAR with torchvision's data set, and convert the object"
+IDX = "a file of MNIST's; open it with torchvision's data set, and convert the object"
 NO_TABLES = {
     b"PK\x03\x04": "a ZIP archive or a spreadsheet; unpack it, or save the spreadsheet as CSV in UTF-8",
     b"\xd0\xcf\x11\xe0": "a spreadsheet; save it as CSV in UTF-8",
@@ -37,6 +42,14 @@ NO_TABLES = {
     b"\xfd7zXZ": "an xz archive; unpack it",
     b"7z\xbc\xaf": "a 7z archive; unpack it",
     b"Rar!": "a RAR archive; unpack it",
+    b"ARROW1": "an Arrow file; open it with Hugging Face's datasets, and convert the object",
+    b"SQLite format 3": "an SQLite database; write its rows as CSV",
+    b"\x80\x02}": PICKLE,
+    b"\x80\x03}": PICKLE,
+    b"\x80\x04\x95": PICKLE,
+    b"\x80\x05\x95": PICKLE,
+    b"\0\0\x08\x01": IDX,
+    b"\0\0\x08\x03": IDX,
     b"PAR1": "a Parquet file; open it with Hugging Face's datasets, and convert the object",
     b"\x89HDF": "an HDF5 file; write its images into files, or convert a data set object in Python",
     b"\x93NUMPY": "a NumPy array; write its images into files, or convert a data set object in Python",
@@ -62,14 +75,16 @@ def from_csv(path: Path, more: Files | None = None, reading: Reading = FOUND_OUT
         raise InputError(f"--image-folder {escape(str(root))}: expected a folder, found none")
     files = NamedFiles(root, reading.suffix)
     looked = [files] if reading.image_folder else _looked(files)
-    table, delimiter = _delimited(text, looked, where)
+    table, delimiter, fields = _delimited(text, looked, where)
     rows = _squared(table, where)
-    files = _beside(rows, looked, reading, where)
+    files = _beside(rows, looked, reading, path, where)
     columns = choose(rows, files, reading, where)
     body, lines = (rows[1:], table.lines[1:]) if columns.header else (rows, table.lines)
     if not body:
         raise InputError(f"{where}: expected rows with images, found none below the header")
     _check_short(table, columns, files, where)
+    kept, part = rows_of_part(body, columns, reading, where)
+    body, lines = [body[i] for i in kept], [lines[i] for i in kept]
     found = _named(body, lines, columns.path, files, where)
     labels = _labels(body, lines, columns, reading, where)
     lost = set(labels.numbers.tolist()) - {-1, *labels.numbers[found.kept].tolist()}
@@ -79,7 +94,13 @@ def from_csv(path: Path, more: Files | None = None, reading: Reading = FOUND_OUT
             f"{where}: expected files in {escape(str(root))}, found none of the {len(body):,} of "
             f"{columns.named(columns.path)}: {brief(name)} ({reason}), ...; see --image-folder and --suffix"
         )
-    notes = (_note(len(body), encoding, delimiter, columns, found, files), *labels.notes, *_lost_note(lost, labels))
+    notes = (
+        _note(len(body), encoding, delimiter, columns, found, files),
+        *fields,
+        *part,
+        *labels.notes,
+        *_lost_note(lost, labels),
+    )
     return Files(root, found.names, labels.numbers[found.kept], labels.classes, found.others, more, notes)
 
 
@@ -112,11 +133,18 @@ def _check_no_archive(path: Path, blob: bytes) -> None:
         raise InputError(f"expected a folder of images or a table of them, got {kind}")
 
 
-def _delimited(text: str, looked: Sequence[NamedFiles], where: str) -> tuple[Table, str]:
-    """The table by the delimiter under which most cells are files, else under which all rows have the same cells.
+def _delimited(text: str, looked: Sequence[NamedFiles], where: str) -> tuple[Table, str, Sequence[str]]:
+    """The table by the delimiter under which most cells are files, else under which all rows have the same cells; or of
+    objects in JSON. With what separates its cells, and a note of fields that are none.
 
     looked  places of the files; those after the first count where cells name no file in it
     """
+    if kind := kind_of_records(text):
+        try:
+            table, notes = records(text)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        return table, kind, notes
     samples, refused = {}, None
     for delimiter in DELIMITERS:
         try:
@@ -139,7 +167,7 @@ def _delimited(text: str, looked: Sequence[NamedFiles], where: str) -> tuple[Tab
             break
     best = max(samples, key=lambda by: (hits[by], samples[by][1]))
     try:
-        return parsed(text, best), best
+        return parsed(text, best), DELIMITERS[best], ()
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
 
@@ -192,12 +220,17 @@ def _looked(files: NamedFiles) -> list[NamedFiles]:
     return [files, *(NamedFiles(files.root, files.suffix, [folder]) for folder in folders[:MOST_FOLDERS])]
 
 
-def _beside(rows: Sequence[list[str]], looked: Sequence[NamedFiles], reading: Reading, where: str) -> NamedFiles:
-    """The files beside the table, or, where most are not there, those in the folders beside it that have some."""
+def _beside(
+    rows: Sequence[list[str]], looked: Sequence[NamedFiles], reading: Reading, path: Path, where: str
+) -> NamedFiles:
+    """The files beside the table, or, where most are not there, those in the folders beside it that have some; for
+    train.csv not those in test/, where a number may be another image."""
     files = looked[0]
     if len(looked) == 1 or share_found(rows, files, reading, where) >= 0.5:
         return files
     having = [each.folders[0] for each in looked if share_found(rows, each, reading, where) > 0]
+    if (part := part_of(path.stem)) is not None:
+        having = [folder for folder in having if part_of(folder) in (part, None)] or having
     return NamedFiles(files.root, files.suffix, having) if having else files
 
 
@@ -220,7 +253,7 @@ def _named(body: Sequence[list[str]], lines: Sequence[int], path: int, files: Na
         name, reason = files.find(row[path])
         if name is None:
             others.rejected.append((row[path][:LONGEST] or "a row without a file", f"line {line}: {reason}"))
-        key = os.path.normpath(row[path].replace("\\", "/")) if name is None else name
+        key = os.path.abspath(files.root / (row[path].replace("\\", "/") if name is None else name))
         if key in first and row[path]:
             as_written = body[first[key]][path]
             spelled = f", once as {brief(as_written)}" if as_written != row[path] else ""
@@ -277,7 +310,8 @@ def _note(n: int, encoding: str, delimiter: str, columns: Columns, found: _Named
         classes = f"classes from the columns {', '.join(brief((columns.header or [])[i]) for i in columns.one_hot)}"
     else:
         classes = "no classes" if columns.label is None else f"classes from {columns.named(columns.label)}"
-    by = f", {DELIMITERS[delimiter]}" if columns.label is not None or columns.one_hot else ""
+    by = f", {delimiter}" if columns.label is not None or columns.one_hot else ""
     header = "" if columns.header else ", no header"
+    encoding += ", a guess, as it is no UTF-8" if encoding in ("cp1252", "latin-1") else ""
     named += f", {found.respelled:,} of them spelled otherwise" if found.respelled else ""
     return f"table: {count(n, 'row')}, {encoding}{by}{header}; {named}, {classes}"

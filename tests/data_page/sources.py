@@ -98,6 +98,12 @@ tables("the word unknown for a missing label, with `--missing unknown`",
        "file,label\n1.jpg,unknown\n2.jpg,cat\n3.jpg,dog\n", reading=Reading(missing=("unknown",)))  # fmt: skip
 tables("a file that is not there", f"file,class\n{ROWS_OF_THREE}gone.jpg,dog\n", about="gone.jpg")
 tables("a file in two rows", f"file,class\n{ROWS_OF_THREE}1.jpg,dog\n")
+PARTS = "file,class,split\n1.jpg,cat,train\n2.jpg,cat,train\n3.jpg,dog,val\n"
+tables("a column that says train, val or test", PARTS)
+tables("the same, with `--rows split=train`", PARTS, reading=Reading(rows="split=train"))
+OBJECTS = ['{"file_name": "1.jpg", "label": "cat"}', '{"file_name": "2.jpg", "label": "cat", "boxes": [[0, 0, 9, 9]]}',
+           '{"label": "dog", "file_name": "3.jpg"}']  # fmt: skip
+tables("objects in JSON, one a line or in a list", "\n".join(OBJECTS), f"[{', '.join(OBJECTS)}]")
 tables("measures instead of classes", "file,label\n1.jpg,3.7\n2.jpg,1\n3.jpg,2.25\n")
 tables("an empty table", "", "\n\n", b"\xef\xbb\xbf")
 tables("a class number of 5,000 digits", f"file,label\n1.jpg,1\n2.jpg,{'9' * 5000}\n3.jpg,2\n")

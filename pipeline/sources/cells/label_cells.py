@@ -8,8 +8,9 @@ and the other cells are numbers, or are written otherwise: `NA` is a class among
 and `dog`. A note names classes that sound like no label, such as `unknown`. `--missing` replaces all of these but the
 empty cell by the words that it names.
 
-If all other cells are whole numbers (3, 3.0, 3e0), the classes are all numbers from 0, or from 1 where no label is 0,
-to the largest; if most of these would be empty, the numbers that occur. Else they are the cells in alphabetical order.
+If all other cells are whole numbers (3, 3.0, 3.0e+00), the classes are all numbers from 0, or from 1 where no label is
+0, to the largest; if most of these would be empty, the numbers that occur. Else they are the cells in alphabetical
+order.
 """
 
 import re
@@ -38,7 +39,8 @@ MISSING_CODES = {
     999,
     9999,
 }  # numbers that stand for no label in some tables, where they are far from the others
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+|\d+\.\d*[eE][+-]?\d{1,3})", re.ASCII)  # 3.0e+00, but no code 1E2
+WHOLE = re.compile(r"\A([+-]?\d+)\.0*\Z", re.ASCII)  # 3.0, as pandas writes a column with gaps
 PADDED = re.compile(r"0\d+", re.ASCII)
 DIGITS = 15  # of a class number at most
 SHOWN = 5
@@ -159,10 +161,13 @@ def _whole(cell: str, where: str) -> int:
 
 
 def _check_padded(known: Mapping[str, int], where: str) -> None:
-    """Raise InputError if 1 and 01 are both there."""
+    """Raise InputError if 1 and 01, or 1 and 1.0, are both there."""
     shortest: dict[str, str] = {}
-    for cell in filter(str.isdecimal, known):
-        other = shortest.setdefault(cell.lstrip("0") or "0", cell)
+    for cell in known:
+        number = WHOLE.sub(r"\1", cell)
+        if not number.isdecimal():
+            continue
+        other = shortest.setdefault(number.lstrip("0") or "0", cell)
         if other != cell:
             raise InputError(f"{where}: has both {brief(other)} and {brief(cell)}; write one class in one way")
 

@@ -91,7 +91,7 @@ def test_a_class_number_that_no_row_has_is_a_class_without_an_image():
     (["99999999"], "expected class numbers, got 99999999 for 1 row"),
     (["9" * 30], "expected class numbers of up to 15 digits"),
     (["9" * 100_000], "expected class numbers, got one of 100000 characters"),
-    (["1e400", "0"], "got 1e400, which is a measure"),
+    (["1.0e400", "0"], "got 1.0e400, which is a measure"),
     (["0.5", "1"], "got 0.5, which is a measure"),
     (["x" * 300, "cat"], "expected class names of 1 to 255 characters"),
     (["1", "01"], "has both 1 and 01"),
