@@ -25,7 +25,7 @@ from models.distributed.process_group import World
 from models.method import Loss, StepInfo, seed_step
 from models.optim.schedule import learning_rate
 from models.optim.update import clip_grad_norm, set_lr
-from models.pretrained.architecture import with_encoder_of_start
+from models.pretrained.as_begun import with_encoder
 from models.records.exit_codes import DONE, STOPPED
 from models.records.failures import FailureLog, run_rank
 from models.records.run_folder import finished_line, folder_of
@@ -38,7 +38,7 @@ from pipeline.loader import Batches
 
 def main() -> int:
     """Train the recipe that the command line names, unless its run has finished; -> exit code."""
-    recipe, read = with_encoder_of_start(resolve(sys.argv[1], sys.argv[2:]))
+    recipe, read = with_encoder(resolve(sys.argv[1], sys.argv[2:]))
     line, main_rank = finished_line(folder_of(recipe), recipe), os.environ.get("RANK", "0") == "0"
     if main_rank and (line or read):
         print(line or read)

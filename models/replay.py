@@ -73,6 +73,8 @@ def broken_step(folder: Path, device: Literal["auto", "cpu", "cuda"] | None) -> 
     The recipe's micro-batches are those of all ranks of the run. Raises InputError where there is no such step, or
     where the run has gone beyond it.
     """
+    if not (folder / RECIPE).exists():
+        raise InputError(f"{folder}: expected the folder of a run, which holds {RECIPE}; found none")
     if not (folder / NOT_FINITE).exists():
         raise InputError(f"{folder} has no {NOT_FINITE}: no step of it was not finite, so there is none to replay")
     step = read_object(folder / NOT_FINITE, RESTORE).get("step")

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, final
 from models.config.chain import FILE as CHAIN
 from pipeline.errors import InputError
 from pipeline.store.atomic_write import write_whole
+from pipeline.text import did_you_mean
 from slurm import batch_script, chain_jobs, commands, job_events, local, snapshot, state
 from slurm.chain_jobs import Array
 from slurm.job import Job
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 UNLIMITED_TIMEOUTS = 10**6
+VERBS = "status", "logs", "cancel", "wait", "resubmit"
+"""What `python -m slurm.submit` may be asked beside jobs."""
 """submitit's max_num_timeout, so large that submitit does not give up on runs that are preempted often."""
 
 
@@ -84,7 +88,7 @@ def plan(
     from models.config.chain import chain_of
     from models.config.resolve import resolve
     from models.config.sweep import changed, check_apart, members
-    from models.pretrained.architecture import with_encoder_of_start
+    from models.pretrained.as_begun import with_encoder
     from models.records.run_folder import folder_of, wants_more
     from models.training.preflight import check as check_ready
 
@@ -96,14 +100,14 @@ def plan(
         flag = "--seeds" if seeds else "--no-follow"
         raise InputError(f"{flag} is for a sweep that says what follows its members, and {target} does not; drop it")
     if not is_sweep:
-        recipe, _ = with_encoder_of_start(resolve(target, list(overrides)))
+        recipe, _ = with_encoder(resolve(target, list(overrides)))
         _check_restarts(recipe)
         check_ready(recipe, ranks)
         root = folder_of(recipe).resolve()
         more = (str(root),) if wants_more(root, recipe) else ()
         return Plan(target, overrides, root, (Job("train", [target, *overrides], str(root)),), more=more)
     names = [member.name for member in members(target)]
-    recipes = [with_encoder_of_start(resolve(name, list(overrides)))[0] for name in names]
+    recipes = [with_encoder(resolve(name, list(overrides)))[0] for name in names]
     check_apart(recipes)
     root = folder_of(replace(recipes[0], name=target)).resolve()
     jobs, more = [], []
@@ -124,7 +128,7 @@ def _chain(
     """Plan the members of a sweep and what follows them, for each seed; every kind of run is checked once."""
     from models.config.resolve import resolve
     from models.config.sweep import changed, check_apart
-    from models.pretrained.architecture import with_encoder_of_start
+    from models.pretrained.as_begun import with_encoder
     from models.records.run_folder import check_same_recipe, folder_of, wants_more
     from models.training.preflight import check as check_ready
 
@@ -134,7 +138,7 @@ def _chain(
     def recipe_of(argv: Sequence[str]) -> "Recipe":
         key = tuple(word for word in argv if not word.startswith(("--run.start=", "--run.folder=")))
         if key not in resolved:
-            resolved[key] = with_encoder_of_start(resolve(argv[0], list(argv[1:])))[0]
+            resolved[key] = with_encoder(resolve(argv[0], list(argv[1:])))[0]
         return resolved[key]
 
     for_members, _ = chain_jobs.shared_out(overrides, chain.stages)
@@ -321,9 +325,18 @@ def _module(target: str, argv: tuple[str, ...], folder: str | None) -> Plan:
             f"{target} is neither a recipe (method:name; `python train.py` lists them) nor a module such as "
             "models.evaluate"
         )
+    _check_program(target, found.submodule_search_locations is not None)
     root = Path(folder or f"runs/{target.replace('.', '-')}").resolve()
     package = found.submodule_search_locations is not None
     return Plan(target, argv, root, (Job(f"{target}.__main__" if package else target, list(argv), str(root)),))
+
+
+def _check_program(target: str, package: bool) -> None:
+    """Raise InputError for a module without a main, such as one of Python's own by a misspelt name."""
+    program = importlib.util.find_spec(f"{target}.__main__" if package else target)
+    source = Path(program.origin or "") if program else Path()
+    if source.suffix != ".py" or not re.search(r"^def main\b|\bimport .*\bmain\b", source.read_text("utf-8"), re.M):
+        raise InputError(f"{target} is a module without a main, which no job can run{did_you_mean(target, VERBS)}")
 
 
 def _check_restarts(recipe: "Recipe") -> None:

@@ -109,5 +109,5 @@ def test_what_cannot_be_replayed_is_one_line(tiny, tmp_path, monkeypatch):
         with pytest.raises(InputError, match=message):
             replay.broken_step(folder, None)
     shutil.rmtree(folder)
-    with pytest.raises(InputError, match=r"has no not_finite\.json"):
+    with pytest.raises(InputError, match=r"expected the folder of a run"):
         replay.broken_step(folder, None)

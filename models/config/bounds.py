@@ -24,6 +24,8 @@ def check(recipe: Recipe) -> None:
     check_bounds(recipe)
     if recipe.run.seed >= 2**63:
         raise InputError(f"run.seed is {recipe.run.seed}, expected below 2^63")
+    if recipe.run.folder == "":
+        raise InputError("run.folder is empty, expected a folder: is a variable of the shell not set?")
     for name in ("weak", "strong", "evaluate"):
         _check_view(f"data.{name}", getattr(recipe.data, name))
     _check_size(recipe.encoder)

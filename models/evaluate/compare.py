@@ -11,6 +11,7 @@ the same data is marked, though not on test. Columns are the journal's last val 
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -38,6 +39,7 @@ from pipeline import text
 from pipeline.errors import InputError, command
 from pipeline.flags import parse
 from pipeline.store.atomic_write import check_writable, write_whole
+from pipeline.store.manifest import read_manifest
 
 MARK, NOTHING = "★", "-"
 
@@ -61,7 +63,9 @@ class Arguments:
 class RunSummary(NamedTuple):
     """One run: its folder, recipe, data, labels that were seen, steps done, whether it is over, and its numbers.
 
-    kind  its recipe without seeds, which is the same for runs that differ in seeds alone
+    kind    its recipe without seeds, which is the same for runs that differ in seeds alone
+    images  the digests of its training and val file, or `data` where they are not here
+    draw    its seed, split and start: what differs between runs of one kind that are no copies of each other
     """
 
     folder: Path
@@ -72,6 +76,8 @@ class RunSummary(NamedTuple):
     over: bool
     numbers: Numbers
     kind: str
+    images: str
+    draw: str
 
     @property
     def steps(self) -> str:
@@ -92,7 +98,10 @@ def find_runs(given: Sequence[str]) -> list[Path]:
         runs += [Path(each)] if matched is None else [path for path in matched if (path / RECIPE).exists()]
     if not runs:
         raise InputError(f"{' '.join(given) or 'no folder'}: expected folders of runs, or a pattern; found none")
-    return list(dict.fromkeys(runs))
+    found: dict[Path, Path] = {}
+    for path in runs:
+        found.setdefault(path.resolve(), path)
+    return list(found.values())
 
 
 def summary_of(folder: Path, measured: Numbers) -> RunSummary:
@@ -106,8 +115,18 @@ def summary_of(folder: Path, measured: Numbers) -> RunSummary:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / RECIPE} is no recipe ({error}); restore it, or leave the run out") from error
     step = max((row["step"] for row in rows), default=0)
-    over, labels = is_over(folder), labels_seen(recipe, folder)
-    return RunSummary(folder, name, where, labels, step, over, last_evaluations(rows) | measured, kind_of(recipe))
+    over, labels, images = is_over(folder), labels_seen(recipe, folder), images_of(data, where)
+    draw = json.dumps([recipe["run"].get("seed"), data.get("split"), recipe["run"].get("start")])
+    numbers = last_evaluations(rows) | measured
+    return RunSummary(folder, name, where, labels, step, over, numbers, kind_of(recipe, images), images, draw)
+
+
+def images_of(data: dict, where: str) -> str:
+    """Return the digests of a recipe's training and val file; `where`, their folder's and file's name, if not here."""
+    root = Path(data["root"])
+    with suppress(InputError):
+        return " ".join(read_manifest(root / file).digest for file in (data["train"], data.get("val")) if file)
+    return where
 
 
 def is_over(folder: Path) -> bool:
@@ -116,17 +135,29 @@ def is_over(folder: Path) -> bool:
     return (folder / REPORT).exists() and (ended(folder) is not None or not events.read(folder))
 
 
-def kind_of(recipe: dict) -> str:
-    """Return a recipe as text without what runs of one kind may differ in: name and folder, seed, the draw of the split
-    (5-per-class-1 counts as 5-per-class), and which checkpoint it started from, if from any. Extensions and early
-    stopping, which change a run's length, stay."""
-    data = dict(recipe["data"]) | {"root": Path(recipe["data"]["root"]).name}
+def kind_of(recipe: dict, images: str) -> str:
+    """Return a recipe as text without what runs of one kind may differ in: name and folder, seed, and the draw of the
+    split (5-per-class-1 counts as 5-per-class). Extensions and early stopping, which change a run's length, stay, and
+    so does the kind of the run that it started from; of another start its name."""
+    data = dict(recipe["data"]) | {"root": images}
     if data.get("split"):
         data["split"] = re.sub(r"-\d+$", "", data["split"])
     learned = {name: part for name, part in recipe.items() if name not in ("name", "run", "data")}
     run = recipe["run"]
     length = [run.get(name) for name in ("extend", "extend_schedule", "extend_lr")] if run.get("extend") else []
-    return json.dumps([learned, data, run.get("start") is not None, length, run.get("stop_after")], sort_keys=True)
+    computed = [run.get(name) for name in ("stop_after", "precision", "judge")]
+    return json.dumps([learned, data, start_of(run.get("start")), length, computed], sort_keys=True)
+
+
+def start_of(start: str | None) -> str | None:
+    """Return the kind of the run that another started from; where no run is there, the start as it was named."""
+    folder = Path(start or "")
+    folder = folder if folder.is_dir() else folder.parent
+    if start is None or not (folder / RECIPE).exists():
+        return start
+    recipe = read_object(folder / RECIPE, "restore it, or leave the run out")
+    data = recipe["data"]
+    return kind_of(recipe, images_of(data, f"{Path(data['root']).name}/{data['train']}"))
 
 
 def labels_seen(recipe: dict, folder: Path) -> str:
@@ -148,7 +179,7 @@ def together(runs: Sequence[RunSummary]) -> Iterator[list[RunSummary]]:
 
 def table(groups: Sequence[Sequence[RunSummary]], columns: Sequence[Column], bold: bool = False) -> Table:
     """Make a row for each group; numbers of several runs are mean ± spread (n) over the finished ones that have one."""
-    data = [group[0].data for group in groups]
+    data = [group[0].images for group in groups]
     made = [marked(column, [values_of(group, column) for group in groups], data, bold) for column in columns]
     rows = []
     for number, group in enumerate(groups):
@@ -186,6 +217,11 @@ def notes(runs: Sequence[RunSummary], columns: Sequence[Column]) -> list[str]:
     """List long flags, runs without a number, and what is marked."""
     empty = [str(run.folder) for run in runs if not run.numbers]
     footnotes = heads_of(columns)[1] + ([f"No numbers yet: {', '.join(empty)}."] if empty else [])
+    several = [
+        [run for run in runs if (run.kind, run.draw) == one] for one in {(run.kind, run.draw): 0 for run in runs}
+    ]
+    same = [" and ".join(str(run.folder) for run in group) for group in several if len(group) > 1]
+    footnotes += [f"Of one recipe, data and seed, so that their spread is none of seeds: {each}." for each in same]
     return [*footnotes, "The best on the same data is marked; on test nothing is chosen."]
 
 

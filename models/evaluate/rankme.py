@@ -67,4 +67,4 @@ class RankMe(Evaluator):
         with full_precision(device):
             batches = sweep_decodable(self.data_of(loaded), beton, device, ids, self.batch)
             kept, found = feature_bank(encoder, batches, self.tokens)
-            return Result({"images": float(len(kept)), "width": float(found.shape[1]), "rankme": rankme(found)})
+            return Result({"rankme": rankme(found), "images": float(len(kept)), "width": float(found.shape[1])})

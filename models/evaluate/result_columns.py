@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.evaluate.evaluation_log import read_evaluations
+from models.records import events
 from models.records.metrics import read
 from models.records.run_folder import LAST
 
 LOWER = "mse", "nll", "error", "mce", "hours", "seconds", "cost", "loss", "train_gflops", "memory", "spread"
 """What the names of numbers hold of which less is better."""
-COUNTS = "images", "known", "unlabelled"
+COUNTS = "images", "known", "unlabelled", "width"
 OF_PAIRS = "_against", "_difference", "_images_only", "_mcnemar"
 """What the names of numbers hold that tell of two runs, so that they are none of one run's."""
 FILES = "val", "test"
@@ -50,19 +51,22 @@ def recorded_evaluations(folders: Sequence[Path]) -> list[Numbers]:
     for folder, held in zip(folders, rows, strict=True):
         numbers: Numbers = {}
         done = max((row["step"] for row in read(folder)), default=None) if held else None
+        began = max((row["time"] for row in events.read(folder) if row["event"] == "started"), default=0) if held else 0
         for row, flags in held:
             named = [
                 f"{name}={flags[name]}" for name in several[row["evaluator"]] if flags.get(name) not in (None, "[]")
             ]
-            where = " ".join([row["evaluator"], *named, *_of_other_weights(row, done)])
+            where = " ".join([row["evaluator"], *named, *_of_other_weights(row, done, began)])
             numbers |= {Column(where, name): value for name, value in row["values"].items() if of_one_run(name)}
         found.append(numbers)
     return found
 
 
-def _of_other_weights(row: dict, done: int | None) -> list[str]:
+def _of_other_weights(row: dict, done: int | None, began: float) -> list[str]:
     """Name the checkpoint or the step of a measurement, unless it is of the run's last step, `done`, or that is not
-    known."""
+    known; or say that it is older than the run, which began in the folder of another."""
+    if row.get("time", began) < began:
+        return ["before this run"]
     if row.get("checkpoint", LAST) != LAST:
         return [str(row["checkpoint"])]
     return [f"step={row['step']}"] if done is not None and row.get("step", done) != done else []

@@ -49,7 +49,7 @@ class InUse(InputError):
 
 def folder_of(recipe: Recipe) -> Path:
     """The folder in which a recipe's run lives: run.folder, or runs/<name> with "-" for ":"."""
-    return Path(recipe.run.folder or f"runs/{recipe.name.replace(':', '-')}")
+    return Path(recipe.run.folder or f"runs/{recipe.name.replace(':', '-')}").expanduser()
 
 
 def claim(folder: Path, recipe: Recipe) -> int:
@@ -160,9 +160,13 @@ def check_same_recipe(folder: Path, recipe: Recipe) -> None:
         return
     if recipe.run.fresh:
         raise InputError(f"{folder} holds a run already; choose another --run.folder, or drop --run.fresh to carry on")
-    if not path.exists():
-        return
-    before = dict(_flat(_with_defaults(_read_recipe(path), recipe)))
+    if path.exists():
+        check_begun_with(folder, recipe, _read_recipe(path))
+
+
+def check_begun_with(folder: Path, recipe: Recipe, saved: dict) -> None:
+    """Raise InputError naming the first field in which a recipe differs from the saved one of the run in `folder`."""
+    before = dict(_flat(_with_defaults(saved, recipe)))
     free = MAY_CHANGE | EXTENSIONS | (MAY_CHANGE_AFTER_NAN if (folder / NOT_FINITE).exists() else set())
     now = dict(_flat(json.loads(json.dumps(asdict(recipe)))))
     for field in ("name", *now, *before):

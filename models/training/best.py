@@ -88,7 +88,13 @@ def open_best(
     if run.best is None:
         return None, None
     best = BestValue(run.best, stop_after=run.stop_after, ends=length.ends)
-    best.add_rows(from_main(metrics.read(folder) if world.main else None, world))
+    rows = from_main(metrics.read(folder) if world.main else None, world)
+    if step and not rows and (folder / BEST).exists():
+        raise InputError(
+            f"{folder} holds {BEST} and no journal, which says how good it is; restore {metrics.FILE}, or move {BEST} "
+            "away to begin anew"
+        )
+    best.add_rows(rows)
     return best, restore_best(folder, best, step) if world.main else None
 
 

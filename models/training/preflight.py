@@ -1,5 +1,6 @@
 """Open and build what a run needs, and check it against each other, before anything is written into its folder."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
@@ -25,7 +26,7 @@ from models.optim.schedule import Pools, RunLength, run_length
 from models.pretrained import load_encoder
 from models.pretrained.adapter import find_start
 from models.records import metrics
-from models.records.run_folder import LAST, check_same_recipe, damaged_rows, folder_of
+from models.records.run_folder import LAST, RECIPE, check_begun_with, check_same_recipe, damaged_rows, folder_of
 from models.reporting.environment import where_exactness_ends
 from models.tracking import check_installed
 from models.training.best import check_best
@@ -97,7 +98,8 @@ def open_run(recipe: Recipe, world: World) -> OpenRun:
         state, path = found
         check_same_files(path, state["data"], learned_from)
         check_same_data(path, state["data"], inputs)
-        method.load_state_dict(state["method"])
+        check_checkpoint(path, state, recipe, inputs)
+        load_weights(method, state, path)
     elif recipe.run.extend:
         raise InputError(
             f"{folder} holds no checkpoint any more, and --run.extend goes on from one; restore {LAST}, or choose "
@@ -108,6 +110,10 @@ def open_run(recipe: Recipe, world: World) -> OpenRun:
     notes = [*notes_of_sets(inputs), *copies_of_train(inputs), *(damaged_rows(folder) if world.main else ())]
     if found and (note := where_exactness_ends(folder, world)):
         notes.append(note)
+    if found and found[0]["step"] and world.main and not metrics.read(folder):
+        notes.append(
+            f"{folder} holds a checkpoint and no journal: curves and report begin at step {found[0]['step']:,}"
+        )
     if not found and world.main and metrics.read(folder):
         notes.append(f"{folder} holds a journal and no checkpoint: the run begins again at its first step")
     return OpenRun(folder, inputs, method, found[0] if found else None, origin, tuple(notes))
@@ -122,6 +128,30 @@ def check_same_files(checkpoint: Path, before: dict, files: dict[str, str]) -> N
                 f"{checkpoint} was trained on another file of {name} than is there now; restore that file, or choose "
                 "another --run.folder"
             )
+
+
+def check_checkpoint(checkpoint: Path, state: dict, recipe: Recipe, inputs: Inputs) -> None:
+    """Raise InputError if a checkpoint is beyond the end of a run, or, without recipe.json, of another recipe."""
+    if not (checkpoint.parent / RECIPE).exists():
+        check_begun_with(checkpoint.parent, recipe, json.loads(json.dumps(state["recipe"])))
+    last = inputs.length.total_steps
+    if state["step"] > last:
+        raise InputError(
+            f"{checkpoint} is at step {state['step']:,}, and this run ends at {last:,}: it is of another run; restore "
+            "the run's own, or choose another --run.folder"
+        )
+
+
+def load_weights(method: Method, state: dict, checkpoint: Path) -> None:
+    """Load a checkpoint's weights. Raises InputError, in one line, if they are of another network."""
+    try:
+        method.load_state_dict(state["method"])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(
+            f"{checkpoint} is of another network than this run's ({reason}); restore the run's own, or choose another "
+            "--run.folder"
+        ) from error
 
 
 def check_same_data(checkpoint: Path, before: dict, inputs: Inputs) -> None:

@@ -77,7 +77,8 @@ def test_flags_mean_what_tyro_makes_of_them_in_the_whole_recipe(name, learned, f
             return str(error)
 
     recipe = named(name)
-    kind, options = Recipe[type(recipe.method)], {"prog": f"train.py {name}", "description": description(name)}
+    kind = Recipe[type(recipe.method)]  # ty: ignore[invalid-type-form] -- known as it runs
+    options = {"prog": f"train.py {name}", "description": description(name)}
     whole = outcome(lambda: parse(kind, default=recipe, args=flags.split(), **options))
     assert outcome(lambda: _parsed(recipe, name, flags.split())) == whole
     assert whole != recipe
