@@ -198,3 +198,57 @@ def test_long_flags_go_into_footnotes():
     heads, notes = heads_of([Column("val", "top1"), long, Column("knn k=20", "knn"), long._replace(name="spread")])
     assert heads == ["val top1", "few_shot mean (1)", "knn k=20 knn", "few_shot spread (1)"]
     assert notes == [f"(1) {long.where}"]
+
+
+def changed(folder, group: str, **values) -> None:
+    recipe = json.loads((folder / "recipe.json").read_text())
+    recipe[group] |= values
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+
+
+def test_starts_are_one_kind_only_where_their_runs_are(made, asked):
+    short, again, long = made("short", 0.1), made("again", 0.1, seed=1), made("long", 0.1, lr=0.2)
+    tuned = [made(f"tuned-{i}", 0.2 + i / 10, seed=i) for i in range(3)]
+    for folder, start in zip(tuned, (short, again, long), strict=True):
+        changed(folder, "run", start=str(start))
+    text = asked(*tuned, "--together")
+    assert "25.0 ± 7.1 % (2)" in text
+    assert "40.0 %" in row_of(text, tuned[2])
+    changed(tuned[1], "run", start="released.pth")
+    assert "±" not in asked(*tuned, "--together")
+
+
+def test_one_run_counts_once_and_a_copy_is_said(made, asked, tmp_path):
+    one, copy = made("one", 0.3), made("copy", 0.3)
+    (tmp_path / "link").symlink_to(one)
+    assert "±" not in asked(one, tmp_path / "link", f"{one}/", "--together")
+    assert f"their spread is none of seeds: {one} and {copy}" in asked(one, copy, "--together")
+    assert "none of seeds" not in asked(one, made("other", 0.3, seed=1), "--together")
+
+
+def test_data_is_the_same_by_its_files_and_not_by_the_name_of_their_folder(made, asked, digits, tmp_path):
+    runs = made("a", 0.3), made("b", 0.4, seed=1)
+    for folder, name in zip(runs, "pq", strict=True):
+        (tmp_path / name / "set").mkdir(parents=True)
+        for file in digits.glob("*.beton*"):
+            (tmp_path / name / "set" / file.name).symlink_to(file)
+        changed(folder, "data", root=str(tmp_path / name / "set"))
+    assert "35.0 ± 7.1 % (2)" in asked(*runs, "--together")
+    for file in ("val.beton", "val.beton.json"):
+        (tmp_path / "q" / "set" / file).unlink()
+        (tmp_path / "q" / "set" / file).symlink_to(digits / file.replace("val", "test"))
+    text = asked(*runs, "--together")
+    assert "±" not in text
+    assert MARK not in text
+
+
+def test_rankme_is_shown_and_no_width_and_evaluations_of_a_run_before_are_named(made, asked):
+    one, two = made("a", 0.3), made("b", 0.4)
+    for folder, rank in ((one, 3.5), (two, 2.5)):
+        measured(folder, "rankme", {"rankme": rank, "images": 100.0, "width": 32.0})
+    assert "3.5" in row_of(asked(one, two), one)
+    assert "width" not in asked(one, two, "--every")
+    (two / "events.jsonl").write_text(json.dumps({"time": 5.0, "event": "started", "rank": 0}) + "\n")
+    text = asked(one, two)
+    assert "rankme before this run" in text
+    assert MARK not in row_of(text, one)
