@@ -179,6 +179,7 @@ def test_a_run_that_is_done_is_submitted_again_to_be_extended_and_not_otherwise(
         (["semi_mae:digits", "--", "--run.fresh"], "drop --run.fresh"),
         (["semi_mae:digits", "--folder", "x"], "run.folder x"),
         (["nonsense"], "neither a recipe"),
+        (["stat"], "stat is a module without a main"),
         (["mae:digits_mask_ratio/7"], "mae:digits_mask_ratio/0 to mae:digits_mask_ratio/2"),
         (["tests.slurm.toy", "--after", "runs/nothing"], "was not submitted from here"),
         (["status", "runs/nothing"], "was not submitted from here"),
