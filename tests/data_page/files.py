@@ -3,6 +3,7 @@
 import io
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +117,9 @@ simple("16 bits of grey", ("x.png", deep(65_535)), ("x.tif", deep(65_535, "TIFF"
 simple("12 bits of grey in a file of 16", ("x.png", deep(4095)), ("x.tif", deep(4095, "TIFF")))
 simple("12 bits of grey in a file of 16, with `--window auto`", ("x.png", deep(4095)), options=options(window="auto"),
        check=lambda beton: decoded(beton, "x.png").max() > 250)  # fmt: skip
+WHITE_AS_0 = deep(65_535, "TIFF").replace(struct.pack("<HHIH", 262, 3, 1, 1), struct.pack("<HHIH", 262, 3, 1, 0))
+simple("a TIFF of 16 bits whose 0 is white", ("x.tif", WHITE_AS_0),
+       check=lambda beton: decoded(beton, "x.tif")[0].min() > 240)  # fmt: skip
 simple("floating-point pixels", ("x.tif", FLOATS))
 simple("floating-point pixels, with `--window 0 1`", ("x.tif", FLOATS), options=options(window=(0.0, 1.0)))
 simple("an image of 1 x 1 pixels", ("x.png", stored(Image.new("RGB", (1, 1)), "PNG")))

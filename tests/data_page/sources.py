@@ -62,6 +62,13 @@ def unlabelled(root: Path) -> Iterator[Case]:
     yield Case(lay(root / "set", THREE), unlabelled=other)
 
 
+@row("an image in two class folders, by a link")
+def in_two_classes(root: Path) -> Iterator[Case]:
+    source = lay(root / "set", THREE)
+    (source / "dog" / "again.jpg").symlink_to("../cat/1.jpg")
+    yield Case(source)
+
+
 @row("images of `--unlabelled OTHER` that are labelled ones, too")
 def labelled_again(root: Path) -> Iterator[Case]:
     source, other = lay(root / "set", THREE), lay(root / "other", {"4.jpg": stored()})
