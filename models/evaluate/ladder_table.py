@@ -99,12 +99,12 @@ def main() -> None:
         """Print sweeps of the ladder as one table.
 
         Args:
-            sweeps: digits_1, digits_5, ...
+            sweeps: digits_1, digits_5, ... or ladder:digits_1, ...
             runs: folder of the run folders
         """
         if not sweeps:
             raise InputError("expected sweeps of the ladder, as in: python -m models.evaluate.ladder_table digits_5")
-        print(table(sweeps, runs), end="")
+        print(table([sweep.removeprefix("ladder:") for sweep in sweeps], runs), end="")
 
     parse(door, prog="python -m models.evaluate.ladder_table")()
 
