@@ -10,7 +10,6 @@ import hashlib
 import re
 import shlex
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
@@ -35,8 +34,7 @@ FIELDS = {
     "labelled": tuple[int, ...],
 }  # fmt: skip
 NAMED = 12  # classes, up to which a line names each with its count
-FRACTION = re.compile(r"[01]?\.\d+|1", re.ASCII)
-"""The name of a split of a fraction, drawn with seed 0."""
+FRACTION = re.compile(r"[01]?\.\d+", re.ASCII)  # the name of a split that is one, drawn with seed 0
 OPTIONAL = {"unlabelled": tuple[int, ...]}
 """A field that a file has only where the split names the unlabelled images, too."""
 NAME = re.compile(
@@ -253,7 +251,9 @@ def load_split(beton: Beton, name: str) -> Split:
     Raises InputError if there is none (and lists those there are), if it was made for another file or changed since it
     was made, or if it leaves a class without labels.
     """
-    name = _as_made(beton, name)
+    if FRACTION.fullmatch(name):
+        same = (each for each in splits(beton) if FRACTION.fullmatch(each) and float(each) == float(name))
+        name = next(same, name)
     path, first = split_path(beton.path, name), None
     for found in candidates(path):  # two while a conversion replaces the file
         try:
@@ -305,16 +305,6 @@ def _command(beton: Beton, name: str) -> str:
         ratio = named_ratio(drawn["pool_kind"], drawn["pool_ratio"])
         share += f" --unlabelled-per-class {drawn['pool']} --unlabelled-imbalance {written(ratio)}"
     return f"python -m pipeline.split make {path} {share}" + (f" --seed {drawn['seed']}" if drawn["seed"] else "")
-
-
-def _as_made(beton: Beton, name: str) -> str:
-    """The name of the split of the same fraction, where one is given in other digits; else the name as it is."""
-    known = splits(beton)
-    if name in known:
-        return name
-    with suppress(ValueError):
-        return next((each for each in known if FRACTION.fullmatch(each) and float(each) == float(name)), name)
-    return name
 
 
 def splits(beton: Beton) -> list[str]:

@@ -103,7 +103,7 @@ def test_a_saved_split_comes_back(beton):
     assert not list(path.parent.glob("*.partial"))
 
 
-@pytest.mark.parametrize(("asked", "made"), [("0.5", "0.50"), (".5", "0.50"), ("0.500", "0.50"), ("5e-1", "0.50")])
+@pytest.mark.parametrize(("asked", "made"), [("0.5", "0.50"), (".5", "0.50"), ("0.500", "0.50")])
 def test_a_fraction_is_found_in_whatever_digits(beton, asked, made):
     save_split(beton, make_split(beton, fraction=0.5))
     assert load_split(beton, asked).name == load_split(beton, made).name == made
