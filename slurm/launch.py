@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from models.config.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
-UNLIMITED_TIMEOUTS = 10**6
 VERBS = "status", "logs", "cancel", "wait", "resubmit"
 """What `python -m slurm.submit` may be asked beside jobs."""
+UNLIMITED_TIMEOUTS = 10**6
 """submitit's max_num_timeout, so large that submitit does not give up on runs that are preempted often."""
 
 
@@ -325,9 +325,9 @@ def _module(target: str, argv: tuple[str, ...], folder: str | None) -> Plan:
             f"{target} is neither a recipe (method:name; `python train.py` lists them) nor a module such as "
             "models.evaluate"
         )
-    _check_program(target, found.submodule_search_locations is not None)
-    root = Path(folder or f"runs/{target.replace('.', '-')}").resolve()
     package = found.submodule_search_locations is not None
+    _check_program(target, package)
+    root = Path(folder or f"runs/{target.replace('.', '-')}").resolve()
     return Plan(target, argv, root, (Job(f"{target}.__main__" if package else target, list(argv), str(root)),))
 
 

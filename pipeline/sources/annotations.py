@@ -71,7 +71,8 @@ def from_annotations(path: Path, more: Files | None = None, reading: Reading = F
 def is_list(path: Path) -> bool:
     """Whether a JSON file holds a list of objects, and so a table and no annotations."""
     try:
-        return kind_of_records(decode(read_regular(path))[0]) == JSON_LIST
+        text = decode(read_regular(path))[0].lstrip("\ufeff \t\r\n")
+        return text.startswith("[") and kind_of_records(text) == JSON_LIST  # annotations are not parsed for this
     except (OSError, InputError):
         return False  # which reading it will say
 
