@@ -3,7 +3,7 @@
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import final
@@ -83,8 +83,9 @@ class Files(Source):
     ) -> None:
         if not names:
             raise InputError(f"{root}: expected images ({' '.join(sorted(SUFFIXES))}), found {others.instead()}")
-        twice = _twice(root, names, labels, classes)
-        more, again = (more, ()) if more is None else more._beside(root, names)
+        files = [_identity(root / name) for name in names]
+        twice = _twice(root, names, files, labels, classes)
+        more, again = (more, ()) if more is None else more._beside({*files} - {None})
         self.root, self.names, self.labels, self.classes, self.more = root, names, labels, classes, more
         rejected = [(escape(name), reason) for name, reason in others.rejected]
         rejected += [(f"{UNLABELLED}/{name}", reason) for name, reason in (more.rejected if more else ())]
@@ -92,9 +93,8 @@ class Files(Source):
         self.ignored = others.ignored + Counter(more.ignored if more else ())
         self.notes = (*notes, *others.notes(), *twice, *(more.notes if more else ()), *again)
 
-    def _beside(self, root: Path, names: Sequence[str]) -> "tuple[Files, Sequence[str]]":
-        """These files without those that `names` below `root` are, too, by whatever path, and a note of how many."""
-        theirs = {_identity(root / name) for name in names} - {None}
+    def _beside(self, theirs: Collection[tuple[int, int] | None]) -> "tuple[Files, Sequence[str]]":
+        """These files without those that others are, too, by whatever path, and a note of how many."""
         ours = [_identity(self.root / name) in theirs for name in self.names]
         if not any(ours):
             return self, ()
@@ -121,12 +121,18 @@ class Files(Source):
         return read_regular(self.root / self.names[i]), int(self.labels[i])
 
 
-def _twice(root: Path, names: Sequence[str], labels: np.ndarray, classes: tuple[str, ...] | None) -> Sequence[str]:
+def _twice(
+    root: Path,
+    names: Sequence[str],
+    files: Sequence[tuple[int, int] | None],
+    labels: np.ndarray,
+    classes: tuple[str, ...] | None,
+) -> Sequence[str]:
     """A note of how many images are one file under several names, by links; InputError if their labels differ."""
     first: dict[tuple[int, int], int] = {}
     again = []
-    for i, name in enumerate(names):
-        if (known := _identity(root / name)) is None or (before := first.setdefault(known, i)) == i:
+    for i, (name, known) in enumerate(zip(names, files, strict=True)):
+        if known is None or (before := first.setdefault(known, i)) == i:
             continue
         again.append(escape(name))
         if labels[i] != labels[before]:
